@@ -1,0 +1,84 @@
+//! What all black-box tests share: the real binary as a [`Task`], a real redis-server as a [`Redis`], a WebSocket
+//! [`Client`] that remembers every frame, plain HTTP, and waiting with an end.
+//!
+//! Nothing here knows how Bobbin is made inside: it starts the program, speaks `bobbin.v1` and plain HTTP to it and
+//! sends it signals. Every wait has a deadline and polls; no test sleeps for a time that "should be enough".
+
+#![allow(dead_code, unused_imports, unused_macros)] // each test binary takes what it needs of this
+
+pub mod client;
+pub mod http;
+pub mod redis;
+pub mod task;
+#[macro_use]
+pub mod together;
+
+pub use client::{Client, End};
+pub use redis::Redis;
+pub use task::Task;
+
+pub use serde_json::{Value, json};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a test waits for something that ought to come at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks `probe` again and again until it gives a value; panics with `what` when `patience` is over.
+#[track_caller]
+pub fn poll<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < patience,
+            "not within {patience:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// [`poll`] for a condition.
+#[track_caller]
+pub fn poll_until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    poll(what, patience, || condition().then_some(()));
+}
+
+/// Asks `condition` for the whole of `span`; panics with `what` the first time it is false. For promises that
+/// something does *not* happen for a while.
+#[track_caller]
+pub fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < span {
+        assert!(
+            condition(),
+            "after {:?}: no longer true: {what}",
+            start.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A string that no other call, and no other process, has got: for refs, rooms and the clients' secrets.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("a clock after 1970");
+    let nanos = now.as_nanos() as u64;
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{:x}-{nanos:x}-{count}", std::process::id())
+}
+
+/// Sends a signal by name (`TERM`, `KILL`, `STOP`, `CONT`) to one process. The shell's own `kill` spares these
+/// tests the only `unsafe` they would need.
+pub fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .expect("a shell is there");
+    assert!(status.success(), "kill -{name} {pid}: {status}");
+}

@@ -1,0 +1,209 @@
+//! One real redis-server: own port, own directory, and all that can befall it.
+
+use super::{PATIENCE, poll, poll_until, signal, unique};
+use ::redis::{Connection, FromRedisValue};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// A redis-server on 127.0.0.1. Dropping it kills the process and removes its directory.
+pub struct Redis {
+    child: Option<Child>,
+    pub port: u16,
+    pub dir: PathBuf,
+    args: Vec<String>,
+}
+
+impl Redis {
+    /// Starts one that keeps everything in memory only.
+    pub fn start() -> Redis {
+        Redis::with(&["--appendonly", "no"])
+    }
+
+    /// Starts one that writes every command to disk before it answers, so that a kill loses nothing it had answered.
+    pub fn durable() -> Redis {
+        Redis::with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// Starts one with arguments of its own.
+    pub fn with(args: &[&str]) -> Redis {
+        let mut redis = Redis::absent(args);
+        redis.up();
+        redis
+    }
+
+    /// A place for one, with its port and directory, that is not started yet.
+    pub fn absent(args: &[&str]) -> Redis {
+        let dir = std::env::temp_dir().join(unique("bobbin-redis"));
+        std::fs::create_dir(&dir).expect("a directory for redis");
+        Redis {
+            child: None,
+            port: free_port(),
+            dir,
+            args: args.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// As `REDIS_ENDPOINT` takes it.
+    pub fn endpoint(&self) -> String {
+        self.addr().to_string()
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Starts it, on the same port as before and with the data that is in its directory.
+    pub fn up(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let port = self.port.to_string();
+        let tls = self.args.iter().any(|arg| arg == "--tls-port");
+        let mut command = Command::new("redis-server");
+        if !tls {
+            command.args(["--port", &port]);
+        }
+        command
+            .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(&self.dir)
+            .args(&self.args);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.child = Some(
+            command
+                .spawn()
+                .expect("redis-server is installed (apt-get install redis-server)"),
+        );
+        let secret = self.args.iter().any(|arg| arg == "--requirepass");
+        poll_until("redis-server answers", PATIENCE, || {
+            let child = self.child.as_mut().expect("just started");
+            assert!(
+                child.try_wait().expect("our own child").is_none(),
+                "redis-server ended at its start"
+            );
+            if tls || secret {
+                TcpStream::connect(self.addr()).is_ok()
+            } else {
+                self.connection()
+                    .is_some_and(|mut c| ::redis::cmd("PING").query::<String>(&mut c).is_ok())
+            }
+        });
+    }
+
+    /// kill -9; its port refuses connections when this returns.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Removes what it had written, so that the next [`Redis::up`] starts empty.
+    pub fn wipe(&self) {
+        assert!(self.child.is_none(), "it still runs");
+        for entry in std::fs::read_dir(&self.dir)
+            .expect("its directory")
+            .flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("its own files");
+            } else if path.extension().is_none_or(|e| e != "pem") {
+                std::fs::remove_file(path).expect("its own files");
+            }
+        }
+    }
+
+    /// SIGSTOP: connections stay open and nothing is answered.
+    pub fn freeze(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        signal(self.pid(), "CONT");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// One command, as a shell would split it: `redis.cmd::<i64>("DBSIZE")`.
+    #[track_caller]
+    pub fn cmd<T: FromRedisValue>(&self, line: &str) -> T {
+        let mut words = line.split(' ');
+        let mut cmd = ::redis::cmd(words.next().expect("a command"));
+        words.for_each(|word| {
+            cmd.arg(word);
+        });
+        let mut connection = poll("a connection to redis", PATIENCE, || self.connection());
+        cmd.query(&mut connection)
+            .unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    /// A connection of the test's own.
+    pub fn connection(&self) -> Option<Connection> {
+        let client =
+            ::redis::Client::open(format!("redis://{}/", self.addr())).expect("a plain address");
+        let connection = client
+            .get_connection_with_timeout(Duration::from_secs(1))
+            .ok()?;
+        connection.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(connection)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A key and a certificate for 127.0.0.1, and the authority that signed it, as `ca.pem`, `cert.pem` and `key.pem` in `dir`.
+pub fn certificates(dir: &Path) {
+    let run = |args: &str| {
+        let output = Command::new("openssl")
+            .args(args.split(' '))
+            .current_dir(dir)
+            .output()
+            .expect("openssl");
+        assert!(
+            output.status.success(),
+            "openssl {args}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    run(&format!(
+        "req -x509 {key} -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem \
+         -addext keyUsage=critical,keyCertSign -addext basicConstraints=critical,CA:TRUE"
+    ));
+    run(&format!(
+        "req {key} -subj /CN=localhost -keyout key.pem -out request.pem"
+    ));
+    std::fs::write(
+        dir.join("names.pem"),
+        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
+    )
+    .expect("a small file");
+    run(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile names.pem -out cert.pem",
+    );
+}
+
+/// A port that is free now. It is taken from below the range out of which the kernel serves other sockets, so that
+/// a server which is killed gets the same one again.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id().wrapping_mul(37) as u16 % 10_000;
+    poll("a free port", PATIENCE, || {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        TcpListener::bind(("127.0.0.1", port))
+            .is_ok()
+            .then_some(port)
+    })
+}

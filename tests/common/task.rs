@@ -1,0 +1,205 @@
+//! One task: a process of the real binary on a free port, with its log kept.
+
+use super::{PATIENCE, Redis, poll, signal};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A running server. Dropping it kills the process and fails the test if anything ever panicked inside it.
+pub struct Task {
+    child: Child,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    log: Arc<Mutex<String>>,
+    out: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+    status: Option<ExitStatus>,
+}
+
+impl Task {
+    /// Starts one on a free port of 127.0.0.1 and waits until it listens. `settings` are environment variables; no
+    /// others reach it, save `PATH`.
+    #[track_caller]
+    pub fn start(settings: &[(&str, &str)]) -> Task {
+        let mut command = Task::command();
+        command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
+        command.envs(settings.iter().copied());
+        Task::spawn(command)
+    }
+
+    /// Starts one that is joined with others by `redis`.
+    #[track_caller]
+    pub fn on(redis: &Redis, settings: &[(&str, &str)]) -> Task {
+        let endpoint = redis.endpoint();
+        Task::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())], settings].concat())
+    }
+
+    /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Task {
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let (log, out) = (Arc::default(), Arc::default());
+        let readers = vec![
+            keep(
+                child.stderr.take().expect("stderr is piped"),
+                Arc::clone(&log),
+            ),
+            keep(
+                child.stdout.take().expect("stdout is piped"),
+                Arc::clone(&out),
+            ),
+        ];
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut task = Task {
+            child,
+            addr: nowhere,
+            log,
+            out,
+            readers,
+            status: None,
+        };
+        let mut ended = false;
+        let addr = poll("the server listens or ends", PATIENCE, || {
+            let found = address(&task.log()).map(Some);
+            if found.is_none() && ended {
+                return Some(None);
+            }
+            ended = task.try_wait().is_some();
+            found
+        });
+        task.addr = addr.unwrap_or_else(|| {
+            panic!(
+                "ended at the start, {:?}; its log:\n{}",
+                task.status,
+                task.log()
+            )
+        });
+        task
+    }
+
+    /// The binary with an empty environment and its output piped, not yet started: `BOBBIN_BIN`, or the one Cargo built.
+    pub fn command() -> Command {
+        let mut command = Command::new(Task::binary());
+        bare(&mut command);
+        command
+    }
+
+    /// Where the binary is.
+    pub fn binary() -> String {
+        std::env::var("BOBBIN_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_bobbin").into())
+    }
+
+    /// Everything it has written to stderr.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the reader does not panic").clone()
+    }
+
+    /// Everything it has written to stdout.
+    pub fn out(&self) -> String {
+        self.out.lock().expect("the reader does not panic").clone()
+    }
+
+    /// Waits until the log contains `text`.
+    #[track_caller]
+    pub fn logged(&self, text: &str) {
+        super::poll_until(&format!("{text:?} in the log"), PATIENCE, || {
+            self.log().contains(text)
+        });
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `TERM`, `INT`, `KILL`, `STOP` or `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// kill -9, and the process is gone when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill(); // it may be gone already
+        self.wait(PATIENCE);
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().expect("our own child");
+        }
+        self.status
+    }
+
+    /// Waits until it has ended and its log is complete.
+    #[track_caller]
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let status = poll("the server ends", patience, || self.try_wait());
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        status
+    }
+
+    /// The number of threads the process has.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the task at {} ---\n{}", self.addr, self.log());
+        } else {
+            let log = self.log();
+            assert!(
+                !log.contains("panicked"),
+                "the server panicked; its log:\n{log}"
+            );
+        }
+    }
+}
+
+/// Takes the environment away (all but `PATH`) and pipes the output.
+pub fn bare(command: &mut Command) {
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+}
+
+fn address(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("listening on http://")?;
+    let (line, _) = rest.split_once('\n')?; // a whole line, not its beginning
+    line.split_whitespace()
+        .next()?
+        .trim_end_matches(['/', ','])
+        .parse()
+        .ok()
+}
+
+fn keep(pipe: impl Read + Send + 'static, text: Arc<Mutex<String>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            text.lock()
+                .expect("nobody panics holding it")
+                .push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
