@@ -11,6 +11,8 @@ pub mod http;
 pub mod redis;
 pub mod task;
 #[macro_use]
+pub mod both;
+#[macro_use]
 pub mod together;
 
 pub use client::{Client, End};

@@ -1,0 +1,561 @@
+//! Proves the HTTP half of the wire contract: each path, each refusal, and what a load balancer relies on.
+
+mod common;
+
+use common::http::{Connection, Response, get, metric, request};
+use common::*;
+
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Every refusal has a status, a one-line plain-text body and a length.
+#[track_caller]
+fn refused(response: &Response, status: u16) {
+    let text = response.text();
+    assert_eq!(response.status, status, "{response:?} {text:?}");
+    let kind = response.header("content-type").unwrap_or_default();
+    assert!(kind.starts_with("text/plain"), "{kind:?}");
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    assert!(
+        !line.is_empty() && !line.contains('\n'),
+        "not one line: {text:?}"
+    );
+}
+
+#[test]
+fn the_page_and_its_files_are_served() {
+    let task = Task::start(&[]);
+    let longest = format!("/r/{}", "x".repeat(48));
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/?from=mail", "text/html"),
+        ("/r/lobby", "text/html"),
+        ("/r/0-a_b", "text/html"),
+        (longest.as_str(), "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/style.css", "text/css"),
+        ("/favicon.svg", "image/svg+xml"),
+    ] {
+        let response = get(task.addr, path);
+        assert_eq!(response.status, 200, "{path}");
+        let got = response.header("content-type").unwrap_or_default();
+        assert!(got.starts_with(kind), "{path}: {got}");
+        assert!(!response.body.is_empty(), "{path}");
+    }
+    assert_eq!(
+        get(task.addr, "/").body,
+        get(task.addr, "/r/other").body,
+        "one page for all rooms"
+    );
+}
+
+#[test]
+fn files_have_etags_and_are_not_sent_twice() {
+    let task = Task::start(&[]);
+    for path in ["/", "/r/lobby", "/app.js", "/style.css", "/favicon.svg"] {
+        let first = get(task.addr, path);
+        let etag = first
+            .header("etag")
+            .unwrap_or_else(|| panic!("{path}: no ETag"))
+            .to_owned();
+        assert!(etag.ends_with('"'), "{path}: {etag} is not quoted");
+        assert_eq!(first.header("cache-control"), Some("no-cache"), "{path}");
+        for known in [etag.clone(), format!("\"other\", {etag}"), "*".into()] {
+            let again = request(
+                task.addr,
+                "GET",
+                path,
+                &format!("If-None-Match: {known}\r\n"),
+            );
+            assert_eq!(again.status, 304, "{path} with {known}");
+            assert_eq!(again.header("etag"), Some(etag.as_str()), "{path}");
+        }
+        let other = request(task.addr, "GET", path, "If-None-Match: \"other\"\r\n");
+        assert_eq!((other.status, other.body), (200, first.body), "{path}");
+    }
+    // A 304 has no body: the next answer on the same connection is read from the right place.
+    let mut connection = Connection::open(task.addr);
+    let etag = connection
+        .request("GET", "/", "")
+        .header("etag")
+        .expect("an ETag")
+        .to_owned();
+    assert_eq!(
+        connection
+            .request("GET", "/", &format!("If-None-Match: {etag}\r\n"))
+            .status,
+        304
+    );
+    assert_eq!(connection.request("GET", "/healthz", "").status, 200);
+}
+
+#[test]
+fn files_carry_the_security_headers() {
+    let task = Task::start(&[]);
+    for path in ["/", "/r/lobby", "/app.js", "/style.css", "/favicon.svg"] {
+        let response = get(task.addr, path);
+        let policy = response
+            .header("content-security-policy")
+            .unwrap_or_default();
+        for rule in [
+            "default-src 'self'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ] {
+            assert!(policy.contains(rule), "{path}: no {rule} in {policy:?}");
+        }
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(
+            response.header("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
+        assert_eq!(
+            response.header("referrer-policy"),
+            Some("no-referrer"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn the_page_names_no_foreign_origin() {
+    let task = Task::start(&[]);
+    for path in ["/", "/app.js", "/style.css"] {
+        let text = get(task.addr, path).text();
+        for (at, _) in text.match_indices("://") {
+            let rest: String = text[at..].chars().take(60).collect();
+            let own = rest.starts_with("://www.w3.org/")
+                || rest.starts_with("://${")
+                || rest.starts_with("://\"");
+            let scheme = text[..at].ends_with("http")
+                || text[..at].ends_with("https")
+                || text[..at].ends_with("wss");
+            assert!(own || !scheme, "{path} names {rest:?}");
+        }
+    }
+}
+
+#[test]
+fn head_works_wherever_get_does() {
+    let task = Task::start(&[]);
+    let mut connection = Connection::open(task.addr);
+    for path in [
+        "/",
+        "/r/lobby",
+        "/app.js",
+        "/style.css",
+        "/favicon.svg",
+        "/healthz",
+        "/readyz",
+    ] {
+        let get = connection.request("GET", path, "");
+        let head = connection.request("HEAD", path, "");
+        assert_eq!(head.status, 200, "{path}");
+        for name in ["content-type", "content-length", "etag"] {
+            assert_eq!(head.header(name), get.header(name), "{path}: {name}");
+        }
+    }
+    assert_eq!(connection.request("HEAD", "/metrics", "").status, 200);
+    assert_eq!(connection.request("HEAD", "/nowhere", "").status, 404);
+    assert_eq!(
+        connection.request("GET", "/healthz", "").status,
+        200,
+        "no stray body in between"
+    );
+}
+
+#[test]
+fn another_method_is_405_and_says_which_are_allowed() {
+    let task = Task::start(&[]);
+    for path in [
+        "/",
+        "/r/lobby",
+        "/app.js",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/ws/lobby",
+    ] {
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+            let response = request(task.addr, method, path, "Content-Length: 0\r\n");
+            refused(&response, 405);
+            let allow = response.header("allow").unwrap_or_default();
+            assert!(
+                allow.contains("GET") && allow.contains("HEAD"),
+                "{method} {path}: Allow: {allow:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_body_of_a_refused_request_is_never_taken_for_a_request() {
+    let task = Task::start(&[]);
+    let hidden = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+    for framing in [
+        format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len()),
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n",
+            hidden.len()
+        ),
+    ] {
+        for method in ["POST", "GET"] {
+            let mut connection = Connection::open(task.addr);
+            connection.write(format!(
+                "{method} /healthz HTTP/1.1\r\nHost: test\r\n{framing}"
+            ));
+            let response = connection.response(false);
+            assert!(
+                matches!(response.status, 200 | 400 | 405 | 411 | 413 | 501),
+                "{response:?}"
+            );
+            connection.patience(std::time::Duration::from_millis(300));
+            if !connection.closed() {
+                connection.patience(PATIENCE);
+                let next = connection.request("GET", "/healthz", "");
+                assert_eq!(next.status, 200);
+                assert!(
+                    !next.text().contains("# TYPE"),
+                    "the hidden request was answered"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn unknown_paths_and_impossible_rooms_are_404() {
+    let task = Task::start(&[]);
+    let long = "x".repeat(49);
+    for path in [
+        "/nowhere",
+        "/index.html",
+        "/app.js/",
+        "/healthz/x",
+        "/../etc/passwd",
+        "/r/",
+        "/r",
+        "/r/Lobby",
+        "/r/-x",
+        "/r/_x",
+        "/r/a/b",
+        "/r/a%20b",
+        "/r/caf%C3%A9",
+        &format!("/r/{long}"),
+    ] {
+        refused(&get(task.addr, path), 404);
+    }
+    for room in ["", "Lobby", "-x", "a/b", "a.b", "a%62", &long] {
+        refused(
+            &request(task.addr, "GET", &format!("/ws/{room}"), UPGRADE),
+            404,
+        );
+    }
+}
+
+#[test]
+fn a_head_over_8_kib_is_431() {
+    let task = Task::start(&[]);
+    let header = |size: usize| format!("X-Long: {}\r\n", "x".repeat(size));
+    assert_eq!(
+        request(task.addr, "GET", "/healthz", &header(7_900)).status,
+        200
+    );
+    refused(&request(task.addr, "GET", "/healthz", &header(8_200)), 431);
+    refused(
+        &request(task.addr, "GET", &format!("/{}", "x".repeat(9_000)), ""),
+        431,
+    );
+    // Many small ones count as well.
+    refused(
+        &request(task.addr, "GET", "/healthz", &"X: 1\r\n".repeat(2_000)),
+        431,
+    );
+    // One that never ends is refused before it ends.
+    let mut connection = Connection::open(task.addr);
+    connection.write(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(8_200)));
+    refused(&connection.response(false), 431);
+    assert!(connection.closed());
+}
+
+#[test]
+fn many_small_headers_within_8_kib_are_taken() {
+    let task = Task::start(&[]);
+    let headers: String = (0..60)
+        .map(|n| format!("X-Header-Number-{n}: {n}\r\n"))
+        .collect();
+    assert_eq!(request(task.addr, "GET", "/healthz", &headers).status, 200);
+}
+
+#[test]
+fn a_head_that_is_no_http_1_is_400() {
+    let task = Task::start(&[]);
+    for head in [
+        "hello\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET / HTTP/2.0\r\n\r\n",
+        "GET / FTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+        "GET / HTTP/1.1\r\nSp ace: x\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\u{7f}\r\n\r\n",
+    ] {
+        let mut connection = Connection::open(task.addr);
+        connection.write(head);
+        refused(&connection.response(false), 400);
+        assert!(connection.closed(), "{head:?}");
+    }
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+}
+
+#[test]
+fn a_head_may_come_byte_by_byte() {
+    let task = Task::start(&[]);
+    let mut connection = Connection::open(task.addr);
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n" {
+        connection.write([*byte]);
+    }
+    assert_eq!(connection.response(false).status, 200);
+}
+
+#[test]
+fn connections_are_kept_alive_and_closed_when_asked() {
+    let task = Task::start(&[]);
+    let mut connection = Connection::open(task.addr);
+    for path in [
+        "/", "/healthz", "/nowhere", "/app.js", "/metrics", "/readyz",
+    ] {
+        connection.request("GET", path, "");
+    }
+    assert_eq!(
+        connection
+            .request("GET", "/healthz", "Connection: close\r\n")
+            .status,
+        200
+    );
+    assert!(connection.closed());
+
+    let mut two_at_once = Connection::open(task.addr);
+    two_at_once.write("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\nHEAD / HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert_eq!(two_at_once.response(false).status, 200);
+    assert_eq!(two_at_once.response(true).status, 200);
+
+    let mut old = Connection::open(task.addr);
+    old.write("GET /healthz HTTP/1.0\r\n\r\n");
+    assert_eq!(old.response(false).status, 200);
+    assert!(old.closed(), "HTTP/1.0 ends with its answer");
+}
+
+#[test]
+fn a_path_under_ws_without_a_right_upgrade_is_426_or_400() {
+    let task = Task::start(&[]);
+    let plain = get(task.addr, "/ws/lobby");
+    refused(&plain, 426);
+    assert!(
+        plain
+            .header("upgrade")
+            .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
+    );
+    for leave_out in [
+        "Connection",
+        "Upgrade: ",
+        "Sec-WebSocket-Version",
+        "Sec-WebSocket-Key",
+    ] {
+        let some: String = UPGRADE
+            .split_inclusive("\r\n")
+            .filter(|line| !line.starts_with(leave_out))
+            .collect();
+        let response = request(task.addr, "GET", "/ws/lobby", &some);
+        refused(&response, if response.status == 426 { 426 } else { 400 });
+    }
+    let old = request(
+        task.addr,
+        "GET",
+        "/ws/lobby",
+        &UPGRADE.replace(": 13", ": 8"),
+    );
+    refused(&old, if old.status == 426 { 426 } else { 400 });
+}
+
+#[test]
+fn a_foreign_origin_is_403() {
+    let task = Task::start(&[]);
+    let own = task.addr;
+    for (host, origin, status) in [
+        ("chat.example", "http://chat.example", 101),
+        ("chat.example", "https://chat.example", 101),
+        ("Chat.Example", "https://chat.example", 101),
+        ("chat.example:8080", "http://chat.example:8080", 101),
+        (&own.to_string(), &format!("http://{own}"), 101),
+        ("chat.example", "https://evil.example", 403),
+        ("chat.example", "https://chat.example.evil.example", 403),
+        ("chat.example", "https://evil.example/chat.example", 403),
+        ("chat.example", "http://chat.example:8080", 403),
+        ("chat.example", "null", 403),
+    ] {
+        let mut connection = Connection::open(own);
+        connection.write(format!(
+            "GET /ws/lobby HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n{UPGRADE}\r\n"
+        ));
+        let response = connection.response(false);
+        assert_eq!(
+            response.status, status,
+            "Host {host}, Origin {origin}: {response:?}"
+        );
+        if status == 403 {
+            refused(&response, 403);
+        }
+    }
+}
+
+#[test]
+fn the_upgrade_follows_the_rfc_and_echoes_the_protocol() {
+    let task = Task::start(&[]);
+    let none = request(task.addr, "GET", "/ws/lobby", UPGRADE);
+    assert_eq!(none.status, 101);
+    assert_eq!(
+        none.header("sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
+    assert_eq!(none.header("sec-websocket-protocol"), None);
+    for offer in ["bobbin.v1", "other, bobbin.v1", "bobbin.v1, bobbin.v2"] {
+        let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: {offer}\r\n");
+        let response = request(task.addr, "GET", "/ws/lobby", &headers);
+        assert_eq!(
+            response.header("sec-websocket-protocol"),
+            Some("bobbin.v1"),
+            "{offer}"
+        );
+    }
+    let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: other\r\n");
+    let other = request(task.addr, "GET", "/ws/lobby", &headers);
+    assert_ne!(
+        other.header("sec-websocket-protocol"),
+        Some("other"),
+        "never what we do not speak"
+    );
+    // Firefox sends it this way.
+    let firefox = UPGRADE.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade");
+    assert_eq!(request(task.addr, "GET", "/ws/lobby", &firefox).status, 101);
+}
+
+#[test]
+fn frames_sent_together_with_the_upgrade_are_not_lost() {
+    let task = Task::start(&[]);
+    let mut connection = Connection::open(task.addr);
+    let join = br#"{"type":"join","name":"Ada"}"#;
+    let mut bytes = format!("GET /ws/lobby HTTP/1.1\r\nHost: t\r\n{UPGRADE}\r\n").into_bytes();
+    bytes.extend([0x81, 0x80 | join.len() as u8, 0, 0, 0, 0]); // a text frame masked with zeros
+    bytes.extend(join);
+    connection.write(bytes);
+    assert_eq!(connection.response(false).status, 101);
+    poll_until("the early join is carried out", PATIENCE, || {
+        let mut probe = Client::connect(task.addr, "lobby");
+        probe.try_enter("Ada", None)["code"] == "name_taken"
+    });
+}
+
+#[test]
+fn health_and_readiness_of_a_task_alone() {
+    let task = Task::start(&[]);
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    let ready = get(task.addr, "/readyz");
+    assert_eq!(ready.status, 200, "{}", ready.text());
+    assert!(
+        ready
+            .header("content-type")
+            .is_some_and(|v| v.starts_with("application/json"))
+    );
+    assert!(ready.json().is_object());
+}
+
+#[test]
+fn readiness_with_redis() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let ready = poll("ready", PATIENCE, || {
+        Some(get(task.addr, "/readyz")).filter(|r| r.status == 200)
+    });
+    assert!(ready.json().is_object());
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let task = Task::start(&[]);
+    let mut ada = Client::join(task.addr, "lobby", "Ada");
+    ada.say("one to count");
+    let response = get(task.addr, "/metrics");
+    assert_eq!(response.status, 200);
+    assert!(
+        response
+            .header("content-type")
+            .is_some_and(|v| v.starts_with("text/plain"))
+    );
+    let text = response.text();
+    let mut typed = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            typed.push(rest.split(' ').next().expect("a name").to_owned());
+        } else if !line.starts_with('#') {
+            let (series, value) = line
+                .rsplit_once(' ')
+                .unwrap_or_else(|| panic!("no value: {line}"));
+            let name = series.split('{').next().expect("a name");
+            assert!(value.parse::<f64>().is_ok(), "no number: {line}");
+            assert!(
+                typed.iter().any(|t| name.starts_with(t.as_str())),
+                "no type for {line}"
+            );
+        }
+    }
+    assert!(
+        typed.iter().any(|name| name.starts_with("bobbin_")),
+        "{text}"
+    );
+    assert!(
+        !text.contains("one to count"),
+        "texts are nobody's business"
+    );
+}
+
+#[test]
+fn a_draining_task_is_alive_but_not_ready() {
+    let task = Task::start(&[("DRAIN_SECONDS", "5")]);
+    // Enough sessions that the drain takes its time.
+    let _sessions: Vec<Client> = (0..10)
+        .map(|n| Client::join(task.addr, "lobby", &format!("N{n}")))
+        .collect();
+    let mut kept = Connection::open(task.addr);
+    assert_eq!(kept.request("GET", "/readyz", "").status, 200);
+    task.signal("TERM");
+    let ready = poll("not ready", PATIENCE, || {
+        Some(get(task.addr, "/readyz")).filter(|r| r.status == 503)
+    });
+    assert!(
+        ready.text().contains("drain"),
+        "the body says why: {}",
+        ready.text()
+    );
+    assert!(ready.json().is_object());
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    let refusal = request(task.addr, "GET", "/ws/lobby", UPGRADE);
+    refused(&refusal, 503);
+    let after = refusal.header("retry-after").unwrap_or_default();
+    assert!(after.parse::<u32>().is_ok(), "Retry-After: {after:?}");
+}
+
+#[test]
+fn a_connection_that_asks_nothing_harms_nobody() {
+    let task = Task::start(&[]);
+    let _idle: Vec<Connection> = (0..50).map(|_| Connection::open(task.addr)).collect();
+    for _ in 0..50 {
+        drop(Connection::open(task.addr));
+    }
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    assert!(metric(task.addr, "bobbin_sessions") == 0.0);
+}
