@@ -1,0 +1,38 @@
+// A chat room on Bun, whose WebSockets are uWebSockets (C++) underneath: `subscribe` and `publish` are its own
+// topics. uWebSockets.js itself is not in the npm registry; Bun is the maintained package there that carries the
+// library. Redis pub/sub is Bun's own client, as in its documentation. What Bobbin is measured against.
+
+import { RedisClient } from "bun";
+
+const publisher = new RedisClient(process.env.REDIS_URL);
+const subscriber = await publisher.duplicate();
+await subscriber.connect();
+
+const rooms = new Set();
+
+const server = Bun.serve({
+  port: Number(process.env.PORT),
+  hostname: "127.0.0.1",
+  fetch(request, server) {
+    const room = new URL(request.url).pathname.slice("/ws/".length);
+    if (server.upgrade(request, { data: { room } })) return undefined;
+    return new Response("this is a WebSocket server", { status: 426 });
+  },
+  websocket: {
+    perMessageDeflate: false,
+    async open(socket) {
+      const { room } = socket.data;
+      socket.subscribe(room);
+      if (!rooms.has(room)) {
+        rooms.add(room);
+        await subscriber.subscribe(room, (text) => server.publish(room, text));
+      }
+      socket.send("welcome");
+    },
+    message(socket, text) {
+      publisher.publish(socket.data.room, text);
+    },
+  },
+});
+
+console.log(`listening on http://127.0.0.1:${server.port}`);

@@ -1,0 +1,130 @@
+//! Measures Bobbin beside its peers on this machine, prints a table, writes the figures as JSON and draws them.
+//! `make bench` runs it; `--help` says what it takes.
+
+mod crowd;
+mod dialect;
+mod floor;
+mod ledger;
+mod peers;
+mod plot;
+mod process;
+mod report;
+mod runs;
+mod ws;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+const HELP: &str = "\
+Measures Bobbin beside its peers, on this machine only.
+
+  --quick          small sizes, under three minutes
+  --only A,B       only these runs: fanout, sweep, memory, many, rooms, joins, start, slow, containers
+  --servers A,B    only these servers: bobbin, socket.io, axum, uws, floor
+  --bobbin PATH    the binary to measure (default: target/release/bobbin)
+  --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
+  --draw FILE      no run: print and draw the figures of this file
+";
+
+const RUNS: [&str; 9] = ["fanout", "sweep", "memory", "many", "rooms", "joins", "start", "slow", "containers"];
+
+struct Options {
+    quick: bool,
+    only: Vec<String>,
+    servers: Vec<String>,
+    bobbin: PathBuf,
+    out: Option<PathBuf>,
+    draw: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.first().map(String::as_str) {
+        Some("--help") => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some("floor") => floor::serve(),
+        _ => options(arguments).and_then(bench),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(arguments: Vec<String>) -> io::Result<Options> {
+    let mut options = Options {
+        quick: false,
+        only: RUNS.map(str::to_owned).to_vec(),
+        servers: peers::NAMES.map(str::to_owned).to_vec(),
+        bobbin: PathBuf::from("target/release/bobbin"),
+        out: None,
+        draw: None,
+    };
+    let mut arguments = arguments.into_iter();
+    while let Some(option) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| io::Error::other(format!("{option} takes a value")));
+        let list = |value: String| value.split(',').map(str::to_owned).collect();
+        match option.as_str() {
+            "--quick" => options.quick = true,
+            "--only" => options.only = list(value()?),
+            "--servers" => options.servers = list(value()?),
+            "--bobbin" => options.bobbin = value()?.into(),
+            "--out" => options.out = Some(value()?.into()),
+            "--draw" => options.draw = Some(value()?.into()),
+            other => return Err(io::Error::other(format!("{other} is no option; --help lists them"))),
+        }
+    }
+    if let Some(unknown) = options.only.iter().find(|run| !RUNS.contains(&run.as_str())) {
+        return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
+    }
+    Ok(options)
+}
+
+fn bench(options: Options) -> io::Result<()> {
+    let default = if options.quick { "target/bench/quick" } else { "tests/bench/results" };
+    let out = options.out.unwrap_or_else(|| default.into());
+    let results = match &options.draw {
+        Some(file) => serde_json::from_slice(&std::fs::read(file)?)?,
+        None => measure(options.quick, &options.only, &options.servers, &options.bobbin, &out)?,
+    };
+    print!("{}", report::tables(&results));
+    plot::draw(&results, &out)?;
+    println!("\nFigures and plots: {}", out.display());
+    Ok(())
+}
+
+/// Runs what is asked for. The figures so far are written after each run, so that one that fails loses nothing.
+fn measure(quick: bool, only: &[String], servers: &[String], bobbin: &PathBuf, out: &PathBuf) -> io::Result<Value> {
+    std::fs::create_dir_all(out)?;
+    let redis = process::Redis::start()?;
+    let servers = peers::recipes(&redis, bobbin, servers)?;
+    let mut results = json!({ "about": report::about(quick) });
+    let bench = runs::Bench { redis, servers, quick };
+    for run in RUNS.into_iter().filter(|run| only.iter().any(|name| name == run)) {
+        let figures = match run {
+            "fanout" => bench.fanout(),
+            "sweep" => bench.sweep(),
+            "memory" => bench.memory(),
+            "many" => bench.many(),
+            "rooms" => bench.rooms(),
+            "joins" => bench.joins(),
+            "start" => bench.start_time(),
+            "slow" => bench.slow(),
+            _ => bench.containers(),
+        };
+        results[run] = figures.unwrap_or_else(|error| {
+            eprintln!("  {run} failed: {error}");
+            json!({ "failed": error.to_string() })
+        });
+        std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&results)? + "\n")?;
+    }
+    Ok(results)
+}

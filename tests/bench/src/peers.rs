@@ -1,0 +1,88 @@
+//! The servers that are compared, and how each is made ready: npm packages and a cargo build under `target/bench`, so
+//! that nothing is left in the source tree.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::dialect::Dialect;
+use crate::process::{Recipe, Redis};
+
+pub const NAMES: [&str; 5] = ["bobbin", "socket.io", "axum", "uws", "floor"];
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+
+/// The servers that are asked for, ready to start.
+pub fn recipes(redis: &Redis, bobbin: &Path, names: &[String]) -> io::Result<Vec<Recipe>> {
+    let workshop = std::env::current_dir()?.join("target/bench/peers");
+    let mut recipes = Vec::new();
+    for name in NAMES.into_iter().filter(|name| names.iter().any(|asked| asked == name)) {
+        let recipe = match name {
+            "bobbin" => {
+                let bobbin = bobbin.canonicalize().map_err(|_| {
+                    io::Error::other(format!("{} is not there: cargo build --release makes it", bobbin.display()))
+                })?;
+                recipe(name, Dialect::Bobbin, vec![text(&bobbin)])
+                    .env("BIND", "127.0.0.1")
+                    .env("REDIS_ENDPOINT", format!("127.0.0.1:{}", redis.port))
+                    // A client here says far more than a person does, and an overloaded task would send clients away.
+                    .env("RATE_LIMIT", 0)
+                    .env("SHED", 0)
+            }
+            "socket.io" => {
+                let folder = npm(&workshop, "socketio")?;
+                let server = text(&folder.join("server.mjs"));
+                recipe(name, Dialect::SocketIo, vec!["node".to_owned(), server]).env("NODE_ENV", "production")
+            }
+            "uws" => {
+                let folder = npm(&workshop, "uws")?;
+                let bun = text(&folder.join("node_modules/@oven/bun-linux-x64/bin/bun"));
+                recipe(name, Dialect::Plain, vec![bun, text(&folder.join("server.mjs"))]).env("NODE_ENV", "production")
+            }
+            "axum" => recipe(name, Dialect::Plain, vec![text(&cargo(&workshop)?)]),
+            _ => recipe(name, Dialect::Plain, vec![text(&std::env::current_exe()?), "floor".to_owned()]),
+        };
+        recipes.push(recipe.env("REDIS_URL", redis.url()));
+    }
+    Ok(recipes)
+}
+
+fn recipe(name: &'static str, dialect: Dialect, command: Vec<String>) -> Recipe {
+    Recipe { name, dialect, command, env: Vec::new() }
+}
+
+/// Copies a peer out of the source tree and installs exactly what its lock file names, without install scripts.
+fn npm(workshop: &Path, name: &str) -> io::Result<PathBuf> {
+    let folder = workshop.join(name);
+    fs::create_dir_all(&folder)?;
+    let lock = fs::read(Path::new(SOURCE).join(name).join("package-lock.json"))?;
+    let fresh = fs::read(folder.join("package-lock.json")).is_ok_and(|installed| installed == lock);
+    for file in ["server.mjs", "package.json", "package-lock.json"] {
+        fs::copy(Path::new(SOURCE).join(name).join(file), folder.join(file))?;
+    }
+    if !fresh || !folder.join("node_modules").exists() {
+        eprintln!("· installing the npm packages of peer {name}");
+        let options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+        run(Command::new("npm").args(options).current_dir(&folder))?;
+    }
+    Ok(folder)
+}
+
+fn cargo(workshop: &Path) -> io::Result<PathBuf> {
+    let target = workshop.join("axum");
+    let manifest = Path::new(SOURCE).join("axum/Cargo.toml");
+    let options = ["build", "--release", "--locked", "--quiet"];
+    eprintln!("· building peer axum");
+    run(Command::new("cargo").args(options).arg("--manifest-path").arg(manifest).arg("--target-dir").arg(&target))?;
+    Ok(target.join("release/bobbin-bench-axum"))
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{command:?} ended with {status}"))) }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

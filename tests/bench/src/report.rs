@@ -1,0 +1,262 @@
+//! The figures as tables that a terminal and a README show alike.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::process::{meminfo, version};
+
+/// Where and with what the figures were taken.
+pub fn about(quick: bool) -> Value {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
+    let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+    let npm = |peer: &str, package: &str| {
+        let lock = std::fs::read(format!("{peers}/{peer}/package-lock.json")).unwrap_or_default();
+        let lock: Value = serde_json::from_slice(&lock).unwrap_or_default();
+        lock["packages"][format!("node_modules/{package}")]["version"].as_str().unwrap_or("–").to_owned()
+    };
+    let axum = std::fs::read_to_string(format!("{peers}/axum/Cargo.lock")).unwrap_or_default();
+    let crate_version = |name: &str| {
+        let entry = axum.split_once(&format!("name = \"{name}\"\nversion = \"")).map(|(_, rest)| rest);
+        entry.and_then(|rest| rest.split('"').next()).unwrap_or("–").to_owned()
+    };
+    json!({
+        "date": version("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+        "mode": if quick { "quick" } else { "full" },
+        "machine": format!(
+            "{}, {} cores, {} GB, Linux {}",
+            model.map_or("–", |(_, model)| model),
+            std::thread::available_parallelism().map_or(0, usize::from),
+            meminfo("MemTotal") >> 20,
+            version("uname", &["-r"]),
+        ),
+        "bobbin": version("git", &["describe", "--always", "--dirty"]),
+        "rustc": version("rustc", &["--version"]),
+        "redis": version("redis-server", &["--version"]),
+        "node": version("node", &["--version"]),
+        "socket.io": npm("socketio", "socket.io"),
+        "@socket.io/redis-adapter": npm("socketio", "@socket.io/redis-adapter"),
+        "bun": npm("uws", "bun"),
+        "axum": crate_version("axum"),
+        "tokio": crate_version("tokio"),
+    })
+}
+
+/// All tables, for whatever runs there are figures of.
+pub fn tables(results: &Value) -> String {
+    let mut out = String::new();
+    let about = results["about"].as_object().cloned().unwrap_or_default();
+    let about: Vec<String> = about.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+    let _ = writeln!(out, "\n{}\n", about.join(" · "));
+    for (key, run) in results.as_object().into_iter().flatten() {
+        if let Some(failed) = run["failed"].as_str() {
+            let _ = writeln!(out, "{key} FAILED: {failed}\n");
+            continue;
+        }
+        match key.as_str() {
+            "fanout" => fanout(&mut out, run),
+            "sweep" => sweep(&mut out, run),
+            "memory" => memory(&mut out, run),
+            "containers" => containers(&mut out, run),
+            "about" => {}
+            _ => {
+                let _ = writeln!(out, "### {key}\n");
+                let mut rows = Vec::new();
+                flat("", run, &mut rows);
+                table(&mut out, &["", "figure"], &rows);
+            }
+        }
+    }
+    out
+}
+
+fn fanout(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### {} clients in one room, {} bytes\n", run["clients"], run["bytes"]);
+    let servers = &run["servers"];
+    let bobbin = &servers["bobbin"];
+    let ratio = |other: &Value, key: &str, of: &Value| match (of[key].as_f64(), other[key].as_f64()) {
+        (Some(of), Some(other)) if other > 0.0 => format!("{:.2}", of / other),
+        _ => "–".to_owned(),
+    };
+    let rows: Vec<Vec<String>> = servers
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, server)| {
+            let saturated = &server["saturated"];
+            let all = server["every_delivery"] == true && saturated["every_delivery"] == true;
+            vec![
+                name.clone(),
+                plain(&server["cpu_us"]),
+                ratio(server, "cpu_us", bobbin),
+                milliseconds(&server["p50_us"]),
+                milliseconds(&server["p99_us"]),
+                milliseconds(&server["max_us"]),
+                plain(&saturated["deliveries_per_s"]),
+                ratio(saturated, "deliveries_per_s", &bobbin["saturated"]),
+                plain(&saturated["cpu_us"]),
+                plain(&server["redis_us_per_message"]),
+                plain(&server["generator_us"]),
+                if all { "yes" } else { "NO" }.to_owned(),
+            ]
+        })
+        .collect();
+    let head = [
+        "server",
+        "CPU µs a delivery",
+        "Bobbin's share",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "deliveries/s saturated",
+        "Bobbin's multiple",
+        "CPU µs saturated",
+        "Redis µs a message",
+        "load's CPU µs",
+        "every delivery",
+    ];
+    table(out, &head, &rows);
+}
+
+fn sweep(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### Server CPU µs a delivery, by clients in the room\n");
+    let servers: Vec<(&String, &Value)> = run.as_object().into_iter().flatten().collect();
+    let points = servers.first().and_then(|(_, points)| points.as_array()).cloned().unwrap_or_default();
+    let mut head = vec!["server".to_owned()];
+    head.extend(points.iter().map(|point| plain(&point["clients"])));
+    let rows: Vec<Vec<String>> = servers
+        .iter()
+        .map(|(name, points)| {
+            let costs = points.as_array().into_iter().flatten().map(|point| plain(&point["cpu_us"]));
+            std::iter::once((*name).clone()).chain(costs).collect()
+        })
+        .collect();
+    table(out, &head.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+}
+
+fn memory(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### Memory of idle connections\n");
+    let rows: Vec<Vec<String>> = run
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, server)| {
+            let (each, last) = (&server["each"], server["points"].as_array().and_then(|points| points.last()));
+            let megabytes = |key: &str| {
+                last.and_then(|last| last[key].as_f64()).map_or("–".to_owned(), |kb| format!("{:.0}", kb / 1024.0))
+            };
+            vec![
+                name.clone(),
+                plain(&server["connected"]),
+                plain(&server["connect_s"]),
+                megabytes("rss_kb"),
+                megabytes("with_kernel_stacks_kb"),
+                plain(&each["rss_kb"]),
+                plain(&each["kernel_stack_kb"]),
+                plain(&each["page_tables_kb"]),
+                plain(&each["slab_of_both_ends_kb"]),
+            ]
+        })
+        .collect();
+    let head = [
+        "server",
+        "connections",
+        "connected in s",
+        "resident MB",
+        "with kernel stacks MB",
+        "resident kB each",
+        "kernel stack kB each",
+        "page tables kB each",
+        "slab kB each, both ends",
+    ];
+    table(out, &head, &rows);
+}
+
+fn containers(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### One task by container size\n");
+    let rows: Vec<Vec<String>> = run
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|size| {
+            let keys = [
+                "cpus",
+                "megabytes",
+                "connections",
+                "memory_peak_mb",
+                "joins_per_s",
+                "deliveries_per_s",
+                "p99_ms_there",
+                "why",
+            ];
+            keys.map(|key| plain(&size[key])).to_vec()
+        })
+        .collect();
+    let head =
+        ["vCPU", "MB", "connections held", "peak MB", "joins/s", "deliveries/s", "p99 ms there", "what ended it"];
+    table(out, &head, &rows);
+}
+
+/// Every figure within, as rows of path and value.
+fn flat(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let path = if path.is_empty() { key.clone() } else { format!("{path} · {key}") };
+                flat(&path, value, rows);
+            }
+        }
+        value => rows.push(vec![path.replace('_', " "), plain(value)]),
+    }
+}
+
+fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        for (cell, width) in cells.zip(&widths) {
+            let _ = write!(out, "| {cell:width$} ");
+        }
+        let _ = writeln!(out, "|");
+    };
+    line(&mut head.iter().copied());
+    let rules: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    line(&mut rules.iter().map(String::as_str));
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    out.push('\n');
+}
+
+fn milliseconds(microseconds: &Value) -> String {
+    microseconds.as_f64().map_or("–".to_owned(), |value| format!("{:.1}", value / 1000.0))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "–".to_owned(),
+        Value::Number(number) => match number.as_f64() {
+            Some(value) if value.fract() == 0.0 && value.abs() >= 10_000.0 => thousands(value as i64),
+            Some(value) if value.fract() == 0.0 => format!("{value:.0}"),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn thousands(value: i64) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

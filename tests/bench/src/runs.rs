@@ -1,0 +1,531 @@
+//! The measurements, each a function that starts what it needs, measures, and returns its figures as JSON. Where servers
+//! are compared they take turns within one run, so that what else the machine does hits all of them alike.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use crate::crowd::{self, Crowd, Entrance};
+use crate::ledger::Ledger;
+use crate::process::{self, Cage, Recipe, Redis, Server};
+
+/// What a run is made of.
+pub struct Bench {
+    pub redis: Redis,
+    /// Bobbin first, then its peers, then the floor.
+    pub servers: Vec<Recipe>,
+    pub quick: bool,
+}
+
+/// Bytes of text in a message.
+const SIZE: usize = 150;
+/// Messages a second in the paced runs.
+const RATE: f64 = 20.0;
+/// Messages on their way at a time in the saturated runs.
+const IN_FLIGHT: usize = 8;
+
+impl Bench {
+    fn bobbin(&self) -> &Recipe {
+        &self.servers[0]
+    }
+
+    fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Starts a server on a Redis without keys.
+    fn start(&self, recipe: &Recipe) -> io::Result<(Server, Crowd)> {
+        self.redis.cli(&["flushall"])?;
+        let server = Server::start(recipe)?;
+        let crowd = Crowd::new(server.address, recipe.dialect);
+        Ok((server, crowd))
+    }
+
+    /// 1,000 clients in one room, each server in turn, some rounds: what a delivery costs, how long it takes, and how
+    /// many there can be in a second.
+    pub fn fanout(&self) -> io::Result<Value> {
+        let (clients, rounds) = (1000, self.pick(1, 3));
+        let (paced, saturated) = (seconds(self.pick(4, 10)), seconds(self.pick(3, 8)));
+        let mut samples: Vec<Vec<Value>> = vec![Vec::new(); self.servers.len()];
+        let mut latency: Vec<Histogram<u64>> = self.servers.iter().map(|_| Ledger::new().latency).collect();
+        for round in 0..rounds {
+            for (number, recipe) in self.servers.iter().enumerate() {
+                say(&format!("fan-out, round {} of {rounds}: {}", round + 1, recipe.name));
+                let (server, mut crowd) = self.start(recipe)?;
+                let took = crowd.enter(crowd::rooms("fanout", clients, clients), Entrance::default())?;
+                everyone(&crowd, clients, &server)?;
+                settle(&mut crowd)?;
+                let room = crowd::talk(0, clients, clients);
+                crowd.paced(&room, RATE, seconds(1), SIZE)?;
+
+                let meter = Meter::start(&server, &self.redis, &mut crowd);
+                let whole = crowd.paced(&room, RATE, paced, SIZE)?;
+                let mut sample = meter.stop(&crowd, whole);
+                latency[number].add(&crowd.ledger.latency).expect("both have the same bounds");
+
+                let meter = Meter::start(&server, &self.redis, &mut crowd);
+                let whole = crowd.saturated(&room, IN_FLIGHT, saturated, SIZE)?;
+                sample["saturated"] = meter.stop(&crowd, whole);
+                sample["connect_s"] = json!(round_to(took.as_secs_f64(), 3));
+                sample["rss_kb"] = json!(process::status(server.pid(), "VmRSS"));
+                samples[number].push(sample);
+            }
+        }
+        let mut servers = Map::new();
+        for ((recipe, samples), latency) in self.servers.iter().zip(samples).zip(&latency) {
+            let mut result = median_of(&samples);
+            result["latency_curve_us"] = curve(latency);
+            result["rounds"] = json!(samples);
+            servers.insert(recipe.name.to_owned(), result);
+        }
+        Ok(
+            json!({ "clients": clients, "bytes": SIZE, "messages_per_s": RATE, "in_flight": IN_FLIGHT, "servers": servers }),
+        )
+    }
+
+    /// What a delivery costs as the room grows.
+    pub fn sweep(&self) -> io::Result<Value> {
+        let sizes: &[usize] = self.pick(&[10, 100, 1000], &[10, 100, 1000, 4000]);
+        let time = seconds(self.pick(2, 5));
+        let mut servers = Map::new();
+        for recipe in &self.servers {
+            say(&format!("cost against clients: {}", recipe.name));
+            let (server, mut crowd) = self.start(recipe)?;
+            let mut points = Vec::new();
+            for &size in sizes {
+                let new = size - crowd.len();
+                crowd.enter(crowd::rooms("sweep", new, new), Entrance::default())?;
+                everyone(&crowd, size, &server)?;
+                settle(&mut crowd)?;
+                // So many deliveries a second that every server can make them.
+                let rate = if size > 1000 { 5.0 } else { RATE };
+                let room = crowd::talk(0, size, size);
+                crowd.paced(&room, rate, seconds(1), SIZE)?;
+                let meter = Meter::start(&server, &self.redis, &mut crowd);
+                let whole = crowd.paced(&room, rate, time, SIZE)?;
+                let mut point = meter.stop(&crowd, whole);
+                point["clients"] = json!(size);
+                point["messages_per_s"] = json!(rate);
+                points.push(point);
+            }
+            servers.insert(recipe.name.to_owned(), Value::Array(points));
+        }
+        Ok(Value::Object(servers))
+    }
+
+    /// Memory as idle connections come in, in rooms of 100, and the time that they take to do so.
+    pub fn memory(&self) -> io::Result<Value> {
+        let steps: &[usize] = self.pick(&[500, 2000], &[1000, 2500, 5000, 10_000]);
+        let mut servers = Map::new();
+        for recipe in self.servers.iter().filter(|recipe| recipe.name != "floor") {
+            say(&format!("memory against connections: {}", recipe.name));
+            let (server, mut crowd) = self.start(recipe)?;
+            let (first, mut took) = (Memory::now(server.pid()), Duration::ZERO);
+            let mut points = vec![first.json(0)];
+            for &step in steps {
+                let new: Vec<Rc<str>> = crowd::rooms("memory", step, 100).into_iter().skip(crowd.len()).collect();
+                took += crowd.enter(new, Entrance::default())?;
+                everyone(&crowd, step, &server)?;
+                settle(&mut crowd)?;
+                points.push(Memory::now(server.pid()).json(step));
+            }
+            let last = Memory::now(server.pid());
+            let each = last.less(&first, crowd.len());
+            let connect = round_to(took.as_secs_f64(), 2);
+            let result = json!({ "points": points, "each": each, "connect_s": connect, "connected": crowd.len() });
+            servers.insert(recipe.name.to_owned(), result);
+        }
+        Ok(Value::Object(servers))
+    }
+
+    /// As many clients in one room as one process may have open files for, nearly, and every delivery made.
+    pub fn many(&self) -> io::Result<Value> {
+        let (clients, messages) = (self.pick(3000, 15_000), 10);
+        say(&format!("{clients} connections in one room"));
+        let (server, mut crowd) = self.start(self.bobbin())?;
+        let took = crowd.enter(crowd::rooms("many", clients, clients), Entrance::default())?;
+        everyone(&crowd, clients, &server)?;
+        settle(&mut crowd)?;
+        let room = crowd::talk(0, clients, clients);
+        let meter = Meter::start(&server, &self.redis, &mut crowd);
+        let whole = crowd.paced(&room, 1.0, seconds(messages), SIZE)?;
+        let mut result = meter.stop(&crowd, whole);
+        result["clients"] = json!(clients);
+        result["held"] = json!(crowd.joined);
+        result["connect_s"] = json!(round_to(took.as_secs_f64(), 2));
+        result["threads"] = json!(process::status(server.pid(), "Threads"));
+        result["rss_kb"] = json!(process::status(server.pid(), "VmRSS"));
+        Ok(result)
+    }
+
+    /// Whether cost grows with the room, not with the town: the same messages in one room of 10 and spread over 1,000
+    /// rooms of 10, and what a second task has of it that has no client in those rooms.
+    pub fn rooms(&self) -> io::Result<Value> {
+        let (rooms, rate, time) = (self.pick(200, 1000), 200.0, seconds(self.pick(3, 8)));
+        let mut result = Map::new();
+        for (name, rooms) in [("one_room_of_10", 1), ("many_rooms_of_10", rooms)] {
+            say(&format!("{rooms} rooms of 10"));
+            let (server, mut crowd) = self.start(self.bobbin())?;
+            let clients = rooms * 10;
+            crowd.enter(crowd::rooms("town", clients, 10), Entrance::default())?;
+            everyone(&crowd, clients, &server)?;
+            settle(&mut crowd)?;
+            let talk = crowd::talk(0, clients, 10);
+            crowd.paced(&talk, rate, seconds(1), SIZE)?;
+            let meter = Meter::start(&server, &self.redis, &mut crowd);
+            crowd.idle(time)?;
+            let idle = meter.server();
+            let meter = Meter::start(&server, &self.redis, &mut crowd);
+            let whole = crowd.paced(&talk, rate, time, SIZE)?;
+            let busy = meter.server();
+            let mut figures = meter.stop(&crowd, whole);
+            let messages = crowd.ledger.said() as f64;
+            figures["rooms"] = json!(rooms);
+            figures["cpu_us_per_message"] = json!(round_to(busy.as_secs_f64() * 1e6 / messages, 1));
+            figures["idle_cpu_percent"] = json!(round_to(idle.as_secs_f64() / time.as_secs_f64() * 100.0, 2));
+            let net = busy.saturating_sub(idle).as_secs_f64() * 1e6 / messages;
+            figures["cpu_us_per_message_less_idle"] = json!(round_to(net, 1));
+            result.insert(name.to_owned(), figures);
+        }
+        say("a second task without a client in the room");
+        let (server, mut crowd) = self.start(self.bobbin())?;
+        let other = Server::start(self.bobbin())?;
+        let mut bystanders = Crowd::new(other.address, other.dialect);
+        bystanders.enter(crowd::rooms("elsewhere", 10, 10), Entrance::default())?;
+        crowd.enter(crowd::rooms("here", 10, 10), Entrance::default())?;
+        settle(&mut crowd)?;
+        let before = process::cpu(other.pid());
+        crowd.idle(time)?;
+        let idle = process::cpu(other.pid()) - before;
+        let before = process::cpu(other.pid());
+        let whole = crowd.paced(&crowd::talk(0, 10, 10), rate, time, SIZE)?;
+        let busy = process::cpu(other.pid()) - before;
+        bystanders.idle(Duration::from_millis(200))?;
+        let subscribers = self.redis.cli(&["pubsub", "numsub", "bobbin:{bench-here-0}:live"])?;
+        result.insert(
+            "second_task".to_owned(),
+            json!({
+                "messages_elsewhere": crowd.ledger.said(),
+                "every_delivery": whole,
+                "cpu_ms_while_idle": round_to(idle.as_secs_f64() * 1e3, 1),
+                "cpu_ms_while_the_other_task_talks": round_to(busy.as_secs_f64() * 1e3, 1),
+                "subscribers_of_the_room": subscribers.lines().nth(1).and_then(|count| count.parse::<u64>().ok()),
+                "cpu_ms_of_the_talking_task": round_to(process::cpu(server.pid()).as_secs_f64() * 1e3, 1),
+            }),
+        );
+        Ok(Value::Object(result))
+    }
+
+    /// What a join (with the leave that follows it) costs in a small room and in a large one, in turns.
+    pub fn joins(&self) -> io::Result<Value> {
+        let (small, large) = (50, self.pick(1000, 5000));
+        let (rate, time, rounds) = (100.0, seconds(self.pick(3, 5)), 2);
+        say(&format!("joins in a room of {small} and in one of {large}"));
+        let (server, mut crowd) = self.start(self.bobbin())?;
+        crowd.enter(crowd::rooms("small", small, small), Entrance::default())?;
+        crowd.enter(crowd::rooms("large", large, large), Entrance::default())?;
+        everyone(&crowd, small + large, &server)?;
+        settle(&mut crowd)?;
+        let window = time + seconds(3);
+        let measure = |crowd: &mut Crowd, room: Option<&Rc<str>>| -> io::Result<(f64, f64)> {
+            let (start, meter) = (Instant::now(), Meter::start(&server, &self.redis, crowd));
+            if let Some(room) = room {
+                let entrance = Entrance { leave: true, ..Entrance::default() };
+                crowd.enter_paced(room, rate, (rate * time.as_secs_f64()) as usize, entrance)?;
+            }
+            crowd.idle(window.saturating_sub(start.elapsed()))?;
+            Ok((meter.server().as_secs_f64() * 1e6, meter.redis().as_secs_f64() * 1e6))
+        };
+        let joins = rate * time.as_secs_f64();
+        let (idle, idle_redis) = measure(&mut crowd, None)?;
+        let (mut costs, mut redis_costs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for _ in 0..rounds {
+            for (number, name) in ["bench-small-0", "bench-large-0"].into_iter().enumerate() {
+                let (server, redis) = measure(&mut crowd, Some(&name.into()))?;
+                costs[number].push((server - idle).max(0.0) / joins);
+                redis_costs[number].push((redis - idle_redis).max(0.0) / joins);
+            }
+        }
+        let [in_small, in_large] = costs.map(median);
+        let [redis_small, redis_large] = redis_costs.map(median);
+        Ok(json!({
+            "small_room": small, "large_room": large, "joins_per_s": rate,
+            "cpu_us_in_small": round_to(in_small, 1), "cpu_us_in_large": round_to(in_large, 1),
+            "ratio": round_to(in_large / in_small, 2),
+            "redis_us_in_small": round_to(redis_small, 1), "redis_us_in_large": round_to(redis_large, 1),
+            "gone": crowd.gone, "complaint": crowd.complaint,
+        }))
+    }
+
+    /// From the start of the process to listening, and the size of the binary.
+    pub fn start_time(&self) -> io::Result<Value> {
+        say("start to listening");
+        let mut times = Vec::new();
+        for _ in 0..self.pick(5, 20) {
+            times.push(Server::start(self.bobbin())?.started_in.as_secs_f64() * 1e3);
+        }
+        let worst = times.iter().copied().fold(0.0, f64::max);
+        let size = std::fs::metadata(&self.bobbin().command[0])?.len();
+        Ok(json!({
+            "median_ms": round_to(median(times), 1), "worst_ms": round_to(worst, 1), "binary_bytes": size,
+        }))
+    }
+
+    /// The same run with and without clients that do not read.
+    pub fn slow(&self) -> io::Result<Value> {
+        let (clients, deaf, size, rate) = (500, 25, 1000, 100.0);
+        let (part, rounds) = (seconds(5), self.pick(1, 2));
+        let mut results: [Vec<Value>; 2] = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (number, deaf) in [0, deaf].into_iter().enumerate() {
+                say(&format!("{clients} clients, {deaf} of them not reading"));
+                let (server, mut crowd) = self.start(self.bobbin())?;
+                let names = crowd::rooms("slow", clients, clients);
+                crowd.enter(names.iter().skip(deaf).cloned(), Entrance::default())?;
+                let not_reading = Entrance { deaf: Some(4096), ..Entrance::default() };
+                crowd.enter(names.iter().take(deaf).cloned(), not_reading)?;
+                everyone(&crowd, clients, &server)?;
+                settle(&mut crowd)?;
+                let room = crowd::talk(0, clients - deaf, clients - deaf);
+                let (before, mut most, mut whole) = (process::status(server.pid(), "VmRSS"), 0, true);
+                let meter = Meter::start(&server, &self.redis, &mut crowd);
+                for _ in 0..3 {
+                    whole &= crowd.paced(&room, rate, part, size)?;
+                    most = most.max(process::status(server.pid(), "VmRSS").saturating_sub(before));
+                }
+                let mut sample = meter.stop(&crowd, whole);
+                sample["rss_growth_kb"] = json!(most);
+                results[number].push(sample);
+            }
+        }
+        let [without, with] = results.map(|samples| median_of(&samples));
+        let ratio = |key: &str| round_to(with[key].as_f64().unwrap_or(0.0) / without[key].as_f64().unwrap_or(1.0), 2);
+        let growth = |run: &Value| run["rss_growth_kb"].as_f64().unwrap_or(0.0);
+        Ok(json!({
+            "clients": clients, "not_reading": deaf, "bytes": size, "messages_per_s": rate,
+            "p99_ratio": ratio("p99_us"), "p50_ratio": ratio("p50_us"),
+            "kb_for_each_slow_client": round_to((growth(&with) - growth(&without)) / deaf as f64, 1),
+            "without": without, "with": with,
+        }))
+    }
+
+    /// What one task holds within the limits that Fargate's sizes have. Redis and the load are outside of the limits.
+    pub fn containers(&self) -> io::Result<Value> {
+        let mut sizes = Vec::new();
+        let ceiling = self.pick(2000, 15_000);
+        for (cpus, megabytes) in [(0.25, 512), (0.5, 1024), (1.0, 2048)] {
+            say(&format!("within {cpus} CPU and {megabytes} MB: connections"));
+            let cage = Cage::new(cpus, megabytes)?;
+            let recipe = cage.around(self.bobbin());
+            let (server, mut crowd) = self.start(&recipe)?;
+            let entrance = Entrance { window: 64, deadline: seconds(20), ..Entrance::default() };
+            let (start, mut steps) = (Instant::now(), Vec::new());
+            while crowd.len() < ceiling && crowd.gone == 0 && start.elapsed() < seconds(self.pick(20, 180)) {
+                let step = 500.min(ceiling - crowd.len());
+                let new: Vec<Rc<str>> =
+                    crowd::rooms("held", crowd.len() + step, 50).into_iter().skip(crowd.len()).collect();
+                let took = crowd.enter(new, entrance)?;
+                steps.push(step as f64 / took.as_secs_f64());
+            }
+            let (held, took, gone) = (crowd.joined, start.elapsed(), crowd.gone);
+            let complaint = crowd.complaint.clone();
+            crowd.idle(seconds(5))?;
+            let held_after = crowd.joined;
+            let peak = cage.memory_peak();
+            let rss = process::status(server.pid(), "VmRSS");
+            drop((crowd, server, cage));
+
+            say(&format!("within {cpus} CPU and {megabytes} MB: deliveries"));
+            let cage = Cage::new(cpus, megabytes)?;
+            let (server, mut crowd) = self.start(&cage.around(self.bobbin()))?;
+            let clients = 1000;
+            crowd.enter(crowd::rooms("pace", clients, 50), Entrance { window: 16, ..Entrance::default() })?;
+            everyone(&crowd, clients, &server)?;
+            settle(&mut crowd)?;
+            let talk = crowd::talk(0, clients, 50);
+            let (best, p99) = self.most_deliveries(&mut crowd, &talk, 50.0)?;
+            sizes.push(json!({
+                "cpus": cpus, "megabytes": megabytes, "ceiling_of_the_run": ceiling,
+                "connections": held, "still_held_after_5_s": held_after, "refused_or_lost": gone,
+                "why": complaint, "joins_per_s": round_to(held as f64 / took.as_secs_f64(), 0),
+                "joins_per_s_slowest_500": round_to(steps.iter().copied().fold(f64::INFINITY, f64::min), 0),
+                "memory_peak_mb": peak >> 20, "rss_mb": rss >> 10,
+                "deliveries_per_s": best, "p99_ms_there": p99,
+            }));
+        }
+        Ok(json!(sizes))
+    }
+
+    /// The highest rate of deliveries, within a tenth, at which p99 is under 100 ms and every delivery is made.
+    fn most_deliveries(&self, crowd: &mut Crowd, talk: &[crowd::Room], each: f64) -> io::Result<(f64, f64)> {
+        let time = seconds(self.pick(2, 4));
+        let mut best = (0.0, 0.0);
+        let (mut rate, mut step) = (2000.0, 2.0);
+        while step > 1.1 && rate < 2_000_000.0 {
+            crowd.ledger = Ledger::new();
+            let whole = crowd.paced(talk, rate / each, time, SIZE)?;
+            let p99 = crowd.ledger.latency.value_at_quantile(0.99) as f64 / 1000.0;
+            if whole && p99 < 100.0 && crowd.gone == 0 {
+                best = (rate, round_to(p99, 1));
+            } else {
+                if crowd.gone > 0 {
+                    break;
+                }
+                // What is still on its way goes first; then on from the best so far, with smaller steps.
+                crowd.settle(Duration::from_millis(500), seconds(10))?;
+                rate = if best.0 > 0.0 { best.0 } else { rate / 4.0 };
+                step = f64::sqrt(step);
+            }
+            rate *= step;
+        }
+        Ok(best)
+    }
+}
+
+/// What the processes use from a moment on.
+struct Meter {
+    start: Instant,
+    server: u32,
+    redis: u32,
+    at_start: [Duration; 3],
+    user_and_system: (f64, f64),
+}
+
+impl Meter {
+    /// Opens new books.
+    fn start(server: &Server, redis: &Redis, crowd: &mut Crowd) -> Meter {
+        crowd.ledger = Ledger::new();
+        let (server, redis) = (server.pid(), redis.pid());
+        let at_start = [server, redis, std::process::id()].map(process::cpu);
+        Meter { start: Instant::now(), server, redis, at_start, user_and_system: process::user_and_system(server) }
+    }
+
+    fn server(&self) -> Duration {
+        process::cpu(self.server) - self.at_start[0]
+    }
+
+    fn redis(&self) -> Duration {
+        process::cpu(self.redis) - self.at_start[1]
+    }
+
+    fn stop(&self, crowd: &Crowd, whole: bool) -> Value {
+        let took = self.start.elapsed().as_secs_f64();
+        let used = [self.server(), self.redis(), process::cpu(std::process::id()) - self.at_start[2]];
+        let (user, system) = process::user_and_system(self.server);
+        let (user, system) = (user - self.user_and_system.0, system - self.user_and_system.1);
+        let ledger = &crowd.ledger;
+        let (deliveries, messages) = (ledger.deliveries.max(1) as f64, ledger.said().max(1) as f64);
+        let per = |time: Duration, count: f64| round_to(time.as_secs_f64() * 1e6 / count, 2);
+        let quantile = |quantile| ledger.latency.value_at_quantile(quantile);
+        json!({
+            "every_delivery": whole, "owed": ledger.owed(), "surplus": ledger.surplus,
+            "gone": crowd.gone, "complaint": crowd.complaint,
+            "deliveries": ledger.deliveries, "deliveries_per_s": round_to(deliveries / took, 0),
+            "cpu_us": per(used[0], deliveries), "user_share": round_to(user / (user + system).max(0.01), 2),
+            "redis_us_per_message": per(used[1], messages), "generator_us": per(used[2], deliveries),
+            "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": ledger.latency.max(),
+        })
+    }
+}
+
+/// Memory in kB: the process's own, and what the kernel holds on the whole machine.
+struct Memory {
+    rss: u64,
+    page_tables: u64,
+    kernel_stacks: u64,
+    slab: u64,
+    threads: u64,
+}
+
+impl Memory {
+    fn now(pid: u32) -> Memory {
+        Memory {
+            rss: process::status(pid, "VmRSS"),
+            page_tables: process::status(pid, "VmPTE"),
+            kernel_stacks: process::meminfo("KernelStack"),
+            slab: process::meminfo("Slab"),
+            threads: process::status(pid, "Threads"),
+        }
+    }
+
+    fn json(&self, connections: usize) -> Value {
+        // Each thread has a kernel stack of 16 KiB, which no process's own figures show.
+        let whole = self.rss + self.page_tables + self.threads * 16;
+        json!({
+            "connections": connections, "rss_kb": self.rss, "threads": self.threads, "with_kernel_stacks_kb": whole,
+        })
+    }
+
+    /// What one of `connections` connections added. The slab holds both ends of each connection, the load's too.
+    fn less(&self, first: &Memory, connections: usize) -> Value {
+        let each = |now: u64, then: u64| round_to((now as f64 - then as f64) / connections as f64, 2);
+        json!({
+            "rss_kb": each(self.rss, first.rss),
+            "kernel_stack_kb": each(self.kernel_stacks, first.kernel_stacks),
+            "page_tables_kb": each(self.page_tables, first.page_tables),
+            "slab_of_both_ends_kb": each(self.slab, first.slab),
+        })
+    }
+}
+
+fn settle(crowd: &mut Crowd) -> io::Result<()> {
+    crowd.settle(Duration::from_millis(1500), seconds(10))
+}
+
+fn everyone(crowd: &Crowd, expected: usize, server: &Server) -> io::Result<()> {
+    if crowd.joined == expected {
+        return Ok(());
+    }
+    let why = crowd.complaint.as_deref().unwrap_or("no answer in time");
+    Err(io::Error::other(format!("{}: {} of {expected} clients are in: {why}", server.name, crowd.joined)))
+}
+
+/// The median of each figure over the rounds; anything that is not a figure is the first round's, and a flag holds only
+/// if it holds in every round.
+fn median_of(samples: &[Value]) -> Value {
+    let mut result = samples[0].clone();
+    for (key, value) in result.as_object_mut().expect("samples are objects") {
+        if value.is_number() {
+            let figures: Vec<f64> = samples.iter().filter_map(|sample| sample[key].as_f64()).collect();
+            *value = json!(median(figures));
+        } else if value.is_boolean() {
+            *value = json!(samples.iter().all(|sample| sample[key] == true));
+        } else if value.is_object() {
+            let inner: Vec<Value> = samples.iter().map(|sample| sample[key].clone()).collect();
+            *value = median_of(&inner);
+        }
+    }
+    result
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => figures[middle],
+        _ => (figures[middle - 1] + figures[middle]) / 2.0,
+    }
+}
+
+/// Latency at ever finer quantiles, for the plot.
+fn curve(latency: &Histogram<u64>) -> Value {
+    let quantiles = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 1.0];
+    quantiles.iter().map(|&quantile| json!([quantile, latency.value_at_quantile(quantile)])).collect()
+}
+
+fn round_to(value: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn say(what: &str) {
+    eprintln!("· {what}");
+}

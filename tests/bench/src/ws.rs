@@ -1,0 +1,74 @@
+//! Just enough WebSocket (RFC 6455) for a load generator: text frames out, whole frames in. A library would check
+//! what a benchmark's peer is trusted for, and would cost more than the server that is measured.
+
+/// The client's handshake key, and the answer that belongs to it: the pair from the RFC's own example.
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+pub const TEXT: u8 = 0x1;
+pub const CLOSE: u8 = 0x8;
+pub const PING: u8 = 0x9;
+pub const PONG: u8 = 0xA;
+
+/// A frame from the front of a buffer: its opcode, its payload, and how many bytes it takes.
+pub struct Frame<'a> {
+    pub opcode: u8,
+    pub payload: &'a [u8],
+    pub size: usize,
+}
+
+/// The first frame in `bytes`, if it is there as a whole. Servers do not mask, so the payload is used in place.
+#[inline]
+pub fn next(bytes: &[u8]) -> Option<Frame<'_>> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    let (length, head) = match second & 0x7f {
+        126 => (u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?) as usize, 4),
+        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize, 10),
+        short => (short as usize, 2),
+    };
+    let payload = bytes.get(head..head + length)?;
+    Some(Frame { opcode: first & 0x0f, payload, size: head + length })
+}
+
+/// A whole frame from a client. The mask is there, as the RFC demands, and is zero: the server unmasks all the same.
+pub fn from_client(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = head(opcode, payload.len(), 0x80);
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A whole frame from a server, for the floor.
+pub fn from_server(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = head(opcode, payload.len(), 0);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The payload of the first frame of a client with a zero mask, and how many bytes the frame takes: for the floor.
+pub fn next_from_client(bytes: &[u8]) -> Option<Frame<'_>> {
+    let second = *bytes.get(1)?;
+    let (length, head) = match second & 0x7f {
+        126 => (u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?) as usize, 8),
+        short => (short as usize, 6),
+    };
+    let payload = bytes.get(head..head + length)?;
+    Some(Frame { opcode: bytes[0] & 0x0f, payload, size: head + length })
+}
+
+fn head(opcode: u8, length: usize, mask: u8) -> Vec<u8> {
+    let mut head = Vec::with_capacity(length + 14);
+    head.push(0x80 | opcode);
+    match length {
+        0..126 => head.push(mask | length as u8),
+        126..65536 => {
+            head.push(mask | 126);
+            head.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            head.push(mask | 127);
+            head.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    head
+}
