@@ -1,3 +1,536 @@
-//! Settings.
+//! Proves that each setting is read, that nonsense stops the start with one line that names it, and that Redis is
+//! reached with a password, with TLS, and with both.
+
 mod common;
+
+use common::http::get;
+use common::redis::certificates;
 use common::*;
+use std::process::Output;
+use std::time::Duration;
+
+/// Every setting that is documented.
+const NAMES: &[&str] = &[
+    "PORT",
+    "BIND",
+    "REDIS_ENDPOINT",
+    "REDIS_TLS",
+    "REDIS_PASSWORD",
+    "REDIS_PASSWORD_FILE",
+    "REDIS_CA_FILE",
+    "HISTORY_MESSAGES",
+    "HISTORY_DAYS",
+    "RATE_LIMIT",
+    "MAX_CONNECTIONS",
+    "DRAIN_SECONDS",
+    "PASSPHRASE",
+    "METRICS_EMF",
+    "SHED",
+    "RUST_LOG",
+];
+
+/// Runs the binary to its end.
+#[track_caller]
+fn run(settings: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Task::command();
+    command
+        .envs([("PORT", "0"), ("BIND", "127.0.0.1")])
+        .envs(settings.iter().copied())
+        .args(args);
+    let mut child = command.spawn().expect("the binary starts");
+    let pid = child.id();
+    let ended = std::time::Instant::now();
+    loop {
+        if child.try_wait().expect("our own child").is_some() {
+            return child.wait_with_output().expect("its output");
+        }
+        if ended.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("its output");
+            panic!("process {pid} did not end with {settings:?} {args:?}: {output:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn flag(name: &str) -> String {
+    format!("--{}", name.to_lowercase().replace('_', "-"))
+}
+
+#[test]
+fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
+    for (name, values) in [
+        ("PORT", &["x", "70000", "-1", "80.5"][..]),
+        ("BIND", &["not an address", "300.1.1.1"]),
+        (
+            "REDIS_ENDPOINT",
+            &[
+                "http://host",
+                "host:port",
+                "host:99999",
+                ":6379",
+                "redis://",
+                "two words",
+            ],
+        ),
+        ("REDIS_TLS", &["maybe", "2"]),
+        ("REDIS_PASSWORD_FILE", &["/nowhere/at/all"]),
+        ("REDIS_CA_FILE", &["/nowhere/at/all", "/etc/hostname"]),
+        (
+            "HISTORY_MESSAGES",
+            &["many", "-5", "1.5", "99999999999999999999"],
+        ),
+        ("HISTORY_DAYS", &["long", "-1", "99999999999999999999"]),
+        ("RATE_LIMIT", &["fast", "-1", "NaN", "inf"]),
+        ("MAX_CONNECTIONS", &["all", "-1"]),
+        ("DRAIN_SECONDS", &["soon", "-3", "99999999999999999999"]),
+        ("METRICS_EMF", &["perhaps"]),
+        ("SHED", &["x", "-1"]),
+        ("RUST_LOG", &["shout"]),
+    ] {
+        for value in values {
+            let endpoint = ("REDIS_ENDPOINT", "127.0.0.1:1"); // some are read only with a Redis
+            let output = run(&[endpoint, (name, value)], &[]);
+            let lines = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{name}={value}: {lines}");
+            assert_eq!(
+                lines.trim_end().lines().count(),
+                1,
+                "{name}={value}, not one line: {lines}"
+            );
+            assert!(lines.contains(name), "{name}={value}: {lines}");
+        }
+    }
+}
+
+#[test]
+fn nonsense_in_a_flag_is_told_the_same_way() {
+    for args in [
+        &["--port", "x"][..],
+        &["--rate-limit", "fast"],
+        &["--drain-seconds", "-1"],
+    ] {
+        let output = run(&[], args);
+        let lines = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {lines}");
+        assert_eq!(
+            lines.trim_end().lines().count(),
+            1,
+            "{args:?}, not one line: {lines}"
+        );
+        let name = args[0]
+            .trim_start_matches('-')
+            .replace('-', "_")
+            .to_uppercase();
+        assert!(
+            lines.contains(&name) || lines.contains(args[0]),
+            "{args:?}: {lines}"
+        );
+    }
+    for args in [&["--no-such-flag"][..], &["stray"], &["--port"]] {
+        let output = run(&[], args);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_secret_is_never_told() {
+    let output = run(
+        &[
+            ("REDIS_PASSWORD", "hush-hush"),
+            ("PASSPHRASE", "sesame"),
+            ("PORT", "x"),
+        ],
+        &[],
+    );
+    let all = text(&output.stderr) + &text(&output.stdout);
+    assert!(
+        !all.contains("hush-hush") && !all.contains("sesame"),
+        "{all}"
+    );
+    let help = run(
+        &[("REDIS_PASSWORD", "hush-hush"), ("PASSPHRASE", "sesame")],
+        &["--help"],
+    );
+    let all = text(&help.stderr) + &text(&help.stdout);
+    assert!(
+        !all.contains("hush-hush") && !all.contains("sesame"),
+        "{all}"
+    );
+    let url = run(
+        &[("REDIS_ENDPOINT", "redis://user:hush-hush@host:99999")],
+        &[],
+    );
+    assert!(
+        !text(&url.stderr).contains("hush-hush"),
+        "{}",
+        text(&url.stderr)
+    );
+}
+
+#[test]
+fn help_names_every_setting_and_its_flag() {
+    let output = run(&[], &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for name in NAMES {
+        assert!(help.contains(name), "no {name} in\n{help}");
+        if *name != "RUST_LOG" {
+            assert!(help.contains(&flag(name)), "no {} in\n{help}", flag(name));
+        }
+    }
+    for line in help.lines() {
+        assert!(line.chars().count() <= 120, "too wide to read: {line}");
+    }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let output = run(&[], &["--version"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text(&output.stdout).trim(),
+        format!("bobbin {}", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn healthcheck_asks_the_local_server() {
+    let task = Task::start(&[]);
+    let port = task.addr.port().to_string();
+    assert_eq!(
+        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        run(&[], &["--healthcheck", "--port", &port]).status.code(),
+        Some(0)
+    );
+    // Bound to all addresses, as it is in a container, it is asked at the loopback.
+    assert_eq!(
+        run(&[("PORT", &port), ("BIND", "0.0.0.0")], &["--healthcheck"])
+            .status
+            .code(),
+        Some(0)
+    );
+    drop(task);
+    assert_eq!(
+        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn healthcheck_does_not_wait_for_a_server_that_hangs() {
+    let task = Task::start(&[]);
+    let port = task.addr.port().to_string();
+    task.signal("STOP");
+    assert_eq!(
+        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
+        Some(1)
+    ); // within `run`'s patience
+    task.signal("CONT");
+}
+
+#[test]
+fn a_port_that_is_taken_ends_the_start() {
+    let task = Task::start(&[]);
+    let output = run(&[("PORT", &task.addr.port().to_string())], &[]);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
+    let lines = text(&output.stderr);
+    assert!(lines.contains(&task.addr.port().to_string()), "{lines}");
+    assert!(!lines.contains("panicked"), "{lines}");
+}
+
+#[test]
+fn flags_win_over_the_environment() {
+    let mut command = Task::command();
+    command.envs([("PORT", "1"), ("BIND", "127.0.0.1"), ("RATE_LIMIT", "1")]);
+    command.args(["--port", "0", "--rate-limit=0"]);
+    let task = Task::spawn(command);
+    assert_ne!(task.addr.port(), 1);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    for n in 0..60 {
+        ada.post(&format!("m{n}"));
+    }
+    ada.say("no limit");
+}
+
+#[test]
+fn an_empty_value_is_as_good_as_none() {
+    // A template that fills in nothing makes such variables.
+    let empty: Vec<(&str, &str)> = NAMES
+        .iter()
+        .filter(|n| !matches!(**n, "PORT" | "BIND"))
+        .map(|name| (*name, ""))
+        .collect();
+    let task = Task::start(&empty);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("alone and open");
+    assert_eq!(get(task.addr, "/readyz").status, 200);
+}
+
+#[test]
+fn bind_chooses_the_address() {
+    let mut command = Task::command();
+    command.envs([("PORT", "0"), ("BIND", "127.0.0.2")]);
+    let task = Task::spawn(command);
+    assert_eq!(task.addr.ip().to_string(), "127.0.0.2");
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    let elsewhere = ([127, 0, 0, 1], task.addr.port()).into();
+    assert!(std::net::TcpStream::connect_timeout(&elsewhere, Duration::from_secs(1)).is_err());
+}
+
+#[test]
+fn the_endpoint_is_taken_in_each_form() {
+    let redis = Redis::start();
+    for endpoint in [
+        format!("127.0.0.1:{}", redis.port),
+        format!("localhost:{}", redis.port),
+        format!("redis://127.0.0.1:{}", redis.port),
+        format!("redis://127.0.0.1:{}/", redis.port),
+        format!("redis://127.0.0.1:{}/0", redis.port),
+    ] {
+        let task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
+        poll_until(&format!("ready with {endpoint}"), PATIENCE, || {
+            get(task.addr, "/readyz").status == 200
+        });
+    }
+    // A bare host, as in the article: the port is Redis's own.
+    let task = Task::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
+    let log = poll("the log names it", PATIENCE, || {
+        Some(task.log()).filter(|l| l.contains("127.0.0.77"))
+    });
+    assert!(log.contains("127.0.0.77:6379"), "{log}");
+}
+
+#[test]
+fn rate_limit_is_read() {
+    let task = Task::start(&[("RATE_LIMIT", "0.5")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let refused = (0..30).find(|n| {
+        let key = ada.post(&format!("m{n}"));
+        ada.until("an answer", |f| f["ref"] == key.as_str())["code"] == "rate_limited"
+    });
+    assert!(refused.is_some_and(|n| n >= 2), "{refused:?}");
+}
+
+#[test]
+fn history_days_lets_a_log_expire() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[("HISTORY_DAYS", "2")]);
+    Client::join(task.addr, "tea", "Ada").say("hi");
+    let seconds: i64 = redis.cmd("TTL bobbin:{tea}:log");
+    assert!(
+        (2 * 86_400 - 60..=2 * 86_400).contains(&seconds),
+        "{seconds}"
+    );
+}
+
+#[test]
+fn history_messages_is_read() {
+    for (count, kept) in [("5", 5..45), ("1000", 160..161)] {
+        let redis = Redis::with(&["--stream-node-max-entries", "10"]);
+        let task = Task::on(&redis, &[("HISTORY_MESSAGES", count), ("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        for n in 0..159 {
+            ada.post(&format!("m{n}"));
+        }
+        ada.say("last");
+        let length: i32 = redis.cmd("XLEN bobbin:{tea}:log");
+        assert!(
+            kept.contains(&length),
+            "HISTORY_MESSAGES={count} kept {length}"
+        );
+    }
+}
+
+#[test]
+fn rust_log_chooses_what_is_told() {
+    let quiet = Task::command();
+    drop(quiet);
+    let info = Task::start(&[]);
+    Client::join(info.addr, "tea", "Ada").leave();
+    let debug = Task::start(&[("RUST_LOG", "debug")]);
+    Client::join(debug.addr, "tea", "Ada").leave();
+    poll_until("a client's doings at debug", PATIENCE, || {
+        debug.log().lines().count() > info.log().lines().count()
+    });
+}
+
+#[test]
+fn metrics_emf_writes_lines_of_json_to_stdout() {
+    let mut task = Task::start(&[("METRICS_EMF", "1")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("to count");
+    // The last line is written at the end at the latest.
+    drop(ada);
+    task.signal("TERM");
+    task.wait(Duration::from_secs(30));
+    let out = task.out();
+    assert!(!out.trim().is_empty(), "nothing on stdout");
+    for line in out.lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let metrics = &value["_aws"]["CloudWatchMetrics"][0];
+        assert!(value["_aws"]["Timestamp"].is_u64(), "{line}");
+        assert!(metrics["Namespace"].is_string(), "{line}");
+        for metric in metrics["Metrics"].as_array().expect("a list of metrics") {
+            let name = metric["Name"].as_str().expect("a name");
+            assert!(value[name].is_number(), "{name} has no value: {line}");
+        }
+    }
+    let plain = Task::start(&[]);
+    Client::join(plain.addr, "tea", "Ada").leave();
+    assert_eq!(plain.out(), "", "without the setting stdout stays empty");
+}
+
+// ---- a Redis that wants to know who asks ----
+
+#[track_caller]
+fn ready_and_talking(task: &Task) {
+    poll_until("ready", PATIENCE, || {
+        get(task.addr, "/readyz").status == 200
+    });
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("hello through the lock");
+    ada.leave();
+}
+
+#[track_caller]
+fn never_ready(task: &Task) {
+    holds("not ready", Duration::from_secs(2), || {
+        get(task.addr, "/readyz").status == 503
+    });
+    let mut ada = Client::connect(task.addr, "tea");
+    assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
+}
+
+#[test]
+fn a_redis_with_a_password() {
+    let redis = Redis::with(&["--requirepass", "hush hush"]);
+    let file = redis.dir.join("password");
+    std::fs::write(&file, "hush hush\n").expect("a small file"); // an editor ends a file with a new line
+    let file = file.to_str().expect("a plain path");
+    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD", "hush hush")]));
+    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD_FILE", file)]));
+    let url = format!("redis://:hush%20hush@{}", redis.addr());
+    let task = Task::start(&[("REDIS_ENDPOINT", &url)]);
+    ready_and_talking(&task);
+    assert!(!task.log().contains("hush"), "{}", task.log());
+    let wrong = Task::on(&redis, &[("REDIS_PASSWORD", "shout")]);
+    never_ready(&wrong);
+    assert!(!wrong.log().contains("shout"), "{}", wrong.log());
+    never_ready(&Task::on(&redis, &[]));
+}
+
+/// A Redis that speaks TLS only, and the file with the authority that signed its certificate.
+fn tls_redis(args: &[&str]) -> (Redis, String) {
+    let mut redis = Redis::absent(&[]);
+    certificates(&redis.dir);
+    let path = |name: &str| {
+        redis
+            .dir
+            .join(name)
+            .to_str()
+            .expect("a plain path")
+            .to_owned()
+    };
+    let (ca, cert, key) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
+    let port = redis.port.to_string();
+    let tls = [
+        "--port",
+        "0",
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+    ];
+    let tls = [
+        &tls[..],
+        &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"],
+        args,
+    ]
+    .concat();
+    redis.arguments(&tls);
+    redis.up();
+    (redis, ca)
+}
+
+#[test]
+fn a_redis_with_tls() {
+    let (redis, ca) = tls_redis(&[]);
+    let url = format!("rediss://{}", redis.addr());
+    ready_and_talking(&Task::start(&[
+        ("REDIS_ENDPOINT", &url),
+        ("REDIS_CA_FILE", &ca),
+    ]));
+    ready_and_talking(&Task::on(
+        &redis,
+        &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)],
+    ));
+    let by_name = format!("localhost:{}", redis.port);
+    let task = Task::start(&[
+        ("REDIS_ENDPOINT", &by_name),
+        ("REDIS_TLS", "true"),
+        ("REDIS_CA_FILE", &ca),
+    ]);
+    ready_and_talking(&task);
+    // An authority that nobody knows is not trusted, and plain text gets nowhere.
+    never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
+    never_ready(&Task::on(&redis, &[]));
+}
+
+#[test]
+fn a_redis_with_tls_and_a_password_comes_and_goes() {
+    let (mut redis, ca) = tls_redis(&["--requirepass", "hush"]);
+    let settings = [
+        ("REDIS_TLS", "1"),
+        ("REDIS_CA_FILE", ca.as_str()),
+        ("REDIS_PASSWORD", "hush"),
+    ];
+    let (first, second) = (Task::on(&redis, &settings), Task::on(&redis, &settings));
+    ready_and_talking(&first);
+    ready_and_talking(&second);
+    let mut ada = Client::join(first.addr, "tea", "Eve");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    ada.say("across");
+    bob.hear("across");
+    redis.freeze();
+    let key = ada.post("hung");
+    assert_eq!(
+        ada.until("an answer", |f| f["ref"] == key.as_str())["code"],
+        "unavailable"
+    );
+    redis.thaw();
+    ada.until("status up", |f| {
+        f["type"] == "status" && f["backplane"] == "up"
+    });
+    redis.kill();
+    poll_until("not ready", PATIENCE, || {
+        get(first.addr, "/readyz").status == 503
+    });
+    redis.up();
+    for task in [&first, &second] {
+        poll_until("ready again", PATIENCE, || {
+            get(task.addr, "/readyz").status == 200
+        });
+    }
+    poll_until("it crosses again", PATIENCE, || {
+        let key = ada.post("again");
+        let answer = ada.until("an answer", |f| f["ref"] == key.as_str());
+        answer["type"] == "message"
+    });
+    bob.hear("again");
+}

@@ -165,6 +165,12 @@ impl Client {
         }
     }
 
+    /// Sends one frame; where the connection has ended meanwhile, that is no failure.
+    pub fn send_or_end(&mut self, frame: Value) {
+        self.note("->", &frame.to_string());
+        let _ = self.ws.send(Message::text(frame.to_string()));
+    }
+
     /// Sends one data frame of any kind, with any bytes in it.
     pub fn send_data(&mut self, kind: Data, bytes: &[u8]) {
         self.note("->", &format!("{kind:?} frame, {} bytes", bytes.len()));

@@ -46,6 +46,11 @@ impl Redis {
         }
     }
 
+    /// Replaces the arguments it is started with from now on.
+    pub fn arguments(&mut self, args: &[&str]) {
+        self.args = args.iter().map(ToString::to_string).collect();
+    }
+
     /// As `REDIS_ENDPOINT` takes it.
     pub fn endpoint(&self) -> String {
         self.addr().to_string()

@@ -1,0 +1,188 @@
+//! Proves that a task at its limits refuses with 503 and never dies of it, and that it takes new connections again
+//! as soon as others have gone.
+
+mod common;
+
+use common::http::{Connection, get};
+use common::*;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+const UPGRADE: &str = "GET /ws/lobby HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Opens a WebSocket and gives its TCP connection and the status, `None` if it was cut without an answer.
+fn open(task: &Task) -> (Option<u16>, Option<TcpStream>) {
+    let Ok(mut stream) = TcpStream::connect_timeout(&task.addr, PATIENCE) else {
+        return (None, None);
+    };
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut answer = [0; 12];
+    let done = stream
+        .write_all(UPGRADE.as_bytes())
+        .and_then(|()| stream.read_exact(&mut answer));
+    let status = done
+        .ok()
+        .and_then(|()| std::str::from_utf8(&answer[9..12]).ok()?.parse().ok());
+    (status, Some(stream))
+}
+
+/// A task under lowered limits of the kernel's.
+fn limited(limits: &[&str], settings: &[(&str, &str)]) -> Task {
+    let mut command = Command::new("prlimit");
+    task::bare(&mut command);
+    command.args(limits).arg(Task::binary());
+    command
+        .envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")])
+        .envs(settings.iter().copied());
+    Task::spawn(command)
+}
+
+/// Holds as many connections as are taken, up to `tries`; then lets all go and wants the task well again.
+#[track_caller]
+fn overrun(task: &mut Task, tries: usize) -> usize {
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for _ in 0..tries {
+        let (status, stream) = open(task);
+        match status {
+            Some(101) => held.extend(stream),
+            Some(503) | None => refused += 1,
+            Some(other) => panic!("status {other}"),
+        }
+    }
+    assert!(refused > 0, "{tries} connections, none refused");
+    assert_eq!(task.try_wait(), None, "it lives; its log:\n{}", task.log());
+    let taken = held.len();
+    drop(held);
+    poll_until("it takes as many again", PATIENCE, || {
+        let again: Vec<_> = (0..taken.min(20)).map(|_| open(task)).collect();
+        again.iter().all(|(status, _)| *status == Some(101))
+    });
+    poll_until("it is healthy", PATIENCE, || {
+        let (status, _) = open(task);
+        status == Some(101)
+    });
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    taken
+}
+
+#[test]
+fn at_max_connections_it_answers_503_and_recovers() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "5")]);
+    let mut clients: Vec<Client> = (0..5)
+        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
+        .collect();
+    let Err(refusal) = Client::upgrade(task.addr, "tea", "") else {
+        panic!("a sixth connection");
+    };
+    assert_eq!(refusal.status, 503);
+    assert!(
+        refusal
+            .header("retry-after")
+            .is_some_and(|v| v.parse::<u32>().is_ok()),
+        "{refusal:?}"
+    );
+    assert_eq!(refusal.text().trim_end().lines().count(), 1);
+    clients[0].say("those inside do not notice");
+    clients[4].hear("those inside do not notice");
+    clients.pop().expect("one").leave();
+    poll_until("there is room for one", PATIENCE, || {
+        Client::upgrade(task.addr, "tea", "").is_ok()
+    });
+}
+
+#[test]
+fn at_the_cap_it_is_still_healthy_for_the_load_balancer() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "5")]);
+    let _clients: Vec<Client> = (0..5)
+        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
+        .collect();
+    // A full task that answered 503 here would be killed, with all its sessions.
+    for _ in 0..10 {
+        assert_eq!(get(task.addr, "/healthz").status, 200);
+    }
+}
+
+#[test]
+fn a_crowd_far_over_the_cap_is_refused_and_recovered_from() {
+    let mut task = Task::start(&[("MAX_CONNECTIONS", "50")]);
+    let taken = overrun(&mut task, 300);
+    assert_eq!(taken, 50);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("as if nothing had been");
+}
+
+#[test]
+fn idle_http_connections_over_the_cap_are_survived() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "20")]);
+    let idle: Vec<Connection> = (0..100).map(|_| Connection::open(task.addr)).collect();
+    drop(idle);
+    poll_until("it answers", PATIENCE, || open(&task).0 == Some(101));
+}
+
+#[test]
+fn few_open_files_make_a_lower_cap() {
+    let mut task = limited(&["--nofile=100:100"], &[]);
+    let taken = overrun(&mut task, 200);
+    assert!((20..100).contains(&taken), "{taken} of at most 100 files");
+}
+
+#[test]
+fn accept_survives_running_out_of_files() {
+    // Told to take more than the kernel gives it, it must live with EMFILE.
+    let mut task = limited(&["--nofile=64:64"], &[("MAX_CONNECTIONS", "1000")]);
+    let mut held = Vec::new();
+    for _ in 0..150 {
+        held.extend(TcpStream::connect_timeout(&task.addr, PATIENCE));
+    }
+    holds("it lives", Duration::from_millis(1500), || {
+        task.try_wait().is_none()
+    });
+    drop(held);
+    poll_until("it answers again", PATIENCE, || open(&task).0 == Some(101));
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("as if nothing had been");
+}
+
+#[test]
+fn little_memory_is_survived_by_refusing() {
+    // Room for some hundred threads of address space above what the program takes to start.
+    let mut task = limited(&["--as=400000000"], &[("MAX_CONNECTIONS", "4000")]);
+    let mut held = Vec::new();
+    for _ in 0..1500 {
+        let (status, stream) = open(&task);
+        assert!(matches!(status, Some(101 | 503) | None), "{status:?}");
+        held.extend(stream);
+    }
+    assert_eq!(task.try_wait(), None, "it lives; its log:\n{}", task.log());
+    drop(held);
+    poll_until("it takes sessions again", PATIENCE, || {
+        open(&task).0 == Some(101)
+    });
+}
+
+#[test]
+fn threads_end_with_their_connections() {
+    let task = Task::start(&[]);
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    poll_until("quiet", PATIENCE, || task.threads() < 20);
+    let before = task.threads();
+    for round in 0..3 {
+        let clients: Vec<Client> = (0..60)
+            .map(|n| Client::join(task.addr, &format!("r{round}"), &format!("N{n}")))
+            .collect();
+        for (n, client) in clients.into_iter().enumerate() {
+            if n % 2 == 0 {
+                client.leave()
+            } else {
+                client.cut()
+            }
+        }
+    }
+    poll_until("as few threads as before", PATIENCE, || {
+        task.threads() <= before + 1
+    });
+}

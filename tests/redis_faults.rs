@@ -1,0 +1,415 @@
+//! Proves what is promised when Redis is the one that fails: nothing that had a receipt is lost, nothing that was
+//! refused is said, everyone is told, and all of it mends itself.
+
+mod common;
+
+use common::http::get;
+use common::*;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(2);
+
+fn ready(task: &Task) -> bool {
+    get(task.addr, "/readyz").status == 200
+}
+
+#[track_caller]
+fn until_ready(tasks: &[&Task]) {
+    for task in tasks {
+        poll_until("ready", Duration::from_secs(15), || ready(task));
+    }
+}
+
+/// Sends a message and wants it refused with `unavailable` within 2 s (and a little for a busy machine). Gives its ref.
+#[track_caller]
+fn refused(client: &mut Client, text: &str) -> String {
+    let start = Instant::now();
+    let key = client.post(text);
+    let error = client.until("an answer", |f| f["ref"] == key.as_str());
+    let took = start.elapsed();
+    assert_eq!(error["code"], "unavailable", "{error}");
+    assert!(
+        took < SOON + Duration::from_millis(800),
+        "refused after {took:?}"
+    );
+    key
+}
+
+/// Sends a message again and again, with one ref as a page does, until it has its receipt.
+#[track_caller]
+fn say_at_last(client: &mut Client, text: &str, key: &str) -> Value {
+    poll("a receipt at last", Duration::from_secs(15), || {
+        client.send(json!({"type": "message", "text": text, "ref": key}));
+        let answer = client.until("an answer", |f| f["ref"] == key);
+        if answer["type"] == "error" {
+            assert_eq!(answer["code"], "unavailable", "{answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        (answer["type"] == "message").then_some(answer)
+    })
+}
+
+#[track_caller]
+fn told(client: &mut Client, state: &str) {
+    client.until(&format!("status {state}"), |f| {
+        *f == json!({"type": "status", "backplane": state})
+    });
+}
+
+#[test]
+fn a_redis_that_is_killed_and_comes_back_with_its_data() {
+    let mut redis = Redis::durable();
+    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    let kept = ada.say("before");
+    redis.kill();
+    told(&mut ada, "down");
+    told(&mut bob, "down");
+    for task in [&first, &second] {
+        poll_until("not ready", PATIENCE, || !ready(task));
+        assert_eq!(get(task.addr, "/healthz").status, 200, "alive all the same");
+    }
+    let key = refused(&mut ada, "in between");
+    redis.up();
+    told(&mut ada, "up");
+    told(&mut bob, "up");
+    until_ready(&[&first, &second]);
+    let late = say_at_last(&mut ada, "in between", &key);
+    assert_eq!(bob.hear("in between"), late);
+    assert_eq!(bob.say("after"), ada.hear("after"));
+    bob.fence();
+    assert_eq!(
+        bob.messages()
+            .iter()
+            .map(|m| m["text"].clone())
+            .collect::<Vec<_>>(),
+        ["before", "in between", "after"]
+    );
+    bob.never("anybody leaving", |f| {
+        f["type"] == "presence" && f["left"] != json!([])
+    });
+    let cyd = Client::join(second.addr, "tea", "Cyd");
+    assert_eq!(cyd.welcome["messages"][0], kept);
+    assert_eq!(cyd.welcome["participants"], 3);
+}
+
+#[test]
+fn a_redis_that_comes_back_empty() {
+    let mut redis = Redis::start();
+    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    let lost = ada.say("before");
+    bob.hear("before");
+    redis.kill();
+    told(&mut ada, "down");
+    redis.wipe();
+    redis.up();
+    told(&mut ada, "up");
+    told(&mut bob, "up");
+    until_ready(&[&first, &second]);
+    let key = unique("ref");
+    let new = say_at_last(&mut ada, "after", &key);
+    assert_eq!(bob.hear("after"), new);
+    assert!(
+        new["at"].as_u64() >= lost["at"].as_u64(),
+        "ids go on to grow: they carry the time"
+    );
+    // One who was away asks for what came after something that is gone.
+    let secret = unique("a-secret-for-cyd");
+    let cyd = Client::back(second.addr, "tea", "Cyd", &secret, lost["id"].as_str());
+    assert_eq!(cyd.welcome["gap"], true);
+    assert_eq!(cyd.welcome["messages"], json!([new]));
+    // Those who were connected all the time are in the room again, with their names.
+    poll_until("all three are here", Duration::from_secs(20), || {
+        let late = Client::join(first.addr, "tea", "Late");
+        let count = late.welcome["participants"].as_u64();
+        late.leave();
+        count == Some(4)
+    });
+    let mut eve = Client::connect(second.addr, "tea");
+    assert_eq!(eve.try_enter("Ada", None)["code"], "name_taken");
+}
+
+#[test]
+fn a_redis_that_hangs() {
+    let redis = Redis::start();
+    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    ada.say("before");
+    bob.hear("before");
+    redis.freeze();
+    let key = refused(&mut ada, "while it hangs");
+    told(&mut ada, "down");
+    told(&mut bob, "down");
+    for task in [&first, &second] {
+        poll_until("not ready", PATIENCE, || !ready(task));
+        let body = get(task.addr, "/readyz").text();
+        assert!(
+            body.to_lowercase().contains("redis") || body.contains("backplane"),
+            "says why: {body}"
+        );
+        assert_eq!(get(task.addr, "/healthz").status, 200);
+    }
+    refused(&mut bob, "from the other task");
+    ada.fence(); // what needs no Redis goes on
+    redis.thaw();
+    told(&mut ada, "up");
+    told(&mut bob, "up");
+    until_ready(&[&first, &second]);
+    // The hung Redis may have carried out what was refused: with the same ref it is still said just once.
+    let receipt = say_at_last(&mut ada, "while it hangs", &key);
+    assert_eq!(bob.hear("while it hangs"), receipt);
+    ada.say("after");
+    bob.hear("after");
+    assert_eq!(
+        bob.messages()
+            .iter()
+            .filter(|m| m["ref"] == key.as_str())
+            .count(),
+        1
+    );
+    let ids: Vec<_> = bob.messages().iter().map(|m| m["id"].clone()).collect();
+    ada.fence();
+    let hers: Vec<_> = ada.messages().iter().map(|m| m["id"].clone()).collect();
+    assert!(
+        hers.iter().all(|id| ids.contains(id)),
+        "what she has, he has: {hers:?} {ids:?}"
+    );
+}
+
+#[test]
+fn joins_and_histories_are_refused_while_redis_hangs() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let said = ada.say("hi");
+    redis.freeze();
+    let mut bob = Client::connect(task.addr, "tea");
+    let start = Instant::now();
+    ada.send(json!({"type": "history", "before": said["id"], "limit": 10}));
+    assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
+    ada.expect_error("unavailable");
+    assert!(
+        start.elapsed() < SOON * 2 + Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    redis.thaw();
+    until_ready(&[&task]);
+    poll_until("Bob may join on the same connection", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(300));
+        bob.try_enter("Bob", None)["type"] == "welcome"
+    });
+    ada.see_join("Bob");
+}
+
+#[test]
+fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
+    let mut redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    redis.kill();
+    told(&mut ada, "down");
+    for _ in 0..5 {
+        let refs: Vec<String> = (0..4).map(|n| ada.post(&format!("m{n}"))).collect();
+        for key in refs {
+            assert_eq!(
+                ada.until("an answer", |f| f["ref"] == key.as_str())["type"],
+                "error"
+            );
+        }
+    }
+    std::thread::sleep(Duration::from_millis(1_500)); // the rate limit's bucket fills a little
+    for _ in 0..5 {
+        let key = ada.post("again");
+        ada.until("an answer", |f| f["ref"] == key.as_str());
+    }
+    ada.fence();
+    assert_eq!(ada.ended(), None);
+}
+
+#[test]
+fn a_redis_that_is_not_there_at_the_start() {
+    let mut redis = Redis::absent(&[]);
+    let task = Task::on(&redis, &[]);
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    let why = get(task.addr, "/readyz");
+    assert_eq!(why.status, 503);
+    assert!(why.json().is_object(), "{}", why.text());
+    assert!(
+        task.log().to_lowercase().contains("redis"),
+        "the log says so:\n{}",
+        task.log()
+    );
+    let mut ada = Client::connect(task.addr, "tea");
+    assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
+    redis.up();
+    until_ready(&[&task]);
+    ada.enter("Ada", None);
+    ada.say("patience pays");
+}
+
+#[test]
+fn scripts_that_redis_has_forgotten_are_sent_again() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("before");
+    redis.cmd::<String>("SCRIPT FLUSH");
+    ada.say("after");
+    Client::join(task.addr, "tea", "Bob").leave();
+    ada.see_leave("Bob");
+}
+
+#[test]
+fn connections_that_redis_ends_are_made_again_and_nothing_is_missed() {
+    let redis = Redis::start();
+    let (first, second) = (
+        Task::on(&redis, &[("RATE_LIMIT", "0")]),
+        Task::on(&redis, &[]),
+    );
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    let mut said = Vec::new();
+    for round in 0..8 {
+        let kind = ["pubsub", "normal"][round % 2];
+        redis.cmd::<i64>(&format!("CLIENT KILL TYPE {kind} SKIPME yes"));
+        for n in 0..5 {
+            let text = format!("round {round}, {n}");
+            said.push(say_at_last(&mut ada, &text, &unique("ref")));
+        }
+    }
+    for message in &said {
+        let heard = bob.until("each of them", |f| f["id"] == message["id"]);
+        assert_eq!(heard, *message);
+    }
+    bob.fence();
+    assert_eq!(bob.messages(), said, "each once, in order");
+}
+
+#[test]
+fn a_redis_without_memory_refuses_and_says_so() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("before");
+    redis.cmd::<String>("CONFIG SET maxmemory 1");
+    let key = refused(&mut ada, "no room for this");
+    redis.cmd::<String>("CONFIG SET maxmemory 0");
+    say_at_last(&mut ada, "no room for this", &key);
+    assert_eq!(ada.messages().len(), 2);
+}
+
+#[test]
+fn keys_of_a_wrong_type_harm_one_room_alone() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    redis.cmd::<String>("SET bobbin:{cursed}:log nonsense");
+    let mut bob = Client::connect(task.addr, "cursed");
+    let answer = bob.try_enter("Bob", None);
+    if answer["type"] == "welcome" {
+        let key = bob.post("hello?");
+        assert_eq!(
+            bob.until("an answer", |f| f["ref"] == key.as_str())["type"],
+            "error"
+        );
+    } else {
+        assert_eq!(answer["code"], "unavailable", "{answer}");
+    }
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("all is well here");
+}
+
+#[test]
+fn noise_on_the_channel_and_in_the_log_is_survived() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("before");
+    for noise in [
+        "",
+        "nonsense",
+        "{}",
+        "[]",
+        "null",
+        "{\"type\":\"message\"}",
+        "{\"id\":7}",
+        "1-1",
+        "m",
+        "\u{7f}",
+    ] {
+        if noise.is_empty() {
+            continue; // redis.cmd splits at spaces
+        }
+        redis.cmd::<i64>(&format!("PUBLISH bobbin:{{tea}}:live {noise}"));
+    }
+    redis.cmd::<String>("XADD bobbin:{tea}:log * strange field");
+    ada.say("after");
+    let bob = Client::join(task.addr, "tea", "Bob");
+    let texts: Vec<_> = bob.welcome["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["text"].clone())
+        .collect();
+    assert_eq!(texts, ["before", "after"]);
+}
+
+#[test]
+fn sigterm_ends_a_task_whose_redis_hangs() {
+    let redis = Redis::start();
+    let mut task = Task::on(&redis, &[("DRAIN_SECONDS", "1")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    redis.freeze();
+    ada.post("into the void");
+    task.signal("TERM");
+    ada.until("an answer before the end", |f| {
+        f["type"] == "error" || f["type"] == "message"
+    });
+    ada.expect_close(1012);
+    assert!(task.wait(Duration::from_secs(15)).success());
+    redis.thaw();
+}
+
+#[test]
+fn two_rooms_talk_through_a_redis_that_comes_and_goes() {
+    let mut redis = Redis::durable();
+    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let mut pairs: Vec<(Client, Client)> = ["tea", "milk"]
+        .map(|room| {
+            (
+                Client::join(first.addr, room, "Ada"),
+                Client::join(second.addr, room, "Bob"),
+            )
+        })
+        .into();
+    for round in 0..3 {
+        redis.kill();
+        let keys: Vec<String> = pairs
+            .iter_mut()
+            .map(|(ada, _)| ada.post(&format!("r{round}")))
+            .collect();
+        redis.up();
+        for ((ada, bob), key) in pairs.iter_mut().zip(&keys) {
+            let text = format!("r{round}");
+            let answer = ada.until("an answer", |f| f["ref"] == key.as_str());
+            let receipt = if answer["type"] == "message" {
+                answer
+            } else {
+                say_at_last(ada, &text, key)
+            };
+            assert_eq!(bob.hear(&text), receipt);
+        }
+    }
+    for (ada, bob) in &mut pairs {
+        ada.fence();
+        assert_eq!(bob.messages().len(), 3, "each once");
+        let mut hers: Vec<_> = ada.messages().iter().map(|m| m["id"].to_string()).collect();
+        hers.sort();
+        hers.dedup();
+        assert_eq!(hers.len(), 3);
+    }
+}

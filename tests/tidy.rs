@@ -1,0 +1,141 @@
+//! Proves what a reader of the source may rely on: each file says what it is, none is too long, nothing unsafe, no
+//! async runtime, and a reason beside every dependency.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All files below a directory of the package with one of these endings.
+fn files(dir: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir)
+            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+            .flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|e| endings.iter().any(|ending| e == *ending))
+            {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no {endings:?} in {dir}");
+    found.sort();
+    found
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[test]
+fn every_file_opens_by_saying_what_it_is() {
+    for (dir, ending, opening) in [
+        ("src", "rs", &["//! "][..]),
+        ("src", "lua", &["-- "]),
+        ("static", "js", &["// ", "/* ", "/** "]),
+        ("static", "css", &["/* "]),
+        ("static", "html", &["<!doctype html>"]),
+        ("tests", "rs", &["//! "]),
+    ] {
+        for path in files(dir, &[ending]) {
+            let text = read(&path).to_lowercase();
+            assert!(
+                opening.iter().any(|o| text.starts_with(o)),
+                "{}: no opening comment",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_over_400_lines() {
+    for path in files("src", &["rs", "lua"]) {
+        let lines = read(&path).lines().count();
+        assert!(lines <= 400, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn the_map_names_every_module() {
+    let map = read("src/lib.rs");
+    for path in files("src", &["rs"]) {
+        let stem = path
+            .file_stem()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        let deep = path.parent().is_some_and(|p| !p.ends_with("src"));
+        if !deep && stem != "lib" && stem != "main" {
+            assert!(
+                map.contains(&format!("mod {stem};")),
+                "lib.rs does not declare {stem}"
+            );
+        }
+    }
+    for rule in ["#![forbid(unsafe_code)]", "#![deny(missing_docs)]"] {
+        assert!(map.contains(rule), "lib.rs lacks {rule}");
+    }
+}
+
+#[test]
+fn there_is_no_async_anywhere() {
+    let lock = read("Cargo.lock");
+    for name in [
+        "tokio",
+        "async-std",
+        "smol",
+        "mio",
+        "futures-executor",
+        "hyper",
+        "async-io",
+        "async-executor",
+    ] {
+        assert!(
+            !lock.contains(&format!("name = \"{name}\"")),
+            "Cargo.lock holds {name}"
+        );
+    }
+    for path in files("src", &["rs"]) {
+        let text = read(&path);
+        assert!(
+            !text.contains("async fn") && !text.contains(".await"),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn each_dependency_says_what_it_is_for() {
+    let manifest = read("Cargo.toml");
+    let mut inside = false;
+    let mut reason = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            inside = line.contains("dependencies");
+        } else if inside && line.starts_with('#') {
+            reason = true;
+        } else if inside && line.contains('=') && !line.starts_with([' ', '}', ']']) {
+            assert!(reason || line.contains(" #"), "no reason beside: {line}");
+            reason = false;
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do_in_the_source() {
+    for path in files("src", &["rs", "lua"]) {
+        let text = read(&path);
+        for word in ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "dbg!("] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+    }
+}

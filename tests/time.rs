@@ -1,0 +1,341 @@
+//! Proves the promises that take their time: leases, heartbeats, idle connections, slow clients. They all wait
+//! side by side, so the whole file takes as long as its longest, the 75 s of an idle connection.
+
+#[macro_use]
+mod common;
+
+use common::http::Connection;
+use common::*;
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// `watcher` must be told that `name` left between 14 s (the clock of the lease starts with its last renewal) and
+/// 21 s after `cut`, and every later count is right.
+#[track_caller]
+fn leaves_with_its_lease(watcher: &mut Client, name: &str, cut: Instant) {
+    watcher.patience = seconds(30);
+    let left = watcher.see_leave(name);
+    let took = cut.elapsed();
+    assert!(
+        took > seconds(9),
+        "{name} left after {took:?}, the lease is 15 s, renewed every 5 s"
+    );
+    assert!(
+        took < seconds(21),
+        "{name} left after {took:?}, 20 s at the latest"
+    );
+    assert!(left["participants"].as_u64().is_some());
+}
+
+/// Two tasks on one Redis, a watcher on the second.
+fn pair(settings: &[(&str, &str)]) -> (Task, Task, Redis, Client) {
+    let redis = Redis::start();
+    let first = Task::on(&redis, settings);
+    let second = Task::on(&redis, settings);
+    let watcher = Client::join(second.addr, "tea", "Watcher");
+    (first, second, redis, watcher)
+}
+
+/// Reads a TCP connection to its end without ever answering, and says how long that took.
+#[track_caller]
+fn reads_to_the_end(mut stream: &TcpStream, patience: Duration) -> Duration {
+    let start = Instant::now();
+    let mut buffer = [0; 4096];
+    loop {
+        let left = patience
+            .checked_sub(start.elapsed())
+            .unwrap_or_else(|| panic!("no end within {patience:?}"));
+        stream
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .expect("a timeout");
+        match stream.read(&mut buffer) {
+            Ok(0) => return start.elapsed(),
+            Ok(_) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(_) => return start.elapsed(),
+        }
+    }
+}
+
+together! {
+    fn who_does_not_join_within_10_s_is_closed_with_1008() {
+        let task = Task::start(&[]);
+        let start = Instant::now();
+        let mut silent = Client::connect(task.addr, "tea");
+        let mut chatty = Client::connect(task.addr, "tea");
+        silent.patience = seconds(20);
+        chatty.patience = seconds(20);
+        // Pings are no join.
+        while start.elapsed() < seconds(8) {
+            chatty.send_ping();
+            chatty.take(Duration::from_millis(500));
+        }
+        silent.expect_close(1008);
+        chatty.expect_close(1008);
+        let took = start.elapsed();
+        assert!((seconds(9)..seconds(14)).contains(&took), "closed after {took:?}");
+    }
+
+    fn a_refused_join_may_be_tried_again_after_the_10_s() {
+        // A person reads "that name is taken" and thinks of another.
+        let task = Task::start(&[]);
+        let mut ada = Client::connect(task.addr, "tea");
+        assert_eq!(ada.try_enter("", None)["code"], "name_invalid");
+        ada.quiet("anything", seconds(15), |_| true);
+        ada.enter("Ada", None);
+        ada.say("found one");
+    }
+
+    fn a_head_that_is_not_complete_within_5_s_is_408() {
+        let task = Task::start(&[]);
+        let start = Instant::now();
+        let mut half = Connection::open(task.addr);
+        half.write("GET / HTTP/1.1\r\nHost: t\r\n");
+        let mut drip = Connection::open(task.addr);
+        drip.write("GET / HTTP/1.1\r\nX: ");
+        while start.elapsed() < seconds(4) {
+            drip.write("x");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        for connection in [&mut half, &mut drip] {
+            let response = connection.response(false);
+            assert_eq!(response.status, 408, "{response:?}");
+            assert_eq!(response.text().trim_end().lines().count(), 1);
+            assert!(connection.closed());
+        }
+        let took = start.elapsed();
+        assert!((seconds(4)..seconds(9)).contains(&took), "{took:?}");
+    }
+
+    fn an_idle_http_connection_is_closed_after_75_s() {
+        let task = Task::start(&[]);
+        let mut connection = Connection::open(task.addr);
+        assert_eq!(connection.request("GET", "/healthz", "").status, 200);
+        connection.patience(seconds(60));
+        assert!(!connection.closed(), "a load balancer would still use it");
+        assert_eq!(connection.request("GET", "/healthz", "").status, 200);
+        let start = Instant::now();
+        connection.patience(seconds(90));
+        assert!(connection.closed());
+        let took = start.elapsed();
+        assert!((seconds(72)..seconds(80)).contains(&took), "closed after {took:?}");
+    }
+
+    fn the_server_pings_every_20_s_and_keeps_who_answers() {
+        let task = Task::start(&[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        ada.quiet("anything but pings", seconds(65), |_| true);
+        assert!((3..=4).contains(&ada.pings), "{} pings in 65 s", ada.pings);
+        ada.say("still here");
+    }
+
+    fn a_peer_from_which_nothing_came_for_45_s_is_dropped() {
+        let task = Task::start(&[]);
+        let mut watcher = Client::join(task.addr, "tea", "Watcher");
+        let ada = Client::join(task.addr, "tea", "Ada");
+        let start = Instant::now();
+        let ended = reads_to_the_end(ada.tcp(), seconds(70));
+        assert!((seconds(40)..seconds(56)).contains(&ended), "dropped after {ended:?}");
+        watcher.patience = seconds(30);
+        watcher.see_leave("Ada");
+        assert!(start.elapsed() < seconds(45 + 22), "45 s and a lease");
+    }
+
+    fn a_broken_connection_leaves_with_its_lease_in_memory() {
+        let task = Task::start(&[]);
+        let mut watcher = Client::join(task.addr, "tea", "Watcher");
+        let ada = Client::join(task.addr, "tea", "Ada");
+        watcher.see_join("Ada");
+        let cut = Instant::now();
+        ada.cut();
+        leaves_with_its_lease(&mut watcher, "Ada", cut);
+        assert_eq!(watcher.participants(), 1);
+        let mut eve = Client::connect(task.addr, "tea");
+        assert_eq!(eve.try_enter("Ada", None)["type"], "welcome", "the name is free again");
+    }
+
+    fn a_broken_connection_leaves_with_its_lease_on_all_tasks() {
+        let (first, second, _redis, mut watcher) = pair(&[]);
+        let mut near = Client::join(first.addr, "tea", "Near");
+        let ada = Client::join(first.addr, "tea", "Ada");
+        watcher.see_join("Ada");
+        let cut = Instant::now();
+        ada.cut();
+        leaves_with_its_lease(&mut watcher, "Ada", cut);
+        near.see_leave("Ada");
+        assert_eq!((watcher.participants(), near.participants()), (2, 2));
+        watcher.quiet("a second notice", seconds(7), |f| f["type"] == "presence");
+        assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 3);
+    }
+
+    fn those_of_a_killed_task_leave_with_their_leases() {
+        let (mut first, second, _redis, mut watcher) = pair(&[]);
+        let _lost: Vec<Client> = ["Ada", "Bob", "Cyd"].iter().map(|n| Client::join(first.addr, "tea", n)).collect();
+        watcher.see_join("Cyd");
+        let cut = Instant::now();
+        first.kill();
+        for name in ["Ada", "Bob", "Cyd"] {
+            leaves_with_its_lease(&mut watcher, name, cut);
+        }
+        assert_eq!(watcher.participants(), 1);
+        assert_eq!(Client::join(second.addr, "tea", "Late").welcome["names"], json!(["Late", "Watcher"]));
+    }
+
+    fn those_of_a_killed_last_task_are_gone_when_the_next_one_starts() {
+        let (mut first, mut second, redis, _watcher) = pair(&[]);
+        let _ada = Client::join(first.addr, "tea", "Ada");
+        first.kill();
+        second.kill();
+        let cut = Instant::now();
+        let third = Task::on(&redis, &[]);
+        poll_until("nobody is left over", seconds(21), || {
+            let late = Client::join(third.addr, "tea", "Late");
+            let alone = late.welcome["participants"] == 1;
+            late.leave();
+            std::thread::sleep(Duration::from_millis(200));
+            alone
+        });
+        assert!(cut.elapsed() > seconds(9), "within the lease they may still come back");
+    }
+
+    fn those_of_a_drained_task_who_stay_away_leave_with_their_leases() {
+        let (mut first, _second, _redis, mut watcher) = pair(&[("DRAIN_SECONDS", "2")]);
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        watcher.see_join("Ada");
+        first.signal("TERM");
+        ada.expect_close(1012);
+        let cut = Instant::now();
+        assert!(first.wait(PATIENCE).success());
+        leaves_with_its_lease(&mut watcher, "Ada", cut);
+    }
+
+    fn a_comeback_within_the_lease_is_silent_for_good() {
+        let (mut first, second, _redis, mut watcher) = pair(&[("DRAIN_SECONDS", "1")]);
+        // One whose connection broke, one whose task dies, one that was drained away.
+        let broken = Client::join(second.addr, "tea", "Broken");
+        let drained = Client::join(first.addr, "tea", "Drained");
+        watcher.see_join("Drained");
+        let secrets = [broken.secret.clone(), drained.secret.clone()];
+        let start = Instant::now();
+        broken.cut();
+        first.signal("TERM");
+        first.wait(PATIENCE);
+        watcher.quiet("anybody leaving", seconds(8).saturating_sub(start.elapsed()), |f| f["type"] == "presence" && f["left"] != json!([]));
+        let mut back: Vec<Client> = ["Broken", "Drained"].iter().zip(&secrets)
+            .map(|(name, secret)| Client::back(second.addr, "tea", name, secret, None)).collect();
+        // Their old leases lapse now, and must not take the new ones with them.
+        watcher.quiet("anybody coming or going", seconds(22), |f| f["type"] == "presence" && f["joined"] != json!(["Broken"]));
+        for client in &mut back {
+            client.say("I never left");
+        }
+        assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 4);
+    }
+
+    fn a_lease_is_renewed_while_its_client_is_there() {
+        let (first, second, _redis, mut watcher) = pair(&[]);
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        watcher.see_join("Ada");
+        let quiet = std::thread::spawn(move || {
+            ada.quiet("anybody leaving", seconds(40), |f| f["type"] == "presence");
+            ada
+        });
+        watcher.quiet("anybody leaving", seconds(40), |f| f["type"] == "presence");
+        quiet.join().expect("Ada sees nobody leave").say("here");
+        assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 3);
+    }
+
+    fn a_frozen_task_that_thaws_makes_its_people_whole_again() {
+        // A task that is stopped for longer than its leases (a paused virtual machine) loses them; when it goes on,
+        // those who are still connected are in the room again and the count is right everywhere.
+        let (first, second, _redis, mut watcher) = pair(&[]);
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        watcher.see_join("Ada");
+        first.signal("STOP");
+        watcher.patience = seconds(25);
+        watcher.see_leave("Ada");
+        first.signal("CONT");
+        poll_until("Ada counts again, or was told to come back", seconds(25), || {
+            ada.ended().is_some() || {
+                let late = Client::join(second.addr, "tea", "Late");
+                let count = late.welcome["participants"].as_u64();
+                late.leave();
+                std::thread::sleep(Duration::from_millis(200));
+                count == Some(3)
+            }
+        });
+    }
+
+    fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
+        let task = Task::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let mut bob = Client::join(task.addr, "tea", "Bob");
+        let mut slow = slow_client(&task, "tea", "Slow");
+        let text = "x".repeat(4000);
+        let start = Instant::now();
+        // 12 MB: more than the socket buffers of both sides and the backlog of 256 KiB hold.
+        for n in 0..3000 {
+            ada.post(&text);
+            if n % 50 == 49 {
+                let sent = Instant::now();
+                let key = format!("fence {n}");
+                ada.say(&key);
+                bob.hear(&key);
+                assert!(sent.elapsed() < seconds(5), "others notice: {:?}", sent.elapsed());
+            }
+        }
+        assert_eq!(bob.messages().len(), 3060);
+        slow.patience = seconds(30);
+        let end = slow.end();
+        assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
+        assert!(slow.messages().len() < 3060, "it was cut, not fed");
+        assert!(start.elapsed() < seconds(60));
+        task.logged("Slow"); // an operator finds out who was cut
+    }
+
+    fn a_backlog_that_does_not_move_for_10_s_is_cut_even_if_small() {
+        let task = Task::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let mut slow = slow_client(&task, "tea", "Slow");
+        // Fill the socket buffers until a small backlog stays behind, then say nothing more.
+        let text = "x".repeat(4000);
+        let before = http::metric(task.addr, "bobbin_sessions");
+        poll_until("it is cut, without 256 KiB more", seconds(60), || {
+            if slow_backlog(&task) == 0.0 {
+                for _ in 0..10 {
+                    ada.say(&text);
+                }
+            } else {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            http::metric(task.addr, "bobbin_sessions") < before
+        });
+        slow.patience = seconds(20);
+        let end = slow.end();
+        assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
+    }
+}
+
+/// Joins with small socket buffers on its side, and does not read from then on.
+fn slow_client(task: &Task, room: &str, name: &str) -> Client {
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(&task.addr.into()).expect("a connection");
+    let (mut client, _) = Client::upgrade_on(socket.into(), room, "").expect("an upgrade");
+    client.enter(name, None);
+    client
+}
+
+/// How many sessions have a backlog now.
+fn slow_backlog(task: &Task) -> f64 {
+    http::metric(task.addr, "bobbin_backlogged_sessions")
+}
