@@ -10,10 +10,11 @@ mod plot;
 mod process;
 mod report;
 mod runs;
+mod stacks;
 mod ws;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -22,14 +23,16 @@ const HELP: &str = "\
 Measures Bobbin beside its peers, on this machine only.
 
   --quick          small sizes, under three minutes
-  --only A,B       only these runs: fanout, sweep, memory, many, rooms, joins, start, slow, containers
+  --only A,B       only these runs: fanout, sweep, memory, many, rooms, joins, start, stacks,
+                   slow, containers
   --servers A,B    only these servers: bobbin, socket.io, axum, uws, floor
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
   --draw FILE      no run: print and draw the figures of this file
 ";
 
-const RUNS: [&str; 9] = ["fanout", "sweep", "memory", "many", "rooms", "joins", "start", "slow", "containers"];
+const RUNS: [&str; 10] =
+    ["fanout", "sweep", "memory", "many", "rooms", "joins", "start", "stacks", "slow", "containers"];
 
 struct Options {
     quick: bool,
@@ -102,7 +105,7 @@ fn bench(options: Options) -> io::Result<()> {
 }
 
 /// Runs what is asked for. The figures so far are written after each run, so that one that fails loses nothing.
-fn measure(quick: bool, only: &[String], servers: &[String], bobbin: &PathBuf, out: &PathBuf) -> io::Result<Value> {
+fn measure(quick: bool, only: &[String], servers: &[String], bobbin: &Path, out: &Path) -> io::Result<Value> {
     std::fs::create_dir_all(out)?;
     let redis = process::Redis::start()?;
     let servers = peers::recipes(&redis, bobbin, servers)?;
@@ -117,6 +120,7 @@ fn measure(quick: bool, only: &[String], servers: &[String], bobbin: &PathBuf, o
             "rooms" => bench.rooms(),
             "joins" => bench.joins(),
             "start" => bench.start_time(),
+            "stacks" => bench.stacks(),
             "slow" => bench.slow(),
             _ => bench.containers(),
         };

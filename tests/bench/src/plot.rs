@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::report;
+
 /// One line in a chart.
 struct Line {
     name: String,
@@ -80,7 +82,7 @@ fn memory(memory: &Value) -> Chart {
     };
     let mut lines = servers(memory, of("with_kernel_stacks_kb"));
     for line in servers(memory, of("rss_kb")).into_iter().filter(|line| line.name == "bobbin") {
-        lines.push(Line { name: "bobbin, resident only".to_owned(), dashed: true, ..line });
+        lines.push(Line { name: "Bobbin, resident".to_owned(), dashed: true, ..line });
     }
     Chart {
         title: "Memory by idle connections (resident, page tables, kernel stacks)".to_owned(),
@@ -96,16 +98,21 @@ fn latency(fanout: &Value) -> Chart {
     let nines = |quantile: f64| 1.0 / (1.0 - quantile.min(0.9999));
     let lines = servers(&fanout["servers"], |server| {
         let curve = server["latency_curve_us"].as_array().into_iter().flatten();
-        curve.map(|point| pair(&point[0], &point[1])).map(|(q, us)| (nines(q), us / 1000.0)).collect()
+        let curve = curve.map(|point| pair(&point[0], &point[1])).filter(|(quantile, _)| *quantile >= 0.5);
+        curve.map(|(quantile, us)| (nines(quantile), us / 1000.0)).collect()
     });
     let mut x = log_axis("share of deliveries", &lines, |point| point.0, &[1.0]);
-    x.ticks = [("0 %", 0.0), ("50 %", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("99.9 %", 0.999), ("99.99 %", 0.9999)]
+    x.ticks = [("50 %", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("99.9 %", 0.999), ("99.99 %", 0.9999)]
         .map(|(label, quantile)| (nines(quantile), label.to_owned()))
         .to_vec();
     Chart {
-        title: format!("Latency at {} messages/s to {} clients", fanout["messages_per_s"], fanout["clients"]),
+        title: format!(
+            "Latency of {} messages/s to {} clients in one room",
+            label(fanout["messages_per_s"].as_f64().unwrap_or(0.0)),
+            label(fanout["clients"].as_f64().unwrap_or(0.0))
+        ),
         x,
-        y: log_axis("ms from say to seen", &lines, |point| point.1, &[1.0, 2.0, 5.0]),
+        y: linear_axis("ms from said to read", &lines, |point| point.1),
         lines,
         footnote: String::new(),
     }
@@ -158,7 +165,7 @@ fn linear_axis(title: &'static str, lines: &[Line], of: fn(&(f64, f64)) -> f64) 
 }
 
 fn label(value: f64) -> String {
-    if value >= 1000.0 && value % 1000.0 == 0.0 { format!("{},000", value / 1000.0) } else { format!("{value}") }
+    if value < 1000.0 { format!("{value}") } else { format!("{},{:03}", (value / 1000.0).floor(), value % 1000.0) }
 }
 
 const WIDTH: f64 = 760.0;
@@ -265,7 +272,7 @@ impl Chart {
                 RIGHT + 10.0,
                 y + 4.0,
                 line.colour,
-                line.name
+                report::label(&line.name)
             );
         }
     }

@@ -59,6 +59,7 @@ pub fn tables(results: &Value) -> String {
             "sweep" => sweep(&mut out, run),
             "memory" => memory(&mut out, run),
             "containers" => containers(&mut out, run),
+            "stacks" => stacks(&mut out, run),
             "about" => {}
             _ => {
                 let _ = writeln!(out, "### {key}\n");
@@ -87,7 +88,7 @@ fn fanout(out: &mut String, run: &Value) {
             let saturated = &server["saturated"];
             let all = server["every_delivery"] == true && saturated["every_delivery"] == true;
             vec![
-                name.clone(),
+                label(name),
                 plain(&server["cpu_us"]),
                 ratio(server, "cpu_us", bobbin),
                 milliseconds(&server["p50_us"]),
@@ -129,7 +130,7 @@ fn sweep(out: &mut String, run: &Value) {
         .iter()
         .map(|(name, points)| {
             let costs = points.as_array().into_iter().flatten().map(|point| plain(&point["cpu_us"]));
-            std::iter::once((*name).clone()).chain(costs).collect()
+            std::iter::once(label(name)).chain(costs).collect()
         })
         .collect();
     table(out, &head.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
@@ -147,7 +148,7 @@ fn memory(out: &mut String, run: &Value) {
                 last.and_then(|last| last[key].as_f64()).map_or("–".to_owned(), |kb| format!("{:.0}", kb / 1024.0))
             };
             vec![
-                name.clone(),
+                label(name),
                 plain(&server["connected"]),
                 plain(&server["connect_s"]),
                 megabytes("rss_kb"),
@@ -198,6 +199,19 @@ fn containers(out: &mut String, run: &Value) {
     table(out, &head, &rows);
 }
 
+fn stacks(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### Stack touched so far, by kind of thread\n");
+    let mut rows = Vec::new();
+    for (path, threads) in run.as_object().into_iter().flatten() {
+        for (name, stack) in threads.as_object().into_iter().flatten() {
+            let figures = ["threads", "reserved_kb", "touched_kb_mean", "touched_kb_most"];
+            let figures = figures.iter().map(|key| plain(&stack[*key]));
+            rows.push([path.clone(), name.clone()].into_iter().chain(figures).collect());
+        }
+    }
+    table(out, &["after", "thread", "threads", "reserved kB", "touched kB, mean", "touched kB, most"], &rows);
+}
+
 /// Every figure within, as rows of path and value.
 fn flat(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     match value {
@@ -232,6 +246,19 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
     out.push('\n');
 }
 
+/// A server's name for people.
+pub fn label(name: &str) -> String {
+    match name {
+        "bobbin" => "Bobbin",
+        "uws" => "uWebSockets (Bun)",
+        "axum" => "axum + tokio",
+        "socket.io" => "socket.io 4",
+        "floor" => "floor: bare send(2)",
+        other => other,
+    }
+    .to_owned()
+}
+
 fn milliseconds(microseconds: &Value) -> String {
     microseconds.as_f64().map_or("–".to_owned(), |value| format!("{:.1}", value / 1000.0))
 }
@@ -242,8 +269,8 @@ fn plain(value: &Value) -> String {
         Value::Null => "–".to_owned(),
         Value::Number(number) => match number.as_f64() {
             Some(value) if value.fract() == 0.0 && value.abs() >= 10_000.0 => thousands(value as i64),
-            Some(value) if value.fract() == 0.0 => format!("{value:.0}"),
-            _ => number.to_string(),
+            Some(value) => format!("{}", (value * 100.0).round() / 100.0),
+            None => number.to_string(),
         },
         other => other.to_string(),
     }
@@ -253,7 +280,7 @@ fn thousands(value: i64) -> String {
     let digits = value.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

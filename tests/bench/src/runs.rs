@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::crowd::{self, Crowd, Entrance};
 use crate::ledger::Ledger;
 use crate::process::{self, Cage, Recipe, Redis, Server};
+use crate::stacks::{self, Probe};
 
 /// What a run is made of.
 pub struct Bench {
@@ -272,6 +273,37 @@ impl Bench {
         Ok(json!({
             "median_ms": round_to(median(times), 1), "worst_ms": round_to(worst, 1), "binary_bytes": size,
         }))
+    }
+
+    /// The stack that each kind of thread has touched: many idle sessions, and one for each of the deepest paths.
+    pub fn stacks(&self) -> io::Result<Value> {
+        let idle = 200;
+        say("stacks");
+        let (server, mut crowd) = self.start(self.bobbin())?;
+        crowd.enter(crowd::rooms("idle", idle, 50), Entrance::default())?;
+        everyone(&crowd, idle, &server)?;
+        settle(&mut crowd)?;
+        let mut result = Map::new();
+        result.insert("idle".to_owned(), stacks::by_thread(server.pid())?);
+        drop((crowd, server));
+
+        let (server, _) = self.start(self.bobbin())?;
+        let mut kept = Vec::new();
+        let mut deepest = |result: &mut Map<String, Value>, path: &str, probe: io::Result<Probe>| -> io::Result<()> {
+            match probe {
+                Ok(probe) => kept.push(probe),
+                Err(error) => eprintln!("  {path}: {error}"),
+            }
+            result.insert(path.to_owned(), stacks::by_thread(server.pid())?);
+            Ok(())
+        };
+        for (client, (path, frames)) in stacks::paths().into_iter().enumerate() {
+            deepest(&mut result, path, Probe::chat(server.address, client, &frames))?;
+        }
+        for page in ["/", "/app.js", "/metrics", "/readyz", "/nothing"] {
+            deepest(&mut result, page, Probe::page(server.address, page))?;
+        }
+        Ok(Value::Object(result))
     }
 
     /// The same run with and without clients that do not read.
