@@ -1,0 +1,327 @@
+//! The judge: takes all books together and says which promise was broken.
+//!
+//! **Seen once, by all, in one order.** Each client notes ids that do not grow, within a connection and beyond its
+//! `since`; and one id never means two messages. So all clients of a room see the same messages in the same order, and what is
+//! left to check is that none is missing and none was said twice under two ids:
+//!
+//! - *lost*: every message that anyone has seen, or that is in the log at the end, was seen by every client of the room
+//!   whose first welcome was older than it. No matter whether its sender had a receipt: in the log is in the log.
+//! - *twice*: one ref has one id.
+//! - *forgotten*: what anyone has seen is in the log at the end.
+//! - *vanished*: every message that was sent has a receipt in the end, or its sender took an error for an answer. Half of the
+//!   clients send again only after an error or on a new connection; an answer that never comes stays away for good.
+//!
+//! **Lives of the data.** When Redis comes back without its data, a new life begins, and an id's time tells which one it is
+//! of. What was promised in one life cannot be kept in the next by anyone, so exactly three excuses hold, and only
+//! for messages of a life that has ended:
+//!
+//! - *forgotten* is not asked of it.
+//! - *lost* is excused where the client had no chance to get it: between one second after the message and the end of the
+//!   life there was no moment at which the client had been joined for a second on a task that no fault had
+//!   touched for [`SETTLE`]. (Redis may die after it published to one task and before it published to the
+//!   next; and what a cut client would have fetched from the log, it cannot fetch from an empty one.) Where there was such
+//!   a moment, it is lost like any other.
+//! - *twice* is excused between two lives, if the sender had no receipt when the first life ended and so had to send
+//!   again; or if the message was under way just then, so that a task may have repeated it to Redis by itself.
+//!   Within one life there is no excuse.
+//!
+//! In return `gap` must be true in exactly those welcomes whose `since` is from a former life.
+
+use super::clock::{At, show};
+use super::inspect::Log;
+use super::ledger::{Book, Broken, Connection, Id, Ledger, Window};
+use super::story;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What a task may take, after a fault, until its clients have everything again: back-off of up to 5 s, or a deaf subscription
+/// that the probe finds after 10 s.
+pub const SETTLE: At = 14_000;
+/// `unavailable` is promised within 2 s; the rest is for a busy machine.
+const REFUSED_WITHIN: At = 3500;
+/// How long a task may hold a message before it has to refuse it.
+const UNDER_WAY: At = 5000;
+
+pub struct Verdict {
+    pub broken: Vec<Broken>,
+    /// Messages, times clients, that a client had no chance to get before the data was lost.
+    pub excused: usize,
+    /// The longest that a client waited for a refusal while nothing could be kept.
+    pub slowest_refusal: At,
+}
+
+pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
+    let windows = ledger.windows.lock().expect("all is over").clone();
+    let lives = Lives(ledger.losses.lock().expect("all is over").clone());
+    let mut verdict = Verdict {
+        broken: Vec::new(),
+        excused: 0,
+        slowest_refusal: 0,
+    };
+    for remark in ledger.remarks.lock().expect("all is over").iter() {
+        verdict.broken.push(Broken {
+            what: "a process misbehaved",
+            story: remark.clone(),
+        });
+    }
+    let books: Vec<_> = ledger
+        .clients
+        .iter()
+        .map(|c| c.lock().expect("all is over"))
+        .collect();
+    for book in &books {
+        verdict.broken.extend(book.broken.iter().cloned());
+        vanished(&mut verdict, book, &windows);
+        refusals(&mut verdict, book, &windows);
+        gaps(&mut verdict, book, &lives);
+        seen_leaving(
+            &mut verdict,
+            book,
+            &books.iter().map(|b| &**b).collect::<Vec<_>>(),
+            &windows,
+        );
+    }
+    for (room, log) in logs {
+        let empty = Log::new();
+        let facts = ledger.facts();
+        let known = facts.get(room).unwrap_or(&empty);
+        let here: Vec<&Book> = books
+            .iter()
+            .map(|b| &**b)
+            .filter(|b| b.room == *room)
+            .collect();
+        let judge = Room {
+            room,
+            log,
+            known,
+            here,
+            lives: &lives,
+            windows: &windows,
+        };
+        judge.lost(&mut verdict);
+        judge.twice(&mut verdict);
+        judge.forgotten(&mut verdict);
+    }
+    verdict
+}
+
+/// The times at which data was lost.
+pub struct Lives(pub Vec<At>);
+
+impl Lives {
+    /// The number of the life in which a moment is.
+    pub fn of(&self, at: At) -> usize {
+        self.0.iter().filter(|loss| **loss < at).count()
+    }
+
+    pub fn now(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What is judged room by room.
+pub struct Room<'a> {
+    pub room: &'a str,
+    pub log: &'a Log,
+    /// What anyone has seen.
+    pub known: &'a Log,
+    pub here: Vec<&'a Book>,
+    pub lives: &'a Lives,
+    pub windows: &'a [Window],
+}
+
+impl Room<'_> {
+    fn lost(&self, verdict: &mut Verdict) {
+        let all: BTreeSet<Id> = self.known.keys().chain(self.log.keys()).copied().collect();
+        for id in all {
+            let life = self.lives.of(id.at());
+            let mut missed_by = Vec::new();
+            for book in self
+                .here
+                .iter()
+                .filter(|b| id > b.began && !b.seen.contains_key(&id))
+            {
+                if life < self.lives.now() && !self.had_a_chance(book, id, self.lives.0[life]) {
+                    verdict.excused += 1;
+                } else {
+                    missed_by.push(*book);
+                }
+            }
+            if !missed_by.is_empty() {
+                verdict.broken.push(Broken {
+                    what: "lost",
+                    story: story::lost(self, id, &missed_by),
+                });
+            }
+        }
+    }
+
+    /// Whether a client could have got a message before the data was lost: see the head of this file.
+    fn had_a_chance(&self, book: &Book, id: Id, lost: At) -> bool {
+        let joined = book
+            .connections
+            .iter()
+            .filter_map(|c| Some((c.welcome?, c)));
+        joined.into_iter().any(|(welcome, connection)| {
+            let from = (welcome + 1000).max(id.at() + 1000);
+            let to = connection.end().min(lost);
+            let faults = || {
+                self.windows
+                    .iter()
+                    .filter(|w| w.deafens && w.touches(connection.task))
+            };
+            let settled = |w: &Window| w.to.saturating_add(SETTLE);
+            // If there is a sound moment at all, one is at the beginning, or where a fault has just settled.
+            let mut moments = faults()
+                .map(settled)
+                .chain([from])
+                .filter(|m| from <= *m && *m < to);
+            moments.any(|m| faults().all(|w| m < w.from || settled(w) <= m))
+        })
+    }
+
+    fn twice(&self, verdict: &mut Verdict) {
+        let mut by_key: HashMap<&str, Vec<Id>> = HashMap::new();
+        for (id, facts) in self.known.iter().chain(
+            self.log
+                .iter()
+                .filter(|(id, _)| !self.known.contains_key(id)),
+        ) {
+            if let Some(key) = &facts.key {
+                by_key.entry(key).or_default().push(*id);
+            }
+        }
+        for (key, mut ids) in by_key.into_iter().filter(|(_, ids)| ids.len() > 1) {
+            ids.sort();
+            if ids
+                .windows(2)
+                .any(|pair| !self.said_again_rightly(key, pair[0], pair[1]))
+            {
+                verdict.broken.push(Broken {
+                    what: "said twice",
+                    story: story::twice(self, key, &ids),
+                });
+            }
+        }
+    }
+
+    fn said_again_rightly(&self, key: &str, first: Id, second: Id) -> bool {
+        let life = self.lives.of(first.at());
+        if life == self.lives.of(second.at()) {
+            return false;
+        }
+        let lost = self.lives.0[life];
+        let message = self
+            .here
+            .iter()
+            .flat_map(|b| &b.messages)
+            .find(|m| &*m.key == key);
+        let receipt = message.and_then(|m| m.receipt);
+        receipt.is_none_or(|(at, ..)| at >= lost) || first.at() + UNDER_WAY > lost
+    }
+
+    fn forgotten(&self, verdict: &mut Verdict) {
+        for id in self.known.keys().filter(|id| !self.log.contains_key(id)) {
+            if self.lives.of(id.at()) == self.lives.now() {
+                let story = story::message(self, *id);
+                verdict.broken.push(Broken {
+                    what: "seen, but not in the log",
+                    story,
+                });
+            }
+        }
+    }
+}
+
+fn vanished(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
+    for (i, message) in book.messages.iter().enumerate() {
+        if message.receipt.is_none() && !message.given_up {
+            let story = story::sending(book, i, windows);
+            verdict.broken.push(Broken {
+                what: "vanished: neither receipt nor error",
+                story,
+            });
+        }
+    }
+}
+
+/// While Redis was away for long enough, every message had to be refused in time, unless its connection ended or
+/// its task stood still.
+fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
+    for (i, attempt) in book.attempts.iter().enumerate() {
+        let connection = &book.connections[attempt.connection];
+        let due = attempt.at + REFUSED_WITHIN;
+        let touching = || windows.iter().filter(|w| w.touches(connection.task));
+        let away = touching().any(|w| w.refuses && w.from + 100 < attempt.at && due < w.to);
+        let stopped = touching().any(|w| w.stops && w.from < due && attempt.at < w.to);
+        if !away || stopped || connection.end() < due {
+            continue;
+        }
+        let waited = attempt.answer.map_or(At::MAX, |(at, _)| at - attempt.at);
+        if waited > REFUSED_WITHIN {
+            let story = story::sending(book, book.attempts[i].message, windows);
+            verdict.broken.push(Broken {
+                what: "not refused in time",
+                story,
+            });
+        } else {
+            verdict.slowest_refusal = verdict.slowest_refusal.max(waited);
+        }
+    }
+}
+
+fn gaps(verdict: &mut Verdict, book: &Book, lives: &Lives) {
+    let joined =
+        |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
+    for (since, welcome, opened, gap) in book.connections.iter().filter_map(joined) {
+        let life = lives.of(opened);
+        let expected = lives.of(since.at()) < life;
+        if life == lives.of(welcome) && gap != expected {
+            let story = format!(
+                "{} joined at {} with since={since} of life {} in life {life}: gap is {gap}",
+                book.name,
+                show(welcome),
+                lives.of(since.at())
+            );
+            verdict.broken.push(Broken {
+                what: "gap is wrong",
+                story,
+            });
+        }
+    }
+}
+
+/// Nobody may be told that someone left who sat all the time on a task that no fault touched.
+fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Window]) {
+    for change in &book.changes {
+        for name in &change.left {
+            let long = change.at.saturating_sub(20_000);
+            let here =
+                |c: &&Connection| c.welcome.is_some_and(|w| w <= long) && c.end() > change.at + 500;
+            let Some(other) = all.iter().find(|b| b.name == *name && b.room == book.room) else {
+                continue;
+            };
+            let Some(connection) = other.connections.iter().find(here) else {
+                continue;
+            };
+            let touched = |w: &Window| {
+                w.deafens
+                    && w.touches(connection.task)
+                    && w.from < change.at
+                    && w.to + SETTLE > long
+            };
+            if !windows.iter().any(touched) {
+                let story = format!(
+                    "{} was told at {} that {name} left, who sat on task {} since {}",
+                    book.name,
+                    show(change.at),
+                    connection.task,
+                    show(connection.welcome.unwrap_or_default())
+                );
+                verdict.broken.push(Broken {
+                    what: "seen leaving, but here",
+                    story,
+                });
+            }
+        }
+    }
+}

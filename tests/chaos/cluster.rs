@@ -1,0 +1,389 @@
+//! The system under test, as processes: one Redis with an append-only file, three tasks, each behind a proxy of its
+//! own. Carries out the schedule's faults, heals them, and writes down when.
+
+use super::client::{Order, Stage};
+use super::clock::{self, At};
+use super::common::http::Connection;
+use super::common::{Redis, Task};
+use super::ledger::Window;
+use super::process::{Running, Usage, names_of_threads, settled, tail, usage};
+use super::proxy::{Proxy, Which};
+use super::rng::Rng;
+use super::schedule::{Fault, Planned};
+use super::slow;
+use super::{DRAIN_SECONDS, TASKS};
+use std::sync::Arc;
+
+/// A deaf subscription must be found by then: a heartbeat (5 s), the wait for the probe (5 s), and some patience.
+const DEAF_AT_MOST: At = 14_000;
+
+pub struct Cluster {
+    redis: Redis,
+    proxies: Vec<Proxy>,
+    tasks: Vec<Running>,
+    /// Tasks that have had their SIGTERM, and when.
+    draining: Vec<(Running, At)>,
+    /// The slots whose subscription is deaf, with the number of the window.
+    deaf: Vec<(usize, usize)>,
+    stage: Arc<Stage>,
+    rng: Rng,
+    slow_ones: usize,
+}
+
+impl Cluster {
+    /// Starts everything. The tasks' addresses are on the stage then.
+    pub fn start(stage: Arc<Stage>, seed: u64) -> Cluster {
+        // Each command is on disk before it is answered; so what a killed Redis forgets, nobody had been promised.
+        let redis = Redis::durable();
+        let proxies: Vec<Proxy> = (0..TASKS).map(|_| Proxy::start(redis.addr())).collect();
+        let mut cluster = Cluster {
+            redis,
+            proxies,
+            tasks: Vec::new(),
+            draining: Vec::new(),
+            deaf: Vec::new(),
+            stage,
+            rng: Rng::new(seed, 2000),
+            slow_ones: 0,
+        };
+        let idle = Usage {
+            threads: 0,
+            files: 0,
+        };
+        for slot in 0..TASKS {
+            let task = cluster.new_task(slot);
+            cluster.tasks.push(Running {
+                task,
+                slot,
+                idle,
+                killed: false,
+            });
+        }
+        for slot in 0..TASKS {
+            let ready = cluster.wait_ready(slot, 10_000);
+            assert!(ready, "task {slot} is not ready at the start");
+            cluster.tasks[slot].idle = settled(&cluster.tasks[slot].task);
+        }
+        cluster
+    }
+
+    fn new_task(&self, slot: usize) -> Task {
+        let (endpoint, drain) = (
+            self.proxies[slot].addr.to_string(),
+            DRAIN_SECONDS.to_string(),
+        );
+        let task = Task::start(&[
+            ("REDIS_ENDPOINT", &endpoint),
+            ("DRAIN_SECONDS", &drain),
+            ("HISTORY_MESSAGES", "1000000"), // nothing is trimmed, so `gap` means lost data
+        ]);
+        self.stage.tasks.lock().expect("nobody panics holding it")[slot] = task.addr;
+        task
+    }
+
+    /// Carries out the whole schedule; returns when all that it broke has been put right again.
+    pub fn run(&mut self, plan: &[Planned]) {
+        let mut events: Vec<(At, bool, usize)> = Vec::new();
+        for (i, planned) in plan.iter().enumerate() {
+            events.push((planned.from, true, i));
+            events.push((planned.to.max(planned.from + 1), false, i));
+        }
+        events.sort();
+        let start = clock::now();
+        let mut windows = vec![0; plan.len()];
+        for (at, begins, i) in events {
+            while clock::now() < start + at {
+                self.look_around();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let planned = &plan[i];
+            if begins {
+                windows[i] = self.stage.ledger.open(window(planned));
+                self.begin(planned, windows[i]);
+            } else {
+                self.end(planned);
+                // Two kinds end when the system has dealt with them, and `look_around` sees that.
+                if !matches!(planned.fault, Fault::SubscriberDeaf | Fault::TaskDrain) {
+                    self.stage.ledger.close(windows[i]);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, planned: &Planned, window: usize) {
+        let slots = || planned.task.map_or(0..TASKS, |slot| slot..slot + 1);
+        let slot = planned.task.unwrap_or_default();
+        match planned.fault {
+            Fault::RedisRestart => self.redis.kill(),
+            Fault::RedisWipe => {
+                self.redis.kill();
+                self.redis.wipe();
+                self.stage
+                    .ledger
+                    .losses
+                    .lock()
+                    .expect("nobody panics holding it")
+                    .push(clock::now());
+                // An id of the next life has a later millisecond than any of this one.
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Fault::RedisHang => self.redis.freeze(),
+            Fault::WireReset => slots().for_each(|s| _ = self.proxies[s].cut(Which::All)),
+            Fault::WireUp => slots().for_each(|s| self.proxies[s].hold(true, false)),
+            Fault::WireDown => slots().for_each(|s| self.proxies[s].hold(false, true)),
+            Fault::SubscriberCut => {
+                slots().for_each(|s| _ = self.proxies[s].cut(Which::Subscriber))
+            }
+            Fault::PublisherCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Publisher)),
+            Fault::SubscriberDeaf => slots().for_each(|s| {
+                self.proxies[s].deafen();
+                self.deaf.push((s, window));
+            }),
+            Fault::WireSlow => {
+                let delay = self.rng.millis(20, 150);
+                slots().for_each(|s| self.proxies[s].delay(delay));
+            }
+            Fault::TaskKill => {
+                self.tasks[slot].killed = true;
+                self.tasks[slot].task.kill();
+            }
+            Fault::TaskFreeze => self.tasks[slot].task.signal("STOP"),
+            Fault::TaskDrain => {
+                let idle = self.tasks[slot].idle;
+                let fresh = Running {
+                    task: self.new_task(slot),
+                    slot,
+                    idle,
+                    killed: false,
+                };
+                let old = std::mem::replace(&mut self.tasks[slot], fresh);
+                old.task.signal("TERM");
+                self.draining.push((old, clock::now()));
+                let planned_to = planned.to.saturating_sub(planned.from) + clock::now();
+                self.stage
+                    .ledger
+                    .windows
+                    .lock()
+                    .expect("nobody panics holding it")[window]
+                    .to = planned_to;
+            }
+            Fault::ClientCut => self.order(5, 25, Order::Cut),
+            Fault::ClientAway => self.order(1, 5, Order::Away(planned.to - planned.from)),
+            Fault::ClientLeave => self.order(1, 4, Order::Leave(planned.to - planned.from)),
+            Fault::SlowDeaf | Fault::SlowSip | Fault::SlowHalf => {
+                self.slow_ones += 1;
+                let addr = self.tasks[slot].task.addr;
+                let room = self.rng.pick(&super::ROOMS).name.to_string();
+                let name = format!("slow-{}", self.slow_ones);
+                let until = clock::now() + planned.to - planned.from;
+                slow::start(planned.fault, addr, room, name, until);
+            }
+        }
+    }
+
+    fn end(&mut self, planned: &Planned) {
+        let slots = || planned.task.map_or(0..TASKS, |slot| slot..slot + 1);
+        let slot = planned.task.unwrap_or_default();
+        match planned.fault {
+            Fault::RedisRestart | Fault::RedisWipe => self.redis.up(),
+            Fault::RedisHang => self.redis.thaw(),
+            Fault::WireUp | Fault::WireDown => {
+                // Half of the time what was held back arrives late, half of the time never.
+                if self.rng.chance(50) {
+                    slots().for_each(|s| _ = self.proxies[s].cut(Which::All));
+                }
+                slots().for_each(|s| self.proxies[s].hold(false, false));
+            }
+            Fault::WireSlow => slots().for_each(|s| self.proxies[s].delay(Default::default())),
+            Fault::TaskKill => {
+                let idle = self.tasks[slot].idle;
+                let fresh = Running {
+                    task: self.new_task(slot),
+                    slot,
+                    idle,
+                    killed: false,
+                };
+                let old = std::mem::replace(&mut self.tasks[slot], fresh);
+                self.bury(old);
+            }
+            Fault::TaskFreeze => self.tasks[slot].task.signal("CONT"),
+            _ => {}
+        }
+    }
+
+    fn order(&mut self, fewest: u64, most: u64, order: Order) {
+        let mut clients: Vec<usize> = (0..self.stage.orders.len()).collect();
+        self.rng.shuffle(&mut clients);
+        clients.truncate(self.rng.range(fewest, most) as usize);
+        for client in clients {
+            *self.stage.orders[client]
+                .lock()
+                .expect("nobody panics holding it") = Some(order);
+        }
+    }
+
+    /// What happens without the schedule's doing: drained tasks end, deaf subscriptions are found, and no task ends
+    /// by itself.
+    pub fn look_around(&mut self) {
+        let now = clock::now();
+        for (mut old, since) in std::mem::take(&mut self.draining) {
+            match old.task.try_wait() {
+                Some(status) if status.success() => self.bury(old),
+                None if now < since + DRAIN_SECONDS * 1000 + 5000 => {
+                    self.draining.push((old, since))
+                }
+                status => {
+                    let how = status.map_or("does not end".into(), |s| format!("ended with {s}"));
+                    self.stage.ledger.remark(format!(
+                        "a drained task {how}, {} after its SIGTERM; its log ends:\n{}",
+                        clock::show(now - since),
+                        tail(&old.task.log())
+                    ));
+                    old.task.kill();
+                    self.bury(old);
+                }
+            }
+        }
+        for running in &mut self.tasks {
+            if let Some(status) = running.task.try_wait()
+                && !running.killed
+            {
+                running.killed = true;
+                let story = format!(
+                    "task {} ended by itself: {status}\n{}",
+                    running.slot,
+                    tail(&running.task.log())
+                );
+                self.stage.ledger.remark(story);
+            }
+        }
+        for (slot, window) in std::mem::take(&mut self.deaf) {
+            match self.proxies[slot].deaf_since() {
+                None => self.stage.ledger.close(window),
+                Some(since)
+                    if now
+                        > self
+                            .sound_since(slot, window, since)
+                            .saturating_add(DEAF_AT_MOST) =>
+                {
+                    self.stage.ledger.remark(format!(
+                        "task {slot} did not find its subscription deaf since {}",
+                        clock::show(since)
+                    ));
+                    self.proxies[slot].cut(Which::Subscriber);
+                }
+                Some(_) => self.deaf.push((slot, window)),
+            }
+        }
+    }
+
+    /// Since when no fault but this one has touched a task.
+    fn sound_since(&self, slot: usize, own: usize, since: At) -> At {
+        let windows = self
+            .stage
+            .ledger
+            .windows
+            .lock()
+            .expect("nobody panics holding it");
+        let others = windows
+            .iter()
+            .enumerate()
+            .filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
+        others.map(|(_, w)| w.to).fold(since, At::max)
+    }
+
+    /// Until all drained tasks have ended and all deaf subscriptions are found.
+    pub fn wait_settled(&mut self) {
+        while !self.draining.is_empty() || !self.deaf.is_empty() {
+            self.look_around();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Whether `/readyz` says 200 within so many milliseconds.
+    pub fn wait_ready(&self, slot: usize, within: At) -> bool {
+        let deadline = clock::now() + within;
+        while clock::now() < deadline {
+            if let Ok(stream) = std::net::TcpStream::connect(self.tasks[slot].task.addr)
+                && Connection::over(stream)
+                    .request("GET", "/readyz", "")
+                    .status
+                    == 200
+            {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        false
+    }
+
+    /// When everybody has gone: waits until no task has more threads or open files than at its start.
+    pub fn check_leaks(&self, within: At) {
+        let deadline = clock::now() + within;
+        for running in &self.tasks {
+            loop {
+                let (now, idle) = (usage(&running.task), running.idle);
+                if now.threads <= idle.threads && now.files <= idle.files {
+                    break;
+                }
+                if clock::now() > deadline {
+                    let story = format!(
+                        "task {} leaks: {idle:?} before, {now:?} after everybody left\n{}",
+                        running.slot,
+                        names_of_threads(&running.task)
+                    );
+                    self.stage.ledger.remark(story);
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Ends everything and looks through the logs.
+    pub fn finish(mut self) {
+        for mut running in std::mem::take(&mut self.tasks) {
+            running.task.kill();
+            self.bury(running);
+        }
+    }
+
+    /// A task has ended: what does its log say?
+    fn bury(&self, mut running: Running) {
+        running.task.wait(super::common::PATIENCE);
+        let log = running.task.log();
+        if let Ok(folder) = std::env::var("LOGS") {
+            let file = format!("{folder}/task-{}-{}.log", running.slot, running.task.pid());
+            std::fs::write(file, &log).expect("LOGS names a folder");
+        }
+        if let Some(at) = log.find("panicked") {
+            self.stage.ledger.remark(format!(
+                "task {} panicked: …{}",
+                running.slot,
+                tail(&log[..(at + 400).min(log.len())])
+            ));
+            std::mem::forget(running.task); // its drop would panic too, and we have a report to print
+        }
+    }
+}
+
+fn window(planned: &Planned) -> Window {
+    use Fault::*;
+    let fault = planned.fault;
+    let client = matches!(
+        fault,
+        ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf
+    );
+    Window {
+        what: fault.to_string(),
+        task: planned.task,
+        from: clock::now(),
+        to: At::MAX,
+        refuses: matches!(
+            fault,
+            RedisRestart | RedisWipe | RedisHang | WireUp | WireDown
+        ),
+        stops: matches!(fault, TaskKill | TaskFreeze | TaskDrain),
+        deafens: !client,
+    }
+}

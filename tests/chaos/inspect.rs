@@ -1,0 +1,185 @@
+//! The look at the system once it is healed: is everybody caught up, does every client know who is here, and what does
+//! the log itself hold? Waits with a deadline, then takes what is as the answer.
+
+use super::client::Stage;
+use super::clock::{self, At};
+use super::ledger::{Facts, Id};
+use super::wire::{Got, Wire};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+/// The log of a room, as its history pages tell it.
+pub type Log = BTreeMap<Id, Facts>;
+
+/// Waits until `missing` finds nothing more; gives how long that took, or what is still missing.
+pub fn wait_until_none(within: At, missing: impl Fn() -> Vec<String>) -> Result<At, Vec<String>> {
+    let start = clock::now();
+    loop {
+        let now = missing();
+        if now.is_empty() {
+            return Ok(clock::now() - start);
+        }
+        if clock::now() > start + within {
+            return Err(now);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Clients without a connection, with messages whose fate they do not know, or behind the others.
+pub fn not_caught_up(stage: &Stage) -> Vec<String> {
+    let mut missing = Vec::new();
+    for client in &stage.ledger.clients {
+        let book = client.lock().expect("nobody panics holding it");
+        let joined = book
+            .connections
+            .last()
+            .filter(|c| c.welcome.is_some() && c.ended.is_none());
+        let Some(connection) = joined else {
+            let how = book.connections.last().map(|c| format!("{c:?}"));
+            missing.push(format!("{} is not joined: {how:?}", book.name));
+            continue;
+        };
+        let waiting = book
+            .messages
+            .iter()
+            .filter(|m| m.receipt.is_none() && !m.given_up)
+            .count();
+        if waiting > 0 {
+            missing.push(format!(
+                "{} on task {} waits for {waiting} receipts",
+                book.name, connection.task
+            ));
+        }
+        let newest = stage.ledger.newest(&book.room);
+        if book.paging || newest.is_some_and(|id| id > book.began && !book.seen.contains_key(&id)) {
+            missing.push(format!(
+                "{} on task {} has not seen {newest:?}",
+                book.name, connection.task
+            ));
+        }
+    }
+    missing
+}
+
+/// Clients whose idea of who is here differs from what is so.
+pub fn wrong_counts(stage: &Stage) -> Vec<String> {
+    let mut here: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for client in &stage.ledger.clients {
+        let book = client.lock().expect("nobody panics holding it");
+        here.entry(book.room.clone())
+            .or_default()
+            .insert(book.name.clone());
+    }
+    let mut wrong = Vec::new();
+    for client in &stage.ledger.clients {
+        let book = client.lock().expect("nobody panics holding it");
+        let right = &here[&book.room];
+        let task = book.connections.last().map_or(0, |c| c.task);
+        if book.participants != right.len() as u64 || book.names != *right {
+            let ghosts: Vec<_> = book.names.difference(right).collect();
+            let unseen: Vec<_> = right.difference(&book.names).collect();
+            wrong.push(format!(
+                "{} in {} on task {task}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
+                book.name,
+                book.room,
+                book.participants,
+                right.len()
+            ));
+        }
+        if book.backplane_down {
+            wrong.push(format!(
+                "{} on task {task}: status says that Redis is down",
+                book.name
+            ));
+        }
+    }
+    wrong
+}
+
+/// A stranger joins a room on a task: is its welcome right? Gives the whole log if asked to read it.
+pub fn visit(
+    stage: &Stage,
+    addr: SocketAddr,
+    task: usize,
+    room: &str,
+    read: bool,
+) -> Result<Log, String> {
+    let name = format!("visitor-{task}");
+    let mut right: BTreeSet<String> = BTreeSet::from([name.clone()]);
+    for client in &stage.ledger.clients {
+        let book = client.lock().expect("nobody panics holding it");
+        if book.room == room {
+            right.insert(book.name.clone());
+        }
+    }
+    let mut wire = Wire::open(addr, room, None)?;
+    wire.send(&json!({"type": "join", "name": name, "client": format!("secret-of-the-{name}")}))?;
+    let welcome = answer(&mut wire, "welcome")?;
+    let names = welcome["names"].as_array().cloned().unwrap_or_default();
+    let names: BTreeSet<String> = names
+        .iter()
+        .filter_map(|n| n.as_str().map(Into::into))
+        .collect();
+    if names != right || welcome["participants"] != right.len() {
+        let (ghosts, unseen): (Vec<_>, Vec<_>) = (
+            names.difference(&right).collect(),
+            right.difference(&names).collect(),
+        );
+        return Err(format!(
+            "welcome in {room} on task {task}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
+            welcome["participants"],
+            right.len()
+        ));
+    }
+    let log = if read {
+        read_back(&mut wire, welcome)?
+    } else {
+        Log::new()
+    };
+    wire.leave();
+    Ok(log)
+}
+
+/// Pages back from a welcome to the beginning of the log.
+fn read_back(wire: &mut Wire, welcome: Value) -> Result<Log, String> {
+    let mut log = Log::new();
+    let mut page = welcome;
+    loop {
+        let messages = page["messages"].as_array().cloned().unwrap_or_default();
+        let id = |m: &Value| m["id"].as_str().and_then(Id::parse);
+        log.extend(messages.iter().filter_map(|m| Some((id(m)?, facts(m)))));
+        let (true, Some(first)) = (page["more"] == true, messages.first().and_then(id)) else {
+            return Ok(log);
+        };
+        // 50 questions a second are allowed, 200 at once: a long log takes more.
+        thread::sleep(Duration::from_millis(20));
+        wire.send(&json!({"type": "history", "before": first.to_string(), "limit": 100}))?;
+        page = answer(wire, "history")?;
+    }
+}
+
+fn answer(wire: &mut Wire, kind: &str) -> Result<Value, String> {
+    let deadline = clock::now() + 10_000;
+    while clock::now() < deadline {
+        match wire.read(Duration::from_millis(100)) {
+            Got::Frame(frame) if frame["type"] == kind => return Ok(frame),
+            Got::Frame(frame) if frame["type"] == "error" => return Err(frame.to_string()),
+            Got::Frame(_) | Got::Nothing { .. } => {}
+            Got::Close(code) => return Err(format!("closed with {code}")),
+            Got::Broken(how) => return Err(how),
+        }
+    }
+    Err(format!("no {kind} within 10 s"))
+}
+
+fn facts(message: &Value) -> Facts {
+    Facts {
+        name: message["name"].as_str().unwrap_or_default().into(),
+        key: message["ref"].as_str().map(Into::into),
+        text: message["text"].as_str().unwrap_or_default().into(),
+    }
+}

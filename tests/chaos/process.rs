@@ -1,0 +1,61 @@
+//! A task as a process: its threads, its open files, the end of its log.
+
+use super::common::Task;
+
+/// A task, and what is to be known of its process.
+pub struct Running {
+    pub task: Task,
+    pub slot: usize,
+    /// What the process had when nobody was connected.
+    pub idle: Usage,
+    /// The schedule has killed it; any other end is a find.
+    pub killed: bool,
+}
+
+/// Threads and open files of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub threads: usize,
+    pub files: usize,
+}
+
+/// The usage, once it has stayed the same for a moment (a request for `/readyz` just ended).
+pub fn settled(task: &Task) -> Usage {
+    let mut before = usage(task);
+    for _ in 0..50 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let now = usage(task);
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    before
+}
+
+pub fn usage(task: &Task) -> Usage {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", task.pid()));
+    Usage {
+        threads: task.threads(),
+        files: files.map_or(0, Iterator::count),
+    }
+}
+
+pub fn names_of_threads(task: &Task) -> String {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/task", task.pid()))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        names.push(name.trim().to_string());
+    }
+    names.sort();
+    names.join(", ")
+}
+
+pub fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}

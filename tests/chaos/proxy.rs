@@ -1,0 +1,261 @@
+//! A TCP proxy between one task and Redis, with the means to be a bad network. Each task has its own, so that one
+//! task can lose Redis while the others keep it.
+//!
+//! What it does to a connection is what TCP allows: bytes are late, or the connection ends; none is lost or changed
+//! in the middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP sends
+//! it again), even if its sender has given up long since and closed. The one exception is a *deaf* subscription:
+//! there, published messages vanish while all else on the connection works, as after a failover to a server that knows
+//! nothing of the subscription.
+
+use super::clock::{self, At};
+use super::resp;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// Which of a task's connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    All,
+    /// Those that have sent SUBSCRIBE.
+    Subscriber,
+    /// Those that have not.
+    Publisher,
+}
+
+/// A listening proxy. It lives as long as the process: tests end, and their threads with them.
+pub struct Proxy {
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    redis: SocketAddr,
+    rules: Mutex<Rules>,
+    /// Rung whenever `rules` or a link's fate changes: held pumps wait for it.
+    bell: Condvar,
+    links: Mutex<Vec<Arc<Link>>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Rules {
+    hold_up: bool,
+    hold_down: bool,
+    delay: Duration,
+}
+
+/// One connection of the task and its other half to Redis. Two pumps own it, and the list while it lives.
+struct Link {
+    task: TcpStream,
+    redis: TcpStream,
+    subscriber: AtomicBool,
+    /// When it was made deaf; 0 while it hears.
+    deaf_since: AtomicU64,
+    /// Ended by a fault: the pumps must not pass on an orderly end.
+    cut: AtomicBool,
+    pumps: AtomicU64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+impl Proxy {
+    pub fn start(redis: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared {
+            redis,
+            rules: Mutex::default(),
+            bell: Condvar::new(),
+            links: Mutex::default(),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for task in listener.incoming().flatten() {
+                accepting.join_up(task);
+            }
+        });
+        Proxy { addr, shared }
+    }
+
+    /// Blackholes what the task sends (`up`) and what it is sent (`down`), or opens the way again.
+    pub fn hold(&self, up: bool, down: bool) {
+        self.change(|rules| (rules.hold_up, rules.hold_down) = (up, down));
+    }
+
+    /// Makes every piece of data this late, both ways.
+    pub fn delay(&self, delay: Duration) {
+        self.change(|rules| rules.delay = delay);
+    }
+
+    /// Ends connections as a crashed peer or a strict firewall does: with a reset (RST), at both ends.
+    pub fn cut(&self, which: Which) -> usize {
+        let mut cut = 0;
+        for link in self.links(which) {
+            link.cut.store(true, SeqCst);
+            for end in [&link.task, &link.redis] {
+                // With no linger, the close that follows when both pumps are gone is a reset.
+                let _ = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
+                let _ = end.shutdown(Shutdown::Read); // wakes the pump, tells the peer nothing
+            }
+            cut += 1;
+        }
+        self.shared.bell.notify_all();
+        cut
+    }
+
+    /// Makes the present subscriptions deaf for the rest of their lives; later ones hear.
+    pub fn deafen(&self) -> usize {
+        let links = self.links(Which::Subscriber);
+        for link in &links {
+            let _ = link
+                .deaf_since
+                .compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
+        }
+        links.len()
+    }
+
+    /// Since when the oldest deaf subscription that is still open has been deaf.
+    pub fn deaf_since(&self) -> Option<At> {
+        let links = self.links(Which::Subscriber);
+        let since = links.iter().map(|link| link.deaf_since.load(SeqCst));
+        since.filter(|&at| at > 0).min()
+    }
+
+    fn links(&self, which: Which) -> Vec<Arc<Link>> {
+        let links = self.shared.links.lock().expect("nobody panics holding it");
+        let fits = |link: &&Arc<Link>| match which {
+            Which::All => true,
+            Which::Subscriber => link.subscriber.load(SeqCst),
+            Which::Publisher => !link.subscriber.load(SeqCst),
+        };
+        links.iter().filter(fits).cloned().collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Rules)) {
+        change(&mut self.shared.rules.lock().expect("nobody panics holding it"));
+        self.shared.bell.notify_all();
+    }
+}
+
+impl Shared {
+    /// Connects a new connection through. Where Redis is away, the task's is dropped at once.
+    fn join_up(self: &Arc<Shared>, task: TcpStream) {
+        let Ok(redis) = TcpStream::connect_timeout(&self.redis, Duration::from_secs(1)) else {
+            return;
+        };
+        let _ = (task.set_nodelay(true), redis.set_nodelay(true));
+        let link = Arc::new(Link {
+            task,
+            redis,
+            subscriber: AtomicBool::new(false),
+            deaf_since: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            pumps: AtomicU64::new(2),
+        });
+        self.links
+            .lock()
+            .expect("nobody panics holding it")
+            .push(Arc::clone(&link));
+        for way in [Way::Up, Way::Down] {
+            let (shared, link) = (Arc::clone(self), Arc::clone(&link));
+            thread::spawn(move || {
+                shared.pump(&link, way);
+                if link.pumps.fetch_sub(1, SeqCst) == 1 {
+                    let mut links = shared.links.lock().expect("nobody panics holding it");
+                    links.retain(|other| !Arc::ptr_eq(other, &link));
+                }
+            });
+        }
+    }
+
+    /// Carries bytes one way until the connection ends, then passes the end on.
+    fn pump(&self, link: &Link, way: Way) {
+        let (mut from, mut to) = match way {
+            Way::Up => (&link.task, &link.redis),
+            Way::Down => (&link.redis, &link.task),
+        };
+        let mut buffer = [0; 16 * 1024];
+        let mut unfinished = Vec::new(); // the beginning of a reply on a subscription
+        loop {
+            let read = from.read(&mut buffer);
+            self.wait_while_held(link, way);
+            let bytes = match read {
+                Ok(n) if n > 0 && !link.cut.load(SeqCst) => &buffer[..n],
+                _ => break,
+            };
+            if way == Way::Up && says_subscribe(bytes) {
+                link.subscriber.store(true, SeqCst);
+            }
+            let sent = if way == Way::Down && link.subscriber.load(SeqCst) {
+                unfinished.extend_from_slice(bytes);
+                let deaf = link.deaf_since.load(SeqCst) > 0;
+                to.write_all(&take_replies(&mut unfinished, deaf))
+            } else {
+                to.write_all(bytes)
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        if !link.cut.load(SeqCst) {
+            let _ = to.shutdown(Shutdown::Write);
+            if way == Way::Down {
+                // Redis is gone: nothing that the task says from now on has an answer.
+                let _ = from.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    fn wait_while_held(&self, link: &Link, way: Way) {
+        let rules = self.rules.lock().expect("nobody panics holding it");
+        let held = |rules: &mut Rules| {
+            let hold = if way == Way::Up {
+                rules.hold_up
+            } else {
+                rules.hold_down
+            };
+            hold && !link.cut.load(SeqCst)
+        };
+        let rules = self
+            .bell
+            .wait_while(rules, held)
+            .expect("nobody panics holding it");
+        let delay = rules.delay;
+        drop(rules);
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
+    }
+}
+
+/// Takes all whole replies out of `stream`, without the published messages if the subscription is deaf.
+fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut done = 0;
+    while done < stream.len() {
+        let Some(length) = resp::reply_len(&stream[done..]) else {
+            break;
+        };
+        let reply = &stream[done..done + length];
+        if !(deaf && resp::is_published(reply)) {
+            whole.extend_from_slice(reply);
+        }
+        done += length;
+    }
+    stream.drain(..done);
+    whole
+}
+
+fn says_subscribe(bytes: &[u8]) -> bool {
+    let word = b"\r\nSUBSCRIBE\r\n";
+    bytes
+        .windows(word.len())
+        .any(|w| w.eq_ignore_ascii_case(word))
+}

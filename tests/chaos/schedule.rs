@@ -1,0 +1,184 @@
+//! The schedule: which fault strikes what, when and for how long. It depends on the seed and the length alone, so that
+//! a run can be repeated. (The threads of the system under test still interleave as they like: a seed repeats the
+//! faults, and mostly, not surely, their consequence.)
+//!
+//! Faults come in four rows that run side by side: Redis itself, the wires to it, the tasks, the clients. Within a row one
+//! ends before the next begins; so two tasks are always up. Each row goes through all of its kinds, in a random
+//! order, before it repeats one.
+
+use super::TASKS;
+use super::clock::At;
+use super::rng::Rng;
+use Fault::*;
+use std::fmt;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    /// Killed and started again, with what it had on disk.
+    RedisRestart,
+    /// Killed and started again, empty.
+    RedisWipe,
+    /// Stopped (SIGSTOP): connections stay open, nothing is answered.
+    RedisHang,
+    /// All connections between a task and Redis reset.
+    WireReset,
+    /// What the task sends does not arrive.
+    WireUp,
+    /// What Redis answers does not arrive.
+    WireDown,
+    /// The subscriber's connection alone is reset.
+    SubscriberCut,
+    /// The publisher's connection alone is reset.
+    PublisherCut,
+    /// The subscription hears nothing more, and its connection looks well.
+    SubscriberDeaf,
+    /// Everything is late by a tenth of a second or so.
+    WireSlow,
+    /// kill -9, and a new one after a while.
+    TaskKill,
+    /// SIGSTOP, then SIGCONT.
+    TaskFreeze,
+    /// SIGTERM, its replacement being there already: a deployment.
+    TaskDrain,
+    /// Some clients' connections break.
+    ClientCut,
+    /// A client's machine sleeps for a while.
+    ClientAway,
+    /// A client leaves with a close frame and returns later.
+    ClientLeave,
+    /// A client that reads nothing.
+    SlowDeaf,
+    /// A client that reads one byte a second.
+    SlowSip,
+    /// A client that stops in the middle of a frame that it sends.
+    SlowHalf,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RedisRestart => "Redis killed, restarted with its data",
+            RedisWipe => "Redis killed, restarted without its data",
+            RedisHang => "Redis hangs",
+            WireReset => "all connections to Redis reset",
+            WireUp => "blackhole towards Redis",
+            WireDown => "blackhole from Redis",
+            SubscriberCut => "subscriber's connection cut",
+            PublisherCut => "publisher's connection cut",
+            SubscriberDeaf => "subscription deaf",
+            WireSlow => "Redis far away",
+            TaskKill => "task killed (-9), restarted",
+            TaskFreeze => "task frozen, then goes on",
+            TaskDrain => "task drained (SIGTERM), replaced",
+            ClientCut => "clients cut off",
+            ClientAway => "client asleep, comes back",
+            ClientLeave => "client leaves, comes back",
+            SlowDeaf => "slow client: reads nothing",
+            SlowSip => "slow client: a byte a second",
+            SlowHalf => "slow client: stops within a frame",
+        })
+    }
+}
+
+/// One fault of the schedule.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub fault: Fault,
+    pub from: At,
+    pub to: At,
+    /// The task it strikes; for wires, `None` is all of them.
+    pub task: Option<usize>,
+}
+
+const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang];
+const WIRES: &[Fault] = &[
+    WireReset,
+    WireUp,
+    WireDown,
+    SubscriberCut,
+    PublisherCut,
+    SubscriberDeaf,
+    WireSlow,
+];
+const TASK: &[Fault] = &[TaskKill, TaskFreeze, TaskDrain];
+const CLIENT: &[Fault] = &[
+    ClientCut,
+    ClientAway,
+    ClientLeave,
+    SlowDeaf,
+    SlowSip,
+    SlowHalf,
+    ClientCut,
+];
+
+/// Makes a schedule of `length` milliseconds, in the order of beginning. `only` keeps those kinds whose names (as in
+/// the code: `RedisWipe`) contain one of its words; an empty one keeps all.
+pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
+    let wanted = |fault: &Fault| {
+        let name = format!("{fault:?}").to_lowercase();
+        only.is_empty() || only.iter().any(|word| name.contains(&word.to_lowercase()))
+    };
+    let rows = [
+        (REDIS, 1500, 5000),
+        (WIRES, 200, 1500),
+        (TASK, 500, 3000),
+        (CLIENT, 200, 1000),
+    ];
+    let mut plan = Vec::new();
+    for (stream, (kinds, shortest, longest)) in rows.into_iter().enumerate() {
+        let kinds: Vec<Fault> = kinds.iter().copied().filter(wanted).collect();
+        if kinds.is_empty() {
+            continue;
+        }
+        let mut rng = Rng::new(seed, 1000 + stream as u64);
+        let mut bag = Vec::new();
+        let mut at = 1000 + rng.range(0, longest); // calm at first: everybody has talked once
+        while at + 500 < length {
+            let fault = bag.pop().unwrap_or_else(|| {
+                bag = kinds.clone();
+                rng.shuffle(&mut bag);
+                bag.pop().expect("there are kinds")
+            });
+            let to = (at + duration(fault, length, &mut rng)).min(length);
+            plan.push(Planned {
+                fault,
+                from: at,
+                to,
+                task: target(fault, &mut rng),
+            });
+            at = to + rng.range(shortest, longest);
+        }
+    }
+    plan.sort_by_key(|planned| planned.from);
+    plan
+}
+
+fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
+    match fault {
+        RedisRestart | RedisWipe => rng.range(100, 5000),
+        RedisHang => rng.range(500, 7000),
+        WireUp | WireDown => rng.range(1000, 9000),
+        WireSlow => rng.range(1000, 4000),
+        TaskKill => rng.range(100, 4000),
+        // Longer than the lease (15 s) where there is time for it.
+        TaskFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
+        TaskFreeze => rng.range(1000, 8000),
+        // As long as it takes to drain; the next task fault waits for it.
+        TaskDrain => super::DRAIN_SECONDS * 1000 + 500,
+        // Now and then long enough to miss more than the 500 messages that one welcome brings.
+        ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
+        ClientLeave => rng.range(100, 3000),
+        SlowDeaf | SlowSip | SlowHalf => rng.range(2000, 6000),
+        WireReset | SubscriberCut | PublisherCut | SubscriberDeaf | ClientCut => 0,
+    }
+}
+
+fn target(fault: Fault, rng: &mut Rng) -> Option<usize> {
+    let one = rng.range(0, TASKS as u64) as usize;
+    match fault {
+        RedisRestart | RedisWipe | RedisHang => None,
+        WireReset | WireUp | WireDown | SubscriberCut | PublisherCut | SubscriberDeaf
+        | WireSlow => (!rng.chance(25)).then_some(one),
+        _ => Some(one),
+    }
+}

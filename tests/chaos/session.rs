@@ -1,0 +1,342 @@
+//! One joined connection of a [`Client`]: sends what is due, reads what comes, until something ends it.
+
+use super::client::{Client, End, Order};
+use super::clock::{self, At};
+use super::ledger::{Change, Id};
+use super::wire::{Got, Wire};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+const PING_EVERY: At = 10_000;
+const DEAD_AFTER: At = 30_000;
+const IMPATIENT_AFTER: At = 4000;
+
+pub struct Session<'a> {
+    client: &'a mut Client,
+    wire: Wire,
+    connection: usize,
+    task: usize,
+    /// The newest id that this connection brought, or its `since`: what comes next must be greater.
+    last: Id,
+    /// The part of the log that the welcome left out: newer than the first, older than the second.
+    hole: Option<(Id, Id)>,
+    /// Questions for older messages, in the order asked: whether it is for the hole, `before`, and when.
+    asked: VecDeque<(bool, Id, At)>,
+    ask_again: At,
+    heard: At,
+    pinged: At,
+    talk: At,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(client: &'a mut Client, wire: Wire, connection: usize, task: usize) -> Session<'a> {
+        let now = clock::now();
+        let talk = now + client.rng.range(0, client.role.pace);
+        let last = client.cursor.unwrap_or_default();
+        Session {
+            client,
+            wire,
+            connection,
+            task,
+            last,
+            hole: None,
+            asked: VecDeque::new(),
+            ask_again: 0,
+            heard: now,
+            pinged: now,
+            talk,
+        }
+    }
+
+    pub fn run(mut self, welcome: &Value) -> End {
+        self.welcome(welcome);
+        // Whatever it sent on an earlier connection may not have come through: again, now.
+        self.client.pending.iter_mut().for_each(|(_, due)| *due = 0);
+        loop {
+            if let Some(end) = self.obey() {
+                match end {
+                    (End::Over, _) | (_, true) => self.wire.leave(),
+                    _ => {
+                        let reset = self.client.rng.chance(50);
+                        self.wire.cut(reset);
+                    }
+                }
+                return end.0;
+            }
+            if let Err(how) = self.send_what_is_due() {
+                return End::Broken(how);
+            }
+            match self.wire.read(Duration::from_millis(40)) {
+                Got::Frame(frame) => {
+                    self.heard = clock::now();
+                    self.frame(&frame);
+                }
+                Got::Nothing { heard: true } => self.heard = clock::now(),
+                Got::Nothing { heard: false } if clock::now() > self.heard + DEAD_AFTER => {
+                    self.wire.cut(false);
+                    return End::Broken("dead: nothing came for 30 s".into());
+                }
+                Got::Nothing { heard: false } => {}
+                Got::Close(code) => return End::Close(code),
+                Got::Broken(how) => return End::Broken(how),
+            }
+        }
+    }
+
+    /// What the director wants; and whether it is to be said with a close frame.
+    fn obey(&mut self) -> Option<(End, bool)> {
+        if self.client.stage.ending.load(SeqCst) {
+            return Some((End::Over, true));
+        }
+        match self.client.order()? {
+            Order::Cut => Some((End::Away(self.client.rng.range(0, 300)), false)),
+            Order::Away(time) => Some((End::Away(time), false)),
+            Order::Leave(time) => Some((End::Away(time), true)),
+        }
+    }
+
+    fn send_what_is_due(&mut self) -> Result<(), String> {
+        let now = clock::now();
+        if now > self.pinged + PING_EVERY {
+            self.pinged = now;
+            self.wire.send(&json!({"type": "ping"}))?;
+        }
+        if now > self.talk && self.client.stage.talking.load(SeqCst) {
+            let pace = self.client.role.pace;
+            self.talk = now + self.client.rng.range(pace / 2, pace * 3 / 2);
+            self.talk()?;
+        }
+        for i in 0..self.client.pending.len() {
+            let (message, due) = self.client.pending[i];
+            if now >= due && self.client.may_send() {
+                // Without an answer it is sent again later, or only after a reconnect.
+                let again = if self.client.impatient {
+                    now + IMPATIENT_AFTER
+                } else {
+                    At::MAX
+                };
+                self.client.pending[i].1 = again;
+                let frame = self.client.attempt(message, self.connection);
+                self.wire.send(&frame)?;
+            }
+        }
+        self.page_back(now)
+    }
+
+    fn talk(&mut self) -> Result<(), String> {
+        let dice = self.client.rng.range(0, 100);
+        if dice < 8 {
+            return self
+                .wire
+                .send(&json!({"type": "typing", "active": dice < 4}));
+        }
+        if dice < 11 {
+            return self.ask(false, self.last);
+        }
+        let burst = if dice == 99 { 8 } else { 1 };
+        for _ in 0..burst {
+            if self.client.pending.len() < 25 {
+                self.client.compose();
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the hole that the welcome left, one page after the other.
+    fn page_back(&mut self, now: At) -> Result<(), String> {
+        let Some((_, before)) = self.hole else {
+            return Ok(());
+        };
+        let waiting = self
+            .asked
+            .iter()
+            .any(|(for_hole, _, at)| *for_hole && now < at + 10_000);
+        if waiting || now < self.ask_again {
+            return Ok(());
+        }
+        self.ask(true, before)
+    }
+
+    fn ask(&mut self, for_hole: bool, before: Id) -> Result<(), String> {
+        self.asked.push_back((for_hole, before, clock::now()));
+        self.wire
+            .send(&json!({"type": "history", "before": before.to_string(), "limit": 100}))
+    }
+
+    fn frame(&mut self, frame: &Value) {
+        let book = || self.client.stage.ledger.book(self.client.role.index);
+        match frame["type"].as_str() {
+            Some("message") => self.message(frame),
+            Some("presence") => {
+                let change = Change {
+                    at: clock::now(),
+                    joined: names(&frame["joined"]),
+                    left: names(&frame["left"]),
+                };
+                let mut book = book();
+                book.names.extend(change.joined.iter().cloned());
+                change.left.iter().for_each(|name| {
+                    book.names.remove(name);
+                });
+                book.participants = frame["participants"].as_u64().unwrap_or_default();
+                book.presence_frames += 1;
+                book.changes.push(change);
+            }
+            Some("history") => self.history(frame),
+            Some("status") => book().backplane_down = frame["backplane"] == "down",
+            Some("error") => self.error(frame),
+            Some("pong" | "typing") => {}
+            _ => self
+                .client
+                .broken("a frame that the contract does not know", frame.to_string()),
+        }
+    }
+
+    fn welcome(&mut self, frame: &Value) {
+        let since = self.client.cursor;
+        let last = frame["last"].as_str().and_then(Id::parse);
+        let Some(last) = last else {
+            return self
+                .client
+                .broken("no `last` in welcome", frame.to_string());
+        };
+        let gap = frame["gap"] == true;
+        {
+            let mut book = self.client.stage.ledger.book(self.client.role.index);
+            let connection = &mut book.connections[self.connection];
+            (connection.welcome, connection.gap) = (Some(clock::now()), gap);
+            book.names = names(&frame["names"]).into_iter().collect();
+            book.participants = frame["participants"].as_u64().unwrap_or_default();
+            book.backplane_down = false;
+            if since.is_none() {
+                book.began = last;
+            }
+        }
+        let messages = frame["messages"].as_array().map_or(&[][..], Vec::as_slice);
+        let id = |message: &Value| message["id"].as_str().and_then(Id::parse);
+        // More than fits into a welcome: the cursor stays where it is until the rest has been fetched.
+        let older = (frame["more"] == true)
+            .then(|| messages.first().and_then(id))
+            .flatten();
+        self.hole = since.zip(older);
+        self.client.stage.ledger.book(self.client.role.index).paging = self.hole.is_some();
+        for message in messages {
+            self.message(message);
+        }
+        if let Some(newest) = messages.last().and_then(id)
+            && newest != last
+        {
+            let story = format!("last {last}, newest message {newest}");
+            self.client
+                .broken("`last` is not the newest message of the welcome", story);
+        }
+        if self.hole.is_none() {
+            self.client.cursor = Some(last);
+        }
+        self.last = self.last.max(last);
+    }
+
+    /// A message, live or in the welcome.
+    fn message(&mut self, frame: &Value) {
+        let Some(id) = self.client.note(frame, self.connection) else {
+            return;
+        };
+        let key = frame["ref"].as_str().unwrap_or_default();
+        let mine = frame["name"] == *self.client.role.name;
+        // A resend is answered with the frame of the first: the sender alone may see that one again.
+        if id > self.last {
+            self.last = id;
+        } else if !(mine && self.sent_again(key)) {
+            let story = format!("{id} (ref {key}) after {} on task {}", self.last, self.task);
+            self.client.broken("doubled, or out of order", story);
+        }
+        if mine {
+            self.client.receipt(key, id, self.connection, self.task);
+        }
+        if self.hole.is_none() {
+            self.client.cursor = self.client.cursor.max(Some(id));
+        }
+    }
+
+    fn sent_again(&self, key: &str) -> bool {
+        let book = self.client.stage.ledger.book(self.client.role.index);
+        let attempts = book
+            .attempts
+            .iter()
+            .rev()
+            .filter(|a| &*book.messages[a.message].key == key);
+        attempts.take(2).count() == 2
+    }
+
+    fn history(&mut self, frame: &Value) {
+        let Some((for_hole, before, _)) = self.asked.pop_front() else {
+            return self
+                .client
+                .broken("history without a question", frame.to_string());
+        };
+        let messages = frame["messages"].as_array().map_or(&[][..], Vec::as_slice);
+        let ids: Vec<Id> = messages
+            .iter()
+            .filter_map(|m| m["id"].as_str().and_then(Id::parse))
+            .collect();
+        if !ids.is_sorted() || ids.last().is_some_and(|last| *last >= before) {
+            self.client.broken(
+                "a page of history out of order",
+                format!("before {before}: {ids:?}"),
+            );
+        }
+        let Some((since, _)) = self
+            .hole
+            .filter(|(_, oldest)| for_hole && *oldest == before)
+        else {
+            return; // asked out of curiosity: must not hide what the live stream left out
+        };
+        for (message, id) in messages.iter().zip(&ids) {
+            if *id > since
+                && self.client.note(message, self.connection).is_some()
+                && message["name"] == *self.client.role.name
+            {
+                let key = message["ref"].as_str().unwrap_or_default();
+                self.client.receipt(key, *id, self.connection, self.task);
+            }
+        }
+        let done = frame["more"] != true || ids.first().is_none_or(|first| *first <= since);
+        self.hole = if done { None } else { Some((since, ids[0])) };
+        let mut book = self.client.stage.ledger.book(self.client.role.index);
+        book.paging = !done;
+        book.pages += 1;
+        drop(book);
+        if done {
+            self.client.cursor = Some(self.last);
+        }
+    }
+
+    fn error(&mut self, frame: &Value) {
+        let code = frame["code"].as_str().unwrap_or_default();
+        self.client.count(code);
+        if !matches!(code, "unavailable" | "rate_limited") {
+            self.client
+                .broken("an error for no good reason", frame.to_string());
+        }
+        match frame["ref"].as_str() {
+            Some(key) => {
+                self.client
+                    .refused(key, code, frame["retry_ms"].as_u64(), self.connection)
+            }
+            // Nothing but a question for history can have met it.
+            None => {
+                self.asked.pop_front();
+                self.ask_again = clock::now() + 1000;
+            }
+        }
+    }
+}
+
+fn names(list: &Value) -> Vec<String> {
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .filter_map(|name| name.as_str().map(Into::into))
+        .collect()
+}
