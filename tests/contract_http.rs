@@ -49,10 +49,23 @@ fn the_page_and_its_files_are_served() {
     );
 }
 
+/// The paths of all that is in static/: the page names `/`, and each other file its own name.
+fn all_files() -> Vec<String> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("static");
+    let mut paths = vec!["/".to_owned(), "/r/lobby".to_owned()];
+    for entry in std::fs::read_dir(dir).expect("the page's files").flatten() {
+        let name = entry.file_name().into_string().expect("a plain name");
+        if name != "index.html" {
+            paths.push(format!("/{name}"));
+        }
+    }
+    paths
+}
+
 #[test]
 fn files_have_etags_and_are_not_sent_twice() {
     let task = Task::start(&[]);
-    for path in ["/", "/r/lobby", "/app.js", "/style.css", "/favicon.svg"] {
+    for path in &all_files() {
         let first = get(task.addr, path);
         let etag = first
             .header("etag")
@@ -92,7 +105,7 @@ fn files_have_etags_and_are_not_sent_twice() {
 #[test]
 fn files_carry_the_security_headers() {
     let task = Task::start(&[]);
-    for path in ["/", "/r/lobby", "/app.js", "/style.css", "/favicon.svg"] {
+    for path in &all_files() {
         let response = get(task.addr, path);
         let policy = response
             .header("content-security-policy")
@@ -123,7 +136,7 @@ fn files_carry_the_security_headers() {
 #[test]
 fn the_page_names_no_foreign_origin() {
     let task = Task::start(&[]);
-    for path in ["/", "/app.js", "/style.css"] {
+    for path in &all_files() {
         let text = get(task.addr, path).text();
         for (at, _) in text.match_indices("://") {
             let rest: String = text[at..].chars().take(60).collect();

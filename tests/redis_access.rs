@@ -1,0 +1,171 @@
+//! Proves that Redis is reached by each form of its address, with a password, with TLS, and with both, and that a
+//! Redis which does not let us in, or is not the one it should be, is never talked to.
+
+mod common;
+
+use common::http::get;
+use common::redis::certificates;
+use common::*;
+use std::time::Duration;
+
+#[test]
+fn the_endpoint_is_taken_in_each_form() {
+    let redis = Redis::start();
+    for endpoint in [
+        format!("127.0.0.1:{}", redis.port),
+        format!("localhost:{}", redis.port),
+        format!("redis://127.0.0.1:{}", redis.port),
+        format!("redis://127.0.0.1:{}/", redis.port),
+        format!("redis://127.0.0.1:{}/0", redis.port),
+    ] {
+        let task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
+        poll_until(&format!("ready with {endpoint}"), PATIENCE, || {
+            get(task.addr, "/readyz").status == 200
+        });
+    }
+    // A bare host, as in the article: the port is Redis's own.
+    let task = Task::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
+    let log = poll("the log names it", PATIENCE, || {
+        Some(task.log()).filter(|l| l.contains("127.0.0.77"))
+    });
+    assert!(log.contains("127.0.0.77:6379"), "{log}");
+}
+
+#[track_caller]
+fn ready_and_talking(task: &Task) {
+    poll_until("ready", PATIENCE, || {
+        get(task.addr, "/readyz").status == 200
+    });
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("hello through the lock");
+    ada.leave();
+}
+
+#[track_caller]
+fn never_ready(task: &Task) {
+    holds("not ready", Duration::from_secs(2), || {
+        get(task.addr, "/readyz").status == 503
+    });
+    let mut ada = Client::connect(task.addr, "tea");
+    assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
+}
+
+#[test]
+fn a_redis_with_a_password() {
+    let redis = Redis::with(&["--requirepass", "hush hush"]);
+    let file = redis.dir.join("password");
+    std::fs::write(&file, "hush hush\n").expect("a small file"); // an editor ends a file with a new line
+    let file = file.to_str().expect("a plain path");
+    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD", "hush hush")]));
+    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD_FILE", file)]));
+    let url = format!("redis://:hush%20hush@{}", redis.addr());
+    let task = Task::start(&[("REDIS_ENDPOINT", &url)]);
+    ready_and_talking(&task);
+    assert!(!task.log().contains("hush"), "{}", task.log());
+    let wrong = Task::on(&redis, &[("REDIS_PASSWORD", "shout")]);
+    never_ready(&wrong);
+    assert!(!wrong.log().contains("shout"), "{}", wrong.log());
+    never_ready(&Task::on(&redis, &[]));
+}
+
+/// A Redis that speaks TLS only, and the file with the authority that signed its certificate.
+fn tls_redis(args: &[&str]) -> (Redis, String) {
+    let mut redis = Redis::absent(&[]);
+    certificates(&redis.dir);
+    let path = |name: &str| {
+        redis
+            .dir
+            .join(name)
+            .to_str()
+            .expect("a plain path")
+            .to_owned()
+    };
+    let (ca, cert, key) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
+    let port = redis.port.to_string();
+    let tls = [
+        "--port",
+        "0",
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+    ];
+    let tls = [
+        &tls[..],
+        &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"],
+        args,
+    ]
+    .concat();
+    redis.arguments(&tls);
+    redis.up();
+    (redis, ca)
+}
+
+#[test]
+fn a_redis_with_tls() {
+    let (redis, ca) = tls_redis(&[]);
+    let url = format!("rediss://{}", redis.addr());
+    ready_and_talking(&Task::start(&[
+        ("REDIS_ENDPOINT", &url),
+        ("REDIS_CA_FILE", &ca),
+    ]));
+    ready_and_talking(&Task::on(
+        &redis,
+        &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)],
+    ));
+    let by_name = format!("localhost:{}", redis.port);
+    let task = Task::start(&[
+        ("REDIS_ENDPOINT", &by_name),
+        ("REDIS_TLS", "true"),
+        ("REDIS_CA_FILE", &ca),
+    ]);
+    ready_and_talking(&task);
+    // An authority that nobody knows is not trusted, and plain text gets nowhere.
+    never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
+    never_ready(&Task::on(&redis, &[]));
+}
+
+#[test]
+fn a_redis_with_tls_and_a_password_comes_and_goes() {
+    let (mut redis, ca) = tls_redis(&["--requirepass", "hush"]);
+    let settings = [
+        ("REDIS_TLS", "1"),
+        ("REDIS_CA_FILE", ca.as_str()),
+        ("REDIS_PASSWORD", "hush"),
+    ];
+    let (first, second) = (Task::on(&redis, &settings), Task::on(&redis, &settings));
+    ready_and_talking(&first);
+    ready_and_talking(&second);
+    let mut ada = Client::join(first.addr, "tea", "Eve");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    ada.say("across");
+    bob.hear("across");
+    redis.freeze();
+    let key = ada.post("hung");
+    assert_eq!(
+        ada.until("an answer", |f| f["ref"] == key.as_str())["code"],
+        "unavailable"
+    );
+    redis.thaw();
+    ada.until("status up", |f| {
+        f["type"] == "status" && f["backplane"] == "up"
+    });
+    redis.kill();
+    poll_until("not ready", PATIENCE, || {
+        get(first.addr, "/readyz").status == 503
+    });
+    redis.up();
+    for task in [&first, &second] {
+        poll_until("ready again", PATIENCE, || {
+            get(task.addr, "/readyz").status == 200
+        });
+    }
+    poll_until("it crosses again", PATIENCE, || {
+        let key = ada.post("again");
+        let answer = ada.until("an answer", |f| f["ref"] == key.as_str());
+        answer["type"] == "message"
+    });
+    bob.hear("again");
+}
