@@ -1,86 +1,70 @@
-// What reaches a person who is looking elsewhere: the number in the title and the icon, notifications, and the words
-// for screen readers. Notifications are off until asked for.
+// What reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off until
+// asked for), and words for screen readers.
 
-import { element, mentions } from './text.js';
-
-const READ_OUT_MOST = 3; // a burst is summed up rather than read out line by line
+import { element, isolated, mentions } from './text.js';
 
 export class Alerts {
-  #spoken = [];
+  #toSay = [];
   #timer = 0;
 
   /** `choice`: the select with off, mentions and all; `log`: the live region. */
-  constructor({ icon, choice, hint, log }, room, store) {
-    Object.assign(this, { icon, choice, hint, log, room, store });
+  constructor(icon, choice, hint, log, room, store) {
+    Object.assign(this, { icon, choice, hint, log, room });
     this.plainIcon = icon.href;
     this.unread(0);
-    const can = 'Notification' in window && Notification.permission !== 'denied';
-    choice.value = can && Notification.permission === 'granted' ? store.get('notify', 'off') : 'off';
-    choice.addEventListener('change', () => this.#choose());
+    if (window.Notification?.permission === 'granted') choice.value = store.get('notify', 'off');
+    choice.addEventListener('change', async () => {
+      hint.textContent = '';
+      if (choice.value !== 'off' && (await window.Notification?.requestPermission()) !== 'granted') {
+        choice.value = 'off';
+        hint.textContent = 'The browser does not allow notifications from this page.';
+      }
+      store.set('notify', choice.value);
+    });
   }
 
-  /** The number of unread messages, in the title and on the icon. */
   unread(count) {
     if (count === this.count) return;
     this.count = count;
     document.title = `${count ? `(${count}) ` : ''}#${this.room} · Bobbin`;
-    this.icon.href = count ? badge(count) : this.plainIcon;
-  }
-
-  async #choose() {
-    let problem = '';
-    if (this.choice.value !== 'off') {
-      if (!('Notification' in window)) problem = 'This browser has no notifications.';
-      else if (!isSecureContext) problem = 'Notifications need a page served by https.';
-      else if ((await Notification.requestPermission()) !== 'granted') problem = 'Notifications are blocked in your browser’s settings for this page.';
-    }
-    if (problem) this.choice.value = 'off';
-    this.hint.textContent = problem;
-    this.store.set('notify', this.choice.value);
+    this.icon.href = count ? badge(Math.min(count, 99)) : this.plainIcon;
   }
 
   /** Messages from others that have just come. */
   came(messages, me) {
-    this.#readOut(messages);
+    this.#say(messages.map(({ name, text }) => `${name}: ${text}`));
     if (document.visibilityState === 'visible' && document.hasFocus()) return;
-    const wanted = this.choice.value === 'all' ? messages : this.choice.value === 'mentions' ? messages.filter(({ text }) => mentions(text, me)) : [];
-    if (wanted.length) this.#notify(wanted);
+    const wanted = { off: [], all: messages, mentions: messages.filter(({ text }) => mentions(text, me)) }[this.choice.value];
+    if (wanted.length) this.#notify(wanted.at(-1));
   }
 
-  #notify(messages) {
-    const { name, text } = messages.at(-1);
-    const more = messages.length > 1 ? ` (and ${messages.length - 1} more)` : '';
+  #notify({ name, text }) {
     try {
-      const note = new Notification(`${name} in #${this.room}${more}`, { body: text.slice(0, 200), icon: this.plainIcon, tag: `bobbin-${this.room}` });
+      const note = new Notification(`${isolated(name)} in #${this.room}`, { body: text.slice(0, 200), icon: this.plainIcon, tag: this.room });
       note.onclick = () => {
         window.focus();
         note.close();
       };
     } catch {
-      // Android's Chrome has the class but wants a service worker, which this page does without.
-      this.hint.textContent = 'This browser does not let the page notify you.';
+      this.choice.value = 'off'; // Android's Chrome wants a service worker for it, which this page does without
     }
   }
 
-  /** Said by screen readers when they have a pause; removed again so that nobody comes upon it while reading the page. */
-  #readOut(messages) {
-    this.#spoken.push(...messages.map(({ name, text }) => `${name}: ${text}`));
+  /** Read out by screen readers at the next pause, a burst summed up; taken away later, so that nobody finds it twice. */
+  #say(lines) {
+    this.#toSay.push(...lines);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const lines = this.#spoken.length > READ_OUT_MOST ? [`${this.#spoken.length} new messages`] : this.#spoken;
-      this.#spoken = [];
-      for (const line of lines) {
-        const spoken = element('p', '', line);
-        this.log.append(spoken);
-        setTimeout(() => spoken.remove(), 15_000);
-      }
+      const said = this.#toSay.splice(0);
+      const nodes = (said.length > 3 ? [`${said.length} new messages`] : said).map((line) => element('p', '', line));
+      this.log.append(...nodes);
+      setTimeout(() => nodes.forEach((node) => node.remove()), 15_000);
     }, 300);
   }
 }
 
-/** The icon with a number, as a data: address, the one thing besides 'self' that the page's policy lets images be. */
+/** The icon with a number, as a data: address: the one thing besides 'self' that the page's policy lets an image be. */
 function badge(count) {
-  const label = count > 99 ? '99' : String(count);
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#c2344a"/><text x="16" y="23" font-family="system-ui,sans-serif" font-size="19" font-weight="700" text-anchor="middle" fill="#fff">${label}</text></svg>`;
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-family="sans-serif" font-size="20" font-weight="700" text-anchor="middle" fill="#fff">${count}</text></svg>`;
   return `data:image/svg+xml,${encodeURIComponent(svg)}`;
 }

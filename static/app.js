@@ -1,11 +1,11 @@
-// The page's wiring: who one is, what is kept in the browser, and which part hears of what. The parts themselves:
-// connection.js (the socket and the outbox), timeline.js (messages), composer.js (writing and typing), sidebar.js
-// (rooms and people), alerts.js (title, notifications, screen readers), text.js (text to DOM).
+// The page's wiring: who one is, what the browser keeps, and which part hears of what. The parts: connection.js (the
+// socket and the outbox), timeline.js (messages), composer.js (writing and typing), sidebar.js (rooms and people),
+// alerts.js (title, notifications, screen readers), text.js (text to DOM).
 
 import { Alerts } from './alerts.js';
 import { Composer, TypingLine } from './composer.js';
 import { Connection, randomKey } from './connection.js';
-import { Drawer, People, Rooms } from './sidebar.js';
+import { Drawer, People, showRooms } from './sidebar.js';
 import { fold } from './text.js';
 import { Timeline } from './timeline.js';
 
@@ -14,22 +14,21 @@ const room = location.pathname.match(/^\/r\/([^/]+)/)?.[1] ?? 'lobby';
 
 /** Storage that may not be there (private windows, blocked cookies): then what is kept lives as long as the page. */
 function openStore(kind) {
-  const fallback = new Map();
-  const storage = () => window[kind]; // the access itself may throw
+  const memory = new Map();
   return {
     get(key, otherwise) {
       try {
-        return JSON.parse(storage().getItem(`bobbin.${key}`)) ?? otherwise;
+        return JSON.parse(window[kind].getItem(`bobbin.${key}`)) ?? memory.get(key) ?? otherwise;
       } catch {
-        return fallback.get(key) ?? otherwise;
+        return memory.get(key) ?? otherwise;
       }
     },
     set(key, value) {
-      fallback.set(key, value);
+      memory.set(key, value);
       try {
-        storage().setItem(`bobbin.${key}`, JSON.stringify(value));
+        window[kind].setItem(`bobbin.${key}`, JSON.stringify(value));
       } catch {
-        // full or forbidden: the fallback has it
+        // forbidden or full
       }
     },
   };
@@ -38,35 +37,35 @@ function openStore(kind) {
 const browser = openStore('localStorage'); // shared by this browser's tabs
 const tab = openStore('sessionStorage'); // this tab's own; survives a reload
 
-/** The secret by which the server knows a comeback from a stranger. One for the browser: see `askOtherTabs`. */
-function clientSecret() {
-  const client = browser.get('client') ?? randomKey();
-  browser.set('client', client);
-  return client;
-}
+// The secret by which the server knows a comeback from a stranger. It is the browser's, not the tab's, so that one's
+// place can be taken over in another tab: see `isInAnotherTab`.
+const client = browser.get('client') ?? randomKey();
+browser.set('client', client);
 
 // --- the parts
 
-const connection = new Connection(room, clientSecret(), {
+const connection = new Connection(room, client, {
   state: showState,
-  outbox: showOutbox,
+  outbox: () => {
+    timeline.setPending(connection.outbox);
+    tab.set(`outbox.${room}`, connection.outbox);
+  },
   welcome,
   messages,
   presence,
   typing: ({ name, active }) => typingLine.set(name, active),
-  hole: (id) => timeline.forgetBefore(id),
 });
 
-const timeline = new Timeline({ scroller: $('scroller'), list: $('list'), jump: $('jump') }, {
+const timeline = new Timeline($('scroller'), $('list'), $('jump'), {
   loadOlder: (before) => connection.history(before),
-  retry: (ref) => connection.retry(ref),
+  retry: (ref) => connection.say(connection.discard(ref)),
   discard: (ref) => connection.discard(ref),
   read: (id) => browser.set(`read.${room}`, id),
   unread: (count) => alerts.unread(count),
-  knownNames: () => people.names,
+  names: () => people.names,
 });
 
-const composer = new Composer({ form: $('composer'), box: $('text'), counter: $('counter'), send: $('send') }, {
+const composer = new Composer($('composer'), $('text'), $('counter'), $('send'), {
   send: (text) => {
     connection.say(text);
     timeline.spoke();
@@ -77,8 +76,8 @@ const composer = new Composer({ form: $('composer'), box: $('text'), counter: $(
 });
 
 const typingLine = new TypingLine($('typing'));
-const drawer = new Drawer({ sidebar: $('sidebar'), main: $('main'), open: $('open-drawer'), close: $('close-drawer'), shade: $('shade') });
-const people = new People({ list: $('people'), rest: $('people-rest') }, {
+const drawer = new Drawer($('sidebar'), $('main'), $('open-drawer'), $('close-drawer'), $('shade'));
+const people = new People($('people'), $('people-rest'), {
   chosen: (name) => {
     drawer.show(false);
     composer.mention(name);
@@ -87,206 +86,188 @@ const people = new People({ list: $('people'), rest: $('people-rest') }, {
     $('count').textContent = $('people-count').textContent = count;
   },
 });
-const alerts = new Alerts({ icon: $('icon'), choice: $('notify'), hint: $('notify-hint'), log: $('announce') }, room, browser);
-new Rooms({ list: $('rooms'), form: $('go'), input: $('go-room'), error: $('go-error') }, room, browser);
+const alerts = new Alerts($('icon'), $('notify'), $('notify-hint'), $('announce'), room, browser);
+showRooms($('rooms'), $('go'), $('go-room'), $('go-problem'), room, browser);
 
 // --- what the server tells
 
-function welcome(frame, since) {
-  timeline.me = typingLine.me = frame.name;
-  $('my-name').textContent = frame.name;
-  browser.set('name', frame.name);
-  tab.set('name', frame.name);
+function welcome(frame, resumed) {
+  timeline.me = typingLine.me = $('my-name').textContent = frame.name;
+  for (const store of [browser, tab]) store.set('name', frame.name);
   tab.set('passphrase', connection.passphrase);
-  close($('join'));
-  close($('away'));
+  answered($('join'));
+  answered($('away'));
   typingLine.clear();
   people.reset(frame.name, frame.names, frame.participants);
   if (frame.gap) timeline.gap();
-  if (!since) timeline.open(frame.messages, frame.more, browser.get(`read.${room}`, null));
+  if (!resumed) timeline.open(frame.messages, frame.more, browser.get(`read.${room}`, null));
 }
 
-function messages(list, how) {
-  if (how !== 'first') timeline.add(list);
-  showOutbox();
+/** `news`: not the history that a first welcome brings. */
+function messages(list, news) {
+  for (const { name } of list) typingLine.set(name, false);
+  if (!news) return;
+  timeline.add(list);
   const others = list.filter(({ name }) => fold(name) !== fold(connection.name));
-  for (const { name } of others) typingLine.set(name, false);
-  if (how !== 'first' && others.length) alerts.came(others, connection.name);
+  if (others.length) alerts.came(others, connection.name);
 }
 
-// Comings and goings are told after a moment, so that a reload or a short cut shows nothing at all.
-const TELL_AFTER = 2500;
-const leaving = new Map(); // folded name → timer
+// Who left is told after a moment, so that a reload or a short cut shows nothing at all.
+const LEFT_AFTER = 2500;
+const leaving = new Map(); // name → timer
 
 function presence(frame) {
   people.change(frame);
   for (const name of frame.left) {
     typingLine.set(name, false);
-    clearTimeout(leaving.get(fold(name)));
-    leaving.set(fold(name), setTimeout(() => {
-      leaving.delete(fold(name));
-      timeline.notice([], [name]);
-    }, TELL_AFTER));
+    const tell = () => leaving.delete(name) && timeline.notice([], [name]);
+    leaving.set(name, setTimeout(tell, LEFT_AFTER));
   }
   const joined = frame.joined.filter((name) => {
-    const timer = leaving.get(fold(name));
-    clearTimeout(timer);
-    return !leaving.delete(fold(name));
+    clearTimeout(leaving.get(name));
+    return !leaving.delete(name);
   });
   if (joined.length) timeline.notice(joined, []);
 }
 
-// --- what is shown of the connection
-
-function showOutbox() {
-  timeline.setPending(connection.outbox);
-  tab.set(`outbox.${room}`, connection.outbox);
-}
-
-let statusTimer = 0;
-
-/** The line under the heading, in words for people. It comes with a delay, so that short cuts do not flash. */
-function showState() {
-  const { state, offline, backplane } = connection;
-  document.body.dataset.state = state;
-  clearTimeout(statusTimer);
-  const words = statusWords(state, offline, backplane);
-  if (words) statusTimer = setTimeout(() => showStatus(words, state), $('status').firstChild.hidden ? 700 : 0);
-  else showStatus('', state);
-  if (state === 'refused') askName(connection.reason);
-  if (state === 'elsewhere') showAway('You are here in another tab', 'This room is open as you in another tab or window, so it rests in this one.', 'Use it here');
-  if (state === 'stopped') showAway('Disconnected', STOPPED[connection.reason], 'Connect again');
-}
+// --- the connection, in words for people
 
 const STOPPED = {
   policy: 'The server ended the connection, because this page sent too much that it could not accept.',
   locked: 'The passphrase was wrong too often.',
 };
+let statusTimer = 0;
 
-function statusWords(state, offline, backplane) {
-  if (['idle', 'refused', 'elsewhere', 'stopped'].includes(state)) return '';
-  if (offline) return 'You are offline. What you write waits here and goes out when you are back.';
-  if (state === 'restarting') return 'The server is restarting. Back in a moment.';
-  if (state === 'joined') return backplane === 'down' ? 'The server has lost its message store. What you write waits here until it is back.' : '';
-  if (backplane === 'down') return 'The server’s message store is away. Trying again shortly.';
-  return connection.name && timeline.me ? 'The connection was lost. Reconnecting…' : 'Connecting…';
-}
-
-function showStatus(words, state) {
+function showState() {
+  const { state, reason } = connection;
+  document.body.dataset.state = state;
+  if (state === 'refused') ask(reason);
+  if (state === 'elsewhere') rest('You are here in another tab', `There, you are ${connection.name} in this room. This tab has stepped aside.`, 'Use this tab');
+  if (state === 'stopped') rest('Disconnected', STOPPED[reason], 'Connect again');
+  clearTimeout(statusTimer);
   const [line] = $('status').children;
-  line.hidden = !words;
-  line.firstElementChild.textContent = words;
-  $('try-now').hidden = state !== 'waiting';
+  const words = statusWords(connection);
+  // It comes with a delay, so that short cuts do not flash.
+  statusTimer = setTimeout(() => {
+    line.hidden = !words;
+    line.firstElementChild.textContent = words;
+    line.lastElementChild.hidden = state !== 'waiting';
+  }, words && line.hidden ? 700 : 0);
 }
 
-$('try-now').addEventListener('click', () => connection.wake());
+function statusWords({ state, offline, restarting, backplane }) {
+  if (!['connecting', 'joined', 'waiting'].includes(state)) return '';
+  if (offline) return 'You are offline. What you write waits here and goes out when you are back.';
+  if (backplane === 'down') return 'The server cannot reach its store. What you write waits here until it can.';
+  if (state === 'joined') return '';
+  if (restarting) return 'The server is restarting. Back in a moment.';
+  return timeline.me ? 'The connection was lost. Reconnecting…' : 'Connecting…';
+}
 
-// --- joining
+$('status').addEventListener('click', ({ target }) => target.matches('button') && connection.wake());
 
-const REFUSALS = {
-  name_invalid: 'A name has 1 to 32 characters, without control characters.',
-  name_taken: 'Somebody with this name is here already. Choose another.',
+// --- the two questions: who are you, and do you want to be here
+
+const REFUSED = {
+  name_invalid: 'A name has 1 to 32 characters and nothing invisible.',
+  name_taken: 'Somebody with this name is here. Choose another.',
   unauthorized: 'That is not the passphrase.',
   locked: 'The passphrase was wrong too often. Wait a moment, then try again.',
 };
 
-function askName(reason = '', words = REFUSALS[reason] ?? '') {
-  const form = $('join');
-  if (!form.open) form.showModal();
-  const pass = reason === 'unauthorized' || reason === 'locked' || !$('passphrase-field').hidden;
-  $('passphrase-field').hidden = !pass;
-  if (reason === 'unauthorized' && !connection.passphrase) words = 'This chat asks for a passphrase.';
-  $('join-problem').textContent = words;
-  $('name').value ||= connection.name ?? browser.get('name', '');
-  $('name').setAttribute('aria-invalid', String(reason.startsWith('name')));
-  const field = reason === 'unauthorized' ? $('passphrase') : $('name');
+function ask(reason = '', words = REFUSED[reason] ?? reason) {
+  const [name, passphrase] = [$('name'), $('passphrase')];
+  if (!$('join').open) {
+    name.value = connection.name ?? browser.get('name', '');
+    $('join').showModal();
+  }
+  const secret = reason === 'unauthorized' || reason === 'locked';
+  if (secret) passphrase.hidden = passphrase.previousElementSibling.hidden = false;
+  $('join-problem').textContent = reason === 'unauthorized' && !connection.passphrase ? 'This chat asks for a passphrase.' : words;
+  const field = secret ? passphrase : name;
   field.focus();
   field.select();
 }
 
-$('join-form').addEventListener('submit', (event) => {
-  event.preventDefault();
+function rest(title, text, label) {
+  $('away-title').textContent = title;
+  $('away-text').textContent = text;
+  $('come-back').textContent = label;
+  if (!$('away').open) $('away').showModal();
+}
+
+function submitted(dialog, act) {
+  dialog.addEventListener('submit', (event) => {
+    event.preventDefault();
+    act();
+  });
+  // The question wants an answer: Escape does not make it go away.
+  dialog.addEventListener('cancel', (event) => event.preventDefault());
+  dialog.addEventListener('close', () => dialog.returnValue || dialog.showModal());
+}
+
+function answered(dialog) {
+  if (!dialog.open) return;
+  dialog.close('answered');
+  $('text').focus();
+}
+
+submitted($('join'), () => {
   const name = $('name').value.trim().replace(/\s+/g, ' ');
-  if (!name || [...name].length > 32) return askName('name_invalid');
-  connection.join(name, $('passphrase').value || undefined);
+  if (name) connection.join(name, $('passphrase').value || undefined);
+  else ask('name_invalid');
+});
+submitted($('away'), () => {
+  answered($('away'));
+  connection.join(connection.name, connection.passphrase);
 });
 
 $('rename').addEventListener('click', () => {
   drawer.show(false);
   connection.leave();
-  location.hash = ''; // nothing: the form below decides
-  askName();
+  ask();
 });
-
-function showAway(title, text, button) {
-  $('away-title').textContent = title;
-  $('away-text').textContent = text;
-  $('come-back').textContent = button;
-  if (!$('away').open) $('away').showModal();
-}
-
-$('come-back').addEventListener('click', () => {
-  close($('away'));
-  connection.join(connection.name, connection.passphrase);
-});
-
-function close(dialog) {
-  if (dialog.open) dialog.close('done');
-}
-
-for (const dialog of [$('join'), $('away')]) {
-  // These are questions that must be answered: Escape does not make them go away.
-  dialog.addEventListener('cancel', (event) => event.preventDefault());
-  dialog.addEventListener('close', () => {
-    if (dialog.returnValue !== 'done') dialog.showModal();
-    else if (!$('join').open && !$('away').open) $('text').focus();
-    dialog.returnValue = '';
-  });
-}
 
 // --- inviting
 
 $('invite').addEventListener('click', async () => {
   const link = `${location.origin}/r/${room}`;
-  let done = 'Link copied';
   try {
     await navigator.clipboard.writeText(link);
+    $('invite').textContent = 'Link copied';
+    setTimeout(() => ($('invite').textContent = 'Invite'), 3000);
   } catch {
-    done = link; // no clipboard on plain http: show it, to be copied by hand
+    prompt('The link to this room:', link); // there is no clipboard on plain http
   }
-  $('invite').textContent = done;
-  setTimeout(() => ($('invite').textContent = 'Invite'), 4000);
 });
 
 // --- other tabs of this browser
 
-// A second tab with the same name would take the first one's place: fine if meant, so it is asked for, not assumed.
+// A second tab under the same name would take the first one's place. Fine if that is meant, so it is asked.
 const tabs = 'BroadcastChannel' in window ? new BroadcastChannel('bobbin') : null;
-const isHere = (name) => connection.state === 'joined' && fold(connection.name) === fold(name);
+
 tabs?.addEventListener('message', ({ data }) => {
-  if (data.ask === room && isHere(data.name)) tabs.postMessage({ here: room });
+  const here = connection.state === 'joined' && fold(connection.name) === fold(data.name ?? '');
+  if (here && data.asked === room) tabs.postMessage({ here: room });
 });
 
-function askOtherTabs(name) {
-  if (!tabs) return Promise.resolve(false);
+function isInAnotherTab(name) {
   return new Promise((resolve) => {
-    tabs.addEventListener('message', ({ data }) => data.here === room && resolve(true));
-    tabs.postMessage({ ask: room, name });
-    setTimeout(resolve, 150, false);
+    tabs?.addEventListener('message', ({ data }) => data.here === room && resolve(true));
+    tabs?.postMessage({ asked: room, name });
+    setTimeout(resolve, tabs ? 150 : 0, false);
   });
 }
 
 // --- and go
 
-async function start() {
-  $('room-name').textContent = $('join-room').textContent = room;
-  composer.restore(browser.get(`draft.${room}`, ''));
-  connection.restore(tab.get(`outbox.${room}`, []));
-  const name = tab.get('name') ?? browser.get('name');
-  if (!name) return askName();
-  if (await askOtherTabs(name)) return askName('', `You are here as ${name} in another tab. Joining moves you to this one; with another name you are two.`);
+$('room-name').textContent = $('join-room').textContent = room;
+composer.restore(browser.get(`draft.${room}`, ''));
+connection.restore(tab.get(`outbox.${room}`, []));
+const name = tab.get('name') ?? browser.get('name');
+if (!name) ask();
+else if (await isInAnotherTab(name)) ask('', `You are here as ${name} in another tab. Joining moves you to this one; under another name, you are two.`);
+else {
   connection.join(name, tab.get('passphrase'));
   $('text').focus();
 }
-
-start();

@@ -1,28 +1,27 @@
 // The box in which one writes, and the line above it that says who else is writing.
 
-import { byteLength, element, fold, nameElement } from './text.js';
+import { byteLength, element, fold } from './text.js';
 
 const TEXT_MOST = 4096; // bytes, as the server counts
 const COUNT_FROM = 3600; // the counter shows from here
-const TYPING_AGAIN = 3000; // how often "I am typing" is repeated while it is so
-const TYPING_ENDS = 4000; // no key for this long: not typing any more
-const FORGET = 5000; // others' typing is forgotten unless repeated
+const TYPING_AGAIN = 3000; // how often "I am typing" is repeated
+const FORGET = 5000; // others' typing is forgotten unless repeated; one's own ends so long after the last key
 
 export class Composer {
   #saidTyping = 0;
   #quietTimer = 0;
 
   /** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
-  constructor({ form, box, counter, send }, on) {
-    Object.assign(this, { form, box, counter, send, on });
+  constructor(form, box, counter, send, on) {
+    Object.assign(this, { box, counter, send, on });
     box.addEventListener('input', () => this.#changed());
     box.addEventListener('keydown', (event) => this.#key(event));
-    box.addEventListener('blur', () => this.#stoppedTyping());
+    box.addEventListener('blur', () => this.#stopTyping());
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       this.#submit();
     });
-    addEventListener('resize', () => this.#fit());
+    addEventListener('resize', () => this.#measure());
   }
 
   /** A draft that was kept. */
@@ -33,44 +32,39 @@ export class Composer {
 
   /** Address somebody: puts "@Name " where the cursor is. */
   mention(name) {
-    const { value, selectionStart: at, selectionEnd } = this.box;
-    const before = at > 0 && !/\s$/.test(value.slice(0, at)) ? ' ' : '';
+    const { value, selectionStart, selectionEnd } = this.box;
+    const space = /\S$/.test(value.slice(0, selectionStart)) ? ' ' : '';
     this.box.focus();
-    this.box.setRangeText(`${before}@${name} `, at, selectionEnd, 'end');
+    this.box.setRangeText(`${space}@${name} `, selectionStart, selectionEnd, 'end');
     this.#changed();
   }
 
   #changed() {
     this.#measure();
     this.on.draft(this.box.value);
-    const now = Date.now();
-    if (!this.box.value.trim()) return this.#stoppedTyping();
-    if (now - this.#saidTyping > TYPING_AGAIN) {
-      this.#saidTyping = now;
+    if (!this.box.value.trim()) return this.#stopTyping();
+    if (Date.now() - this.#saidTyping > TYPING_AGAIN) {
+      this.#saidTyping = Date.now();
       this.on.typing(true);
     }
     clearTimeout(this.#quietTimer);
-    this.#quietTimer = setTimeout(() => this.#stoppedTyping(), TYPING_ENDS);
+    this.#quietTimer = setTimeout(() => this.#stopTyping(), FORGET);
   }
 
-  #stoppedTyping() {
+  #stopTyping(tell = true) {
     clearTimeout(this.#quietTimer);
-    if (this.#saidTyping) this.on.typing(false);
+    if (this.#saidTyping && tell) this.on.typing(false);
     this.#saidTyping = 0;
   }
 
   #key(event) {
-    // While an input method is composing, Enter chooses a word and is not ours.
-    if (event.isComposing || event.keyCode === 229) return;
+    if (event.isComposing || event.keyCode === 229) return; // an input method is at work: its Enter chooses a word
     if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
       event.preventDefault();
       this.#submit();
     } else if (event.key === 'ArrowUp' && !this.box.value) {
-      const text = this.on.recall();
-      if (!text) return;
       event.preventDefault();
-      this.box.value = text;
-      this.box.setSelectionRange(text.length, text.length);
+      this.box.value = this.on.recall() ?? '';
       this.#changed();
     }
   }
@@ -79,34 +73,25 @@ export class Composer {
     const text = this.box.value.trimEnd();
     this.box.focus();
     if (!text.trim() || byteLength(text) > TEXT_MOST) return;
-    // A receipt of the message ends the typing line with the others, so nothing need be said about that.
-    this.#saidTyping = 0;
-    clearTimeout(this.#quietTimer);
-    this.box.value = '';
-    this.#measure();
+    this.#stopTyping(false); // the message itself ends the typing line with the others
+    this.restore('');
     this.on.draft('');
     this.on.send(text);
   }
 
   #measure() {
     const left = TEXT_MOST - byteLength(this.box.value);
-    const near = TEXT_MOST - left >= COUNT_FROM;
-    this.counter.hidden = !near;
-    if (near) this.counter.textContent = left >= 0 ? `${left} left` : `${-left} too many`;
-    this.counter.classList.toggle('over', left < 0);
-    this.box.setAttribute('aria-invalid', String(left < 0));
+    this.counter.hidden = left > TEXT_MOST - COUNT_FROM;
+    this.counter.textContent = this.counter.hidden ? '' : left < 0 ? `${-left} too many` : `${left} left`;
+    this.counter.classList.toggle('problem', left < 0);
+    this.box.ariaInvalid = String(left < 0);
     this.send.disabled = left < 0 || !this.box.value.trim();
-    this.#fit();
-  }
-
-  /** The box grows with its text; style.css sets the most. */
-  #fit() {
-    this.box.style.height = 'auto';
+    this.box.style.height = 'auto'; // the box grows with its text; style.css sets the most
     this.box.style.height = `${this.box.scrollHeight}px`;
   }
 }
 
-/** "Ada is typing": each name is forgotten after five seconds unless it is repeated. */
+/** "Ada is typing". */
 export class TypingLine {
   me = '';
   #until = new Map(); // name → when it is forgotten
@@ -132,20 +117,12 @@ export class TypingLine {
     clearTimeout(this.#timer);
     const now = Date.now();
     for (const [name, until] of this.#until) if (until <= now) this.#until.delete(name);
-    const names = [...this.#until.keys()].map((name) => nameElement(name));
-    const words = {
-      0: [],
-      1: [names[0], ' is typing'],
-      2: [names[0], ' and ', names[1], ' are typing'],
-    }[names.length] ?? ['Several people are typing'];
-    this.line.replaceChildren(...words, ...(names.length ? [dots()] : []));
-    if (names.length) this.#timer = setTimeout(() => this.#draw(), Math.min(...this.#until.values()) - now);
+    const [one, two, three] = [...this.#until.keys()].map((name) => element('bdi', '', name));
+    if (three) this.line.replaceChildren('Several people are typing');
+    else if (two) this.line.replaceChildren(one, ' and ', two, ' are typing');
+    else if (one) this.line.replaceChildren(one, ' is typing');
+    else return this.line.replaceChildren();
+    this.line.append(element('span', 'dots', element('i'), element('i'), element('i')));
+    this.#timer = setTimeout(() => this.#draw(), Math.min(...this.#until.values()) - now);
   }
-}
-
-function dots() {
-  const box = element('span', 'dots');
-  box.ariaHidden = 'true';
-  box.append(element('i'), element('i'), element('i'));
-  return box;
 }

@@ -1,49 +1,37 @@
 // Beside the conversation: the rooms visited before, and who is here. On a small screen it is a drawer.
 
-import { colour, element, fold, initial, nameElement } from './text.js';
+import { button, element, fold, picture, tint } from './text.js';
 
 const ROOMS_MOST = 12;
 const ROOM = /^[a-z0-9][a-z0-9_-]{0,47}$/;
 
-/** What a person types as a room's name, as the server spells it; null if it cannot be one. */
-export function roomName(text) {
-  const name = text.trim().replace(/^.*\/r\//, '').replace(/^#/, '').toLowerCase().replace(/\s+/g, '-');
-  return ROOM.test(name) ? name : null;
-}
-
-/** The rooms visited, this one first. */
-export class Rooms {
-  constructor({ list, form, input, error }, room, store) {
-    const visited = [room, ...store.get('rooms', []).filter((name) => name !== room && ROOM.test(name))].slice(0, ROOMS_MOST);
-    store.set('rooms', visited);
-    for (const name of [...new Set([...visited, 'lobby'])].sort()) list.append(roomItem(name, name === room));
-    form.addEventListener('submit', (event) => {
-      event.preventDefault();
-      const name = roomName(input.value);
-      error.hidden = Boolean(name);
-      input.setAttribute('aria-invalid', String(!name));
-      if (name) location.assign(`/r/${name}`);
-      else input.focus();
-    });
+/** Lists the rooms visited, this one among them, and takes one to any other. */
+export function showRooms(list, form, input, problem, room, store) {
+  const visited = [room, ...store.get('rooms', []).filter((name) => name !== room)].slice(0, ROOMS_MOST);
+  store.set('rooms', visited);
+  for (const name of [...new Set(['lobby', ...visited])].sort()) {
+    const link = element('a', 'room', name);
+    link.href = name === 'lobby' ? '/' : `/r/${name}`;
+    if (name === room) link.setAttribute('aria-current', 'page');
+    list.append(element('li', '', link));
   }
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    // A link that somebody sent, "#Room" and "my room" are understood too.
+    const name = input.value.trim().replace(/^.*\/r\//, '').replace(/^#/, '').toLowerCase().replace(/\s+/g, '-');
+    const fine = ROOM.test(name);
+    problem.hidden = fine;
+    input.ariaInvalid = String(!fine);
+    if (fine) location.assign(`/r/${name}`);
+  });
 }
 
-function roomItem(name, current) {
-  const item = element('li');
-  const link = element('a', 'room', name);
-  link.href = name === 'lobby' ? '/' : `/r/${name}`;
-  if (current) link.ariaCurrent = 'page';
-  item.append(link);
-  return item;
-}
-
-/** Who is here. The server names at most 100, and the count is the truth. */
+/** Who is here. The server names 100 at most; the count is the truth. */
 export class People {
-  count = 0;
   #names = new Map(); // folded → shown
 
   /** `on`: chosen(name) · counted(count) */
-  constructor({ list, rest }, on) {
+  constructor(list, rest, on) {
     Object.assign(this, { list, rest, on });
     list.addEventListener('click', ({ target }) => {
       const name = target.closest('button')?.dataset.name;
@@ -55,12 +43,8 @@ export class People {
     return this.#names.values();
   }
 
-  has(name) {
-    return this.#names.has(fold(name));
-  }
-
   reset(me, names, count) {
-    this.me = me;
+    this.me = fold(me);
     this.#names = new Map(names.map((name) => [fold(name), name]));
     this.#draw(count);
   }
@@ -72,51 +56,42 @@ export class People {
   }
 
   #draw(count) {
-    this.count = count;
     const sorted = [...this.#names.values()].sort((a, b) => a.localeCompare(b));
-    this.list.replaceChildren(...sorted.map((name) => personItem(name, fold(name) === fold(this.me))));
-    const more = count - sorted.length;
-    this.rest.hidden = more <= 0;
-    this.rest.textContent = `and ${more} more`;
+    this.list.replaceChildren(...sorted.map((name) => this.#person(name)));
+    this.rest.textContent = count > sorted.length ? `and ${count - sorted.length} more` : '';
     this.on.counted(count);
   }
-}
 
-function personItem(name, me) {
-  const item = element('li');
-  const button = element('button', `person ${colour(name)}`);
-  button.type = 'button';
-  button.dataset.name = name;
-  button.title = me ? 'This is you' : `Mention ${name}`;
-  const picture = element('span', 'picture', initial(name));
-  picture.ariaHidden = 'true';
-  button.append(picture, nameElement(name));
-  if (me) button.append(element('span', 'you', 'you'));
-  item.append(button);
-  return item;
+  #person(name) {
+    const person = tint(button('person', picture(name), { name }), name);
+    person.append(element('bdi', '', name));
+    if (fold(name) === this.me) person.append(element('span', 'quiet', 'you'));
+    else person.title = `Mention ${name}`;
+    return element('li', '', person);
+  }
 }
 
 /** The drawer of small screens. On large ones the sidebar is always there, and this does nothing. */
 export class Drawer {
-  constructor({ sidebar, main, open, close, shade }) {
-    Object.assign(this, { sidebar, main, open, close });
-    this.small = matchMedia('(max-width: 52rem)');
+  #small = matchMedia('(max-width: 52rem)');
+
+  constructor(sidebar, main, open, close, shade) {
+    Object.assign(this, { sidebar, main, opener: open, closer: close });
     open.addEventListener('click', () => this.show(true));
-    close.addEventListener('click', () => this.show(false));
-    shade.addEventListener('click', () => this.show(false));
+    for (const node of [close, shade]) node.addEventListener('click', () => this.show(false));
     sidebar.addEventListener('keydown', ({ key }) => key === 'Escape' && this.show(false));
-    this.small.addEventListener('change', () => this.show(false));
+    this.#small.addEventListener('change', () => this.show(false));
     this.show(false);
   }
 
-  show(shown) {
-    const small = this.small.matches;
-    const was = document.body.classList.contains('drawer');
-    document.body.classList.toggle('drawer', small && shown);
-    this.sidebar.inert = small && !shown;
-    this.main.inert = small && shown;
-    this.open.ariaExpanded = String(small && shown);
-    if (small && shown) this.close.focus();
-    else if (was) this.open.focus();
+  show(wanted) {
+    const { classList } = document.body;
+    const [was, is] = [classList.contains('drawer'), wanted && this.#small.matches];
+    classList.toggle('drawer', is);
+    this.sidebar.inert = this.#small.matches && !is;
+    this.main.inert = is;
+    this.opener.ariaExpanded = String(is);
+    if (is) this.closer.focus();
+    else if (was) this.opener.focus();
   }
 }

@@ -1,99 +1,102 @@
-// Turns what people wrote into DOM nodes, and names into colours. Everything here goes through text nodes and
-// `textContent`: no string from the network is ever parsed as HTML, so markup in a name or a message is just letters.
+// Turns what people wrote into DOM nodes, and names into colours. All of it goes through text nodes: no string from the
+// network is ever parsed as HTML, so markup in a name or a message is just letters.
 
-const encoder = new TextEncoder();
-
-/** The size that counts for the server's limit: UTF-8 bytes, the white space at the end left out. */
-export const byteLength = (text) => encoder.encode(text.trimEnd()).length;
-
-/** Two names that fold to the same string are the same person. */
-export const fold = (name) => name.normalize('NFKC').toLowerCase();
-
-/** One of twelve colours, the same for a name everywhere; the colours themselves are in style.css. */
-export function colour(name) {
-  let hash = 0;
-  for (const char of fold(name)) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
-  return `c${((hash ^ (hash >>> 7)) >>> 0) % 12}`;
-}
-
-/** What stands in a person's round picture: the first letter, with the marks that belong to it but not a pile of them. */
-export const initial = (name) => (name.match(/\p{L}\p{M}?|\p{N}|\p{Extended_Pictographic}/u)?.[0] ?? '?').toUpperCase();
-
-/** An element with a class and text, the way most of the page is built. */
-export function element(tag, className = '', text = '') {
+/** An element with a class and children, the way most of the page is built; strings become text nodes. */
+export function element(tag, className = '', ...children) {
   const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
+  node.className = className;
+  node.append(...children);
   return node;
 }
 
-/** A name, kept from turning the direction of the text around it. */
-export const nameElement = (name, className = '') => element('bdi', className, name);
+export function button(className, label, data = {}) {
+  const node = element('button', className, label);
+  node.type = 'button';
+  Object.assign(node.dataset, data);
+  return node;
+}
 
-const EMOJI = /^(?:\p{Regional_Indicator}{2}|[0-9#*]\uFE0F?\u20E3|\p{Extended_Pictographic}(?:\uFE0F|\p{Emoji_Modifier})?(?:\u200D\p{Extended_Pictographic}(?:\uFE0F|\p{Emoji_Modifier})?)*|\s)+$/u;
+/** The size that counts for the server's limit: UTF-8 bytes, without the white space at the end. */
+export const byteLength = (text) => new TextEncoder().encode(text.trimEnd()).length;
 
-/** Whether a text is a few emoji and nothing else; such a message is shown larger. */
+/** Names that fold to the same string are the same person. */
+export const fold = (name) => name.normalize('NFKC').toLowerCase();
+
+/** A name inside a sentence, kept from turning the direction of the words around it. */
+export const isolated = (name) => `\u2068${name}\u2069`;
+
+/** Gives an element its person's colour: one of 24 hues, always the same for a name; style.css makes it readable. */
+export function tint(node, name) {
+  let hash = 7;
+  for (const char of fold(name)) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
+  node.style.setProperty('--hue', (hash % 24) * 15);
+  return node;
+}
+
+/** A person's round picture: the first letter with one mark at most. */
+export function picture(name) {
+  const letter = name.match(/\p{L}\p{M}?|\p{N}|\p{Extended_Pictographic}/u)?.[0] ?? '?';
+  const node = element('span', 'picture', letter.toUpperCase());
+  node.ariaHidden = 'true';
+  return node;
+}
+
+const ONE_EMOJI = '\\p{Extended_Pictographic}(?:\\uFE0F|\\p{Emoji_Modifier})?';
+const EMOJI = new RegExp(`^(?:\\p{RI}{2}|[0-9#*]\\uFE0F?\\u20E3|${ONE_EMOJI}(?:\\u200D${ONE_EMOJI})*|\\s)+$`, 'u');
+
+/** A few emoji and nothing else; such a message is shown larger. */
 export const emojiOnly = (text) => text.length <= 40 && EMOJI.test(text);
 
-const escapeRegExp = (text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
-
-/** Matches `@Name` for any of the names; the longest first, so that "@Ada Lovelace" is not taken for "@Ada". */
+/** Matches `@Name` for any of the names, the longest first: "@Ada Lovelace" is not "@Ada". */
 function mentionPattern(names) {
-  const sorted = [...names].sort((a, b) => b.length - a.length).map(escapeRegExp);
+  const sorted = names.sort((a, b) => b.length - a.length).map((name) => name.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
   return `(?<![\\p{L}\\p{N}])@(?:${sorted.join('|')})(?![\\p{L}\\p{N}])`;
 }
 
 /** Whether the text speaks to this person. */
 export const mentions = (text, name) => new RegExp(mentionPattern([name]), 'iu').test(text);
 
-// A link ends at white space, at quotes and brackets that are hardly part of it, and at invisible characters that
-// would turn the direction of its letters and so make it look like another address.
+// A link ends at white space, at what hardly belongs to it, and at the invisible characters that would turn the
+// direction of its letters and so make it look like another address.
 const LINK = 'https?://[^\\s<>"`\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]+';
 const CODE = '`[^`\\n]+`';
 const FENCE = /```(?:[\w+#.-]*\n)?([\s\S]+?)\n?```/g;
 
 /** The text as nodes: links, `code`, fenced blocks and mentions; nothing else of Markdown. */
-export function render(text, me, names = []) {
+export function render(text, me, names) {
   const out = document.createDocumentFragment();
+  const pattern = new RegExp(`${CODE}|${LINK}|${mentionPattern([me, ...names])}`, 'giu');
   let end = 0;
   for (const match of text.matchAll(FENCE)) {
-    renderInline(out, text.slice(end, match.index).replace(/\n$/, ''), me, names);
-    const block = element('pre');
-    block.tabIndex = 0; // a wide block scrolls sideways, and must do so by keyboard too
-    block.append(element('code', '', match[1]));
+    renderInline(out, text.slice(end, match.index).replace(/\n$/, ''), pattern, me);
+    const block = element('pre', '', element('code', '', match[1]));
+    block.tabIndex = 0; // a wide block scrolls sideways, by keyboard too
     out.append(block);
     end = match.index + match[0].length;
   }
-  renderInline(out, end ? text.slice(end).replace(/^\n/, '') : text, me, names);
+  renderInline(out, end ? text.slice(end).replace(/^\n/, '') : text, pattern, me);
   return out;
 }
 
-function renderInline(out, text, me, names) {
-  const everybody = new Set(names).add(me);
-  const pattern = new RegExp(`${CODE}|${LINK}|${mentionPattern(everybody)}`, 'giu');
+function renderInline(out, text, pattern, me) {
   let end = 0;
-  for (const match of text.matchAll(pattern)) {
-    const [node, length] = inlineNode(match[0], me);
+  for (const { 0: token, index } of text.matchAll(pattern)) {
+    const node = inlineNode(token, me);
     if (!node) continue;
-    out.append(text.slice(end, match.index), node);
-    end = match.index + length;
+    out.append(text.slice(end, index), node);
+    end = index + (token[0] === '`' ? token : node.textContent).length;
   }
   out.append(text.slice(end));
 }
 
 function inlineNode(token, me) {
-  if (token[0] === '`') return [element('code', '', token.slice(1, -1)), token.length];
-  if (token[0] === '@') {
-    const toMe = fold(token.slice(1)) === fold(me);
-    return [element(toMe ? 'mark' : 'span', 'mention', token), token.length];
-  }
+  if (token[0] === '`') return element('code', '', token.slice(1, -1));
+  if (token[0] === '@') return element(fold(token.slice(1)) === fold(me) ? 'mark' : 'span', 'mention', token);
   const address = withoutTail(token);
-  if (!isWebAddress(address)) return [null, 0];
+  if (!URL.canParse(address)) return null; // LINK has made sure that it is http or https
   const link = element('a', '', address);
-  link.href = address;
-  link.target = '_blank';
-  link.rel = 'noopener noreferrer';
-  return [link, address.length];
+  Object.assign(link, { href: address, target: '_blank', rel: 'noopener noreferrer' });
+  return link;
 }
 
 /** Leaves the punctuation after an address to the sentence; a closing bracket only if it was not opened inside. */
@@ -103,13 +106,5 @@ function withoutTail(address) {
     const unopened = last === ')' && address.split('(').length < address.split(')').length;
     if (!unopened && !/[.,;:!?'\]}*_~»”’]/.test(last)) return address;
     address = address.slice(0, -1);
-  }
-}
-
-function isWebAddress(address) {
-  try {
-    return ['http:', 'https:'].includes(new URL(address).protocol);
-  } catch {
-    return false;
   }
 }
