@@ -5,52 +5,18 @@
 //! dead on which nothing came for 30 s; waits as the close code says. What it can judge alone (ids that do not grow, a
 //! code that makes no sense) it writes down as a broken promise at once; what takes all books together is `checker`'s.
 
+use super::arena::TASKS;
 use super::clock::{self, At};
-use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Ledger, Message, Seen};
+use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, Seen};
 use super::rng::Rng;
 use super::session::Session;
+use super::stage::{Order, Role, Stage};
 use super::wire::{Got, Wire};
 use serde_json::json;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// What the director and the clients share.
-pub struct Stage {
-    pub ledger: Ledger,
-    /// Where each task listens at present.
-    pub tasks: Mutex<Vec<SocketAddr>>,
-    /// Clients say new things.
-    pub talking: AtomicBool,
-    /// Clients leave for good.
-    pub ending: AtomicBool,
-    pub orders: Vec<Mutex<Option<Order>>>,
-}
-
-/// What the director makes a client do.
-#[derive(Clone, Copy, Debug)]
-pub enum Order {
-    /// Its connection breaks, without a close frame.
-    Cut,
-    /// Its connection breaks and it stays away for so many milliseconds.
-    Away(At),
-    /// It sends a close frame and stays away.
-    Leave(At),
-}
-
-/// Who a client is.
-#[derive(Clone)]
-pub struct Role {
-    pub index: usize,
-    pub name: String,
-    pub room: String,
-    /// The only task it goes to, or any.
-    pub home: Option<usize>,
-    /// Milliseconds between two messages, on average.
-    pub pace: At,
-}
 
 /// A client's life over all its connections.
 pub struct Client {
@@ -107,7 +73,7 @@ impl Client {
         let mut task = self
             .role
             .home
-            .unwrap_or(self.rng.range(0, super::TASKS as u64) as usize);
+            .unwrap_or(self.rng.range(0, TASKS as u64) as usize);
         let mut back_off = 100;
         while !self.stage.ending.load(SeqCst) {
             let (end, joined) = self.connect(task);
@@ -127,8 +93,8 @@ impl Client {
                 End::Broken(_) => self.rng.range(50, back_off + 50),
             };
             self.sleep(wait);
-            let step = self.rng.range(1, super::TASKS as u64) as usize;
-            task = self.role.home.unwrap_or((task + step) % super::TASKS);
+            let step = self.rng.range(1, TASKS as u64) as usize;
+            task = self.role.home.unwrap_or((task + step) % TASKS);
         }
     }
 

@@ -1,18 +1,20 @@
 //! The system under test, as processes: one Redis with an append-only file, three tasks, each behind a proxy of its
 //! own. Carries out the schedule's faults, heals them, and writes down when.
 
-use super::client::{Order, Stage};
+use super::arena::{DRAIN_SECONDS, TASKS};
 use super::clock::{self, At};
 use super::common::http::Connection;
 use super::common::{Redis, Task};
-use super::ledger::Window;
 use super::process::{Running, Usage, names_of_threads, settled, tail, usage};
 use super::proxy::{Proxy, Which};
 use super::rng::Rng;
 use super::schedule::{Fault, Planned};
 use super::slow;
-use super::{DRAIN_SECONDS, TASKS};
+use super::stage::{Order, Stage};
+
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 /// A deaf subscription must be found by then: a heartbeat (5 s), the wait for the probe (5 s), and some patience.
 const DEAF_AT_MOST: At = 14_000;
@@ -28,11 +30,13 @@ pub struct Cluster {
     stage: Arc<Stage>,
     rng: Rng,
     slow_ones: usize,
+    /// What the tasks are started with beside what we need.
+    settings: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// Starts everything. The tasks' addresses are on the stage then.
-    pub fn start(stage: Arc<Stage>, seed: u64) -> Cluster {
+    pub fn start(stage: Arc<Stage>, seed: u64, settings: &[(&str, &str)]) -> Cluster {
         // Each command is on disk before it is answered; so what a killed Redis forgets, nobody had been promised.
         let redis = Redis::durable();
         let proxies: Vec<Proxy> = (0..TASKS).map(|_| Proxy::start(redis.addr())).collect();
@@ -45,6 +49,10 @@ impl Cluster {
             stage,
             rng: Rng::new(seed, 2000),
             slow_ones: 0,
+            settings: settings
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
         };
         let idle = Usage {
             threads: 0,
@@ -72,11 +80,17 @@ impl Cluster {
             self.proxies[slot].addr.to_string(),
             DRAIN_SECONDS.to_string(),
         );
-        let task = Task::start(&[
-            ("REDIS_ENDPOINT", &endpoint),
+        let mut settings = vec![
+            ("REDIS_ENDPOINT", &*endpoint),
             ("DRAIN_SECONDS", &drain),
             ("HISTORY_MESSAGES", "1000000"), // nothing is trimmed, so `gap` means lost data
-        ]);
+        ];
+        settings.extend(
+            self.settings
+                .iter()
+                .map(|(name, value)| (&**name, &**value)),
+        );
+        let task = Task::start(&settings);
         self.stage.tasks.lock().expect("nobody panics holding it")[slot] = task.addr;
         task
     }
@@ -94,19 +108,29 @@ impl Cluster {
         for (at, begins, i) in events {
             while clock::now() < start + at {
                 self.look_around();
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(20));
             }
             let planned = &plan[i];
-            if begins {
-                windows[i] = self.stage.ledger.open(window(planned));
-                self.begin(planned, windows[i]);
-            } else {
-                self.end(planned);
-                // Two kinds end when the system has dealt with them, and `look_around` sees that.
-                if !matches!(planned.fault, Fault::SubscriberDeaf | Fault::TaskDrain) {
-                    self.stage.ledger.close(windows[i]);
-                }
+            match begins {
+                true => windows[i] = self.strike(planned),
+                false => self.heal(planned, windows[i]),
             }
+        }
+    }
+
+    /// Begins a fault; the number is for [`Cluster::heal`].
+    pub fn strike(&mut self, planned: &Planned) -> usize {
+        let window = self.stage.ledger.open(planned.window());
+        self.begin(planned, window);
+        window
+    }
+
+    /// Ends a fault.
+    pub fn heal(&mut self, planned: &Planned, window: usize) {
+        self.end(planned);
+        // Two kinds end when the system has dealt with them, and `look_around` sees that.
+        if !matches!(planned.fault, Fault::SubscriberDeaf | Fault::TaskDrain) {
+            self.stage.ledger.close(window);
         }
     }
 
@@ -125,7 +149,7 @@ impl Cluster {
                     .expect("nobody panics holding it")
                     .push(clock::now());
                 // An id of the next life has a later millisecond than any of this one.
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(2));
             }
             Fault::RedisHang => self.redis.freeze(),
             Fault::WireReset => slots().for_each(|s| _ = self.proxies[s].cut(Which::All)),
@@ -173,7 +197,7 @@ impl Cluster {
             Fault::SlowDeaf | Fault::SlowSip | Fault::SlowHalf => {
                 self.slow_ones += 1;
                 let addr = self.tasks[slot].task.addr;
-                let room = self.rng.pick(&super::ROOMS).name.to_string();
+                let room = self.rng.pick(&self.stage.rooms).clone();
                 let name = format!("slow-{}", self.slow_ones);
                 let until = clock::now() + planned.to - planned.from;
                 slow::start(planned.fault, addr, room, name, until);
@@ -296,7 +320,7 @@ impl Cluster {
     pub fn wait_settled(&mut self) {
         while !self.draining.is_empty() || !self.deaf.is_empty() {
             self.look_around();
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -312,7 +336,7 @@ impl Cluster {
             {
                 return true;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
         false
     }
@@ -335,7 +359,7 @@ impl Cluster {
                     self.stage.ledger.remark(story);
                     break;
                 }
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(50));
             }
         }
     }
@@ -364,26 +388,5 @@ impl Cluster {
             ));
             std::mem::forget(running.task); // its drop would panic too, and we have a report to print
         }
-    }
-}
-
-fn window(planned: &Planned) -> Window {
-    use Fault::*;
-    let fault = planned.fault;
-    let client = matches!(
-        fault,
-        ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf
-    );
-    Window {
-        what: fault.to_string(),
-        task: planned.task,
-        from: clock::now(),
-        to: At::MAX,
-        refuses: matches!(
-            fault,
-            RedisRestart | RedisWipe | RedisHang | WireUp | WireDown
-        ),
-        stops: matches!(fault, TaskKill | TaskFreeze | TaskDrain),
-        deafens: !client,
     }
 }

@@ -1,9 +1,10 @@
 //! The look at the system once it is healed: is everybody caught up, does every client know who is here, and what does
 //! the log itself hold? Waits with a deadline, then takes what is as the answer.
 
-use super::client::Stage;
+use super::arena::TASKS;
 use super::clock::{self, At};
 use super::ledger::{Facts, Id};
+use super::stage::Stage;
 use super::wire::{Got, Wire};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,38 @@ pub fn wait_until_none(within: At, missing: impl Fn() -> Vec<String>) -> Result<
         }
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Clients that no welcome has reached yet.
+pub fn never_joined(stage: &Stage) -> Vec<String> {
+    let books = stage
+        .ledger
+        .clients
+        .iter()
+        .map(|c| c.lock().expect("nobody panics holding it"));
+    books
+        .filter(|book| book.participants == 0)
+        .map(|book| book.name.clone())
+        .collect()
+}
+
+/// Tasks that have given no receipt since then.
+pub fn tasks_without_receipt(stage: &Stage, since: At) -> Vec<String> {
+    let mut receipts = [0; TASKS];
+    for client in &stage.ledger.clients {
+        let book = client.lock().expect("nobody panics holding it");
+        for (at, _, task) in book
+            .messages
+            .iter()
+            .rev()
+            .take(20)
+            .filter_map(|m| m.receipt)
+        {
+            receipts[task] += usize::from(at > since);
+        }
+    }
+    let without = (0..TASKS).filter(|task| receipts[*task] == 0);
+    without.map(|task| format!("task {task}")).collect()
 }
 
 /// Clients without a connection, with messages whose fate they do not know, or behind the others.

@@ -1,7 +1,6 @@
 //! The table at the end of a run, and the stories where a promise was broken.
 
-use super::TASKS;
-use super::checker::Verdict;
+use super::arena::{Outcome, TASKS};
 use super::clock::{At, show};
 use super::ledger::{Answer, Ledger, Window};
 use std::collections::BTreeMap;
@@ -11,14 +10,8 @@ const STORIES: usize = 3;
 /// How long after a heal a task may take to its first receipt: back-off of 5 s, clients' back-off, and the probe.
 const RECOVERS_WITHIN: At = 20_000;
 
-/// What the phases of the run measured.
-#[derive(Default)]
-pub struct Measured {
-    pub caught_up_after: At,
-    pub counts_right_after: At,
-}
-
-pub fn print(ledger: &Ledger, verdict: &Verdict, measured: &Measured) {
+pub fn print(outcome: &Outcome) {
+    let (ledger, verdict) = (&outcome.stage.ledger, &outcome.verdict);
     let windows = ledger.windows.lock().expect("all is over");
     let recoveries = recoveries(ledger, &windows);
     println!(
@@ -80,8 +73,8 @@ pub fn print(ledger: &Ledger, verdict: &Verdict, measured: &Measured) {
     );
     println!(
         "after the last heal: everybody caught up in {}, every count right in {}",
-        show(measured.caught_up_after),
-        show(measured.counts_right_after)
+        show(outcome.caught_up_after),
+        show(outcome.counts_right_after)
     );
     let mut told: BTreeMap<&str, usize> = BTreeMap::new();
     for broken in &verdict.broken {

@@ -6,8 +6,9 @@
 //! ends before the next begins; so two tasks are always up. Each row goes through all of its kinds, in a random
 //! order, before it repeats one.
 
-use super::TASKS;
-use super::clock::At;
+use super::arena::{DRAIN_SECONDS, TASKS};
+use super::clock::{self, At};
+use super::ledger::Window;
 use super::rng::Rng;
 use Fault::*;
 use std::fmt;
@@ -90,6 +91,29 @@ pub struct Planned {
     pub task: Option<usize>,
 }
 
+impl Planned {
+    /// What the ledger holds of it, from now on.
+    pub fn window(&self) -> Window {
+        let fault = self.fault;
+        let client = matches!(
+            fault,
+            ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf
+        );
+        Window {
+            what: fault.to_string(),
+            task: self.task,
+            from: clock::now(),
+            to: At::MAX,
+            refuses: matches!(
+                fault,
+                RedisRestart | RedisWipe | RedisHang | WireUp | WireDown
+            ),
+            stops: matches!(fault, TaskKill | TaskFreeze | TaskDrain),
+            deafens: !client,
+        }
+    }
+}
+
 const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang];
 const WIRES: &[Fault] = &[
     WireReset,
@@ -164,7 +188,7 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         TaskFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
         TaskFreeze => rng.range(1000, 8000),
         // As long as it takes to drain; the next task fault waits for it.
-        TaskDrain => super::DRAIN_SECONDS * 1000 + 500,
+        TaskDrain => DRAIN_SECONDS * 1000 + 500,
         // Now and then long enough to miss more than the 500 messages that one welcome brings.
         ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
         ClientLeave => rng.range(100, 3000),
@@ -180,5 +204,25 @@ fn target(fault: Fault, rng: &mut Rng) -> Option<usize> {
         WireReset | WireUp | WireDown | SubscriberCut | PublisherCut | SubscriberDeaf
         | WireSlow => (!rng.chance(25)).then_some(one),
         _ => Some(one),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_minute_has_every_kind_and_a_seed_repeats_it() {
+        for seed in 0..50 {
+            let first = plan(seed, 60_000, &[]);
+            let kinds: BTreeSet<Fault> = first.iter().map(|planned| planned.fault).collect();
+            assert_eq!(kinds.len(), 19, "seed {seed}");
+            assert!(first.iter().all(|planned| planned.to <= 60_000));
+            assert_eq!(
+                format!("{first:?}"),
+                format!("{:?}", plan(seed, 60_000, &[]))
+            );
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! One joined connection of a [`Client`]: sends what is due, reads what comes, until something ends it.
 
-use super::client::{Client, End, Order};
+use super::client::{Client, End};
 use super::clock::{self, At};
 use super::ledger::{Change, Id};
+use super::stage::Order;
 use super::wire::{Got, Wire};
 use serde_json::{Value, json};
 use std::collections::VecDeque;

@@ -4,30 +4,38 @@ use super::clock::{self, At};
 use super::schedule::Fault;
 use super::wire::{Got, Wire};
 use serde_json::json;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Joins and misbehaves until `until`, or until the server has had enough; then its connection breaks.
-pub fn start(kind: Fault, addr: SocketAddr, room: String, name: String, until: At) {
+/// An empty masked pong.
+const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+
+/// Joins and misbehaves until `until`, then breaks the connection; gives when the server had had enough before.
+pub fn start(
+    kind: Fault,
+    addr: SocketAddr,
+    room: String,
+    name: String,
+    until: At,
+) -> JoinHandle<Option<At>> {
     thread::spawn(move || {
         // A small window, so that what it does not read soon waits in the server and not in the kernel.
-        let Ok(mut wire) = Wire::open(addr, &room, Some(4096)) else {
-            return;
-        };
+        let mut wire = Wire::open(addr, &room, Some(4096)).ok()?;
         let secret = format!("secret-of-the-slow-{name}");
-        let join = json!({"type": "join", "name": name, "client": secret});
-        if wire.send(&join).is_err() || !matches!(wire.read(Duration::from_secs(3)), Got::Frame(_))
-        {
-            return;
-        }
-        misbehave(kind, &mut wire, until);
+        wire.send(&json!({"type": "join", "name": name, "client": secret}))
+            .ok()?;
+        let Got::Frame(_) = wire.read(Duration::from_secs(3)) else {
+            return None;
+        };
+        let cut = misbehave(kind, &mut wire, until);
         wire.cut(true);
-    });
+        cut
+    })
 }
 
-fn misbehave(kind: Fault, wire: &mut Wire, until: At) {
+fn misbehave(kind: Fault, wire: &mut Wire, until: At) -> Option<At> {
     let tcp = wire.tcp();
     if kind == Fault::SlowHalf {
         // The head of a masked text frame of 200 bytes, and 14 of them.
@@ -38,15 +46,21 @@ fn misbehave(kind: Fault, wire: &mut Wire, until: At) {
     let _ = tcp.set_read_timeout(Some(Duration::from_millis(100)));
     while clock::now() < until {
         let mut bytes = [0; 4096];
-        let read = match kind {
+        let moved = match kind {
             Fault::SlowHalf => tcp.read(&mut bytes),
-            Fault::SlowSip => tcp.read(&mut bytes[..1]),
-            _ => Ok(1),
+            // An unasked pong now and then: who does not read to the end can only notice so that it was cut.
+            Fault::SlowSip => tcp.write(&PONG).and_then(|_| tcp.read(&mut bytes[..1])),
+            _ => tcp.write(&PONG),
         };
-        if matches!(read, Ok(0)) {
-            return; // cut by the server
+        match moved {
+            Ok(0) => return Some(clock::now()),
+            Err(e) if !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Some(clock::now());
+            }
+            _ => {}
         }
-        let pause = if kind == Fault::SlowSip { 1000 } else { 50 };
+        let pause = if kind == Fault::SlowHalf { 50 } else { 1000 };
         thread::sleep(Duration::from_millis(pause));
     }
+    None
 }
