@@ -33,30 +33,10 @@ pub struct Talk {
 
 /// The rooms of the fault test. One has more talk than a welcome can hold after a long absence; 60 clients in all.
 pub const ROOMS: [Talk; 4] = [
-    Talk {
-        name: "busy",
-        clients: 24,
-        pace: 500,
-        at_home: 2,
-    },
-    Talk {
-        name: "calm",
-        clients: 14,
-        pace: 1000,
-        at_home: 0,
-    },
-    Talk {
-        name: "calmer",
-        clients: 12,
-        pace: 1500,
-        at_home: 0,
-    },
-    Talk {
-        name: "calmest",
-        clients: 10,
-        pace: 3000,
-        at_home: 0,
-    },
+    Talk { name: "busy", clients: 24, pace: 500, at_home: 2 },
+    Talk { name: "calm", clients: 14, pace: 1000, at_home: 0 },
+    Talk { name: "calmer", clients: 12, pace: 1500, at_home: 0 },
+    Talk { name: "calmest", clients: 10, pace: 3000, at_home: 0 },
 ];
 
 pub struct Arena {
@@ -91,12 +71,7 @@ impl Arena {
         let cluster = Cluster::start(Arc::clone(&stage), seed, settings);
         let start = |role| Client::start(role, Arc::clone(&stage), seed);
         let clients = roles.into_iter().map(start).collect();
-        let mut arena = Arena {
-            stage,
-            cluster,
-            clients,
-            broken: Vec::new(),
-        };
+        let mut arena = Arena { stage, cluster, clients, broken: Vec::new() };
         let stage = Arc::clone(&arena.stage);
         let joined = inspect::wait_until_none(10_000, || inspect::never_joined(&stage));
         arena.must("cannot join at the start", joined);
@@ -111,25 +86,17 @@ impl Arena {
         let left = || QUIET_WITHIN.saturating_sub(clock::now() - healed).max(5000);
         self.cluster.wait_settled();
         let silent = || inspect::tasks_without_receipt(&stage, healed);
-        self.must(
-            "no receipt after the heal",
-            inspect::wait_until_none(left(), silent),
-        );
+        self.must("no receipt after the heal", inspect::wait_until_none(left(), silent));
         stage.talking.store(false, SeqCst);
         let behind = || inspect::not_caught_up(&stage);
         self.must("not caught up", inspect::wait_until_none(left(), behind));
         let caught_up_after = clock::now() - healed;
         let wrong = || inspect::wrong_counts(&stage);
-        self.must(
-            "who is here is wrong",
-            inspect::wait_until_none(left(), wrong),
-        );
+        self.must("who is here is wrong", inspect::wait_until_none(left(), wrong));
         let counts_right_after = clock::now() - healed;
         for task in 0..TASKS {
             if !self.cluster.wait_ready(task, 5000) {
-                stage
-                    .ledger
-                    .remark(format!("task {task} is not ready after the heal"));
+                stage.ledger.remark(format!("task {task} is not ready after the heal"));
             }
         }
         let logs = visit_all(&stage);
@@ -143,23 +110,14 @@ impl Arena {
         let mut verdict = checker::judge(&stage.ledger, &logs);
         verdict.broken.extend(self.broken);
         for story in report::slow_recoveries(&stage.ledger) {
-            verdict.broken.push(Broken {
-                what: "slow to recover",
-                story,
-            });
+            verdict.broken.push(Broken { what: "slow to recover", story });
         }
-        Outcome {
-            stage,
-            verdict,
-            caught_up_after,
-            counts_right_after,
-        }
+        Outcome { stage, verdict, caught_up_after, counts_right_after }
     }
 
     fn must(&mut self, what: &'static str, result: Result<At, Vec<String>>) {
         let stories = result.err().unwrap_or_default();
-        self.broken
-            .extend(stories.into_iter().map(|story| Broken { what, story }));
+        self.broken.extend(stories.into_iter().map(|story| Broken { what, story }));
     }
 }
 
@@ -176,13 +134,7 @@ fn roles(rooms: &[Talk]) -> Vec<Role> {
             let index = roles.len();
             let home = (number < room.at_home * TASKS).then_some(number % TASKS);
             let (name, room, pace) = (format!("c{index:02}"), room.name.to_string(), room.pace);
-            roles.push(Role {
-                index,
-                name,
-                room,
-                home,
-                pace,
-            });
+            roles.push(Role { index, name, room, home, pace });
         }
     }
     roles
@@ -191,11 +143,7 @@ fn roles(rooms: &[Talk]) -> Vec<Role> {
 /// A stranger visits every room on every task, and reads the log of each room once.
 fn visit_all(stage: &Stage) -> BTreeMap<String, Log> {
     let mut logs = BTreeMap::new();
-    let tasks = stage
-        .tasks
-        .lock()
-        .expect("nobody panics holding it")
-        .clone();
+    let tasks = stage.tasks.lock().expect("nobody panics holding it").clone();
     for room in &stage.rooms {
         for (task, addr) in tasks.iter().enumerate() {
             match inspect::visit(stage, *addr, task, room, task == 0) {

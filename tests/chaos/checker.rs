@@ -52,51 +52,24 @@ pub struct Verdict {
 pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
     let windows = ledger.windows.lock().expect("all is over").clone();
     let lives = Lives(ledger.losses.lock().expect("all is over").clone());
-    let mut verdict = Verdict {
-        broken: Vec::new(),
-        excused: 0,
-        slowest_refusal: 0,
-    };
+    let mut verdict = Verdict { broken: Vec::new(), excused: 0, slowest_refusal: 0 };
     for remark in ledger.remarks.lock().expect("all is over").iter() {
-        verdict.broken.push(Broken {
-            what: "a process misbehaved",
-            story: remark.clone(),
-        });
+        verdict.broken.push(Broken { what: "a process misbehaved", story: remark.clone() });
     }
-    let books: Vec<_> = ledger
-        .clients
-        .iter()
-        .map(|c| c.lock().expect("all is over"))
-        .collect();
+    let books: Vec<_> = ledger.clients.iter().map(|c| c.lock().expect("all is over")).collect();
     for book in &books {
         verdict.broken.extend(book.broken.iter().cloned());
         vanished(&mut verdict, book, &windows);
         refusals(&mut verdict, book, &windows);
         gaps(&mut verdict, book, &lives);
-        seen_leaving(
-            &mut verdict,
-            book,
-            &books.iter().map(|b| &**b).collect::<Vec<_>>(),
-            &windows,
-        );
+        seen_leaving(&mut verdict, book, &books.iter().map(|b| &**b).collect::<Vec<_>>(), &windows);
     }
     for (room, log) in logs {
         let empty = Log::new();
         let facts = ledger.facts();
         let known = facts.get(room).unwrap_or(&empty);
-        let here: Vec<&Book> = books
-            .iter()
-            .map(|b| &**b)
-            .filter(|b| b.room == *room)
-            .collect();
-        let judge = Room {
-            room,
-            log,
-            known,
-            here,
-            lives: &lives,
-            windows: &windows,
-        };
+        let here: Vec<&Book> = books.iter().map(|b| &**b).filter(|b| b.room == *room).collect();
+        let judge = Room { room, log, known, here, lives: &lives, windows: &windows };
         judge.lost(&mut verdict);
         judge.twice(&mut verdict);
         judge.forgotten(&mut verdict);
@@ -135,11 +108,7 @@ impl Room<'_> {
         for id in all {
             let life = self.lives.of(id.at());
             let mut missed_by = Vec::new();
-            for book in self
-                .here
-                .iter()
-                .filter(|b| id > b.began && !b.seen.contains_key(&id))
-            {
+            for book in self.here.iter().filter(|b| id > b.began && !b.seen.contains_key(&id)) {
                 if life < self.lives.now() && !self.had_a_chance(book, id, self.lives.0[life]) {
                     verdict.excused += 1;
                 } else {
@@ -147,59 +116,36 @@ impl Room<'_> {
                 }
             }
             if !missed_by.is_empty() {
-                verdict.broken.push(Broken {
-                    what: "lost",
-                    story: story::lost(self, id, &missed_by),
-                });
+                verdict.broken.push(Broken { what: "lost", story: story::lost(self, id, &missed_by) });
             }
         }
     }
 
     /// Whether a client could have got a message before the data was lost: see the head of this file.
     fn had_a_chance(&self, book: &Book, id: Id, lost: At) -> bool {
-        let joined = book
-            .connections
-            .iter()
-            .filter_map(|c| Some((c.welcome?, c)));
+        let joined = book.connections.iter().filter_map(|c| Some((c.welcome?, c)));
         joined.into_iter().any(|(welcome, connection)| {
             let from = (welcome + 1000).max(id.at() + 1000);
             let to = connection.end().min(lost);
-            let faults = || {
-                self.windows
-                    .iter()
-                    .filter(|w| w.deafens && w.touches(connection.task))
-            };
+            let faults = || self.windows.iter().filter(|w| w.deafens && w.touches(connection.task));
             let settled = |w: &Window| w.to.saturating_add(SETTLE);
             // If there is a sound moment at all, one is at the beginning, or where a fault has just settled.
-            let mut moments = faults()
-                .map(settled)
-                .chain([from])
-                .filter(|m| from <= *m && *m < to);
+            let mut moments = faults().map(settled).chain([from]).filter(|m| from <= *m && *m < to);
             moments.any(|m| faults().all(|w| m < w.from || settled(w) <= m))
         })
     }
 
     fn twice(&self, verdict: &mut Verdict) {
         let mut by_key: HashMap<&str, Vec<Id>> = HashMap::new();
-        for (id, facts) in self.known.iter().chain(
-            self.log
-                .iter()
-                .filter(|(id, _)| !self.known.contains_key(id)),
-        ) {
+        for (id, facts) in self.known.iter().chain(self.log.iter().filter(|(id, _)| !self.known.contains_key(id))) {
             if let Some(key) = &facts.key {
                 by_key.entry(key).or_default().push(*id);
             }
         }
         for (key, mut ids) in by_key.into_iter().filter(|(_, ids)| ids.len() > 1) {
             ids.sort();
-            if ids
-                .windows(2)
-                .any(|pair| !self.said_again_rightly(key, pair[0], pair[1]))
-            {
-                verdict.broken.push(Broken {
-                    what: "said twice",
-                    story: story::twice(self, key, &ids),
-                });
+            if ids.windows(2).any(|pair| !self.said_again_rightly(key, pair[0], pair[1])) {
+                verdict.broken.push(Broken { what: "said twice", story: story::twice(self, key, &ids) });
             }
         }
     }
@@ -210,11 +156,7 @@ impl Room<'_> {
             return false;
         }
         let lost = self.lives.0[life];
-        let message = self
-            .here
-            .iter()
-            .flat_map(|b| &b.messages)
-            .find(|m| &*m.key == key);
+        let message = self.here.iter().flat_map(|b| &b.messages).find(|m| &*m.key == key);
         let receipt = message.and_then(|m| m.receipt);
         receipt.is_none_or(|(at, ..)| at >= lost) || first.at() + UNDER_WAY > lost
     }
@@ -223,10 +165,7 @@ impl Room<'_> {
         for id in self.known.keys().filter(|id| !self.log.contains_key(id)) {
             if self.lives.of(id.at()) == self.lives.now() {
                 let story = story::message(self, *id);
-                verdict.broken.push(Broken {
-                    what: "seen, but not in the log",
-                    story,
-                });
+                verdict.broken.push(Broken { what: "seen, but not in the log", story });
             }
         }
     }
@@ -236,10 +175,7 @@ fn vanished(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     for (i, message) in book.messages.iter().enumerate() {
         if message.receipt.is_none() && !message.given_up {
             let story = story::sending(book, i, windows);
-            verdict.broken.push(Broken {
-                what: "vanished: neither receipt nor error",
-                story,
-            });
+            verdict.broken.push(Broken { what: "vanished: neither receipt nor error", story });
         }
     }
 }
@@ -259,10 +195,7 @@ fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
         let waited = attempt.answer.map_or(At::MAX, |(at, _)| at - attempt.at);
         if waited > REFUSED_WITHIN {
             let story = story::sending(book, book.attempts[i].message, windows);
-            verdict.broken.push(Broken {
-                what: "not refused in time",
-                story,
-            });
+            verdict.broken.push(Broken { what: "not refused in time", story });
         } else {
             verdict.slowest_refusal = verdict.slowest_refusal.max(waited);
         }
@@ -270,8 +203,7 @@ fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
 }
 
 fn gaps(verdict: &mut Verdict, book: &Book, lives: &Lives) {
-    let joined =
-        |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
+    let joined = |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
     for (since, welcome, opened, gap) in book.connections.iter().filter_map(joined) {
         let life = lives.of(opened);
         let expected = lives.of(since.at()) < life;
@@ -282,10 +214,7 @@ fn gaps(verdict: &mut Verdict, book: &Book, lives: &Lives) {
                 show(welcome),
                 lives.of(since.at())
             );
-            verdict.broken.push(Broken {
-                what: "gap is wrong",
-                story,
-            });
+            verdict.broken.push(Broken { what: "gap is wrong", story });
         }
     }
 }
@@ -295,20 +224,15 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
     for change in &book.changes {
         for name in &change.left {
             let long = change.at.saturating_sub(20_000);
-            let here =
-                |c: &&Connection| c.welcome.is_some_and(|w| w <= long) && c.end() > change.at + 500;
+            let here = |c: &&Connection| c.welcome.is_some_and(|w| w <= long) && c.end() > change.at + 500;
             let Some(other) = all.iter().find(|b| b.name == *name && b.room == book.room) else {
                 continue;
             };
             let Some(connection) = other.connections.iter().find(here) else {
                 continue;
             };
-            let touched = |w: &Window| {
-                w.deafens
-                    && w.touches(connection.task)
-                    && w.from < change.at
-                    && w.to + SETTLE > long
-            };
+            let touched =
+                |w: &Window| w.deafens && w.touches(connection.task) && w.from < change.at && w.to + SETTLE > long;
             if !windows.iter().any(touched) {
                 let story = format!(
                     "{} was told at {} that {name} left, who sat on task {} since {}",
@@ -317,10 +241,7 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
                     connection.task,
                     show(connection.welcome.unwrap_or_default())
                 );
-                verdict.broken.push(Broken {
-                    what: "seen leaving, but here",
-                    story,
-                });
+                verdict.broken.push(Broken { what: "seen leaving, but here", story });
             }
         }
     }

@@ -70,18 +70,11 @@ impl Client {
             book.name = self.role.name.clone();
             book.room = self.role.room.clone();
         }
-        let mut task = self
-            .role
-            .home
-            .unwrap_or(self.rng.range(0, TASKS as u64) as usize);
+        let mut task = self.role.home.unwrap_or(self.rng.range(0, TASKS as u64) as usize);
         let mut back_off = 100;
         while !self.stage.ending.load(SeqCst) {
             let (end, joined) = self.connect(task);
-            back_off = if joined {
-                100
-            } else {
-                (back_off * 2).min(3000)
-            };
+            back_off = if joined { 100 } else { (back_off * 2).min(3000) };
             let wait = match end {
                 End::Over => return,
                 End::Away(time) => time,
@@ -120,10 +113,7 @@ impl Client {
                     wire.cut(false);
                     (end, false)
                 }
-                Ok(welcome) => (
-                    Session::new(self, wire, connection, task).run(&welcome),
-                    true,
-                ),
+                Ok(welcome) => (Session::new(self, wire, connection, task).run(&welcome), true),
             },
         };
         let how = match &end {
@@ -170,50 +160,27 @@ impl Client {
     pub fn compose(&mut self) {
         let mut book = self.stage.ledger.book(self.role.index);
         let number = book.messages.len();
-        let key = format!(
-            "c{:02}-{number:05}-{:08x}",
-            self.role.index,
-            self.rng.next() as u32
-        );
-        book.messages.push(Message {
-            key: key.into(),
-            first_sent: clock::now(),
-            receipt: None,
-            given_up: false,
-        });
+        let key = format!("c{:02}-{number:05}-{:08x}", self.role.index, self.rng.next() as u32);
+        book.messages.push(Message { key: key.into(), first_sent: clock::now(), receipt: None, given_up: false });
         self.pending.push((number, 0));
     }
 
     /// The text of a message: it names its ref, and its length is as random as the ref.
     pub fn text(key: &str) -> String {
-        let dice = key
-            .bytes()
-            .fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        let length = if dice % 20 == 0 {
-            3000
-        } else {
-            10 + dice as usize % 120
-        };
+        let dice = key.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        let length = if dice % 20 == 0 { 3000 } else { 10 + dice as usize % 120 };
         format!("{key} {}", "la ".repeat(length / 3).trim_end())
     }
 
     /// A message frame was seen: writes it down for all and for itself. Gives its id.
     pub fn note(&mut self, frame: &serde_json::Value, connection: usize) -> Option<Id> {
-        let parts = (
-            frame["id"].as_str().and_then(Id::parse),
-            frame["name"].as_str(),
-            frame["text"].as_str(),
-        );
+        let parts = (frame["id"].as_str().and_then(Id::parse), frame["name"].as_str(), frame["text"].as_str());
         let (Some(id), Some(name), Some(text)) = parts else {
             self.broken("not a message as the contract has it", frame.to_string());
             return None;
         };
         let key = frame["ref"].as_str().map(Into::into);
-        let facts = Facts {
-            name: name.into(),
-            key,
-            text: text.into(),
-        };
+        let facts = Facts { name: name.into(), key, text: text.into() };
         if let Some(key) = &facts.key
             && facts.text != Client::text(key)
         {
@@ -232,22 +199,12 @@ impl Client {
     pub fn receipt(&mut self, key: &str, id: Id, connection: usize, task: usize) {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
-        let Some(message) =
-            number_of(key).filter(|&n| book.messages.get(n).is_some_and(|m| &*m.key == key))
-        else {
+        let Some(message) = number_of(key).filter(|&n| book.messages.get(n).is_some_and(|m| &*m.key == key)) else {
             drop(book);
-            return self.broken(
-                "a message under my name that I did not send",
-                format!("{key} {id}"),
-            );
+            return self.broken("a message under my name that I did not send", format!("{key} {id}"));
         };
         book.messages[message].receipt.get_or_insert((at, id, task));
-        answer(
-            &mut book.attempts,
-            message,
-            connection,
-            (at, Answer::Receipt),
-        );
+        answer(&mut book.attempts, message, connection, (at, Answer::Receipt));
         self.pending.retain(|(pending, _)| *pending != message);
     }
 
@@ -261,22 +218,12 @@ impl Client {
             drop(book);
             return self.broken("an error for a message that I did not send", key.into());
         };
-        answer(
-            &mut book.attempts,
-            message,
-            connection,
-            (at, Answer::Refused),
-        );
+        answer(&mut book.attempts, message, connection, (at, Answer::Refused));
         book.messages[message].given_up |= give_up && book.messages[message].receipt.is_none();
         let given_up = book.messages[message].given_up;
         drop(book);
-        self.pending
-            .retain(|(pending, _)| !(given_up && *pending == message));
-        for (_, due) in self
-            .pending
-            .iter_mut()
-            .filter(|(pending, _)| *pending == message)
-        {
+        self.pending.retain(|(pending, _)| !(given_up && *pending == message));
+        for (_, due) in self.pending.iter_mut().filter(|(pending, _)| *pending == message) {
             *due = at + wait;
         }
     }
@@ -285,12 +232,7 @@ impl Client {
     pub fn attempt(&mut self, message: usize, connection: usize) -> serde_json::Value {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
-        book.attempts.push(Attempt {
-            message,
-            connection,
-            at,
-            answer: None,
-        });
+        book.attempts.push(Attempt { message, connection, at, answer: None });
         let key = &book.messages[message].key;
         json!({"type": "message", "ref": &**key, "text": Client::text(key)})
     }
@@ -306,16 +248,8 @@ impl Client {
     }
 
     pub fn broken(&self, what: &'static str, story: String) {
-        let story = format!(
-            "{} at {}: {story}",
-            self.role.name,
-            clock::show(clock::now())
-        );
-        self.stage
-            .ledger
-            .book(self.role.index)
-            .broken
-            .push(Broken { what, story });
+        let story = format!("{} at {}: {story}", self.role.name, clock::show(clock::now()));
+        self.stage.ledger.book(self.role.index).broken.push(Broken { what, story });
     }
 
     pub fn count(&self, what: &str) {
@@ -324,10 +258,7 @@ impl Client {
     }
 
     pub fn order(&self) -> Option<Order> {
-        self.stage.orders[self.role.index]
-            .lock()
-            .expect("nobody panics holding it")
-            .take()
+        self.stage.orders[self.role.index].lock().expect("nobody panics holding it").take()
     }
 
     /// A faithful client has done nothing that would end its connection with any other code.
@@ -341,9 +272,7 @@ impl Client {
     fn sleep(&self, millis: At) {
         let until = clock::now() + millis;
         while clock::now() < until && !self.stage.ending.load(SeqCst) {
-            thread::sleep(Duration::from_millis(
-                (until - clock::now().min(until)).clamp(1, 50),
-            ));
+            thread::sleep(Duration::from_millis((until - clock::now().min(until)).clamp(1, 50)));
         }
     }
 }
@@ -356,11 +285,7 @@ fn number_of(key: &str) -> Option<usize> {
 /// An answer is for all attempts at this message on this connection that had none.
 fn answer(attempts: &mut [Attempt], message: usize, connection: usize, answer: (At, Answer)) {
     // The attempts of a connection are the newest ones: no need to look further back than its first.
-    for attempt in attempts
-        .iter_mut()
-        .rev()
-        .take_while(|a| a.connection == connection)
-    {
+    for attempt in attempts.iter_mut().rev().take_while(|a| a.connection == connection) {
         if attempt.message == message && attempt.answer.is_none() {
             attempt.answer = Some(answer);
         }

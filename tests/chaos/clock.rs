@@ -11,9 +11,7 @@ static START: OnceLock<(Instant, u64)> = OnceLock::new();
 
 fn start() -> (Instant, u64) {
     *START.get_or_init(|| {
-        let wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .expect("a clock after 1970");
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
         (Instant::now(), wall.as_millis() as u64)
     })
 }

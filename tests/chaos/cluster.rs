@@ -49,23 +49,12 @@ impl Cluster {
             stage,
             rng: Rng::new(seed, 2000),
             slow_ones: 0,
-            settings: settings
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string()))
-                .collect(),
+            settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         };
-        let idle = Usage {
-            threads: 0,
-            files: 0,
-        };
+        let idle = Usage { threads: 0, files: 0 };
         for slot in 0..TASKS {
             let task = cluster.new_task(slot);
-            cluster.tasks.push(Running {
-                task,
-                slot,
-                idle,
-                killed: false,
-            });
+            cluster.tasks.push(Running { task, slot, idle, killed: false });
         }
         for slot in 0..TASKS {
             let ready = cluster.wait_ready(slot, 10_000);
@@ -76,20 +65,13 @@ impl Cluster {
     }
 
     fn new_task(&self, slot: usize) -> Task {
-        let (endpoint, drain) = (
-            self.proxies[slot].addr.to_string(),
-            DRAIN_SECONDS.to_string(),
-        );
+        let (endpoint, drain) = (self.proxies[slot].addr.to_string(), DRAIN_SECONDS.to_string());
         let mut settings = vec![
             ("REDIS_ENDPOINT", &*endpoint),
             ("DRAIN_SECONDS", &drain),
             ("HISTORY_MESSAGES", "1000000"), // nothing is trimmed, so `gap` means lost data
         ];
-        settings.extend(
-            self.settings
-                .iter()
-                .map(|(name, value)| (&**name, &**value)),
-        );
+        settings.extend(self.settings.iter().map(|(name, value)| (&**name, &**value)));
         let task = Task::start(&settings);
         self.stage.tasks.lock().expect("nobody panics holding it")[slot] = task.addr;
         task
@@ -142,12 +124,7 @@ impl Cluster {
             Fault::RedisWipe => {
                 self.redis.kill();
                 self.redis.wipe();
-                self.stage
-                    .ledger
-                    .losses
-                    .lock()
-                    .expect("nobody panics holding it")
-                    .push(clock::now());
+                self.stage.ledger.losses.lock().expect("nobody panics holding it").push(clock::now());
                 // An id of the next life has a later millisecond than any of this one.
                 thread::sleep(Duration::from_millis(2));
             }
@@ -155,9 +132,7 @@ impl Cluster {
             Fault::WireReset => slots().for_each(|s| _ = self.proxies[s].cut(Which::All)),
             Fault::WireUp => slots().for_each(|s| self.proxies[s].hold(true, false)),
             Fault::WireDown => slots().for_each(|s| self.proxies[s].hold(false, true)),
-            Fault::SubscriberCut => {
-                slots().for_each(|s| _ = self.proxies[s].cut(Which::Subscriber))
-            }
+            Fault::SubscriberCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Subscriber)),
             Fault::PublisherCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Publisher)),
             Fault::SubscriberDeaf => slots().for_each(|s| {
                 self.proxies[s].deafen();
@@ -174,22 +149,12 @@ impl Cluster {
             Fault::TaskFreeze => self.tasks[slot].task.signal("STOP"),
             Fault::TaskDrain => {
                 let idle = self.tasks[slot].idle;
-                let fresh = Running {
-                    task: self.new_task(slot),
-                    slot,
-                    idle,
-                    killed: false,
-                };
+                let fresh = Running { task: self.new_task(slot), slot, idle, killed: false };
                 let old = std::mem::replace(&mut self.tasks[slot], fresh);
                 old.task.signal("TERM");
                 self.draining.push((old, clock::now()));
                 let planned_to = planned.to.saturating_sub(planned.from) + clock::now();
-                self.stage
-                    .ledger
-                    .windows
-                    .lock()
-                    .expect("nobody panics holding it")[window]
-                    .to = planned_to;
+                self.stage.ledger.windows.lock().expect("nobody panics holding it")[window].to = planned_to;
             }
             Fault::ClientCut => self.order(5, 25, Order::Cut),
             Fault::ClientAway => self.order(1, 5, Order::Away(planned.to - planned.from)),
@@ -221,12 +186,7 @@ impl Cluster {
             Fault::WireSlow => slots().for_each(|s| self.proxies[s].delay(Default::default())),
             Fault::TaskKill => {
                 let idle = self.tasks[slot].idle;
-                let fresh = Running {
-                    task: self.new_task(slot),
-                    slot,
-                    idle,
-                    killed: false,
-                };
+                let fresh = Running { task: self.new_task(slot), slot, idle, killed: false };
                 let old = std::mem::replace(&mut self.tasks[slot], fresh);
                 self.bury(old);
             }
@@ -240,9 +200,7 @@ impl Cluster {
         self.rng.shuffle(&mut clients);
         clients.truncate(self.rng.range(fewest, most) as usize);
         for client in clients {
-            *self.stage.orders[client]
-                .lock()
-                .expect("nobody panics holding it") = Some(order);
+            *self.stage.orders[client].lock().expect("nobody panics holding it") = Some(order);
         }
     }
 
@@ -253,9 +211,7 @@ impl Cluster {
         for (mut old, since) in std::mem::take(&mut self.draining) {
             match old.task.try_wait() {
                 Some(status) if status.success() => self.bury(old),
-                None if now < since + DRAIN_SECONDS * 1000 + 5000 => {
-                    self.draining.push((old, since))
-                }
+                None if now < since + DRAIN_SECONDS * 1000 + 5000 => self.draining.push((old, since)),
                 status => {
                     let how = status.map_or("does not end".into(), |s| format!("ended with {s}"));
                     self.stage.ledger.remark(format!(
@@ -273,27 +229,17 @@ impl Cluster {
                 && !running.killed
             {
                 running.killed = true;
-                let story = format!(
-                    "task {} ended by itself: {status}\n{}",
-                    running.slot,
-                    tail(&running.task.log())
-                );
+                let story = format!("task {} ended by itself: {status}\n{}", running.slot, tail(&running.task.log()));
                 self.stage.ledger.remark(story);
             }
         }
         for (slot, window) in std::mem::take(&mut self.deaf) {
             match self.proxies[slot].deaf_since() {
                 None => self.stage.ledger.close(window),
-                Some(since)
-                    if now
-                        > self
-                            .sound_since(slot, window, since)
-                            .saturating_add(DEAF_AT_MOST) =>
-                {
-                    self.stage.ledger.remark(format!(
-                        "task {slot} did not find its subscription deaf since {}",
-                        clock::show(since)
-                    ));
+                Some(since) if now > self.sound_since(slot, window, since).saturating_add(DEAF_AT_MOST) => {
+                    self.stage
+                        .ledger
+                        .remark(format!("task {slot} did not find its subscription deaf since {}", clock::show(since)));
                     self.proxies[slot].cut(Which::Subscriber);
                 }
                 Some(_) => self.deaf.push((slot, window)),
@@ -303,16 +249,8 @@ impl Cluster {
 
     /// Since when no fault but this one has touched a task.
     fn sound_since(&self, slot: usize, own: usize, since: At) -> At {
-        let windows = self
-            .stage
-            .ledger
-            .windows
-            .lock()
-            .expect("nobody panics holding it");
-        let others = windows
-            .iter()
-            .enumerate()
-            .filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
+        let windows = self.stage.ledger.windows.lock().expect("nobody panics holding it");
+        let others = windows.iter().enumerate().filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
         others.map(|(_, w)| w.to).fold(since, At::max)
     }
 
@@ -329,10 +267,7 @@ impl Cluster {
         let deadline = clock::now() + within;
         while clock::now() < deadline {
             if let Ok(stream) = std::net::TcpStream::connect(self.tasks[slot].task.addr)
-                && Connection::over(stream)
-                    .request("GET", "/readyz", "")
-                    .status
-                    == 200
+                && Connection::over(stream).request("GET", "/readyz", "").status == 200
             {
                 return true;
             }

@@ -132,58 +132,30 @@ fn a_join_storm_costs_each_client_a_notice_a_second() {
     const CLIENTS: usize = 2000;
     const THREADS: usize = 8;
     let redis = Redis::start();
-    let tasks: Vec<Task> = (0..2)
-        .map(|_| Task::on(&redis, &[("MAX_CONNECTIONS", "1500")]))
-        .collect();
+    let tasks: Vec<Task> = (0..2).map(|_| Task::on(&redis, &[("MAX_CONNECTIONS", "1500")])).collect();
     let start = Instant::now();
     let addrs: Vec<_> = tasks.iter().map(|task| task.addr).collect();
     let join_some = |thread: usize| -> Vec<Client> {
         let names = (thread..CLIENTS).step_by(THREADS);
-        names
-            .map(|n| Client::join(addrs[n % addrs.len()], "storm", &format!("c{n}")))
-            .collect()
+        names.map(|n| Client::join(addrs[n % addrs.len()], "storm", &format!("c{n}"))).collect()
     };
     let mut clients: Vec<Client> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| scope.spawn(move || join_some(thread)))
-            .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("all joined"))
-            .collect()
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || join_some(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("all joined")).collect()
     });
     let joined = start.elapsed();
     let counts = |clients: &mut Vec<Client>| -> usize {
         clients.iter_mut().for_each(|client| _ = client.ended());
-        clients
-            .iter()
-            .filter(|client| client.participants() == CLIENTS as u64)
-            .count()
+        clients.iter().filter(|client| client.participants() == CLIENTS as u64).count()
     };
-    poll_until("everybody counts 2,000", Duration::from_secs(20), || {
-        counts(&mut clients) == CLIENTS
-    });
+    poll_until("everybody counts 2,000", Duration::from_secs(20), || counts(&mut clients) == CLIENTS);
     let seconds = start.elapsed().as_secs() + 1;
-    let notices = |client: &Client| {
-        client
-            .received
-            .iter()
-            .filter(|f| f["type"] == "presence")
-            .count() as u64
-    };
+    let notices = |client: &Client| client.received.iter().filter(|f| f["type"] == "presence").count() as u64;
     let most = clients.iter().map(notices).max().unwrap_or_default();
     let all: u64 = clients.iter().map(notices).sum();
-    println!(
-        "{CLIENTS} joined in {joined:?}; {all} notices in {seconds} s, {most} for one client at the most"
-    );
-    assert!(
-        most <= 50 + seconds + 2,
-        "one client got {most} notices in {seconds} s"
-    );
-    assert!(
-        all <= 50 * 50 + CLIENTS as u64 * (seconds + 2),
-        "{all} notices in {seconds} s"
-    );
+    println!("{CLIENTS} joined in {joined:?}; {all} notices in {seconds} s, {most} for one client at the most");
+    assert!(most <= 50 + seconds + 2, "one client got {most} notices in {seconds} s");
+    assert!(all <= 50 * 50 + CLIENTS as u64 * (seconds + 2), "{all} notices in {seconds} s");
 }
 
 /// An arena where everybody has joined, knows who is here, and the book of notices is empty.
@@ -198,48 +170,23 @@ fn calm(rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
 }
 
 fn fault(fault: Fault, task: usize, from: At, length: At) -> Planned {
-    Planned {
-        fault,
-        from,
-        to: from + length,
-        task: Some(task),
-    }
+    Planned { fault, from, to: from + length, task: Some(task) }
 }
 
 #[track_caller]
 fn all_held(outcome: &Outcome) {
     outcome.print();
-    assert!(
-        outcome.verdict.broken.is_empty(),
-        "promises were broken: see above"
-    );
+    assert!(outcome.verdict.broken.is_empty(), "promises were broken: see above");
 }
 
 /// No notice of any client but the visitors at the end, and no error or close but these.
 #[track_caller]
 fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
-    for book in outcome
-        .stage
-        .ledger
-        .clients
-        .iter()
-        .map(|c| c.lock().unwrap())
-    {
-        let names = book
-            .changes
-            .iter()
-            .flat_map(|c| c.joined.iter().chain(&c.left));
+    for book in outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()) {
+        let names = book.changes.iter().flat_map(|c| c.joined.iter().chain(&c.left));
         let seen: BTreeSet<_> = names.filter(|name| !name.starts_with("visitor")).collect();
-        assert!(
-            seen.is_empty(),
-            "{} was told that these came or left: {seen:?}",
-            book.name
-        );
-        let others: Vec<_> = book
-            .errors
-            .keys()
-            .filter(|code| !but.contains(&code.as_str()))
-            .collect();
+        assert!(seen.is_empty(), "{} was told that these came or left: {seen:?}", book.name);
+        let others: Vec<_> = book.errors.keys().filter(|code| !but.contains(&code.as_str())).collect();
         assert!(others.is_empty(), "{} met {others:?}", book.name);
     }
 }
@@ -249,32 +196,20 @@ fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
 fn gone_within_20_s(arena: &Arena, task: usize, more: &[&str]) {
     let on_it = |book: &Book| book.connections.last().is_some_and(|c| c.task == task);
     let start = Instant::now();
-    poll_until(
-        "those on the task are gone for all others",
-        Duration::from_millis(20_500),
-        || {
-            // Those who came back on another task meanwhile are rightly here.
-            let away: BTreeSet<String> = books(arena)
-                .filter(|b| on_it(b))
-                .map(|b| b.name.clone())
-                .collect();
-            books(arena).filter(|b| !on_it(b)).all(|book| {
-                book.names.is_disjoint(&away)
-                    && more.iter().all(|name| !book.names.contains(*name))
-                    && book.participants == book.names.len() as u64
-            })
-        },
-    );
+    poll_until("those on the task are gone for all others", Duration::from_millis(20_500), || {
+        // Those who came back on another task meanwhile are rightly here.
+        let away: BTreeSet<String> = books(arena).filter(|b| on_it(b)).map(|b| b.name.clone()).collect();
+        books(arena).filter(|b| !on_it(b)).all(|book| {
+            book.names.is_disjoint(&away)
+                && more.iter().all(|name| !book.names.contains(*name))
+                && book.participants == book.names.len() as u64
+        })
+    });
     println!("gone for all others after {:?}", start.elapsed());
 }
 
 fn books(arena: &Arena) -> impl Iterator<Item = std::sync::MutexGuard<'_, Book>> {
-    arena
-        .stage
-        .ledger
-        .clients
-        .iter()
-        .map(|client| client.lock().unwrap())
+    arena.stage.ledger.clients.iter().map(|client| client.lock().unwrap())
 }
 
 /// A close frame, and gone: a frozen task answers nothing.

@@ -32,15 +32,8 @@ pub fn wait_until_none(within: At, missing: impl Fn() -> Vec<String>) -> Result<
 
 /// Clients that no welcome has reached yet.
 pub fn never_joined(stage: &Stage) -> Vec<String> {
-    let books = stage
-        .ledger
-        .clients
-        .iter()
-        .map(|c| c.lock().expect("nobody panics holding it"));
-    books
-        .filter(|book| book.participants == 0)
-        .map(|book| book.name.clone())
-        .collect()
+    let books = stage.ledger.clients.iter().map(|c| c.lock().expect("nobody panics holding it"));
+    books.filter(|book| book.participants == 0).map(|book| book.name.clone()).collect()
 }
 
 /// Tasks that have given no receipt since then.
@@ -48,13 +41,7 @@ pub fn tasks_without_receipt(stage: &Stage, since: At) -> Vec<String> {
     let mut receipts = [0; TASKS];
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
-        for (at, _, task) in book
-            .messages
-            .iter()
-            .rev()
-            .take(20)
-            .filter_map(|m| m.receipt)
-        {
+        for (at, _, task) in book.messages.iter().rev().take(20).filter_map(|m| m.receipt) {
             receipts[task] += usize::from(at > since);
         }
     }
@@ -67,32 +54,19 @@ pub fn not_caught_up(stage: &Stage) -> Vec<String> {
     let mut missing = Vec::new();
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
-        let joined = book
-            .connections
-            .last()
-            .filter(|c| c.welcome.is_some() && c.ended.is_none());
+        let joined = book.connections.last().filter(|c| c.welcome.is_some() && c.ended.is_none());
         let Some(connection) = joined else {
             let how = book.connections.last().map(|c| format!("{c:?}"));
             missing.push(format!("{} is not joined: {how:?}", book.name));
             continue;
         };
-        let waiting = book
-            .messages
-            .iter()
-            .filter(|m| m.receipt.is_none() && !m.given_up)
-            .count();
+        let waiting = book.messages.iter().filter(|m| m.receipt.is_none() && !m.given_up).count();
         if waiting > 0 {
-            missing.push(format!(
-                "{} on task {} waits for {waiting} receipts",
-                book.name, connection.task
-            ));
+            missing.push(format!("{} on task {} waits for {waiting} receipts", book.name, connection.task));
         }
         let newest = stage.ledger.newest(&book.room);
         if book.paging || newest.is_some_and(|id| id > book.began && !book.seen.contains_key(&id)) {
-            missing.push(format!(
-                "{} on task {} has not seen {newest:?}",
-                book.name, connection.task
-            ));
+            missing.push(format!("{} on task {} has not seen {newest:?}", book.name, connection.task));
         }
     }
     missing
@@ -103,9 +77,7 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     let mut here: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
-        here.entry(book.room.clone())
-            .or_default()
-            .insert(book.name.clone());
+        here.entry(book.room.clone()).or_default().insert(book.name.clone());
     }
     let mut wrong = Vec::new();
     for client in &stage.ledger.clients {
@@ -124,23 +96,14 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
             ));
         }
         if book.backplane_down {
-            wrong.push(format!(
-                "{} on task {task}: status says that Redis is down",
-                book.name
-            ));
+            wrong.push(format!("{} on task {task}: status says that Redis is down", book.name));
         }
     }
     wrong
 }
 
 /// A stranger joins a room on a task: is its welcome right? Gives the whole log if asked to read it.
-pub fn visit(
-    stage: &Stage,
-    addr: SocketAddr,
-    task: usize,
-    room: &str,
-    read: bool,
-) -> Result<Log, String> {
+pub fn visit(stage: &Stage, addr: SocketAddr, task: usize, room: &str, read: bool) -> Result<Log, String> {
     let name = format!("visitor-{task}");
     let mut right: BTreeSet<String> = BTreeSet::from([name.clone()]);
     for client in &stage.ledger.clients {
@@ -153,26 +116,17 @@ pub fn visit(
     wire.send(&json!({"type": "join", "name": name, "client": format!("secret-of-the-{name}")}))?;
     let welcome = answer(&mut wire, "welcome")?;
     let names = welcome["names"].as_array().cloned().unwrap_or_default();
-    let names: BTreeSet<String> = names
-        .iter()
-        .filter_map(|n| n.as_str().map(Into::into))
-        .collect();
+    let names: BTreeSet<String> = names.iter().filter_map(|n| n.as_str().map(Into::into)).collect();
     if names != right || welcome["participants"] != right.len() {
-        let (ghosts, unseen): (Vec<_>, Vec<_>) = (
-            names.difference(&right).collect(),
-            right.difference(&names).collect(),
-        );
+        let (ghosts, unseen): (Vec<_>, Vec<_>) =
+            (names.difference(&right).collect(), right.difference(&names).collect());
         return Err(format!(
             "welcome in {room} on task {task}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
             welcome["participants"],
             right.len()
         ));
     }
-    let log = if read {
-        read_back(&mut wire, welcome)?
-    } else {
-        Log::new()
-    };
+    let log = if read { read_back(&mut wire, welcome)? } else { Log::new() };
     wire.leave();
     Ok(log)
 }

@@ -16,10 +16,7 @@ pub struct Id {
 impl Id {
     pub fn parse(text: &str) -> Option<Id> {
         let (ms, seq) = text.split_once('-')?;
-        Some(Id {
-            ms: ms.parse().ok()?,
-            seq: seq.parse().ok()?,
-        })
+        Some(Id { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
     }
 
     /// When Redis gave it out.
@@ -178,31 +175,18 @@ impl Ledger {
     }
 
     pub fn book(&self, client: usize) -> MutexGuard<'_, Book> {
-        self.clients[client]
-            .lock()
-            .expect("nobody panics holding it")
+        self.clients[client].lock().expect("nobody panics holding it")
     }
 
     pub fn remark(&self, remark: String) {
-        self.remarks
-            .lock()
-            .expect("nobody panics holding it")
-            .push(remark);
+        self.remarks.lock().expect("nobody panics holding it").push(remark);
     }
 
     /// Writes down what a message says, or gives back what was said of it before if that differs.
     pub fn learn(&self, room: &str, id: Id, facts: Facts) -> Result<(), Facts> {
         let mut all = self.facts.lock().expect("nobody panics holding it");
-        let known = all
-            .entry(room.to_string())
-            .or_default()
-            .entry(id)
-            .or_insert_with(|| facts.clone());
-        if *known == facts {
-            Ok(())
-        } else {
-            Err(known.clone())
-        }
+        let known = all.entry(room.to_string()).or_default().entry(id).or_insert_with(|| facts.clone());
+        if *known == facts { Ok(()) } else { Err(known.clone()) }
     }
 
     pub fn facts(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<Id, Facts>>> {

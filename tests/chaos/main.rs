@@ -55,10 +55,7 @@ fn main() -> ExitCode {
     outcome.print();
     match outcome.verdict.broken.len() {
         0 => {
-            println!(
-                "\nall promises held (seed {})\n1 passed, 0 failed",
-                options.seed
-            );
+            println!("\nall promises held (seed {})\n1 passed, 0 failed", options.seed);
             ExitCode::SUCCESS
         }
         broken => {
@@ -81,10 +78,7 @@ impl Options {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
         let mut numbers = Vec::new();
         let mut only = Vec::new();
-        for word in std::env::args()
-            .skip(1)
-            .filter(|word| !word.starts_with('-'))
-        {
+        for word in std::env::args().skip(1).filter(|word| !word.starts_with('-')) {
             match word.parse() {
                 Ok(number) => numbers.push(number),
                 Err(_) => only.push(word),
@@ -94,11 +88,7 @@ impl Options {
         let by_time = by_time.map_or(1, |time| time.as_millis() as u64 % 1_000_000);
         Options {
             seconds: numbers.first().copied().or(number("SECONDS")).unwrap_or(60),
-            seed: numbers
-                .get(1)
-                .copied()
-                .or(number("SEED"))
-                .unwrap_or(by_time),
+            seed: numbers.get(1).copied().or(number("SEED")).unwrap_or(by_time),
             only,
         }
     }

@@ -35,19 +35,12 @@ pub fn settled(task: &Task) -> Usage {
 
 pub fn usage(task: &Task) -> Usage {
     let files = std::fs::read_dir(format!("/proc/{}/fd", task.pid()));
-    Usage {
-        threads: task.threads(),
-        files: files.map_or(0, Iterator::count),
-    }
+    Usage { threads: task.threads(), files: files.map_or(0, Iterator::count) }
 }
 
 pub fn names_of_threads(task: &Task) -> String {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{}/task", task.pid()))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in std::fs::read_dir(format!("/proc/{}/task", task.pid())).into_iter().flatten().flatten() {
         let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         names.push(name.trim().to_string());
     }

@@ -69,12 +69,7 @@ impl Proxy {
     pub fn start(redis: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared {
-            redis,
-            rules: Mutex::default(),
-            bell: Condvar::new(),
-            links: Mutex::default(),
-        });
+        let shared = Arc::new(Shared { redis, rules: Mutex::default(), bell: Condvar::new(), links: Mutex::default() });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for task in listener.incoming().flatten() {
@@ -114,9 +109,7 @@ impl Proxy {
     pub fn deafen(&self) -> usize {
         let links = self.links(Which::Subscriber);
         for link in &links {
-            let _ = link
-                .deaf_since
-                .compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
+            let _ = link.deaf_since.compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
         }
         links.len()
     }
@@ -159,10 +152,7 @@ impl Shared {
             cut: AtomicBool::new(false),
             pumps: AtomicU64::new(2),
         });
-        self.links
-            .lock()
-            .expect("nobody panics holding it")
-            .push(Arc::clone(&link));
+        self.links.lock().expect("nobody panics holding it").push(Arc::clone(&link));
         for way in [Way::Up, Way::Down] {
             let (shared, link) = (Arc::clone(self), Arc::clone(&link));
             thread::spawn(move || {
@@ -216,17 +206,10 @@ impl Shared {
     fn wait_while_held(&self, link: &Link, way: Way) {
         let rules = self.rules.lock().expect("nobody panics holding it");
         let held = |rules: &mut Rules| {
-            let hold = if way == Way::Up {
-                rules.hold_up
-            } else {
-                rules.hold_down
-            };
+            let hold = if way == Way::Up { rules.hold_up } else { rules.hold_down };
             hold && !link.cut.load(SeqCst)
         };
-        let rules = self
-            .bell
-            .wait_while(rules, held)
-            .expect("nobody panics holding it");
+        let rules = self.bell.wait_while(rules, held).expect("nobody panics holding it");
         let delay = rules.delay;
         drop(rules);
         if !delay.is_zero() {
@@ -255,7 +238,5 @@ fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
 
 fn says_subscribe(bytes: &[u8]) -> bool {
     let word = b"\r\nSUBSCRIBE\r\n";
-    bytes
-        .windows(word.len())
-        .any(|w| w.eq_ignore_ascii_case(word))
+    bytes.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
 }

@@ -14,10 +14,7 @@ pub fn print(outcome: &Outcome) {
     let (ledger, verdict) = (&outcome.stage.ledger, &outcome.verdict);
     let windows = ledger.windows.lock().expect("all is over");
     let recoveries = recoveries(ledger, &windows);
-    println!(
-        "{:<42} {:>5} {:>22}",
-        "fault", "times", "worst time to recover"
-    );
+    println!("{:<42} {:>5} {:>22}", "fault", "times", "worst time to recover");
     let mut kinds: BTreeMap<&str, (usize, Option<At>)> = BTreeMap::new();
     for (window, recovery) in windows.iter().zip(&recoveries) {
         let kind = kinds.entry(&window.what).or_default();
@@ -25,19 +22,10 @@ pub fn print(outcome: &Outcome) {
         kind.1 = kind.1.max(*recovery);
     }
     for (what, (times, worst)) in &kinds {
-        println!(
-            "{what:<42} {times:>5} {:>22}",
-            worst.map_or("-".into(), show)
-        );
+        println!("{what:<42} {times:>5} {:>22}", worst.map_or("-".into(), show));
     }
-    let books: Vec<_> = ledger
-        .clients
-        .iter()
-        .map(|c| c.lock().expect("all is over"))
-        .collect();
-    let sum = |count: &dyn Fn(&super::ledger::Book) -> usize| {
-        books.iter().map(|b| count(b)).sum::<usize>()
-    };
+    let books: Vec<_> = ledger.clients.iter().map(|c| c.lock().expect("all is over")).collect();
+    let sum = |count: &dyn Fn(&super::ledger::Book) -> usize| books.iter().map(|b| count(b)).sum::<usize>();
     let messages = sum(&|b| b.messages.len());
     let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
     for (code, count) in books.iter().flat_map(|b| &b.errors) {
@@ -59,11 +47,7 @@ pub fn print(outcome: &Outcome) {
     );
     println!(
         "errors and closes: {}",
-        errors
-            .iter()
-            .map(|(code, n)| format!("{code} {n}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        errors.iter().map(|(code, n)| format!("{code} {n}")).collect::<Vec<_>>().join(", ")
     );
     println!(
         "slowest refusal while Redis was away {}; data lost {} times, {} deliveries excused by that",
@@ -93,10 +77,7 @@ pub fn print(outcome: &Outcome) {
 pub fn slow_recoveries(ledger: &Ledger) -> Vec<String> {
     let windows = ledger.windows.lock().expect("all is over");
     let recoveries = recoveries(ledger, &windows);
-    let slow = windows
-        .iter()
-        .zip(recoveries)
-        .filter(|(_, r)| r.is_some_and(|r| r > RECOVERS_WITHIN));
+    let slow = windows.iter().zip(recoveries).filter(|(_, r)| r.is_some_and(|r| r > RECOVERS_WITHIN));
     slow.map(|(w, r)| {
         format!(
             "{} from {} to {}: first receipt after {}",
@@ -125,13 +106,8 @@ fn recoveries(ledger: &Ledger, windows: &[Window]) -> Vec<Option<At>> {
     let one = |i: usize, task: usize| -> Option<At> {
         let healed = windows[i].to;
         let first = *receipts[task].get(receipts[task].partition_point(|at| *at < healed))?;
-        let others = windows
-            .iter()
-            .enumerate()
-            .filter(|(j, w)| *j != i && w.deafens && w.touches(task));
-        let disturbed = others
-            .into_iter()
-            .any(|(_, w)| w.from < first && w.to > healed);
+        let others = windows.iter().enumerate().filter(|(j, w)| *j != i && w.deafens && w.touches(task));
+        let disturbed = others.into_iter().any(|(_, w)| w.from < first && w.to > healed);
         (!disturbed).then(|| first - healed)
     };
     let all = (0..windows.len()).map(|i| {

@@ -95,19 +95,13 @@ impl Planned {
     /// What the ledger holds of it, from now on.
     pub fn window(&self) -> Window {
         let fault = self.fault;
-        let client = matches!(
-            fault,
-            ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf
-        );
+        let client = matches!(fault, ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf);
         Window {
             what: fault.to_string(),
             task: self.task,
             from: clock::now(),
             to: At::MAX,
-            refuses: matches!(
-                fault,
-                RedisRestart | RedisWipe | RedisHang | WireUp | WireDown
-            ),
+            refuses: matches!(fault, RedisRestart | RedisWipe | RedisHang | WireUp | WireDown),
             stops: matches!(fault, TaskKill | TaskFreeze | TaskDrain),
             deafens: !client,
         }
@@ -115,25 +109,9 @@ impl Planned {
 }
 
 const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang];
-const WIRES: &[Fault] = &[
-    WireReset,
-    WireUp,
-    WireDown,
-    SubscriberCut,
-    PublisherCut,
-    SubscriberDeaf,
-    WireSlow,
-];
+const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, SubscriberCut, PublisherCut, SubscriberDeaf, WireSlow];
 const TASK: &[Fault] = &[TaskKill, TaskFreeze, TaskDrain];
-const CLIENT: &[Fault] = &[
-    ClientCut,
-    ClientAway,
-    ClientLeave,
-    SlowDeaf,
-    SlowSip,
-    SlowHalf,
-    ClientCut,
-];
+const CLIENT: &[Fault] = &[ClientCut, ClientAway, ClientLeave, SlowDeaf, SlowSip, SlowHalf, ClientCut];
 
 /// Makes a schedule of `length` milliseconds, in the order of beginning. `only` keeps those kinds whose names (as in
 /// the code: `RedisWipe`) contain one of its words; an empty one keeps all.
@@ -142,12 +120,7 @@ pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
         let name = format!("{fault:?}").to_lowercase();
         only.is_empty() || only.iter().any(|word| name.contains(&word.to_lowercase()))
     };
-    let rows = [
-        (REDIS, 1500, 5000),
-        (WIRES, 200, 1500),
-        (TASK, 500, 3000),
-        (CLIENT, 200, 1000),
-    ];
+    let rows = [(REDIS, 1500, 5000), (WIRES, 200, 1500), (TASK, 500, 3000), (CLIENT, 200, 1000)];
     let mut plan = Vec::new();
     for (stream, (kinds, shortest, longest)) in rows.into_iter().enumerate() {
         let kinds: Vec<Fault> = kinds.iter().copied().filter(wanted).collect();
@@ -164,12 +137,7 @@ pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
                 bag.pop().expect("there are kinds")
             });
             let to = (at + duration(fault, length, &mut rng)).min(length);
-            plan.push(Planned {
-                fault,
-                from: at,
-                to,
-                task: target(fault, &mut rng),
-            });
+            plan.push(Planned { fault, from: at, to, task: target(fault, &mut rng) });
             at = to + rng.range(shortest, longest);
         }
     }
@@ -201,8 +169,9 @@ fn target(fault: Fault, rng: &mut Rng) -> Option<usize> {
     let one = rng.range(0, TASKS as u64) as usize;
     match fault {
         RedisRestart | RedisWipe | RedisHang => None,
-        WireReset | WireUp | WireDown | SubscriberCut | PublisherCut | SubscriberDeaf
-        | WireSlow => (!rng.chance(25)).then_some(one),
+        WireReset | WireUp | WireDown | SubscriberCut | PublisherCut | SubscriberDeaf | WireSlow => {
+            (!rng.chance(25)).then_some(one)
+        }
         _ => Some(one),
     }
 }
@@ -219,10 +188,7 @@ mod tests {
             let kinds: BTreeSet<Fault> = first.iter().map(|planned| planned.fault).collect();
             assert_eq!(kinds.len(), 19, "seed {seed}");
             assert!(first.iter().all(|planned| planned.to <= 60_000));
-            assert_eq!(
-                format!("{first:?}"),
-                format!("{:?}", plan(seed, 60_000, &[]))
-            );
+            assert_eq!(format!("{first:?}"), format!("{:?}", plan(seed, 60_000, &[])));
         }
     }
 }

@@ -113,11 +113,7 @@ impl<'a> Session<'a> {
             let (message, due) = self.client.pending[i];
             if now >= due && self.client.may_send() {
                 // Without an answer it is sent again later, or only after a reconnect.
-                let again = if self.client.impatient {
-                    now + IMPATIENT_AFTER
-                } else {
-                    At::MAX
-                };
+                let again = if self.client.impatient { now + IMPATIENT_AFTER } else { At::MAX };
                 self.client.pending[i].1 = again;
                 let frame = self.client.attempt(message, self.connection);
                 self.wire.send(&frame)?;
@@ -129,9 +125,7 @@ impl<'a> Session<'a> {
     fn talk(&mut self) -> Result<(), String> {
         let dice = self.client.rng.range(0, 100);
         if dice < 8 {
-            return self
-                .wire
-                .send(&json!({"type": "typing", "active": dice < 4}));
+            return self.wire.send(&json!({"type": "typing", "active": dice < 4}));
         }
         if dice < 11 {
             return self.ask(false, self.last);
@@ -150,10 +144,7 @@ impl<'a> Session<'a> {
         let Some((_, before)) = self.hole else {
             return Ok(());
         };
-        let waiting = self
-            .asked
-            .iter()
-            .any(|(for_hole, _, at)| *for_hole && now < at + 10_000);
+        let waiting = self.asked.iter().any(|(for_hole, _, at)| *for_hole && now < at + 10_000);
         if waiting || now < self.ask_again {
             return Ok(());
         }
@@ -162,8 +153,7 @@ impl<'a> Session<'a> {
 
     fn ask(&mut self, for_hole: bool, before: Id) -> Result<(), String> {
         self.asked.push_back((for_hole, before, clock::now()));
-        self.wire
-            .send(&json!({"type": "history", "before": before.to_string(), "limit": 100}))
+        self.wire.send(&json!({"type": "history", "before": before.to_string(), "limit": 100}))
     }
 
     fn frame(&mut self, frame: &Value) {
@@ -171,11 +161,7 @@ impl<'a> Session<'a> {
         match frame["type"].as_str() {
             Some("message") => self.message(frame),
             Some("presence") => {
-                let change = Change {
-                    at: clock::now(),
-                    joined: names(&frame["joined"]),
-                    left: names(&frame["left"]),
-                };
+                let change = Change { at: clock::now(), joined: names(&frame["joined"]), left: names(&frame["left"]) };
                 let mut book = book();
                 book.names.extend(change.joined.iter().cloned());
                 change.left.iter().for_each(|name| {
@@ -189,9 +175,7 @@ impl<'a> Session<'a> {
             Some("status") => book().backplane_down = frame["backplane"] == "down",
             Some("error") => self.error(frame),
             Some("pong" | "typing") => {}
-            _ => self
-                .client
-                .broken("a frame that the contract does not know", frame.to_string()),
+            _ => self.client.broken("a frame that the contract does not know", frame.to_string()),
         }
     }
 
@@ -199,9 +183,7 @@ impl<'a> Session<'a> {
         let since = self.client.cursor;
         let last = frame["last"].as_str().and_then(Id::parse);
         let Some(last) = last else {
-            return self
-                .client
-                .broken("no `last` in welcome", frame.to_string());
+            return self.client.broken("no `last` in welcome", frame.to_string());
         };
         let gap = frame["gap"] == true;
         {
@@ -218,9 +200,7 @@ impl<'a> Session<'a> {
         let messages = frame["messages"].as_array().map_or(&[][..], Vec::as_slice);
         let id = |message: &Value| message["id"].as_str().and_then(Id::parse);
         // More than fits into a welcome: the cursor stays where it is until the rest has been fetched.
-        let older = (frame["more"] == true)
-            .then(|| messages.first().and_then(id))
-            .flatten();
+        let older = (frame["more"] == true).then(|| messages.first().and_then(id)).flatten();
         self.hole = since.zip(older);
         self.client.stage.ledger.book(self.client.role.index).paging = self.hole.is_some();
         for message in messages {
@@ -230,8 +210,7 @@ impl<'a> Session<'a> {
             && newest != last
         {
             let story = format!("last {last}, newest message {newest}");
-            self.client
-                .broken("`last` is not the newest message of the welcome", story);
+            self.client.broken("`last` is not the newest message of the welcome", story);
         }
         if self.hole.is_none() {
             self.client.cursor = Some(last);
@@ -263,35 +242,20 @@ impl<'a> Session<'a> {
 
     fn sent_again(&self, key: &str) -> bool {
         let book = self.client.stage.ledger.book(self.client.role.index);
-        let attempts = book
-            .attempts
-            .iter()
-            .rev()
-            .filter(|a| &*book.messages[a.message].key == key);
+        let attempts = book.attempts.iter().rev().filter(|a| &*book.messages[a.message].key == key);
         attempts.take(2).count() == 2
     }
 
     fn history(&mut self, frame: &Value) {
         let Some((for_hole, before, _)) = self.asked.pop_front() else {
-            return self
-                .client
-                .broken("history without a question", frame.to_string());
+            return self.client.broken("history without a question", frame.to_string());
         };
         let messages = frame["messages"].as_array().map_or(&[][..], Vec::as_slice);
-        let ids: Vec<Id> = messages
-            .iter()
-            .filter_map(|m| m["id"].as_str().and_then(Id::parse))
-            .collect();
+        let ids: Vec<Id> = messages.iter().filter_map(|m| m["id"].as_str().and_then(Id::parse)).collect();
         if !ids.is_sorted() || ids.last().is_some_and(|last| *last >= before) {
-            self.client.broken(
-                "a page of history out of order",
-                format!("before {before}: {ids:?}"),
-            );
+            self.client.broken("a page of history out of order", format!("before {before}: {ids:?}"));
         }
-        let Some((since, _)) = self
-            .hole
-            .filter(|(_, oldest)| for_hole && *oldest == before)
-        else {
+        let Some((since, _)) = self.hole.filter(|(_, oldest)| for_hole && *oldest == before) else {
             return; // asked out of curiosity: must not hide what the live stream left out
         };
         for (message, id) in messages.iter().zip(&ids) {
@@ -318,14 +282,10 @@ impl<'a> Session<'a> {
         let code = frame["code"].as_str().unwrap_or_default();
         self.client.count(code);
         if !matches!(code, "unavailable" | "rate_limited") {
-            self.client
-                .broken("an error for no good reason", frame.to_string());
+            self.client.broken("an error for no good reason", frame.to_string());
         }
         match frame["ref"].as_str() {
-            Some(key) => {
-                self.client
-                    .refused(key, code, frame["retry_ms"].as_u64(), self.connection)
-            }
+            Some(key) => self.client.refused(key, code, frame["retry_ms"].as_u64(), self.connection),
             // Nothing but a question for history can have met it.
             None => {
                 self.asked.pop_front();
@@ -337,7 +297,5 @@ impl<'a> Session<'a> {
 
 fn names(list: &Value) -> Vec<String> {
     let list = list.as_array().map_or(&[][..], Vec::as_slice);
-    list.iter()
-        .filter_map(|name| name.as_str().map(Into::into))
-        .collect()
+    list.iter().filter_map(|name| name.as_str().map(Into::into)).collect()
 }

@@ -13,19 +13,12 @@ use std::time::Duration;
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
 /// Joins and misbehaves until `until`, then breaks the connection; gives when the server had had enough before.
-pub fn start(
-    kind: Fault,
-    addr: SocketAddr,
-    room: String,
-    name: String,
-    until: At,
-) -> JoinHandle<Option<At>> {
+pub fn start(kind: Fault, addr: SocketAddr, room: String, name: String, until: At) -> JoinHandle<Option<At>> {
     thread::spawn(move || {
         // A small window, so that what it does not read soon waits in the server and not in the kernel.
         let mut wire = Wire::open(addr, &room, Some(4096)).ok()?;
         let secret = format!("secret-of-the-slow-{name}");
-        wire.send(&json!({"type": "join", "name": name, "client": secret}))
-            .ok()?;
+        wire.send(&json!({"type": "join", "name": name, "client": secret})).ok()?;
         let Got::Frame(_) = wire.read(Duration::from_secs(3)) else {
             return None;
         };

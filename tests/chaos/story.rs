@@ -8,49 +8,28 @@ use std::fmt::Write;
 
 pub fn lost(room: &Room, id: Id, missed_by: &[&Book]) -> String {
     let mut story = message(room, id);
-    let seen_by = room
-        .here
-        .iter()
-        .filter(|b| b.seen.contains_key(&id))
-        .count();
+    let seen_by = room.here.iter().filter(|b| b.seen.contains_key(&id)).count();
     let names: Vec<&str> = missed_by.iter().map(|b| &*b.name).collect();
-    let _ = write!(
-        story,
-        "\n    seen by {seen_by}, missed by {}: {}",
-        names.len(),
-        names.join(" ")
-    );
+    let _ = write!(story, "\n    seen by {seen_by}, missed by {}: {}", names.len(), names.join(" "));
     let book = missed_by[0];
     let before = book.seen.range(..id).next_back();
     let after = book.seen.range(id..).next();
     for (word, seen) in [("before", before), ("after", after)] {
         if let Some((id, seen)) = seen {
             let task = book.connections[seen.connection].task;
-            let _ = write!(
-                story,
-                "\n    {} saw {id} {word} it, at {} on task {task}",
-                book.name,
-                show(seen.at)
-            );
+            let _ = write!(story, "\n    {} saw {id} {word} it, at {} on task {task}", book.name, show(seen.at));
         }
     }
     let from = id.at().saturating_sub(500);
     let until = after.map_or(id.at() + 5000, |(_, seen)| seen.at + 100);
-    for connection in book
-        .connections
-        .iter()
-        .filter(|c| c.opened < until && c.end() > from)
-    {
+    for connection in book.connections.iter().filter(|c| c.opened < until && c.end() > from) {
         let _ = write!(story, "\n    {}", place(book, connection));
     }
     story + &faults(room.windows, from, until)
 }
 
 pub fn twice(room: &Room, key: &str, ids: &[Id]) -> String {
-    let mut story = format!(
-        "ref {key} has the ids {}",
-        ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", ")
-    );
+    let mut story = format!("ref {key} has the ids {}", ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", "));
     if let Some((book, i)) = sender(room, key) {
         story += &attempts(book, i);
     }
@@ -64,12 +43,7 @@ pub fn message(room: &Room, id: Id) -> String {
     let Some(facts) = room.known.get(&id).or_else(|| room.log.get(&id)) else {
         return story;
     };
-    let _ = write!(
-        story,
-        " by {}, ref {}",
-        facts.name,
-        facts.key.as_deref().unwrap_or("none")
-    );
+    let _ = write!(story, " by {}, ref {}", facts.name, facts.key.as_deref().unwrap_or("none"));
     if let Some((book, i)) = facts.key.as_deref().and_then(|key| sender(room, key)) {
         story += &attempts(book, i);
     }
@@ -79,33 +53,20 @@ pub fn message(room: &Room, id: Id) -> String {
 /// What became of something that was sent.
 pub fn sending(book: &Book, message: usize, windows: &[Window]) -> String {
     let sent = book.messages[message].first_sent;
-    let until = book
-        .attempts
-        .iter()
-        .rev()
-        .find(|a| a.message == message)
-        .map_or(sent, |a| a.at)
-        + 4000;
+    let until = book.attempts.iter().rev().find(|a| a.message == message).map_or(sent, |a| a.at) + 4000;
     let story = format!("ref {} by {}", book.messages[message].key, book.name);
     story + &attempts(book, message) + &faults(windows, sent, until)
 }
 
 fn sender<'a>(room: &Room<'a>, key: &str) -> Option<(&'a Book, usize)> {
-    room.here
-        .iter()
-        .find_map(|book| Some((*book, book.messages.iter().position(|m| &*m.key == key)?)))
+    room.here.iter().find_map(|book| Some((*book, book.messages.iter().position(|m| &*m.key == key)?)))
 }
 
 fn attempts(book: &Book, message: usize) -> String {
     let mut story = String::new();
     for attempt in book.attempts.iter().filter(|a| a.message == message) {
         let connection = &book.connections[attempt.connection];
-        let _ = write!(
-            story,
-            "\n    sent at {} on task {}: ",
-            show(attempt.at),
-            connection.task
-        );
+        let _ = write!(story, "\n    sent at {} on task {}: ", show(attempt.at), connection.task);
         let _ = match attempt.answer {
             Some((at, Answer::Receipt)) => write!(story, "receipt at {}", show(at)),
             Some((at, Answer::Refused)) => write!(story, "refused at {}", show(at)),
@@ -118,20 +79,14 @@ fn attempts(book: &Book, message: usize) -> String {
         };
     }
     if let Some((at, id, task)) = book.messages[message].receipt {
-        let _ = write!(
-            story,
-            "\n    the receipt: {id} at {} on task {task}",
-            show(at)
-        );
+        let _ = write!(story, "\n    the receipt: {id} at {} on task {task}", show(at));
     }
     story
 }
 
 fn place(book: &Book, connection: &Connection) -> String {
     let since = connection.since.map_or("none".into(), |id| id.to_string());
-    let welcome = connection
-        .welcome
-        .map_or("no welcome".into(), |at| format!("welcome at {}", show(at)));
+    let welcome = connection.welcome.map_or("no welcome".into(), |at| format!("welcome at {}", show(at)));
     let ended = match &connection.ended {
         Some((at, how)) => format!("ended at {}: {how}", show(*at)),
         None => "to the end".into(),
@@ -147,24 +102,10 @@ fn place(book: &Book, connection: &Connection) -> String {
 
 fn faults(windows: &[Window], from: At, until: At) -> String {
     let mut story = String::new();
-    for window in windows
-        .iter()
-        .filter(|w| w.deafens && w.from <= until && w.to.saturating_add(6000) >= from)
-    {
-        let task = window
-            .task
-            .map_or("all tasks".into(), |task| format!("task {task}"));
-        let to = if window.to == At::MAX {
-            "the end".into()
-        } else {
-            show(window.to)
-        };
-        let _ = write!(
-            story,
-            "\n    fault: {} ({task}), {} to {to}",
-            window.what,
-            show(window.from)
-        );
+    for window in windows.iter().filter(|w| w.deafens && w.from <= until && w.to.saturating_add(6000) >= from) {
+        let task = window.task.map_or("all tasks".into(), |task| format!("task {task}"));
+        let to = if window.to == At::MAX { "the end".into() } else { show(window.to) };
+        let _ = write!(story, "\n    fault: {} ({task}), {} to {to}", window.what, show(window.from));
     }
     story
 }

@@ -25,29 +25,21 @@ pub enum Got {
 
 impl Wire {
     /// Connects and upgrades; the error says what came instead.
-    pub fn open(
-        addr: SocketAddr,
-        room: &str,
-        receive_buffer: Option<usize>,
-    ) -> Result<Wire, String> {
+    pub fn open(addr: SocketAddr, room: &str, receive_buffer: Option<usize>) -> Result<Wire, String> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
             .map_err(|e| format!("no socket: {e}"))?;
         if let Some(size) = receive_buffer {
             let _ = socket.set_recv_buffer_size(size);
         }
         let patience = Duration::from_secs(3);
-        socket
-            .connect_timeout(&addr.into(), patience)
-            .map_err(|e| format!("no connection: {e}"))?;
+        socket.connect_timeout(&addr.into(), patience).map_err(|e| format!("no connection: {e}"))?;
         let stream = TcpStream::from(socket);
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(patience));
         let _ = stream.set_write_timeout(Some(patience));
         match tungstenite::client(format!("ws://{addr}/ws/{room}"), stream) {
             Ok((ws, _)) => Ok(Wire { ws }),
-            Err(tungstenite::HandshakeError::Interrupted(_)) => {
-                Err("no answer to the upgrade".into())
-            }
+            Err(tungstenite::HandshakeError::Interrupted(_)) => Err("no answer to the upgrade".into()),
             Err(tungstenite::HandshakeError::Failure(Error::Http(answer))) => {
                 Err(format!("refused with {}", answer.status()))
             }
@@ -56,9 +48,7 @@ impl Wire {
     }
 
     pub fn send(&mut self, frame: &Value) -> Result<(), String> {
-        self.ws
-            .send(Message::text(frame.to_string()))
-            .map_err(|e| format!("cannot send: {e}"))
+        self.ws.send(Message::text(frame.to_string())).map_err(|e| format!("cannot send: {e}"))
     }
 
     /// The next frame, if it comes within `limit`.
@@ -78,9 +68,7 @@ impl Wire {
                 let _ = self.ws.flush(); // the pong that tungstenite has made
                 Got::Nothing { heard: true }
             }
-            Err(Error::Io(e))
-                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-            {
+            Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 Got::Nothing { heard: false }
             }
             Err(e) => Got::Broken(format!("broken: {e}")),
