@@ -163,7 +163,7 @@ impl Crowd {
             if start.elapsed() > time * 2 {
                 return Ok(false);
             }
-            self.say(rooms, number, size)?;
+            self.say(start + due, rooms, number, size)?;
         }
         self.finish()
     }
@@ -174,7 +174,7 @@ impl Crowd {
         let mut number = 0;
         while start.elapsed() < time {
             while self.ledger.open() < in_flight {
-                self.say(rooms, number, size)?;
+                self.say(Instant::now(), rooms, number, size)?;
                 number += 1;
             }
             self.turn(Duration::from_millis(10))?;
@@ -190,10 +190,10 @@ impl Crowd {
         Ok(self.ledger.open() == 0 && self.ledger.surplus == 0)
     }
 
-    fn say(&mut self, rooms: &[Room], number: usize, size: usize) -> io::Result<()> {
+    fn say(&mut self, at: Instant, rooms: &[Room], number: usize, size: usize) -> io::Result<()> {
         let room = &rooms[number % rooms.len()];
         let member = room.members[number / rooms.len() % room.members.len()];
-        let line = self.ledger.say(room.owed, size);
+        let line = self.ledger.say(at, room.owed, size);
         let reference = (self.ledger.said() as u64) << 20 | u64::from(std::process::id());
         let frame = self.dialect.say(&line, reference);
         self.send(member, &frame)

@@ -11,7 +11,7 @@ pub struct Ledger {
     pub deliveries: u64,
     /// Deliveries that nobody was owed: a message that came twice.
     pub surplus: u64,
-    /// Microseconds from the sender's write to the reader's read.
+    /// Microseconds from when a message was due to be said to the reader's read.
     pub latency: Histogram<u64>,
 }
 
@@ -30,10 +30,11 @@ impl Ledger {
         Ledger { said: Vec::new(), open: 0, deliveries: 0, surplus: 0, latency }
     }
 
-    /// Books a message that `owed` clients shall get, and returns its text of `size` bytes.
-    pub fn say(&mut self, owed: u32, size: usize) -> String {
+    /// Books a message that `owed` clients shall get and that was due `at` some time, and returns its text of `size`
+    /// bytes. Time counts from when it was due, so a sender that is held up hides nothing.
+    pub fn say(&mut self, at: Instant, owed: u32, size: usize) -> String {
         let number = self.said.len();
-        self.said.push(Said { at: Instant::now(), owed });
+        self.said.push(Said { at, owed });
         self.open += 1;
         format!("{}{number:0DIGITS$}{}", MARK as char, "x".repeat(size.saturating_sub(1 + DIGITS)))
     }

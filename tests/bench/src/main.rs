@@ -23,16 +23,17 @@ const HELP: &str = "\
 Measures Bobbin beside its peers, on this machine only.
 
   --quick          small sizes, under three minutes
-  --only A,B       only these runs: fanout, sweep, memory, many, rooms, joins, start, stacks,
-                   slow, containers
+  --only A,B       only these runs: fanout, memory, many, rooms, joins, start, stacks, and, which --quick
+                   leaves out, sweep, slow, containers
   --servers A,B    only these servers: bobbin, socket.io, axum, uws, floor
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
   --draw FILE      no run: print and draw the figures of this file
 ";
 
+/// All runs; the first seven are those of `--quick`.
 const RUNS: [&str; 10] =
-    ["fanout", "sweep", "memory", "many", "rooms", "joins", "start", "stacks", "slow", "containers"];
+    ["fanout", "memory", "many", "rooms", "joins", "start", "stacks", "sweep", "slow", "containers"];
 
 struct Options {
     quick: bool,
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 fn options(arguments: Vec<String>) -> io::Result<Options> {
     let mut options = Options {
         quick: false,
-        only: RUNS.map(str::to_owned).to_vec(),
+        only: Vec::new(),
         servers: peers::NAMES.map(str::to_owned).to_vec(),
         bobbin: PathBuf::from("target/release/bobbin"),
         out: None,
@@ -87,6 +88,10 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
     }
     if let Some(unknown) = options.only.iter().find(|run| !RUNS.contains(&run.as_str())) {
         return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
+    }
+    if options.only.is_empty() {
+        let runs = if options.quick { &RUNS[..7] } else { &RUNS };
+        options.only = runs.iter().map(|run| (*run).to_owned()).collect();
     }
     Ok(options)
 }

@@ -401,7 +401,7 @@ impl Bench {
             let whole = crowd.paced(talk, rate / each, time, SIZE)?;
             let p99 = crowd.ledger.latency.value_at_quantile(0.99) as f64 / 1000.0;
             if whole && p99 < 100.0 && crowd.gone == 0 {
-                best = (rate, round_to(p99, 1));
+                best = (rate.round(), round_to(p99, 1));
             } else {
                 if crowd.gone > 0 {
                     break;
