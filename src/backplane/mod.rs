@@ -1,0 +1,215 @@
+//! The backplane: where the rooms' messages and people are kept, and how the tasks hear of each other.
+//!
+//! A trait with two implementations, [`memory`] for one process alone and [`redis`] for any number of them. The rest
+//! of the code does not know which it has: it calls the trait, and hears what happens as [`Event`]s.
+
+mod link;
+pub mod memory;
+mod publisher;
+pub mod redis;
+mod subscriber;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tungstenite::Bytes;
+
+use crate::protocol::Id;
+
+/// A room's name, shared by all that speak of it.
+pub type Room = Arc<str>;
+
+/// A session's number within its task. Between tasks it is known as `task/number`.
+pub type SessionId = u64;
+
+/// How long a name is kept for a client whose connection broke: its *lease*. A client that comes back within it was
+/// never seen leaving. Renewed by the task every [`HEARTBEAT`] while the connection lives.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How often leases are renewed and lapsed ones are cleared away. A lease, one heartbeat and the second that notices
+/// are gathered make less than the 20 s in which a count must be right.
+pub const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// How long a message's `ref` is remembered.
+pub const REF_LIFE: Duration = Duration::from_secs(600);
+
+/// One client's place in a room: who it is and which session speaks for it.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// The room.
+    pub room: Room,
+    /// The session that holds this seat on this task.
+    pub session: SessionId,
+    /// The name as shown.
+    pub name: Arc<str>,
+    /// The name folded: what must be unique in the room.
+    pub key: Arc<str>,
+    /// The client's secret; the same secret may take the name over.
+    pub client: Arc<str>,
+}
+
+/// What a newcomer is told.
+#[derive(Debug)]
+pub struct Arrival {
+    /// How many are in the room, the newcomer included.
+    pub participants: u64,
+    /// At most [`crate::protocol::WELCOME_NAMES`] shown names, sorted.
+    pub names: Vec<String>,
+    /// The log's end, or what came after `since`.
+    pub page: Page,
+    /// The newest id in the log.
+    pub last: Id,
+    /// Whether some after `since` are no longer kept.
+    pub gap: bool,
+    /// When the seat was taken, in microseconds of the backplane's clock: presence up to here is in the count.
+    pub stamp: u64,
+}
+
+/// Messages out of the log, oldest first.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Id and body (see [`crate::protocol::message_body`]).
+    pub messages: Vec<(Id, String)>,
+    /// Whether the log has older ones.
+    pub more: bool,
+}
+
+/// Why a join was not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinError {
+    /// Another client has this name in this room.
+    NameTaken,
+    /// See [`Unavailable`].
+    Unavailable,
+}
+
+/// The backplane did not answer in time, or said that it cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the backplane does not answer; try again")
+    }
+}
+
+impl From<Unavailable> for JoinError {
+    fn from(_: Unavailable) -> JoinError {
+        JoinError::Unavailable
+    }
+}
+
+/// How a session gives its seat back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The client said goodbye: at once, and the room is told.
+    Now,
+    /// The connection ended otherwise: the lease runs out by itself, unless the client comes back before.
+    Lapse,
+}
+
+/// What happens in the rooms that this task has sessions in, in the room's order.
+#[derive(Debug)]
+pub enum Event {
+    /// A message was said.
+    Message {
+        /// Where.
+        room: Room,
+        /// Its place in the room's order.
+        id: Id,
+        /// The whole frame, encoded.
+        frame: Bytes,
+    },
+    /// Someone is typing.
+    Typing {
+        /// Where.
+        room: Room,
+        /// The whole frame, encoded.
+        frame: Bytes,
+    },
+    /// People came or went.
+    Presence {
+        /// Where.
+        room: Room,
+        /// Who came and who went.
+        change: Change,
+    },
+    /// The message's `ref` was known: it is said already, and this is its frame.
+    Receipt {
+        /// Who sent it again.
+        session: SessionId,
+        /// The id of the first.
+        id: Id,
+        /// The whole frame, encoded.
+        frame: Bytes,
+    },
+    /// A message could not be kept.
+    Refused {
+        /// Who sent it.
+        session: SessionId,
+        /// Its `ref`.
+        reference: Option<String>,
+    },
+    /// The session's client came back elsewhere.
+    TakenOver(SessionId),
+    /// The session's lease lapsed unnoticed; its client has to join anew.
+    Evicted(SessionId),
+    /// This task lost the backplane (`false`) or has it again.
+    Status(bool),
+}
+
+/// A change of who is in a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Shown names.
+    pub joined: Vec<String>,
+    /// Shown names.
+    pub left: Vec<String>,
+    /// How many are in the room after it.
+    pub participants: u64,
+    /// When, in microseconds of the backplane's clock.
+    pub stamp: u64,
+    /// The session of this task that the change is about, if it is about one alone: it knows already.
+    pub about: Option<SessionId>,
+}
+
+/// Where events go: called on the backplane's own threads, so it must not wait for any client.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Whether the backplane answers, and if not, why: what `/readyz` says.
+pub type Health = Result<(), String>;
+
+/// What both implementations do. Calls are made on sessions' threads and end within 2 s.
+pub trait Backplane: Send + Sync {
+    /// Takes a seat and reads the log. The caller must be ready for the room's events before it calls.
+    ///
+    /// # Errors
+    /// [`JoinError`]; the seat is then not taken.
+    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError>;
+
+    /// Gives a seat back.
+    fn leave(&self, seat: &Seat, how: Leave);
+
+    /// Says something: the room hears [`Event::Message`], a repeated `ref` gets [`Event::Receipt`], and what can't be
+    /// kept [`Event::Refused`]. Calls of one session are carried out in their order.
+    fn say(&self, seat: &Seat, body: String, reference: Option<String>);
+
+    /// Tells the room that someone is typing; lost without harm.
+    fn typing(&self, room: &Room, json: String);
+
+    /// Reads the log.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable>;
+
+    /// Tells the other tasks how many sessions this one holds, and hears of all: (tasks, sessions), this one included.
+    fn census(&self, sessions: u64) -> Option<(u64, u64)>;
+
+    /// Whether it answers.
+    fn health(&self) -> Health;
+
+    /// Carries out what is under way, gives every lease its full length, and ends; waits for at most `deadline`.
+    fn stop(&self, deadline: Duration);
+}

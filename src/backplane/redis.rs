@@ -1,0 +1,377 @@
+//! The backplane of any number of tasks on one Redis: what each call means in keys and scripts, and the heartbeat.
+//!
+//! All that must be atomic is a Lua script beside this file. Keys carry the room as hash tag (Redis Cluster
+//! specification), so that a cluster keeps a room's keys together:
+//!
+//! | key | type | holds |
+//! | --- | --- | --- |
+//! | `bobbin:{room}:log` | stream | the messages |
+//! | `bobbin:{room}:live` | channel | events as they happen |
+//! | `bobbin:{room}:here` | sorted set | folded name, and the end of its lease |
+//! | `bobbin:{room}:who` | hash | folded name, and who has it |
+//! | `bobbin:{room}:ref:{ref}` | string | the id that a message with this ref got |
+//! | `bobbin:tasks` | hash | each task's count of sessions, and when it told |
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use redis::{Client, Cmd, FromRedisValue, Script, Value};
+
+use super::link::Link;
+use super::publisher::Publisher;
+use super::subscriber::{Subscriber, channel_of_room};
+use super::{
+    Arrival, Backplane, Event, HEARTBEAT, Health, JoinError, LEASE, Leave, Listener, Page, REF_LIFE, Room, Seat,
+    SessionId, Unavailable,
+};
+use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES};
+use crate::{limits, threads};
+
+/// Sessions whose leases are renewed by one call of `renew.lua`: some 2 ms of Redis's time.
+const RENEW: usize = 250;
+/// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
+/// to renew its own first, after the longest back-off (5 s) and one heartbeat.
+const GRACE: Duration = Duration::from_secs(10);
+
+macro_rules! scripts {
+    ($($name:ident = $($file:literal)+;)+) => {
+        $(static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($(include_str!($file)),+)));)+
+        const SCRIPTS: &[&str] = &[$(concat!($(include_str!($file)),+)),+];
+    };
+}
+
+scripts! {
+    JOIN = "presence.lua" "join.lua";
+    LEAVE = "presence.lua" "leave.lua";
+    RENEW_LEASES = "presence.lua" "renew.lua";
+    SAY = "say.lua";
+    READ = "read.lua";
+    CENSUS = "census.lua";
+}
+
+/// The handle that sessions hold.
+pub struct Redis {
+    shared: Arc<Shared>,
+    subscriber: Subscriber,
+    /// Dropping it ends the heartbeat.
+    _heart: Sender<()>,
+}
+
+/// What the sessions' calls and the heartbeat both need.
+struct Shared {
+    task: Arc<str>,
+    publisher: Publisher,
+    link: Arc<Link>,
+    listener: Listener,
+    seats: Mutex<HashMap<SessionId, Seat>>,
+    keep: usize,
+    life: Duration,
+}
+
+impl Redis {
+    /// Starts the three threads. Whether Redis is there shows later, in [`Backplane::health`].
+    pub fn start(client: Client, keep: usize, life: Duration, listener: Listener) -> std::io::Result<Redis> {
+        let task: Arc<str> = limits::random_name().into();
+        let link = Link::new(listener.clone());
+        let publisher = Publisher::start(client.clone(), SCRIPTS.to_vec(), link.clone())?;
+        let subscriber = Subscriber::start(client, &task, publisher.clone(), link.clone(), listener.clone())?;
+        let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
+        let (heart, stopped) = bounded(0);
+        let heartbeat = Heartbeat { shared: shared.clone(), subscriber: subscriber.clone() };
+        threads::vital("heartbeat", move || heartbeat.run(&stopped))?;
+        Ok(Redis { shared, subscriber, _heart: heart })
+    }
+}
+
+impl Backplane for Redis {
+    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
+        if !self.shared.link.is_up() {
+            return Err(JoinError::Unavailable);
+        }
+        self.subscriber.enter(&seat.room)?;
+        // Read first, sit down last: what is said in between comes as an event.
+        let arrival = self.shared.read(&seat.room, since).map_err(JoinError::from).and_then(|read| {
+            let seated = self.shared.sit(seat);
+            if seated == Err(JoinError::Unavailable) {
+                // It may have been carried out all the same, the answer alone lost.
+                self.shared.rise(seat);
+            }
+            seated.map(|(stamp, participants, names)| Arrival { stamp, participants, names, ..read })
+        });
+        match &arrival {
+            Ok(_) => drop(self.shared.seats().insert(seat.session, seat.clone())),
+            Err(_) => self.subscriber.exit(&seat.room),
+        }
+        arrival
+    }
+
+    fn leave(&self, seat: &Seat, how: Leave) {
+        if self.shared.seats().remove(&seat.session).is_none() {
+            return;
+        }
+        match how {
+            Leave::Now => self.shared.rise(seat),
+            Leave::Lapse => self.shared.publisher.send(self.shared.renew(&seat.room, &[seat], false), drop),
+        }
+        self.subscriber.exit(&seat.room);
+    }
+
+    fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
+        let shared = &self.shared;
+        let newest = Id { ms: self.subscriber.newest_ms(&seat.room).load(Relaxed), seq: 0 };
+        let command = script(&SAY, 2)
+            .arg(log_key(&seat.room))
+            .arg(format!("bobbin:{{{}}}:ref:{}", seat.room, reference.as_deref().unwrap_or_default()))
+            .arg(channel_of_room(&seat.room))
+            .arg(&body)
+            .arg(newest.to_string())
+            .arg(shared.keep)
+            .arg(shared.life.as_secs())
+            .arg(if reference.is_some() { REF_LIFE.as_secs() } else { 0 })
+            .get_packed_command();
+        let (session, room) = (seat.session, seat.room.clone());
+        let (listener, subscriber) = (shared.listener.clone(), self.subscriber.clone());
+        shared.publisher.send(command, move |answer| {
+            match answer.and_then(|value| Vec::<String>::from_redis_value(value).map_err(not_understood)).as_deref() {
+                Ok([id]) => {
+                    if let Ok(id) = id.parse() {
+                        subscriber.expect(room, id);
+                    }
+                }
+                Ok([id, body]) => {
+                    let id = id.parse().unwrap_or_default();
+                    let frame = protocol::text_frame(protocol::message_json(id, body));
+                    listener(Event::Receipt { session, id, frame });
+                }
+                _ => listener(Event::Refused { session, reference }),
+            }
+        });
+    }
+
+    fn typing(&self, room: &Room, json: String) {
+        let command = redis::cmd("PUBLISH").arg(channel_of_room(room)).arg(format!("t{json}")).get_packed_command();
+        self.shared.publisher.send(command, drop);
+    }
+
+    fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable> {
+        // One more than asked for tells whether there are older ones.
+        let command = redis::cmd("XREVRANGE")
+            .arg(log_key(room))
+            .arg(format!("({before}"))
+            .arg("-")
+            .arg("COUNT")
+            .arg(limit + 1)
+            .get_packed_command();
+        let mut messages = entries(self.shared.publisher.ask(command)?)?;
+        let more = messages.len() > limit;
+        messages.truncate(limit);
+        messages.reverse();
+        Ok(Page { messages, more })
+    }
+
+    fn census(&self, sessions: u64) -> Option<(u64, u64)> {
+        let command = script(&CENSUS, 1).arg("bobbin:tasks").arg(&*self.shared.task).arg(sessions).get_packed_command();
+        from_value(self.shared.publisher.ask(command).ok()?).ok()
+    }
+
+    fn health(&self) -> Health {
+        self.shared.link.state().map(drop)
+    }
+
+    fn stop(&self, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        for (room, seats) in self.shared.seats_by_room() {
+            for some in seats.chunks(RENEW) {
+                if Instant::now() >= end
+                    || self.shared.publisher.ask(self.shared.renew(&room, &refs(some), false)).is_err()
+                {
+                    return;
+                }
+            }
+        }
+        // The queue is in order: once this one is answered, all before it are.
+        let _ = self.shared.publisher.ask(redis::cmd("PING").get_packed_command());
+    }
+}
+
+impl Shared {
+    fn seats(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seats_by_room(&self) -> HashMap<Room, Vec<Seat>> {
+        let mut rooms: HashMap<Room, Vec<Seat>> = HashMap::new();
+        for seat in self.seats().values() {
+            rooms.entry(seat.room.clone()).or_default().push(seat.clone());
+        }
+        rooms
+    }
+
+    /// A session's name between tasks.
+    fn session(&self, number: SessionId) -> String {
+        format!("{}/{number}", self.task)
+    }
+
+    /// A script of presence, with the arguments that `presence.lua` wants.
+    fn presence(&self, script_: &Script, room: &Room) -> Cmd {
+        let reap = self.link.state().is_ok_and(|since| since.elapsed() > GRACE);
+        let mut command = script(script_, 3);
+        command
+            .arg(format!("bobbin:{{{room}}}:here"))
+            .arg(format!("bobbin:{{{room}}}:who"))
+            .arg(log_key(room))
+            .arg(channel_of_room(room))
+            .arg(LEASE.as_millis() as u64)
+            .arg(u8::from(reap));
+        command
+    }
+
+    fn read(&self, room: &Room, since: Option<Id>) -> Result<Arrival, Unavailable> {
+        let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
+        let since = since.map_or(String::new(), |id| id.to_string());
+        let command = script(&READ, 1).arg(log_key(room)).arg(since).arg(limit).get_packed_command();
+        let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
+        let [last, more, gap, found @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+        let mut messages = Vec::with_capacity(found.len() / 2);
+        for pair in found.chunks_exact(2).rev() {
+            messages.push((pair[0].parse().map_err(not_understood)?, pair[1].clone()));
+        }
+        Ok(Arrival {
+            participants: 0,
+            names: Vec::new(),
+            stamp: 0,
+            page: Page { messages, more: more == "1" },
+            last: last.parse().map_err(not_understood)?,
+            gap: gap == "1",
+        })
+    }
+
+    /// Takes the seat: stamp, participants and names.
+    fn sit(&self, seat: &Seat) -> Result<(u64, u64, Vec<String>), JoinError> {
+        let command = self
+            .presence(&JOIN, &seat.room)
+            .arg(&*seat.key)
+            .arg(self.session(seat.session))
+            .arg(&*seat.client)
+            .arg(&*seat.name)
+            .get_packed_command();
+        let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
+        match reply.as_slice() {
+            [] => Err(JoinError::NameTaken),
+            [stamp, participants, names @ ..] => {
+                let number = |text: &str| text.parse().map_err(not_understood);
+                let mut names = names.to_vec();
+                names.sort_unstable();
+                Ok((number(stamp)?, number(participants)?, names))
+            }
+            _ => Err(not_understood(&reply).into()),
+        }
+    }
+
+    fn rise(&self, seat: &Seat) {
+        let command = self
+            .presence(&LEAVE, &seat.room)
+            .arg(&*seat.key)
+            .arg(self.session(seat.session))
+            .arg(&*seat.name)
+            .get_packed_command();
+        self.publisher.note(command);
+    }
+
+    /// Renews leases; `again`: names that are gone are taken again.
+    fn renew(&self, room: &Room, seats: &[&Seat], again: bool) -> Vec<u8> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut command = self.presence(&RENEW_LEASES, room);
+        command.arg(u8::from(again)).arg(now.saturating_sub(self.life).as_millis() as u64);
+        for seat in seats {
+            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.client).arg(&*seat.name);
+        }
+        command.get_packed_command()
+    }
+}
+
+/// Keeps the task's leases alive, clears lapsed ones away, probes the subscription.
+struct Heartbeat {
+    shared: Arc<Shared>,
+    subscriber: Subscriber,
+}
+
+impl Heartbeat {
+    fn run(&self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
+            let Ok(up_since) = self.shared.link.state() else { continue };
+            // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other
+            // time others cleared it away, because this process was frozen: its clients, if they are still there,
+            // join anew, so the room never sees one that is not.
+            if self.beat(up_since.elapsed() < GRACE).is_err() {
+                log::debug!("heartbeat: redis does not answer");
+            }
+        }
+    }
+
+    fn beat(&self, again: bool) -> Result<(), Unavailable> {
+        self.subscriber.probe();
+        for (room, seats) in self.shared.seats_by_room() {
+            for some in seats.chunks(RENEW) {
+                let answer = self.shared.publisher.ask(self.shared.renew(&room, &refs(some), again))?;
+                let reply: Vec<String> = from_value(answer)?;
+                let [newest, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+                self.subscriber.expect(room.clone(), newest.parse().map_err(not_understood)?);
+                for pair in lost.chunks_exact(2) {
+                    self.lost(some.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A session's name is another session's by now, or nobody's.
+    fn lost(&self, seat: Option<&Seat>, own_client: bool) {
+        let Some(seat) = seat else { return };
+        // It may have left while the heartbeat was under way.
+        if self.shared.seats().contains_key(&seat.session) {
+            let event = if own_client { Event::TakenOver } else { Event::Evicted };
+            (self.shared.listener)(event(seat.session));
+        }
+    }
+}
+
+fn refs(seats: &[Seat]) -> Vec<&Seat> {
+    seats.iter().collect()
+}
+
+/// `EVALSHA` of a script that was loaded when the connection was made.
+fn script(script: &Script, keys: usize) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys);
+    command
+}
+
+/// The key of a room's log.
+pub fn log_key(room: &str) -> String {
+    format!("bobbin:{{{room}}}:log")
+}
+
+/// The entries that `XRANGE` or `XREVRANGE` answered, in its order.
+pub fn entries(value: Value) -> Result<Vec<(Id, String)>, Unavailable> {
+    let raw: Vec<(String, Vec<String>)> = from_value(value)?;
+    raw.into_iter()
+        .map(|(id, mut fields)| {
+            let id = id.parse().map_err(not_understood)?;
+            Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { "{}".to_owned() }))
+        })
+        .collect()
+}
+
+fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
+    T::from_redis_value(value).map_err(not_understood)
+}
+
+/// An answer that is not what the script promises: another program wrote under our keys.
+fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
+    log::warn!("redis: an answer was not understood: {what:?}");
+    Unavailable
+}

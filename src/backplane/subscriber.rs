@@ -1,0 +1,439 @@
+//! The subscriber: the one connection on which this task hears what happens in its rooms, and the thread that owns it.
+//!
+//! Pub/sub is for speed, the log is the truth. Every message names the one before it, so the thread sees when it
+//! missed some, whatever the reason, and reads them from the log before it goes on. Three more things make it look:
+//! a new connection, a message that was kept but not heard of within [`SUSPICION`], and the log's newest id, which
+//! every heartbeat brings. The thread never touches a client's socket.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use redis::{Client, Msg, PubSub, RedisResult};
+
+use super::link::{Backoff, Link, Part, connect};
+use super::publisher::Publisher;
+use super::{Change, Event, Listener, Room, Unavailable};
+use crate::protocol::{self, Id};
+use crate::threads;
+
+/// Wishes that may wait. `Subscribe` waits for its turn; a `Tail` is only a hint and is dropped when it is full.
+const QUEUE: usize = 4096;
+/// The longest the thread listens without looking at its wishes and its clock.
+const TICK: Duration = Duration::from_millis(500);
+/// How long after a message was kept it should have been heard of.
+const SUSPICION: Duration = Duration::from_millis(500);
+/// A connection on which the task's own probe (one each heartbeat) was not heard for this long is deaf: a heartbeat's
+/// 3 s and the 5 s that a probe may take.
+const DEAF: Duration = Duration::from_secs(8);
+/// How long a newcomer waits for its room's subscription.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many messages are read from the log at a time.
+const FILL: usize = 500;
+
+/// The handle: who is interested in which room.
+#[derive(Clone)]
+pub struct Subscriber {
+    watched: Arc<Mutex<HashMap<Room, Watched>>>,
+    wishes: Sender<Wish>,
+    publisher: Publisher,
+    task: Arc<str>,
+}
+
+struct Watched {
+    /// How many sessions here are in the room, or on their way.
+    sessions: usize,
+    /// Whether the subscription stands.
+    ready: bool,
+    /// Milliseconds of the newest id seen here: what a new id must not fall behind.
+    newest_ms: Arc<AtomicU64>,
+}
+
+enum Wish {
+    /// Subscribe, then answer.
+    Subscribe { room: Room, done: Sender<()> },
+    /// Unsubscribe, if by then nobody is in the room.
+    Unsubscribe { room: Room },
+    /// The log had this message at that time.
+    Tail { room: Room, id: Id, at: Instant },
+}
+
+impl Subscriber {
+    /// Starts the thread. `task` is this task's name, and its own channel's.
+    pub fn start(
+        client: Client,
+        task: &Arc<str>,
+        publisher: Publisher,
+        link: Arc<Link>,
+        listener: Listener,
+    ) -> std::io::Result<Subscriber> {
+        let (wishes, inbox) = bounded(QUEUE);
+        let subscriber =
+            Subscriber { watched: Arc::default(), wishes, publisher: publisher.clone(), task: task.clone() };
+        let watched = subscriber.watched.clone();
+        let task = task.clone();
+        let mut worker = Worker {
+            client,
+            task,
+            publisher,
+            link,
+            listener,
+            inbox,
+            watched,
+            rooms: HashMap::new(),
+            suspects: Vec::new(),
+        };
+        threads::vital("subscriber", move || worker.run())?;
+        Ok(subscriber)
+    }
+
+    /// Counts a session in, and returns once the room's events are heard.
+    pub fn enter(&self, room: &Room) -> Result<(), Unavailable> {
+        let ready = {
+            let mut watched = self.lock();
+            let entry = watched.entry(room.clone()).or_insert_with(|| Watched {
+                sessions: 0,
+                ready: false,
+                newest_ms: Arc::default(),
+            });
+            entry.sessions += 1;
+            entry.ready
+        };
+        let subscribed = || {
+            let (done, answer) = bounded(1);
+            let wish = Wish::Subscribe { room: room.clone(), done };
+            self.wishes.send_timeout(wish, PATIENCE).map_err(|_| Unavailable)?;
+            self.probe();
+            answer.recv_timeout(PATIENCE).map_err(|_| Unavailable)
+        };
+        if ready { Ok(()) } else { subscribed().inspect_err(|_| self.exit(room)) }
+    }
+
+    /// Counts a session out.
+    pub fn exit(&self, room: &Room) {
+        if let Some(entry) = self.lock().get_mut(room) {
+            entry.sessions -= 1;
+            if entry.sessions > 0 {
+                return;
+            }
+        }
+        // Not waited for, and tried again with the next one to leave if the queue is full: a room too many is harmless.
+        let _ = self.wishes.try_send(Wish::Unsubscribe { room: room.clone() });
+    }
+
+    /// What a new id in this room must not fall behind, in milliseconds.
+    pub fn newest_ms(&self, room: &Room) -> Arc<AtomicU64> {
+        self.lock().get(room).map(|entry| entry.newest_ms.clone()).unwrap_or_default()
+    }
+
+    /// Says that the log has this message, so it should be heard of.
+    pub fn expect(&self, room: Room, id: Id) {
+        let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now() });
+    }
+
+    /// Publishes to the task's own channel. It wakes the thread, and shows it that it can hear.
+    pub fn probe(&self) {
+        self.publisher
+            .send(redis::cmd("PUBLISH").arg(channel_of_task(&self.task)).arg("probe").get_packed_command(), drop);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Room, Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The channel on which a room's events are published.
+pub fn channel_of_room(room: &str) -> String {
+    format!("bobbin:{{{room}}}:live")
+}
+
+fn channel_of_task(task: &str) -> String {
+    format!("bobbin:task:{task}")
+}
+
+struct Worker {
+    client: Client,
+    task: Arc<str>,
+    publisher: Publisher,
+    link: Arc<Link>,
+    listener: Listener,
+    inbox: Receiver<Wish>,
+    watched: Arc<Mutex<HashMap<Room, Watched>>>,
+    /// The rooms that are subscribed to, and how far each was delivered.
+    rooms: HashMap<Room, Cursor>,
+    /// Messages that should have been heard of, oldest first.
+    suspects: Vec<(Room, Id, Instant)>,
+}
+
+struct Cursor {
+    /// The newest message delivered; those at or below it are not delivered again.
+    last: Id,
+    newest_ms: Arc<AtomicU64>,
+}
+
+/// Why listening ended.
+enum End {
+    /// The handles are gone.
+    Stopped,
+    Lost(String),
+}
+
+impl<E: std::fmt::Display> From<E> for End {
+    fn from(error: E) -> End {
+        End::Lost(error.to_string())
+    }
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let started = Instant::now();
+            match self.listen() {
+                End::Stopped => return,
+                End::Lost(why) => self.link.set(Part::Subscriber, Err(why)),
+            }
+            if started.elapsed() > DEAF {
+                backoff = Backoff::new();
+            }
+            // Wishes wait meanwhile: whoever waits for one gives up by itself.
+            std::thread::sleep(backoff.next());
+        }
+    }
+
+    fn listen(&mut self) -> End {
+        match self.try_listen() {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    fn try_listen(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut connection = connect(&self.client, super::link::REDIS_TIMEOUT)?;
+        let mut pubsub = connection.as_pubsub();
+        pubsub.subscribe(channel_of_task(&self.task))?;
+        for room in self.rooms.keys() {
+            pubsub.subscribe(channel_of_room(room))?;
+        }
+        let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
+        for room in rooms {
+            self.fill(&room).map_err(|_| End::Lost("the log can't be read".to_owned()))?;
+        }
+        pubsub.set_read_timeout(Some(TICK))?;
+        self.link.set(Part::Subscriber, Ok(()));
+        let mut probed = Instant::now();
+        loop {
+            self.grant_wishes(&mut pubsub)?;
+            match pubsub.get_message() {
+                Ok(message) if message.get_channel_name().starts_with("bobbin:task:") => probed = Instant::now(),
+                Ok(message) => self.hear(&message),
+                Err(error) if error.is_timeout() => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.look_into_suspects();
+            if probed.elapsed() > DEAF {
+                return Err(End::Lost("deaf: the task's own probes are not heard".to_owned()));
+            }
+        }
+    }
+
+    fn grant_wishes(&mut self, pubsub: &mut PubSub<'_>) -> Result<(), End> {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Wish::Subscribe { room, done }) => {
+                    pubsub.set_read_timeout(Some(super::link::REDIS_TIMEOUT))?;
+                    let answer = self.subscribe(pubsub, &room);
+                    pubsub.set_read_timeout(Some(TICK))?;
+                    answer?;
+                    let _ = done.send(());
+                }
+                Ok(Wish::Unsubscribe { room }) => self.unsubscribe(pubsub, &room)?,
+                Ok(Wish::Tail { room, id, at }) => self.suspect(room, id, at),
+                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(End::Stopped),
+            }
+        }
+    }
+
+    fn subscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> Result<(), End> {
+        if !self.rooms.contains_key(room) {
+            pubsub.subscribe(channel_of_room(room))?;
+            let last = self.newest(room).map_err(|_| End::Lost("the log can't be read".to_owned()))?;
+            let newest_ms = Arc::new(AtomicU64::new(last.ms));
+            self.rooms.insert(room.clone(), Cursor { last, newest_ms });
+        }
+        if let (Some(entry), Some(cursor)) = (self.lock().get_mut(room), self.rooms.get(room)) {
+            entry.ready = true;
+            entry.newest_ms = cursor.newest_ms.clone();
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> RedisResult<()> {
+        {
+            let mut watched = self.lock();
+            if watched.get(room).is_none_or(|entry| entry.sessions > 0) {
+                return Ok(());
+            }
+            watched.remove(room);
+        }
+        if self.rooms.remove(room).is_some() {
+            pubsub.unsubscribe(channel_of_room(room))?;
+        }
+        Ok(())
+    }
+
+    /// Takes one published event apart; the scripts (`*.lua`) write them.
+    fn hear(&mut self, message: &Msg) {
+        let room = message.get_channel_name().strip_prefix("bobbin:{").and_then(|rest| rest.strip_suffix("}:live"));
+        let payload = std::str::from_utf8(message.get_payload_bytes()).ok();
+        let heard = room.zip(payload).and_then(|(room, payload)| {
+            let room = self.rooms.get_key_value(room)?.0.clone();
+            match (payload.get(..1)?, payload.get(1..)?) {
+                ("m", rest) => self.hear_message(&room, rest),
+                ("p", rest) => {
+                    parse_change(rest, &self.task).map(|change| (self.listener)(Event::Presence { room, change }))
+                }
+                ("t", json) => {
+                    let frame = protocol::text_frame(json.to_owned());
+                    (self.listener)(Event::Typing { room, frame });
+                    Some(())
+                }
+                ("k", session) => {
+                    if let Some(session) = own_session(session, &self.task) {
+                        (self.listener)(Event::TakenOver(session));
+                    }
+                    Some(())
+                }
+                _ => None,
+            }
+        });
+        if heard.is_none() {
+            log::debug!("not for us, or not understood: {}", message.get_channel_name());
+        }
+    }
+
+    fn hear_message(&mut self, room: &Room, rest: &str) -> Option<()> {
+        let (ids, body) = rest.split_once('\n')?;
+        let (before, id) = ids.split_once(' ')?;
+        let (before, id): (Id, Id) = (before.parse().ok()?, id.parse().ok()?);
+        let last = self.rooms.get(room)?.last;
+        if before > last && self.fill(room).is_err() {
+            // Not delivered, or what is in the hole never could be: it comes with the next try.
+            self.suspect(room.clone(), id, Instant::now());
+            return Some(());
+        }
+        self.deliver(room, id, body);
+        Some(())
+    }
+
+    fn deliver(&mut self, room: &Room, id: Id, body: &str) {
+        let Some(cursor) = self.rooms.get_mut(room) else { return };
+        if id <= cursor.last {
+            return;
+        }
+        cursor.last = id;
+        cursor.newest_ms.store(id.ms, Relaxed);
+        let frame = protocol::text_frame(protocol::message_json(id, body));
+        (self.listener)(Event::Message { room: room.clone(), id, frame });
+    }
+
+    /// Delivers what the log has after the newest message delivered.
+    fn fill(&mut self, room: &Room) -> Result<(), Unavailable> {
+        while let Some(cursor) = self.rooms.get(room) {
+            let command = redis::cmd("XRANGE")
+                .arg(super::redis::log_key(room))
+                .arg(format!("({}", cursor.last))
+                .arg("+")
+                .arg("COUNT")
+                .arg(FILL)
+                .get_packed_command();
+            let entries = super::redis::entries(self.publisher.ask(command)?)?;
+            entries.iter().for_each(|(id, body)| self.deliver(room, *id, body));
+            if entries.len() < FILL {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn newest(&self, room: &Room) -> Result<Id, Unavailable> {
+        let command = redis::cmd("XREVRANGE")
+            .arg(super::redis::log_key(room))
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(1)
+            .get_packed_command();
+        Ok(super::redis::entries(self.publisher.ask(command)?)?.first().map_or(Id::default(), |(id, _)| *id))
+    }
+
+    fn suspect(&mut self, room: Room, id: Id, at: Instant) {
+        if self.rooms.get(&room).is_some_and(|cursor| cursor.last < id) {
+            self.suspects.push((room, id, at));
+        }
+    }
+
+    fn look_into_suspects(&mut self) {
+        let ripe = self.suspects.iter().take_while(|(_, _, at)| at.elapsed() >= SUSPICION).count();
+        let ripe: Vec<_> = self.suspects.drain(..ripe).collect();
+        for (room, id, _) in ripe {
+            if self.rooms.get(&room).is_some_and(|cursor| cursor.last < id) {
+                log::info!("{room}: {id} was kept but not heard of; reading the log");
+                if self.fill(&room).is_err() {
+                    self.suspect(room, id, Instant::now());
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Room, Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `stamp participants session`, then the names that joined, then those that left, each line parted by tabs.
+fn parse_change(text: &str, task: &str) -> Option<Change> {
+    let mut lines = text.split('\n');
+    let mut head = lines.next()?.split(' ');
+    let mut names = || -> Option<Vec<String>> {
+        Some(lines.next()?.split('\t').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    };
+    Some(Change {
+        stamp: head.next()?.parse().ok()?,
+        participants: head.next()?.parse().ok()?,
+        about: own_session(head.next()?, task),
+        joined: names()?,
+        left: names()?,
+    })
+}
+
+/// The number of a session known as `task/number`, if it is of this task.
+fn own_session(session: &str, task: &str) -> Option<u64> {
+    session.strip_prefix(task)?.strip_prefix('/')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_parsed_as_the_scripts_write_them() {
+        let change = parse_change("1732412345678000001 3 t1/7\nAda\tBob Lee\n", "t1").expect("well-formed");
+        assert_eq!(change.joined, ["Ada", "Bob Lee"]);
+        assert!(change.left.is_empty());
+        assert_eq!((change.participants, change.about), (3, Some(7)));
+        assert_eq!(parse_change("5 0 t2/7\n\nAda", "t1").expect("well-formed").about, None);
+        assert!(parse_change("x 0 -\n\n", "t1").is_none());
+        assert!(parse_change("5 0 -", "t1").is_none());
+    }
+
+    #[test]
+    fn sessions_of_other_tasks_are_not_ours() {
+        assert_eq!(own_session("t1/12", "t1"), Some(12));
+        assert_eq!(own_session("t12/1", "t1"), None);
+        assert_eq!(own_session("-", "t1"), None);
+    }
+}

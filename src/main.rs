@@ -1,0 +1,32 @@
+//! The binary: reads the settings, starts the log, serves, and turns the result into an exit code.
+
+use std::process::ExitCode;
+
+use bobbin::server;
+use bobbin::settings::{Ask, Settings};
+
+/// `EX_USAGE` is 64, but a wrong setting has been 2 since the first shells.
+const WRONG_SETTING: u8 = 2;
+
+fn main() -> ExitCode {
+    let settings = match Settings::parse(std::env::args()) {
+        Ok(Ask::Serve(settings)) => *settings,
+        Ok(Ask::Healthcheck(address)) => return ExitCode::from(u8::from(!server::is_healthy(address))),
+        Ok(Ask::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("bobbin: {error}");
+            return ExitCode::from(WRONG_SETTING);
+        }
+    };
+    server::start_log(settings.log);
+    match server::run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

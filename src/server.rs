@@ -1,0 +1,230 @@
+//! Wires the parts together, waits for a signal, and ends in order.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use log::LevelFilter;
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::backplane::{Backplane, Listener, memory::Memory, redis::Redis};
+use crate::lanes::Lanes;
+use crate::limits::{self, Slots};
+use crate::metrics::{EMF_PERIOD, Emf, Metrics};
+use crate::settings::{RedisSettings, Settings};
+use crate::shared::Shared;
+use crate::shedding::Shedding;
+use crate::{door, threads};
+
+/// Connections that may wait to be accepted: a whole room's that comes back at once.
+const BACKLOG: i32 = 4096;
+/// Places for plain HTTP beyond the cap on sessions: health checks and refusals.
+const HTTP_PLACES: usize = 64;
+/// How often the main thread looks at what is to be done.
+const TICK: Duration = Duration::from_secs(1);
+/// What part of `DRAIN_SECONDS` the goodbyes are spread over; the rest is for the last to be answered.
+const GOODBYES: f64 = 0.75;
+/// How long after `DRAIN_SECONDS` sessions that do not end are waited for.
+const DRAIN_GRACE: Duration = Duration::from_secs(6);
+/// How long the backplane may take to finish.
+const STOP_TIME: Duration = Duration::from_secs(3);
+/// How long `--healthcheck` waits for each step.
+const HEALTH_TIME: Duration = Duration::from_secs(2);
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address can't be listened on.
+    Listen(SocketAddr, io::Error),
+    /// A thread or the signals can't be had.
+    System(io::Error),
+    /// The redis crate does not take the settings.
+    Redis(redis::RedisError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Listen(address, error) => write!(f, "can't listen on {address} (BIND, PORT): {error}"),
+            StartError::System(error) => write!(f, "can't start: {error}"),
+            StartError::Redis(error) => write!(f, "can't use REDIS_ENDPOINT: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::System(error)
+    }
+}
+
+/// Starts the log: one line an entry, on stderr.
+pub fn start_log(level: LevelFilter) {
+    let logger = simple_logger::SimpleLogger::new().with_level(level).with_utc_timestamps().with_threads(true);
+    // It fails only if there is a logger already.
+    let _ = logger.init();
+}
+
+/// Serves until a signal has been obeyed.
+///
+/// # Errors
+/// [`StartError`]; once it serves, there are none.
+pub fn run(settings: Settings) -> Result<(), StartError> {
+    let address = SocketAddr::new(settings.bind, settings.port);
+    let listener = listen(address).map_err(|error| StartError::Listen(address, error))?;
+    let address = listener.local_addr()?;
+    let signals = signals()?;
+    let shared = build(settings)?;
+    let for_door = shared.clone();
+    threads::vital("accept", move || door::accept(&listener, &for_door))?;
+    log::info!("listening on http://{address}");
+    let signal = keep_house(&shared, &signals);
+    drain(&shared, signal, &signals);
+    Ok(())
+}
+
+fn build(settings: Settings) -> Result<Arc<Shared>, StartError> {
+    let metrics = Arc::new(Metrics::default());
+    let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
+    let for_backplane = lanes.clone();
+    let listener: Listener = Arc::new(move |event| for_backplane.hear(event));
+    let (keep, life) = (settings.history_messages, settings.history_life);
+    let backplane: Box<dyn Backplane> = match &settings.redis {
+        None => {
+            metrics.backplane_up.set(1);
+            log::info!("rooms are in memory, for this process alone (REDIS_ENDPOINT is not set)");
+            Box::new(Memory::start(keep, life, listener)?)
+        }
+        Some(redis) => {
+            let client = client(redis).map_err(StartError::Redis)?;
+            log::info!("rooms are on redis at {}", client.get_connection_info().addr());
+            Box::new(Redis::start(client, keep, life, listener)?)
+        }
+    };
+    let (bearable, why) = limits::capacity();
+    let cap = settings.max_connections.unwrap_or(bearable).min(bearable);
+    match settings.max_connections {
+        Some(wanted) if wanted > cap => log::warn!("MAX_CONNECTIONS is lowered from {wanted} to {cap} by {why}"),
+        Some(_) => log::info!("up to {cap} connections (MAX_CONNECTIONS)"),
+        None => log::info!("up to {cap} connections, by {why}"),
+    }
+    metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
+    Ok(Arc::new(Shared {
+        settings,
+        lanes,
+        backplane,
+        metrics,
+        sessions: Slots::new(cap),
+        connections: Slots::new(cap + HTTP_PLACES),
+        draining: AtomicBool::new(false),
+        next_session: AtomicU64::new(0),
+    }))
+}
+
+fn client(settings: &RedisSettings) -> redis::RedisResult<Client> {
+    let mut info: ConnectionInfo = settings.url.as_str().into_connection_info()?;
+    // A connection that is set up without an answer to wait for can't hang in its set-up.
+    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
+    if let Some(password) = &settings.password {
+        redis = redis.set_password(password);
+    }
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+    if settings.url.starts_with("rediss://") {
+        // It fails only if there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let root_cert = settings.authorities.clone();
+        return Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert });
+    }
+    Client::open(info)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Signals come as values on a channel.
+fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver) = bounded(2);
+    threads::vital("signals", move || {
+        for signal in signals.forever() {
+            // Full: two wait already, and a second one ends the process.
+            let _ = sender.try_send(signal);
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// What is done by the clock, until a signal comes.
+fn keep_house(shared: &Shared, signals: &Receiver<i32>) -> i32 {
+    let mut emf = shared.settings.emf.as_deref().and_then(Emf::new);
+    let mut next_line = Instant::now() + EMF_PERIOD;
+    let mut shedding = Shedding::new(shared.settings.shed);
+    loop {
+        match signals.recv_timeout(TICK) {
+            Ok(signal) => return signal,
+            // The signals' thread is vital, so this never happens.
+            Err(RecvTimeoutError::Disconnected) => return SIGTERM,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        shedding.tick(shared);
+        if let Some(emf) = &mut emf
+            && Instant::now() >= next_line
+        {
+            next_line += EMF_PERIOD;
+            emf.tell(&shared.metrics);
+        }
+    }
+}
+
+/// Ends in order: no new sessions, goodbye to all, leases at their full length, the queue sent. SIGINT, from a person
+/// at a terminal, does not spread the goodbyes. A second signal ends at once.
+fn drain(shared: &Shared, signal: i32, signals: &Receiver<i32>) {
+    let time = if signal == SIGINT { Duration::ZERO } else { shared.settings.drain };
+    let sessions = shared.sessions.taken();
+    log::info!("draining {sessions} sessions over {} s; a second signal ends at once", time.as_secs());
+    shared.draining.store(true, Relaxed);
+    shared.lanes.drain(time.mul_f64(GOODBYES));
+    let deadline = Instant::now() + time + DRAIN_GRACE;
+    while shared.sessions.taken() > 0 && Instant::now() < deadline {
+        if signals.recv_timeout(Duration::from_millis(20)).is_ok() {
+            log::warn!("a second signal: ending at once");
+            return;
+        }
+    }
+    shared.backplane.stop(STOP_TIME);
+    log::info!("ended in order");
+}
+
+/// Asks the server at this address whether it lives: `--healthcheck`.
+pub fn is_healthy(address: SocketAddr) -> bool {
+    let ask = || -> io::Result<bool> {
+        let mut socket = TcpStream::connect_timeout(&address, HEALTH_TIME)?;
+        socket.set_read_timeout(Some(HEALTH_TIME))?;
+        socket.set_write_timeout(Some(HEALTH_TIME))?;
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut status = [0; 12];
+        socket.read_exact(&mut status)?;
+        Ok(&status == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
+}

@@ -1,0 +1,447 @@
+//! One client, from its join to its end, on its own thread.
+//!
+//! The thread only reads. What it has to say itself (errors, history, pongs) it hands to its lane once the session has
+//! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
+//! lane holds everything else back.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Bytes, Error, Message, WebSocket, error::ProtocolError};
+
+use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
+use crate::lanes::Letter;
+use crate::limits::{self, Bucket};
+use crate::outbox::Wire;
+use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
+use crate::shared::Shared;
+
+/// The first join must come within this time.
+const JOIN_TIME: Duration = Duration::from_secs(10);
+/// A join that was refused may be mended by a person, who has to type.
+const REJOIN_TIME: Duration = Duration::from_secs(60);
+/// How many joins a connection may try.
+const JOIN_TRIES: u32 = 5;
+/// How often the server pings.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// A connection from which nothing came for so long is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(45);
+/// A client to which the session's thread writes itself must take something within this time.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+/// So many refused frames within so long end the connection.
+const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
+/// Typing is told at most so often.
+const TYPING_EVERY: Duration = Duration::from_secs(1);
+/// A burst of messages is so many seconds' worth of the rate limit.
+const BURST_SECONDS: f64 = 4.0;
+/// Frames that are no messages may come so many times as fast.
+const OTHER_FRAMES: f64 = 10.0;
+/// After a close frame, what still comes is read for so long: a socket that is closed on unread data resets, and the
+/// client might lose the close frame.
+const LINGER: Duration = Duration::from_secs(2);
+/// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
+const READ_BUFFER: usize = 2048;
+
+/// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
+pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, shared: &Shared) {
+    let id = shared.next_session.fetch_add(1, Relaxed);
+    let timeouts = socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true));
+    let mut session = Session::new(socket, early, room, id, shared);
+    shared.metrics.connections.inc();
+    let end = match timeouts {
+        Ok(()) => session.run(),
+        Err(error) => End::Broken(error.to_string()),
+    };
+    log::debug!("session {id} in {}: {end}", session.room);
+    session.finish(&end);
+    shared.metrics.connections.dec();
+}
+
+/// How a session ends.
+enum End {
+    /// The client sent a close frame.
+    Closed,
+    /// The server closes, and says why.
+    Refused(Close),
+    /// The connection broke, or is dead.
+    Broken(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Closed => f.write_str("the client closed"),
+            End::Refused(code) => write!(f, "closed with {}", code.number()),
+            End::Broken(why) => write!(f, "broke: {why}"),
+        }
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Broken(error.to_string())
+    }
+}
+
+struct Session<'a> {
+    id: SessionId,
+    room: Room,
+    socket: WebSocket<Stream<'a>>,
+    shared: &'a Shared,
+    /// There is one from a join that was carried out until the end.
+    seat: Option<Seat>,
+    tries: u32,
+    unauthorized: u32,
+    join_by: Instant,
+    next_ping: Instant,
+    messages: Bucket,
+    others: Bucket,
+    typing_told: Option<Instant>,
+    /// When the newest refusals were.
+    refused: VecDeque<Instant>,
+}
+
+impl<'a> Session<'a> {
+    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, shared: &'a Shared) -> Session<'a> {
+        let now = Instant::now();
+        let stream = Stream { wire: Wire::new(socket), id, shared, joined: false, heard: now };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+        let rate = f64::from(shared.settings.rate_limit);
+        Session {
+            id,
+            room,
+            socket: WebSocket::from_partially_read(stream, early, Role::Server, Some(config)),
+            shared,
+            seat: None,
+            tries: 0,
+            unauthorized: 0,
+            join_by: now + JOIN_TIME,
+            next_ping: now + PING_EVERY,
+            messages: Bucket::new(rate, rate * BURST_SECONDS, now),
+            others: Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now),
+            typing_told: None,
+            refused: VecDeque::new(),
+        }
+    }
+
+    fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.do_duties(Instant::now()).and_then(|()| self.read_frame()) {
+                return end;
+            }
+        }
+    }
+
+    /// What the clock asks for; and it sets the time until it asks again.
+    fn do_duties(&mut self, now: Instant) -> Result<(), End> {
+        if self.seat.is_none() && now >= self.join_by {
+            return Err(End::Refused(Close::Policy));
+        }
+        let heard = self.socket.get_ref().heard;
+        if now >= heard + DEAD_AFTER {
+            return Err(End::Broken("nothing came for 45 s".to_owned()));
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + PING_EVERY;
+            self.socket.send(Message::Ping(Bytes::new())).map_err(|error| End::Broken(error.to_string()))?;
+        }
+        let mut next = self.next_ping.min(heard + DEAD_AFTER);
+        if self.seat.is_none() {
+            next = next.min(self.join_by);
+        }
+        let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
+        Ok(self.socket.get_ref().wire.socket.set_read_timeout(Some(wait))?)
+    }
+
+    fn read_frame(&mut self) -> Result<(), End> {
+        match self.socket.read() {
+            Ok(Message::Text(text)) => self.hear(&text),
+            Ok(Message::Binary(_)) => Err(End::Refused(Close::Binary)),
+            Ok(Message::Close(_)) => Err(End::Closed),
+            Ok(_) => Ok(()),
+            Err(Error::Io(error)) if is_timeout(&error) => Ok(()),
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
+            Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
+            Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                Err(End::Broken("it ended without a close frame".to_owned()))
+            }
+            Err(Error::Protocol(_)) => Err(End::Refused(Close::Protocol)),
+            Err(error) => Err(End::Broken(error.to_string())),
+        }
+    }
+
+    fn hear(&mut self, text: &str) -> Result<(), End> {
+        let now = Instant::now();
+        let frame = match serde_json::from_str(text) {
+            Ok(frame) => frame,
+            Err(error) => return self.refuse(ErrorCode::BadFrame, &error.to_string(), None),
+        };
+        if let ClientFrame::Message { text, reference } = frame {
+            return self.say(&text, reference, now);
+        }
+        if let Err(wait) = self.others.take(now) {
+            return self.refuse_rate(None, wait);
+        }
+        match frame {
+            ClientFrame::Join(join) => self.join(join),
+            ClientFrame::Ping => self.send(&ServerFrame::Pong),
+            ClientFrame::Typing { active } => self.typing(active, now),
+            ClientFrame::History { before, limit } => self.history(before, limit.unwrap_or(MAX_HISTORY / 2)),
+            ClientFrame::Message { .. } => Ok(()),
+        }
+    }
+
+    fn join(&mut self, join: Join) -> Result<(), End> {
+        if self.seat.is_some() {
+            return self.refuse(ErrorCode::AlreadyJoined, "this connection has joined", None);
+        }
+        if join.client.as_deref().is_some_and(|client| !protocol::is_client(client)) {
+            return self.refuse(ErrorCode::BadFrame, "client: 16 to 64 characters A-Z a-z 0-9 _ -", None);
+        }
+        self.tries += 1;
+        self.join_by = Instant::now() + REJOIN_TIME;
+        if !self.shared.settings.admits(join.passphrase.as_deref()) {
+            self.unauthorized += 1;
+            return self.refuse_join(ErrorCode::Unauthorized, "the passphrase is not right");
+        }
+        let Some(name) = protocol::clean_name(&join.name) else {
+            let why = "a name has 1 to 32 characters, without control or direction characters";
+            return self.refuse_join(ErrorCode::NameInvalid, why);
+        };
+        let seat = Seat {
+            room: self.room.clone(),
+            session: self.id,
+            key: protocol::fold_name(&name).into(),
+            name: name.into(),
+            client: join.client.unwrap_or_else(limits::random_name).into(),
+        };
+        let wire = self.socket.get_ref().wire.clone();
+        self.shared.lanes.post(self.id, Letter::Join(self.room.clone(), wire));
+        let arrival = match self.shared.backplane.join(&seat, join.since) {
+            Ok(arrival) => arrival,
+            Err(error) => {
+                self.shared.lanes.post(self.id, Letter::Leave);
+                return match error {
+                    JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
+                    JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
+                };
+            }
+        };
+        let name = seat.name.clone();
+        self.seat = Some(seat);
+        self.shared.metrics.joins.inc();
+        self.send(&ServerFrame::Welcome {
+            name: &name,
+            room: &self.room.clone(),
+            participants: arrival.participants,
+            names: &arrival.names,
+            messages: &raw_messages(&arrival.page)?,
+            last: arrival.last,
+            more: arrival.page.more,
+            gap: arrival.gap,
+        })?;
+        self.shared.lanes.post(self.id, Letter::Open(arrival.last, arrival.stamp));
+        self.socket.get_mut().joined = true;
+        Ok(())
+    }
+
+    fn say(&mut self, text: &str, reference: Option<String>, now: Instant) -> Result<(), End> {
+        if reference.as_deref().is_some_and(|reference| !protocol::is_reference(reference)) {
+            return self.refuse(ErrorCode::BadFrame, "ref: 1 to 64 characters", None);
+        }
+        let Some(seat) = self.seat.clone() else {
+            return self.refuse(ErrorCode::NotJoined, "join first", reference.as_deref());
+        };
+        if let Err(wait) = self.messages.take(now) {
+            return self.refuse_rate(reference.as_deref(), wait);
+        }
+        let Some(text) = protocol::clean_text(text) else {
+            let why = "a text has 1 to 4096 bytes, its trailing white space not counted";
+            return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
+        };
+        self.shared.metrics.messages.inc();
+        let body = protocol::message_body(&seat.name, text, reference.as_deref());
+        self.shared.backplane.say(&seat, body, reference);
+        Ok(())
+    }
+
+    fn typing(&mut self, active: bool, now: Instant) -> Result<(), End> {
+        let Some(seat) = &self.seat else { return self.refuse(ErrorCode::NotJoined, "join first", None) };
+        if self.typing_told.is_none_or(|told| now >= told + TYPING_EVERY) {
+            self.typing_told = Some(now);
+            self.shared.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
+        }
+        Ok(())
+    }
+
+    fn history(&mut self, before: Id, limit: usize) -> Result<(), End> {
+        if self.seat.is_none() {
+            return self.refuse(ErrorCode::NotJoined, "join first", None);
+        }
+        match self.shared.backplane.history(&self.room, before, limit.clamp(1, MAX_HISTORY)) {
+            Ok(page) => self.send(&ServerFrame::History { messages: &raw_messages(&page)?, more: page.more }),
+            Err(Unavailable) => self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None),
+        }
+    }
+
+    /// Refuses a join; the client may try again, but not for ever.
+    fn refuse_join(&mut self, code: ErrorCode, why: &str) -> Result<(), End> {
+        self.refuse(code, why, None)?;
+        match (self.unauthorized, self.tries) {
+            (JOIN_TRIES.., _) => Err(End::Refused(Close::Unauthorized)),
+            (_, JOIN_TRIES..) => Err(End::Refused(Close::Policy)),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_rate(&mut self, reference: Option<&str>, wait: Duration) -> Result<(), End> {
+        // Rounded up, so that whoever waits so long is let in.
+        let retry_ms = wait.as_millis() as u64 + 1;
+        self.error(ErrorCode::RateLimited, "too many frames a second", reference, Some(retry_ms))?;
+        self.count_refusal()
+    }
+
+    fn refuse(&mut self, code: ErrorCode, why: &str, reference: Option<&str>) -> Result<(), End> {
+        self.error(code, why, reference, None)?;
+        // That the backplane is away is not the client's fault.
+        if code == ErrorCode::Unavailable { Ok(()) } else { self.count_refusal() }
+    }
+
+    fn count_refusal(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        self.refused.push_back(now);
+        while self.refused.front().is_some_and(|at| now.saturating_duration_since(*at) > REFUSALS.1) {
+            self.refused.pop_front();
+        }
+        if self.refused.len() >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
+    }
+
+    fn error(
+        &mut self,
+        code: ErrorCode,
+        message: &str,
+        reference: Option<&str>,
+        retry_ms: Option<u64>,
+    ) -> Result<(), End> {
+        self.shared.metrics.refused.inc();
+        self.send(&ServerFrame::Error { code, message, reference, retry_ms })
+    }
+
+    /// Sends a frame of its own, past tungstenite: its write buffer would keep the largest frame's size for ever.
+    fn send(&mut self, frame: &ServerFrame<'_>) -> Result<(), End> {
+        let bytes = protocol::text_frame(protocol::json(frame));
+        Ok(self.socket.get_mut().send(bytes)?)
+    }
+
+    /// Says goodbye, gives the seat back, and lets the lane go.
+    fn finish(&mut self, end: &End) {
+        let wire = self.socket.get_ref().wire.clone();
+        match end {
+            End::Closed => drop(self.socket.flush()),
+            End::Refused(code) if self.socket.get_ref().joined => {
+                self.shared.lanes.post(self.id, Letter::Close(*code));
+            }
+            End::Refused(code) => {
+                let _ = self.socket.get_mut().send(code.bytes());
+                let _ = wire.socket.shutdown(Shutdown::Write);
+            }
+            End::Broken(_) => {}
+        }
+        let goodbye = matches!(end, End::Closed) && !wire.is_closing();
+        self.give_seat_back(if goodbye { Leave::Now } else { Leave::Lapse });
+        if matches!(end, End::Refused(_)) {
+            linger(&wire.socket);
+        }
+        self.shared.lanes.post(self.id, Letter::Leave);
+    }
+
+    fn give_seat_back(&mut self, how: Leave) {
+        if let Some(seat) = self.seat.take() {
+            self.shared.backplane.leave(&seat, how);
+        }
+    }
+}
+
+/// If this thread panics, its seat lapses and its lane forgets it, as if the connection had broken.
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.metrics.connections.dec();
+            self.give_seat_back(Leave::Lapse);
+            self.shared.lanes.post(self.id, Letter::Leave);
+        }
+    }
+}
+
+/// The socket as tungstenite sees it: reads come from it, writes go where they have to.
+struct Stream<'a> {
+    wire: Arc<Wire>,
+    id: SessionId,
+    shared: &'a Shared,
+    /// The lane writes to the socket now.
+    joined: bool,
+    /// When something last came.
+    heard: Instant,
+}
+
+impl Stream<'_> {
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.joined {
+            self.shared.lanes.post(self.id, Letter::Own(bytes));
+            return Ok(());
+        }
+        (&self.wire.socket).write_all(&bytes)
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.wire.socket).read(buffer)?;
+        self.heard = Instant::now();
+        Ok(count)
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // tungstenite hands over whole frames: its pongs and its answers to close frames.
+        self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The messages of a page as they go into a frame.
+fn raw_messages(page: &Page) -> Result<Vec<Box<RawValue>>, End> {
+    let raw = |(id, body): &(Id, String)| RawValue::from_string(protocol::message_json(*id, body));
+    page.messages.iter().map(raw).collect::<Result<_, _>>().map_err(|error| End::Broken(format!("the log: {error}")))
+}
+
+/// Reads and forgets what still comes, until the client has closed too or some time has passed.
+pub fn linger(socket: &TcpStream) {
+    let end = Instant::now() + LINGER;
+    let mut scrap = [0; 1024];
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        && socket.set_read_timeout(Some(left)).is_ok()
+        && (&mut &*socket).read(&mut scrap).is_ok_and(|count| count > 0)
+    {}
+}
+
+/// Whether a read ended because its time was up: the system says so in two ways.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

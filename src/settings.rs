@@ -1,0 +1,311 @@
+//! The settings: environment variables, and flags of the same names that win over them. Each is listed once, in
+//! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and says what is wrong in one line.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use log::LevelFilter;
+
+use crate::metrics::Emf;
+
+/// One setting: variable, default ("" is unset), what it takes.
+type Spec = (&'static str, &'static str, &'static str);
+
+/// All settings.
+pub const SPECS: &[Spec] = &[
+    ("PORT", "3000", "the TCP port; 0 takes a free one"),
+    ("BIND", "0.0.0.0", "the address to listen on; :: takes IPv6 too"),
+    ("REDIS_ENDPOINT", "", "host, host:port, redis:// or rediss:// URL; unset: one process, rooms in memory"),
+    ("REDIS_TLS", "0", "1 speaks TLS to a REDIS_ENDPOINT that is no URL"),
+    ("REDIS_PASSWORD", "", "the password for AUTH"),
+    ("REDIS_PASSWORD_FILE", "", "a file that holds it"),
+    ("REDIS_CA_FILE", "", "a PEM file with the authorities to trust; unset: the system's"),
+    ("HISTORY_MESSAGES", "1000", "messages kept a room, 1 to 1000000"),
+    ("HISTORY_DAYS", "30", "days they are kept, 1 to 3650"),
+    ("RATE_LIMIT", "5", "messages a second for each connection, bursts of four times that; 0 is off, at most 1000"),
+    ("MAX_CONNECTIONS", "auto", "WebSocket connections: a number from 1, or auto for what the machine can bear"),
+    ("DRAIN_SECONDS", "20", "how long SIGTERM spreads the goodbyes, 0 to 100"),
+    ("PASSPHRASE", "", "if set, what everyone must know to join"),
+    ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line a minute on stdout"),
+    (
+        "SHED",
+        "10",
+        "sessions a second that a task asks to go when it holds over 1.5 times its share; 0 is off, at most 1000",
+    ),
+    ("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
+];
+
+/// The settings, checked.
+#[derive(Clone)]
+pub struct Settings {
+    /// TCP port; 0: any free one.
+    pub port: u16,
+    /// Address to listen on.
+    pub bind: IpAddr,
+    /// Redis, or memory.
+    pub redis: Option<RedisSettings>,
+    /// Messages kept a room.
+    pub history_messages: usize,
+    /// How long they are kept.
+    pub history_life: Duration,
+    /// Messages a second for each connection; 0: off.
+    pub rate_limit: u32,
+    /// The cap on WebSocket connections; `None`: what the machine can bear.
+    pub max_connections: Option<usize>,
+    /// How long SIGTERM spreads the goodbyes.
+    pub drain: Duration,
+    passphrase: Option<String>,
+    /// Where the embedded metric line says it is from.
+    pub emf: Option<String>,
+    /// Sessions a second that an overloaded task sheds; 0: off.
+    pub shed: u32,
+    /// What is logged.
+    pub log: LevelFilter,
+}
+
+/// How Redis is reached.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// A `redis://` or `rediss://` URL, as the redis crate takes it.
+    pub url: String,
+    /// For AUTH, if it is not in the URL.
+    pub password: Option<String>,
+    /// PEM text of the authorities to trust; `None`: the system's.
+    pub authorities: Option<Vec<u8>>,
+}
+
+/// What the command line asks for.
+pub enum Ask {
+    /// Serve.
+    Serve(Box<Settings>),
+    /// `--healthcheck`: ask the server at this address whether it lives.
+    Healthcheck(SocketAddr),
+    /// `--help` or `--version`: print this.
+    Print(String),
+}
+
+/// A setting that can't be, in one line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SettingError(String);
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SettingError {}
+
+impl Settings {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, by its variable's name, and what it takes.
+    pub fn parse<I: IntoIterator<Item = String>>(arguments: I) -> Result<Ask, SettingError> {
+        let matches = match command().try_get_matches_from(arguments) {
+            Ok(matches) => matches,
+            Err(error) if error.exit_code() == 0 => return Ok(Ask::Print(error.to_string())),
+            Err(error) => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                return Err(SettingError(format!("{line}; see --help")));
+            }
+        };
+        let read = Reader(&matches);
+        let port = read.number("PORT", 0..=65_535)?;
+        let bind: IpAddr = read.parsed("BIND")?;
+        if matches.get_flag("healthcheck") {
+            let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
+            return Ok(Ask::Healthcheck(SocketAddr::new(own, port)));
+        }
+        let emf = read.text("METRICS_EMF");
+        if emf.as_deref().is_some_and(|target| Emf::new(target).is_none()) {
+            return Err(read.wrong("METRICS_EMF"));
+        }
+        let max_connections = match read.text("MAX_CONNECTIONS").as_deref() {
+            None | Some("auto") => None,
+            Some(_) => Some(read.number("MAX_CONNECTIONS", 1..=10_000_000)?),
+        };
+        Ok(Ask::Serve(Box::new(Settings {
+            port,
+            bind,
+            redis: redis_settings(&read)?,
+            history_messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
+            history_life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
+            rate_limit: read.number("RATE_LIMIT", 0..=1000)?,
+            max_connections,
+            drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
+            passphrase: read.text("PASSPHRASE"),
+            emf,
+            shed: read.number("SHED", 0..=1000)?,
+            log: read.parsed("RUST_LOG")?,
+        })))
+    }
+
+    /// Whether someone with this passphrase may join.
+    pub fn admits(&self, offered: Option<&str>) -> bool {
+        let Some(wanted) = &self.passphrase else { return true };
+        let offered = offered.unwrap_or_default().as_bytes();
+        // Every byte is looked at, so that the time taken does not tell how many were right.
+        let different =
+            wanted.bytes().zip(offered.iter().chain(std::iter::repeat(&0))).fold(0, |all, (a, b)| all | (a ^ b));
+        different == 0 && offered.len() == wanted.len()
+    }
+}
+
+fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingError> {
+    let tls = match read.text("REDIS_TLS").as_deref() {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(_) => return Err(read.wrong("REDIS_TLS")),
+    };
+    let mut password = read.text("REDIS_PASSWORD");
+    if let Some(text) = read.file("REDIS_PASSWORD_FILE")? {
+        let text = String::from_utf8(text).map_err(|_| read.wrong("REDIS_PASSWORD_FILE"))?;
+        password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    let authorities = read.file("REDIS_CA_FILE")?;
+    let Some(endpoint) = read.text("REDIS_ENDPOINT") else { return Ok(None) };
+    let url = if endpoint.contains("://") {
+        endpoint
+    } else {
+        // An IPv6 address has colons of its own, so it takes its port in brackets or not at all.
+        let host = if endpoint.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{endpoint}]") } else { endpoint };
+        format!("redis{}://{host}", if tls { "s" } else { "" })
+    };
+    let right_scheme = url.starts_with("redis://") || url.starts_with("rediss://");
+    if !right_scheme || redis::parse_redis_url(&url).is_none_or(|url| url.host_str().is_none_or(str::is_empty)) {
+        return Err(read.wrong("REDIS_ENDPOINT"));
+    }
+    Ok(Some(RedisSettings { url, password, authorities }))
+}
+
+fn command() -> Command {
+    let settings = SPECS.iter().map(|(variable, default, help)| {
+        let argument = Arg::new(*variable).long(flag(variable)).env(*variable).help(*help).value_name("VALUE");
+        if default.is_empty() { argument } else { argument.default_value(*default) }.hide_env_values(true)
+    });
+    let healthcheck = Arg::new("healthcheck")
+        .long("healthcheck")
+        .action(ArgAction::SetTrue)
+        .help("asks the server on PORT of this machine for /healthz; exit code 0 or 1");
+    Command::new("bobbin")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
+        .args(settings)
+        .arg(healthcheck)
+        .after_help("A flag wins over its environment variable.")
+}
+
+fn flag(variable: &str) -> String {
+    variable.to_ascii_lowercase().replace('_', "-")
+}
+
+/// Reads settings by their variable's name, and knows what to say of a wrong one.
+struct Reader<'a>(&'a ArgMatches);
+
+impl Reader<'_> {
+    /// An empty value is as good as none: that is how a container's definition leaves one out.
+    fn text(&self, variable: &str) -> Option<String> {
+        let value = self.0.get_one::<String>(variable).filter(|value| !value.trim().is_empty());
+        value.cloned().or_else(|| spec(variable).map(|(_, default, _)| (*default).to_owned()).filter(|d| !d.is_empty()))
+    }
+
+    fn parsed<T: FromStr>(&self, variable: &str) -> Result<T, SettingError> {
+        self.text(variable).and_then(|value| value.trim().parse().ok()).ok_or_else(|| self.wrong(variable))
+    }
+
+    fn number<T: TryFrom<u64>>(&self, variable: &str, range: std::ops::RangeInclusive<u64>) -> Result<T, SettingError> {
+        let number: u64 = self.parsed(variable)?;
+        let right = Some(number).filter(|number| range.contains(number));
+        right.and_then(|number| T::try_from(number).ok()).ok_or_else(|| self.wrong(variable))
+    }
+
+    fn file(&self, variable: &str) -> Result<Option<Vec<u8>>, SettingError> {
+        let Some(path) = self.text(variable).map(PathBuf::from) else { return Ok(None) };
+        fs::read(&path)
+            .map(Some)
+            .map_err(|error| SettingError(format!("{variable}: can't read {}: {error}", path.display())))
+    }
+
+    fn wrong(&self, variable: &str) -> SettingError {
+        let takes = spec(variable).map_or("", |(_, _, help)| help);
+        let value = self.text(variable).unwrap_or_default();
+        // What is secret is not echoed.
+        let shown = if variable.contains("PASS") || value.contains('@') {
+            "its value".to_owned()
+        } else {
+            format!("{value:?}")
+        };
+        SettingError(format!("{variable}: {shown} is not right; it takes {takes}").replace('\n', " "))
+    }
+}
+
+fn spec(variable: &str) -> Option<&'static Spec> {
+    SPECS.iter().find(|(name, _, _)| *name == variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let arguments = std::iter::once("bobbin").chain(flags.iter().copied()).map(str::to_owned);
+        match Settings::parse(arguments) {
+            Ok(Ask::Serve(settings)) => Ok(*settings),
+            Ok(_) => Err("something else was asked".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn endpoints_come_in_three_shapes() {
+        for (flags, url) in [
+            (&["--redis-endpoint=redis"][..], "redis://redis"),
+            (&["--redis-endpoint=10.0.0.7:6380"], "redis://10.0.0.7:6380"),
+            (&["--redis-endpoint=cache", "--redis-tls=1"], "rediss://cache"),
+            (&["--redis-endpoint=::1"], "redis://[::1]"),
+            (&["--redis-endpoint=rediss://cache:6379/2"], "rediss://cache:6379/2"),
+        ] {
+            assert_eq!(parse(flags).expect("right").redis.expect("set").url, url);
+        }
+        assert!(parse(&["--redis-endpoint="]).expect("right").redis.is_none());
+    }
+
+    #[test]
+    fn nonsense_is_named_in_one_line() {
+        for (flags, variable) in [
+            (&["--port=99999"][..], "PORT"),
+            (&["--port=abc"], "PORT"),
+            (&["--bind=somewhere"], "BIND"),
+            (&["--redis-endpoint=http://x"], "REDIS_ENDPOINT"),
+            (&["--redis-endpoint=a b"], "REDIS_ENDPOINT"),
+            (&["--redis-tls=yes"], "REDIS_TLS"),
+            (&["--redis-ca-file=/does/not/exist"], "REDIS_CA_FILE"),
+            (&["--history-messages=0"], "HISTORY_MESSAGES"),
+            (&["--rate-limit=-1"], "RATE_LIMIT"),
+            (&["--max-connections=0"], "MAX_CONNECTIONS"),
+            (&["--metrics-emf=Bobbin"], "METRICS_EMF"),
+            (&["--rust-log=loud"], "RUST_LOG"),
+            (&["--nonsense"], "--nonsense"),
+        ] {
+            let line = parse(flags).err().expect("wrong");
+            assert!(line.contains(variable) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_passphrase_admits_only_itself() {
+        let closed = parse(&["--passphrase=sesame"]).expect("right");
+        assert!(closed.admits(Some("sesame")));
+        for wrong in [None, Some(""), Some("sesam"), Some("sesame "), Some("sesame\0")] {
+            assert!(!closed.admits(wrong), "{wrong:?}");
+        }
+        assert!(parse(&[]).expect("right").admits(None));
+    }
+}

@@ -1,0 +1,81 @@
+//! Shedding: a task that holds more than its share asks some sessions to go, so that a scale-out takes load from the
+//! tasks that have it. Sockets stay where they are otherwise, and the average looks fine while the first tasks burn.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::shared::Shared;
+
+/// How often the tasks count their sessions.
+const CENSUS: Duration = Duration::from_secs(3);
+/// It starts over this many times the average, if that is at least [`MIN_SURPLUS`] more, and goes on to the average.
+const START: f64 = 1.5;
+/// Fewer sessions too many are not worth anybody's reconnect.
+const MIN_SURPLUS: u64 = 200;
+
+/// What the main thread keeps between two looks.
+pub struct Shedding {
+    /// Sessions a second; 0: off.
+    rate: u32,
+    next_census: Instant,
+    /// How many sessions are still to go.
+    surplus: u64,
+}
+
+impl Shedding {
+    /// At most `rate` sessions a second; 0 is off.
+    pub fn new(rate: u32) -> Shedding {
+        Shedding { rate, next_census: Instant::now() + CENSUS, surplus: 0 }
+    }
+
+    /// To be called once a second.
+    pub fn tick(&mut self, shared: &Shared) {
+        if self.rate == 0 || shared.draining.load(Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        if now >= self.next_census {
+            self.next_census = now + CENSUS;
+            let own = shared.sessions.taken() as u64;
+            let counted = shared.backplane.census(own);
+            let going_on = self.surplus > 0;
+            self.surplus = counted.map_or(0, |(tasks, sessions)| surplus(own, tasks, sessions, going_on));
+            if self.surplus > 0 && !going_on {
+                log::info!("shedding {} of {own} sessions, {} a second", self.surplus, self.rate);
+            }
+        }
+        let some = self.surplus.min(u64::from(self.rate));
+        if some > 0 {
+            shared.lanes.shed(some as usize);
+            self.surplus -= some;
+        }
+    }
+}
+
+/// How many of its own sessions a task has too many.
+fn surplus(own: u64, tasks: u64, sessions: u64, going_on: bool) -> u64 {
+    let average = sessions / tasks.max(1);
+    let over = own.saturating_sub(average);
+    let starts = own as f64 > START * average as f64 && over >= MIN_SURPLUS;
+    if starts || going_on { over } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_large_surplus_starts_it_and_it_goes_on_to_the_average() {
+        for (own, tasks, sessions, going_on, expected) in [
+            (500, 4, 1000, false, 250),
+            (300, 4, 1000, false, 0),
+            (300, 4, 1000, true, 50),
+            (250, 4, 1000, true, 0),
+            (190, 2, 200, false, 0),
+            (1000, 1, 1000, false, 0),
+            (5, 0, 0, false, 0),
+        ] {
+            assert_eq!(surplus(own, tasks, sessions, going_on), expected, "{own} of {sessions} on {tasks}");
+        }
+    }
+}
