@@ -1,0 +1,49 @@
+# What people do with Bobbin; `make` alone lists it.
+
+.DEFAULT_GOAL := help
+SECONDS ?= 60
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build and serve the chat at http://localhost:3000, with no other service
+	cargo run --release --locked
+
+pair: ## a redis-server and two copies, on ports 3000 and 3001; Ctrl-C ends all
+	cargo build --release --locked
+	tests/setup.sh redis-server
+	tests/pair.sh
+
+check: ## format, lints and docs, with warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
+
+test: ## install what the tests need, if it is missing, and run them all (some 10 minutes)
+	tests/setup.sh
+	cargo build --locked
+	SECONDS=20 cargo test --locked
+	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/browser tests/rehearsal
+
+chaos: ## the fault test, for SECONDS=60, with SEED=… to see one run again
+	tests/setup.sh redis-server
+	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
+
+bench: ## the benchmark beside its peers: tests/bench/results (QUICK=1 for a short one)
+	tests/setup.sh redis-server npm
+	cargo build --release --locked
+	cargo run --release --locked --manifest-path tests/bench/Cargo.toml -- $(if $(QUICK),--quick)
+
+docker-pair: ## the image, and two containers and a Redis on one Docker network, on ports 3000 and 3001
+	tests/docker/pair.sh
+
+deploy: ## to AWS: ENV=… REGION=… [CERT=…] [DRY_RUN=1]
+	cfn/deploy.sh deploy
+
+destroy: ## take it down again: ENV=… REGION=… [DRY_RUN=1]
+	cfn/deploy.sh destroy
+
+clean: ## remove what was built
+	cargo clean
+
+.PHONY: help run pair check test chaos bench docker-pair deploy destroy clean

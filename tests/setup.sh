@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs what the tests need and what is missing: Debian packages with apt, and Python packages into target/venv.
+# With arguments, only those packages. It says what it installs, and does nothing where all is there.
+set -eu
+cd "$(dirname "$0")/.."
+
+wanted=${*:-redis-server chromium haproxy openssl python3-venv fonts-dejavu-core fonts-noto-color-emoji}
+missing=
+for package in $wanted; do
+    case $(dpkg-query --show --showformat '${Status}' "$package" 2>/dev/null) in
+    *" installed") ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+# A Node.js that did not come from Debian's package is as good.
+if command -v npm >/dev/null 2>&1; then missing=$(echo "$missing" | sed 's/ npm\b//'); fi
+if [ -n "$missing" ]; then
+    sudo=
+    if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
+    echo "installing Debian packages:$missing"
+    $sudo apt-get update --quiet=2
+    # shellcheck disable=SC2086 # a list of words
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null
+fi
+# The tests start their own redis-server: one that the package started is not needed.
+if [ $# -gt 0 ]; then exit; fi
+
+stamp=target/venv/requirements.txt
+if ! cmp --quiet tests/requirements.txt "$stamp" 2>/dev/null; then
+    echo "installing Python packages into target/venv"
+    # Debian's Python, whose venv package was installed above.
+    /usr/bin/python3 -m venv --clear target/venv
+    target/venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    cp tests/requirements.txt "$stamp"
+fi
