@@ -69,9 +69,14 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Starts the log: one line an entry, on stderr.
+/// Starts the log: one line an entry, on stderr. `info` is the process's life, `debug` its clients' doings. What people
+/// write is never logged, so tungstenite, which logs frames, is kept to its warnings.
 pub fn start_log(level: LevelFilter) {
-    let logger = simple_logger::SimpleLogger::new().with_level(level).with_utc_timestamps().with_threads(true);
+    let logger = simple_logger::SimpleLogger::new()
+        .with_level(level)
+        .with_module_level("tungstenite", level.min(LevelFilter::Warn))
+        .with_utc_timestamps()
+        .with_threads(true);
     // It fails only if there is a logger already.
     let _ = logger.init();
 }

@@ -29,6 +29,8 @@ const JOIN_TIME: Duration = Duration::from_secs(10);
 const REJOIN_TIME: Duration = Duration::from_secs(60);
 /// How many joins a connection may try.
 const JOIN_TRIES: u32 = 5;
+/// How often a session that has not joined looks whether the process drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// How often the server pings.
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// A connection from which nothing came for so long is dead.
@@ -145,6 +147,9 @@ impl<'a> Session<'a> {
 
     /// What the clock asks for; and it sets the time until it asks again.
     fn do_duties(&mut self, now: Instant) -> Result<(), End> {
+        if self.seat.is_none() && self.shared.draining.load(Relaxed) {
+            return Err(End::Refused(Close::GoingAway));
+        }
         if self.seat.is_none() && now >= self.join_by {
             return Err(End::Refused(Close::Policy));
         }
@@ -158,7 +163,8 @@ impl<'a> Session<'a> {
         }
         let mut next = self.next_ping.min(heard + DEAD_AFTER);
         if self.seat.is_none() {
-            next = next.min(self.join_by);
+            // No lane knows of it yet, so it has to look by itself whether the process drains.
+            next = next.min(self.join_by).min(now + DRAIN_LOOK);
         }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
         Ok(self.socket.get_ref().wire.socket.set_read_timeout(Some(wait))?)
