@@ -1,0 +1,290 @@
+"""A simulator of the scaling rules: what would AWS do with these numbers under such a load?
+
+    python tests/cfn/scaling.py        prints the table and draws tests/cfn/scaling.svg
+
+The rules come from the resolved template, so the numbers that are simulated are the numbers that are deployed. The
+model is plain on purpose. A session costs a thousandth of a task's CPU. Sockets stay where they are; only new ones are
+spread. CloudWatch has one datapoint a minute and an alarm sees it a minute late; a task needs a minute to start. What
+is known of AWS's ways is in `Service.decide`. Nothing here is random but which task a scale-in picks (seeded): ECS
+doesn't look at sockets.
+"""
+
+import dataclasses
+import math
+import pathlib
+import random
+
+STEP = 5  # seconds of simulated time
+START = 60  # a task: placed, image pulled, two health checks passed
+COST = 0.1  # percent of one task's CPU that a session needs
+STAY = 3600  # a session's mean length in seconds
+
+
+@dataclasses.dataclass
+class Alarm:
+    threshold: float
+    above: bool
+    datapoints: int  # M of the last N minutes
+    periods: int
+    sees: str  # "cpu", or "busier": the larger of CPU and connections
+
+    def rings(self, values):
+        last = values[-self.periods:]
+        bad = [v >= self.threshold if self.above else v <= self.threshold for v in last]
+        return len(last) == self.periods and sum(bad) >= self.datapoints
+
+
+@dataclasses.dataclass
+class Rules:
+    """All numbers that decide how many tasks there are."""
+    up: Alarm
+    up_steps: list  # (lower, upper, adjustment)
+    up_percent: bool
+    up_cooldown: float
+    down: Alarm
+    down_steps: list
+    down_cooldown: float
+    smallest: int
+    largest: int
+    target: float | None = None  # target tracking on connections used, out only
+    target_cooldown: float = 0
+    cap: int | None = None  # sessions a task takes; None: whatever comes
+    shed: float = 0  # sessions a second that a task over its share asks to move
+
+    def adjust(self, capacity, breach, steps):
+        """The capacity after one step, as Application Auto Scaling rounds it; None if no step matches."""
+        for lower, upper, change in steps:
+            matches = lower <= breach < upper if steps is self.up_steps else lower < breach <= upper
+            if matches:
+                if steps is self.up_steps and self.up_percent:
+                    change = max(1, math.floor(capacity * change / 100))
+                return min(self.largest, max(self.smallest, capacity + change))
+        return None
+
+
+# The original recipe's numbers: one datapoint of a minute both ways, a minute's cooldown, no cap, nothing shed.
+ARTICLE = Rules(
+    up=Alarm(70, True, 1, 1, "cpu"), up_steps=[(0, 15, 1), (15, 25, 2), (25, math.inf, 3)], up_percent=False, up_cooldown=60,
+    down=Alarm(20, False, 1, 1, "cpu"), down_steps=[(-math.inf, 0, -1)], down_cooldown=60, smallest=2, largest=10)
+
+
+def from_template(world, cap=850, shed=10):
+    """The rules of a resolved chat-service stack. A full task (850 sessions) is then at 85 % of its CPU."""
+    parts = {key: p for kind in ("CloudWatch::Alarm", "ApplicationAutoScaling::ScalingPolicy", "ApplicationAutoScaling::ScalableTarget")
+             for key, p in world.chat.of_kind("AWS::" + kind)}
+
+    def alarm(key):
+        p = parts[key]
+        return Alarm(p["Threshold"], p["ComparisonOperator"].startswith("Greater"), p["DatapointsToAlarm"], p["EvaluationPeriods"],
+                     {"cpu": "cpu", "MAX([cpu, used])": "busier"}[p.get("Metrics", [{"Expression": "cpu"}])[0]["Expression"]])
+
+    def steps(key):
+        policy = parts[key]["StepScalingPolicyConfiguration"]
+        found = [(s.get("MetricIntervalLowerBound", -math.inf), s.get("MetricIntervalUpperBound", math.inf), s["ScalingAdjustment"])
+                 for s in policy["StepAdjustments"]]
+        return found, policy["AdjustmentType"] == "PercentChangeInCapacity", policy["Cooldown"]
+    up_steps, percent, up_cooldown = steps("ScaleUpPolicy")
+    down_steps, _, down_cooldown = steps("ScaleDownPolicy")
+    tracking = parts.get("ConnectionsPolicy", {}).get("TargetTrackingScalingPolicyConfiguration", {})
+    bounds = parts["ScalableTarget"]
+    return Rules(alarm("HighCpuUsageAlarm"), up_steps, percent, up_cooldown, alarm("LowCpuUsageAlarm"), down_steps, down_cooldown,
+                 int(bounds["MinCapacity"]), int(bounds["MaxCapacity"]), tracking.get("TargetValue"), tracking.get("ScaleOutCooldown", 0), cap, shed)
+
+
+class Service:
+    """The tasks, their sockets, and the clients that want in."""
+
+    def __init__(self, rules, sessions, cost=COST):
+        self.rules, self.cost, self.now = rules, cost, 0
+        self.tasks = [sessions / rules.smallest] * rules.smallest  # sockets on each running task
+        self.starting = []  # when each will run
+        self.waiting = self.dropped = self.shed = 0.0
+        self.actions = []  # (time, +n or -n)
+        self.out_until = self.in_until = self.tracked_until = -math.inf
+        self.base = self.tracked_base = rules.smallest  # capacity before the scale-out whose cooldown runs
+        self.minute, self.history = [], {"cpu": [], "used": [], "busier": []}
+        self.random = random.Random(1)
+        self.log = []
+
+    @property
+    def desired(self):
+        return len(self.tasks) + len(self.starting)
+
+    def cpus(self):
+        return [min(100.0, n * self.cost) for n in self.tasks]
+
+    def step(self, wanted):
+        self.tasks += [0.0 for at in self.starting if at <= self.now]
+        self.starting = [at for at in self.starting if at > self.now]
+        here = sum(self.tasks)
+        leaving = min(here, max(here * STEP / STAY, here + self.waiting - wanted))  # people come and go all the time
+        if here:
+            self.tasks = [n * (1 - leaving / here) for n in self.tasks]
+        self.waiting = max(0.0, wanted - sum(self.tasks))
+        self.move_surplus()
+        self.connect()
+        self.minute.append((sum(self.cpus()) / len(self.tasks), sum(self.tasks) / len(self.tasks) / (self.rules.cap or math.inf) * 100))
+        if len(self.minute) == 60 // STEP:
+            cpu, used = (sum(column) / len(column) for column in zip(*self.minute))
+            self.minute = []
+            self.log.append({"time": self.now, "tasks": len(self.tasks), "desired": self.desired, "average": cpu, "hottest": max(self.cpus()),
+                             "waiting": self.waiting, "dropped": self.dropped, "shed": self.shed, "wanted": wanted})
+            self.decide()  # before this minute is added: an alarm sees it a minute late
+            for key, value in (("cpu", cpu), ("used", used), ("busier", max(cpu, used))):
+                self.history[key].append(value)
+        self.now += STEP
+
+    def move_surplus(self):
+        """A task over 1.5 times the average, and 200 more, asks a few a second to move."""
+        average = sum(self.tasks) / len(self.tasks)
+        for i, n in enumerate(self.tasks):
+            if n > 1.5 * average and n > average + 200:
+                moved = min(self.rules.shed * STEP, n - average)
+                self.tasks[i] -= moved
+                self.waiting += moved
+                self.shed += moved
+
+    def connect(self):
+        """Those who wait get in: with a cap to the emptiest tasks, up to the cap; without one to all alike."""
+        if self.rules.cap is None:
+            self.tasks = [n + self.waiting / len(self.tasks) for n in self.tasks]
+            self.waiting = 0.0
+            return
+        room = [max(0.0, self.rules.cap - n) for n in self.tasks]
+        coming = min(self.waiting, sum(room))
+        low, high = 0.0, float(self.rules.cap)  # fill up to one level, found by halving
+        for _ in range(40):
+            level = (low + high) / 2
+            low, high = (level, high) if sum(max(0.0, level - n) for n in self.tasks) < coming else (low, level)
+        self.tasks = [max(n, low) for n in self.tasks]
+        self.waiting = max(0.0, self.waiting - coming)
+
+    def decide(self):
+        """What the alarms and policies do at the end of a minute.
+
+        An alarm that stays acts again every minute. During a scale-out's cooldown what it added counts as part of the
+        next, so only a larger step adds the difference; a cooldown starts when the tasks run. Of several policies the
+        largest capacity wins. A scale-in waits for its own cooldown; a scale-out never waits for that.
+        """
+        rules, seen, wishes = self.rules, self.history, []
+        if rules.up.rings(seen[rules.up.sees]):
+            start = self.base if self.now < self.out_until else self.desired
+            wishes.append(("step", start, rules.adjust(start, seen[rules.up.sees][-1] - rules.up.threshold, rules.up_steps)))
+        if rules.target and len(seen["used"]) >= 3 and min(seen["used"][-3:]) > rules.target:
+            start = self.tracked_base if self.now < self.tracked_until else self.desired
+            wishes.append(("track", start, min(rules.largest, math.ceil(start * seen["used"][-1] / rules.target))))
+        for who, start, wish in sorted(wishes, key=lambda w: w[2]):
+            if wish > self.desired:
+                if who == "step":
+                    self.base, self.out_until = start, self.now + START + rules.up_cooldown
+                else:
+                    self.tracked_base, self.tracked_until = start, self.now + START + rules.target_cooldown
+                self.actions.append((self.now, wish - self.desired))
+                self.starting += [self.now + START] * (wish - self.desired)
+        if not wishes and rules.down.rings(seen[rules.down.sees]) and self.now >= self.in_until:
+            wish = rules.adjust(self.desired, seen[rules.down.sees][-1] - rules.down.threshold, rules.down_steps)
+            if wish is not None and wish < self.desired:
+                self.actions.append((self.now, wish - self.desired))
+                self.in_until = self.now + rules.down_cooldown
+                for _ in range(self.desired - wish):
+                    if self.starting:
+                        self.starting.pop()
+                        continue
+                    gone = self.tasks.pop(self.random.randrange(len(self.tasks)))
+                    self.dropped += gone
+                    self.waiting += gone
+
+
+def wave(minute):
+    return 2200 - 1800 * math.cos(2 * math.pi * minute / 1440)
+
+
+LOADS = {  # sessions wanted at a minute, and for how many minutes
+    "daily wave": (wave, 1440),
+    "jump": (lambda m: 400 + 3600 * min(1, max(0, (m - 20) / 2)), 120),
+    "spike": (lambda m: 400 + 3600 * (20 <= m < 30), 120),
+    "swing": (lambda m: 1800 if m % 8 < 4 else 350, 90),
+}
+CAPTIONS = {"daily wave": "400, 4,000 and 400 in a day", "jump": "400 to 4,000 people in 2 minutes",
+            "spike": "4,000 people for 10 minutes", "swing": "1,800 and 350, 4 minutes each"}
+
+
+@dataclasses.dataclass
+class Run:
+    log: list
+    actions: list
+
+    @property
+    def reversals(self):
+        """Changes of direction within 10 minutes."""
+        return sum(b > 0 > a or a > 0 > b for (s, a), (t, b) in zip(self.actions, self.actions[1:]) if t - s <= 600)
+
+    @property
+    def hot_minutes(self):
+        return sum(row["hottest"] >= 95 for row in self.log)
+
+    @property
+    def served(self):
+        """Minutes from the last time somebody had to wait or a task was over 90 %, back to the first."""
+        bad = [row["time"] / 60 for row in self.log if row["waiting"] > 1 or row["hottest"] > 90]
+        return bad[-1] - bad[0] + 1 if bad else 0
+
+
+def simulate(rules, load, minutes, cost=COST):
+    service = Service(rules, load(0), cost)
+    for _ in range(int(minutes * 60 / STEP)):
+        service.step(load(service.now / 60))
+    return Run(service.log, service.actions)
+
+
+def table(runs):
+    """One line a load and rules, from {(load, rules' name): Run}."""
+    head = ("load", "numbers", "actions", "reversals", "most tasks", "task hours", "minutes >= 95 %", "minutes to serve", "kept waiting", "dropped", "asked to move")
+    rows = [head] + [(load, name, len(r.actions), r.reversals, max(x["desired"] for x in r.log), f"{sum(x['desired'] for x in r.log) / 60:.0f}",
+                      r.hot_minutes, f"{r.served:.0f}", f"{max(x['waiting'] for x in r.log):.0f}", f"{r.log[-1]['dropped']:.0f}", f"{r.log[-1]['shed']:.0f}")
+                     for (load, name), r in runs.items()]
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(str(c).ljust(w) if i < 2 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows) + "\n"
+
+
+def plot(runs):
+    """The runs as an SVG: a column a load; rows for tasks, CPU and dropped sockets. Plain text, so that git shows what changed."""
+    colours, loads = {"original": "#c0392b", "ours": "#1f6feb"}, list(dict.fromkeys(load for load, _ in runs))
+    rows = [("tasks", [("tasks", "")], None), ("CPU, %: average, hottest dashed", [("average", ""), ("hottest", ' stroke-dasharray="3 2"')], 100),
+            ("sockets dropped so far", [("dropped", "")], None)]
+    width, height, gap, top, left = 250, 110, 42, 66, 40
+    labels = {"original": "the original recipe's numbers", "ours": "the numbers in cfn/"}
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(loads) * (width + gap)}" height="{top + len(rows) * (height + gap) - 20}" font-family="sans-serif" font-size="11">',
+           '<rect width="100%" height="100%" fill="white"/>']
+    for i, (name, colour) in enumerate(colours.items()):
+        out.append(f'<path d="M{left + i * 240} 18h24" stroke="{colour}" stroke-width="2"/><text x="{left + 30 + i * 240}" y="22">{labels[name]}</text>')
+    for c, load in enumerate(loads):
+        x0 = left + c * (width + gap)
+        out.append(f'<text x="{x0}" y="44" ><tspan font-weight="bold">{load}</tspan>: {CAPTIONS[load]}</text>')
+        for r, (title, series, most) in enumerate(rows):
+            y0 = top + r * (height + gap)
+            data = {name: runs[load, name].log for name in colours}
+            end = data["ours"][-1]["time"]
+            most_here = most or max(1, max(row[key] for log in data.values() for row in log for key, _ in series))
+            out.append(f'<rect x="{x0}" y="{y0}" width="{width}" height="{height}" fill="none" stroke="#ccc"/><text x="{x0 + 4}" y="{y0 - 4}" fill="#555">{title}</text>'
+                       f'<text x="{x0 - 4}" y="{y0 + 9}" text-anchor="end" fill="#555">{most_here:.0f}</text><text x="{x0 - 4}" y="{y0 + height}" text-anchor="end" fill="#555">0</text>'
+                       f'<text x="{x0 + width}" y="{y0 + height + 13}" text-anchor="end" fill="#555">{(end + STEP) // 60} min</text>')
+            for name, colour in colours.items():
+                thin = max(1, len(data[name]) // 120)
+                for key, dash in series:
+                    points = " ".join(f"{x0 + row['time'] / end * width:.1f},{y0 + height - row[key] / most_here * height:.1f}" for row in data[name][::thin])
+                    out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3"{dash}/>')
+    return "\n".join(out + ["</svg>"]) + "\n"
+
+
+def run_all(ours):
+    return {(load, name): simulate(rules, shape, minutes) for load, (shape, minutes) in LOADS.items() for name, rules in (("original", ARTICLE), ("ours", ours))}
+
+
+if __name__ == "__main__":
+    from test_templates import world
+    results = run_all(from_template(world("as it comes")))
+    print(table(results), end="")
+    here = pathlib.Path(__file__).parent
+    (here / "scaling.svg").write_text(plot(results))
+    (here / "scaling.txt").write_text(table(results))
