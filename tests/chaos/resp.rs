@@ -34,22 +34,3 @@ pub fn is_published(reply: &[u8]) -> bool {
     let kind = reply.split(|&b| b == b'\n').nth(2);
     matches!(reply.first(), Some(b'*' | b'>')) && kind == Some(b"message\r")
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replies_are_found_and_told_apart() {
-        let published = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$4\r\na\r\nb\r\n";
-        let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
-        for reply in [&published[..], subscribed, b"+OK\r\n", b"$-1\r\n", b"*0\r\n"] {
-            assert_eq!(reply_len(&[reply, b"+next"].concat()), Some(reply.len()));
-            for part in 0..reply.len() {
-                assert_eq!(reply_len(&reply[..part]), None, "{part} bytes of {reply:?}");
-            }
-        }
-        assert!(is_published(published));
-        assert!(!is_published(subscribed));
-    }
-}
