@@ -190,6 +190,9 @@ impl<'a> Session<'a> {
 
     fn hear(&mut self, text: &str) -> Result<(), End> {
         let now = Instant::now();
+        if !limits::is_shallow(text) {
+            return self.refuse(ErrorCode::BadFrame, "nested too deep", None);
+        }
         let frame = match serde_json::from_str(text) {
             Ok(frame) => frame,
             Err(error) => return self.refuse(ErrorCode::BadFrame, &error.to_string(), None),
