@@ -16,10 +16,7 @@ fn refused(response: &Response, status: u16) {
     let kind = response.header("content-type").unwrap_or_default();
     assert!(kind.starts_with("text/plain"), "{kind:?}");
     let line = text.strip_suffix('\n').unwrap_or(&text);
-    assert!(
-        !line.is_empty() && !line.contains('\n'),
-        "not one line: {text:?}"
-    );
+    assert!(!line.is_empty() && !line.contains('\n'), "not one line: {text:?}");
 }
 
 #[test]
@@ -42,11 +39,7 @@ fn the_page_and_its_files_are_served() {
         assert!(got.starts_with(kind), "{path}: {got}");
         assert!(!response.body.is_empty(), "{path}");
     }
-    assert_eq!(
-        get(task.addr, "/").body,
-        get(task.addr, "/r/other").body,
-        "one page for all rooms"
-    );
+    assert_eq!(get(task.addr, "/").body, get(task.addr, "/r/other").body, "one page for all rooms");
 }
 
 /// The paths of all that is in static/: the page names `/`, and each other file its own name.
@@ -67,19 +60,11 @@ fn files_have_etags_and_are_not_sent_twice() {
     let task = Task::start(&[]);
     for path in &all_files() {
         let first = get(task.addr, path);
-        let etag = first
-            .header("etag")
-            .unwrap_or_else(|| panic!("{path}: no ETag"))
-            .to_owned();
+        let etag = first.header("etag").unwrap_or_else(|| panic!("{path}: no ETag")).to_owned();
         assert!(etag.ends_with('"'), "{path}: {etag} is not quoted");
         assert_eq!(first.header("cache-control"), Some("no-cache"), "{path}");
         for known in [etag.clone(), format!("\"other\", {etag}"), "*".into()] {
-            let again = request(
-                task.addr,
-                "GET",
-                path,
-                &format!("If-None-Match: {known}\r\n"),
-            );
+            let again = request(task.addr, "GET", path, &format!("If-None-Match: {known}\r\n"));
             assert_eq!(again.status, 304, "{path} with {known}");
             assert_eq!(again.header("etag"), Some(etag.as_str()), "{path}");
         }
@@ -88,17 +73,8 @@ fn files_have_etags_and_are_not_sent_twice() {
     }
     // A 304 has no body: the next answer on the same connection is read from the right place.
     let mut connection = Connection::open(task.addr);
-    let etag = connection
-        .request("GET", "/", "")
-        .header("etag")
-        .expect("an ETag")
-        .to_owned();
-    assert_eq!(
-        connection
-            .request("GET", "/", &format!("If-None-Match: {etag}\r\n"))
-            .status,
-        304
-    );
+    let etag = connection.request("GET", "/", "").header("etag").expect("an ETag").to_owned();
+    assert_eq!(connection.request("GET", "/", &format!("If-None-Match: {etag}\r\n")).status, 304);
     assert_eq!(connection.request("GET", "/healthz", "").status, 200);
 }
 
@@ -107,9 +83,7 @@ fn files_carry_the_security_headers() {
     let task = Task::start(&[]);
     for path in &all_files() {
         let response = get(task.addr, path);
-        let policy = response
-            .header("content-security-policy")
-            .unwrap_or_default();
+        let policy = response.header("content-security-policy").unwrap_or_default();
         for rule in [
             "default-src 'self'",
             "object-src 'none'",
@@ -120,16 +94,8 @@ fn files_carry_the_security_headers() {
             assert!(policy.contains(rule), "{path}: no {rule} in {policy:?}");
         }
         assert!(!policy.contains("unsafe"), "{path}: {policy}");
-        assert_eq!(
-            response.header("x-content-type-options"),
-            Some("nosniff"),
-            "{path}"
-        );
-        assert_eq!(
-            response.header("referrer-policy"),
-            Some("no-referrer"),
-            "{path}"
-        );
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(response.header("referrer-policy"), Some("no-referrer"), "{path}");
     }
 }
 
@@ -140,12 +106,8 @@ fn the_page_names_no_foreign_origin() {
         let text = get(task.addr, path).text();
         for (at, _) in text.match_indices("://") {
             let rest: String = text[at..].chars().take(60).collect();
-            let own = rest.starts_with("://www.w3.org/")
-                || rest.starts_with("://${")
-                || rest.starts_with("://\"");
-            let scheme = text[..at].ends_with("http")
-                || text[..at].ends_with("https")
-                || text[..at].ends_with("wss");
+            let own = rest.starts_with("://www.w3.org/") || rest.starts_with("://${") || rest.starts_with("://\"");
+            let scheme = text[..at].ends_with("http") || text[..at].ends_with("https") || text[..at].ends_with("wss");
             assert!(own || !scheme, "{path} names {rest:?}");
         }
     }
@@ -155,15 +117,7 @@ fn the_page_names_no_foreign_origin() {
 fn head_works_wherever_get_does() {
     let task = Task::start(&[]);
     let mut connection = Connection::open(task.addr);
-    for path in [
-        "/",
-        "/r/lobby",
-        "/app.js",
-        "/style.css",
-        "/favicon.svg",
-        "/healthz",
-        "/readyz",
-    ] {
+    for path in ["/", "/r/lobby", "/app.js", "/style.css", "/favicon.svg", "/healthz", "/readyz"] {
         let get = connection.request("GET", path, "");
         let head = connection.request("HEAD", path, "");
         assert_eq!(head.status, 200, "{path}");
@@ -173,33 +127,18 @@ fn head_works_wherever_get_does() {
     }
     assert_eq!(connection.request("HEAD", "/metrics", "").status, 200);
     assert_eq!(connection.request("HEAD", "/nowhere", "").status, 404);
-    assert_eq!(
-        connection.request("GET", "/healthz", "").status,
-        200,
-        "no stray body in between"
-    );
+    assert_eq!(connection.request("GET", "/healthz", "").status, 200, "no stray body in between");
 }
 
 #[test]
 fn another_method_is_405_and_says_which_are_allowed() {
     let task = Task::start(&[]);
-    for path in [
-        "/",
-        "/r/lobby",
-        "/app.js",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/ws/lobby",
-    ] {
+    for path in ["/", "/r/lobby", "/app.js", "/healthz", "/readyz", "/metrics", "/ws/lobby"] {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
             let response = request(task.addr, method, path, "Content-Length: 0\r\n");
             refused(&response, 405);
             let allow = response.header("allow").unwrap_or_default();
-            assert!(
-                allow.contains("GET") && allow.contains("HEAD"),
-                "{method} {path}: Allow: {allow:?}"
-            );
+            assert!(allow.contains("GET") && allow.contains("HEAD"), "{method} {path}: Allow: {allow:?}");
         }
     }
 }
@@ -210,30 +149,19 @@ fn the_body_of_a_refused_request_is_never_taken_for_a_request() {
     let hidden = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
     for framing in [
         format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len()),
-        format!(
-            "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n",
-            hidden.len()
-        ),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len()),
     ] {
         for method in ["POST", "GET"] {
             let mut connection = Connection::open(task.addr);
-            connection.write(format!(
-                "{method} /healthz HTTP/1.1\r\nHost: test\r\n{framing}"
-            ));
+            connection.write(format!("{method} /healthz HTTP/1.1\r\nHost: test\r\n{framing}"));
             let response = connection.response(false);
-            assert!(
-                matches!(response.status, 200 | 400 | 405 | 411 | 413 | 501),
-                "{response:?}"
-            );
+            assert!(matches!(response.status, 200 | 400 | 405 | 411 | 413 | 501), "{response:?}");
             connection.patience(std::time::Duration::from_millis(300));
             if !connection.closed() {
                 connection.patience(PATIENCE);
                 let next = connection.request("GET", "/healthz", "");
                 assert_eq!(next.status, 200);
-                assert!(
-                    !next.text().contains("# TYPE"),
-                    "the hidden request was answered"
-                );
+                assert!(!next.text().contains("# TYPE"), "the hidden request was answered");
             }
         }
     }
@@ -262,10 +190,7 @@ fn unknown_paths_and_impossible_rooms_are_404() {
         refused(&get(task.addr, path), 404);
     }
     for room in ["", "Lobby", "-x", "a/b", "a.b", "a%62", &long] {
-        refused(
-            &request(task.addr, "GET", &format!("/ws/{room}"), UPGRADE),
-            404,
-        );
+        refused(&request(task.addr, "GET", &format!("/ws/{room}"), UPGRADE), 404);
     }
 }
 
@@ -273,20 +198,11 @@ fn unknown_paths_and_impossible_rooms_are_404() {
 fn a_head_over_8_kib_is_431() {
     let task = Task::start(&[]);
     let header = |size: usize| format!("X-Long: {}\r\n", "x".repeat(size));
-    assert_eq!(
-        request(task.addr, "GET", "/healthz", &header(7_900)).status,
-        200
-    );
+    assert_eq!(request(task.addr, "GET", "/healthz", &header(7_900)).status, 200);
     refused(&request(task.addr, "GET", "/healthz", &header(8_200)), 431);
-    refused(
-        &request(task.addr, "GET", &format!("/{}", "x".repeat(9_000)), ""),
-        431,
-    );
+    refused(&request(task.addr, "GET", &format!("/{}", "x".repeat(9_000)), ""), 431);
     // Many small ones count as well.
-    refused(
-        &request(task.addr, "GET", "/healthz", &"X: 1\r\n".repeat(2_000)),
-        431,
-    );
+    refused(&request(task.addr, "GET", "/healthz", &"X: 1\r\n".repeat(2_000)), 431);
     // One that never ends is refused before it ends.
     let mut connection = Connection::open(task.addr);
     connection.write(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(8_200)));
@@ -297,9 +213,7 @@ fn a_head_over_8_kib_is_431() {
 #[test]
 fn many_small_headers_within_8_kib_are_taken() {
     let task = Task::start(&[]);
-    let headers: String = (0..60)
-        .map(|n| format!("X-Header-Number-{n}: {n}\r\n"))
-        .collect();
+    let headers: String = (0..60).map(|n| format!("X-Header-Number-{n}: {n}\r\n")).collect();
     assert_eq!(request(task.addr, "GET", "/healthz", &headers).status, 200);
 }
 
@@ -339,17 +253,10 @@ fn a_head_may_come_byte_by_byte() {
 fn connections_are_kept_alive_and_closed_when_asked() {
     let task = Task::start(&[]);
     let mut connection = Connection::open(task.addr);
-    for path in [
-        "/", "/healthz", "/nowhere", "/app.js", "/metrics", "/readyz",
-    ] {
+    for path in ["/", "/healthz", "/nowhere", "/app.js", "/metrics", "/readyz"] {
         connection.request("GET", path, "");
     }
-    assert_eq!(
-        connection
-            .request("GET", "/healthz", "Connection: close\r\n")
-            .status,
-        200
-    );
+    assert_eq!(connection.request("GET", "/healthz", "Connection: close\r\n").status, 200);
     assert!(connection.closed());
 
     let mut two_at_once = Connection::open(task.addr);
@@ -368,30 +275,13 @@ fn a_path_under_ws_without_a_right_upgrade_is_426_or_400() {
     let task = Task::start(&[]);
     let plain = get(task.addr, "/ws/lobby");
     refused(&plain, 426);
-    assert!(
-        plain
-            .header("upgrade")
-            .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
-    );
-    for leave_out in [
-        "Connection",
-        "Upgrade: ",
-        "Sec-WebSocket-Version",
-        "Sec-WebSocket-Key",
-    ] {
-        let some: String = UPGRADE
-            .split_inclusive("\r\n")
-            .filter(|line| !line.starts_with(leave_out))
-            .collect();
+    assert!(plain.header("upgrade").is_some_and(|v| v.eq_ignore_ascii_case("websocket")));
+    for leave_out in ["Connection", "Upgrade: ", "Sec-WebSocket-Version", "Sec-WebSocket-Key"] {
+        let some: String = UPGRADE.split_inclusive("\r\n").filter(|line| !line.starts_with(leave_out)).collect();
         let response = request(task.addr, "GET", "/ws/lobby", &some);
         refused(&response, if response.status == 426 { 426 } else { 400 });
     }
-    let old = request(
-        task.addr,
-        "GET",
-        "/ws/lobby",
-        &UPGRADE.replace(": 13", ": 8"),
-    );
+    let old = request(task.addr, "GET", "/ws/lobby", &UPGRADE.replace(": 13", ": 8"));
     refused(&old, if old.status == 426 { 426 } else { 400 });
 }
 
@@ -412,14 +302,9 @@ fn a_foreign_origin_is_403() {
         ("chat.example", "null", 403),
     ] {
         let mut connection = Connection::open(own);
-        connection.write(format!(
-            "GET /ws/lobby HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n{UPGRADE}\r\n"
-        ));
+        connection.write(format!("GET /ws/lobby HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n{UPGRADE}\r\n"));
         let response = connection.response(false);
-        assert_eq!(
-            response.status, status,
-            "Host {host}, Origin {origin}: {response:?}"
-        );
+        assert_eq!(response.status, status, "Host {host}, Origin {origin}: {response:?}");
         if status == 403 {
             refused(&response, 403);
         }
@@ -431,27 +316,16 @@ fn the_upgrade_follows_the_rfc_and_echoes_the_protocol() {
     let task = Task::start(&[]);
     let none = request(task.addr, "GET", "/ws/lobby", UPGRADE);
     assert_eq!(none.status, 101);
-    assert_eq!(
-        none.header("sec-websocket-accept"),
-        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-    );
+    assert_eq!(none.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert_eq!(none.header("sec-websocket-protocol"), None);
     for offer in ["bobbin.v1", "other, bobbin.v1", "bobbin.v1, bobbin.v2"] {
         let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: {offer}\r\n");
         let response = request(task.addr, "GET", "/ws/lobby", &headers);
-        assert_eq!(
-            response.header("sec-websocket-protocol"),
-            Some("bobbin.v1"),
-            "{offer}"
-        );
+        assert_eq!(response.header("sec-websocket-protocol"), Some("bobbin.v1"), "{offer}");
     }
     let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: other\r\n");
     let other = request(task.addr, "GET", "/ws/lobby", &headers);
-    assert_ne!(
-        other.header("sec-websocket-protocol"),
-        Some("other"),
-        "never what we do not speak"
-    );
+    assert_ne!(other.header("sec-websocket-protocol"), Some("other"), "never what we do not speak");
     // Firefox sends it this way.
     let firefox = UPGRADE.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade");
     assert_eq!(request(task.addr, "GET", "/ws/lobby", &firefox).status, 101);
@@ -479,11 +353,7 @@ fn health_and_readiness_of_a_task_alone() {
     assert_eq!(get(task.addr, "/healthz").status, 200);
     let ready = get(task.addr, "/readyz");
     assert_eq!(ready.status, 200, "{}", ready.text());
-    assert!(
-        ready
-            .header("content-type")
-            .is_some_and(|v| v.starts_with("application/json"))
-    );
+    assert!(ready.header("content-type").is_some_and(|v| v.starts_with("application/json")));
     assert!(ready.json().is_object());
 }
 
@@ -491,9 +361,7 @@ fn health_and_readiness_of_a_task_alone() {
 fn readiness_with_redis() {
     let redis = Redis::start();
     let task = Task::on(&redis, &[]);
-    let ready = poll("ready", PATIENCE, || {
-        Some(get(task.addr, "/readyz")).filter(|r| r.status == 200)
-    });
+    let ready = poll("ready", PATIENCE, || Some(get(task.addr, "/readyz")).filter(|r| r.status == 200));
     assert!(ready.json().is_object());
 }
 
@@ -504,56 +372,33 @@ fn metrics_are_prometheus_text() {
     ada.say("one to count");
     let response = get(task.addr, "/metrics");
     assert_eq!(response.status, 200);
-    assert!(
-        response
-            .header("content-type")
-            .is_some_and(|v| v.starts_with("text/plain"))
-    );
+    assert!(response.header("content-type").is_some_and(|v| v.starts_with("text/plain")));
     let text = response.text();
     let mut typed = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             typed.push(rest.split(' ').next().expect("a name").to_owned());
         } else if !line.starts_with('#') {
-            let (series, value) = line
-                .rsplit_once(' ')
-                .unwrap_or_else(|| panic!("no value: {line}"));
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
             let name = series.split('{').next().expect("a name");
             assert!(value.parse::<f64>().is_ok(), "no number: {line}");
-            assert!(
-                typed.iter().any(|t| name.starts_with(t.as_str())),
-                "no type for {line}"
-            );
+            assert!(typed.iter().any(|t| name.starts_with(t.as_str())), "no type for {line}");
         }
     }
-    assert!(
-        typed.iter().any(|name| name.starts_with("bobbin_")),
-        "{text}"
-    );
-    assert!(
-        !text.contains("one to count"),
-        "texts are nobody's business"
-    );
+    assert!(typed.iter().any(|name| name.starts_with("bobbin_")), "{text}");
+    assert!(!text.contains("one to count"), "texts are nobody's business");
 }
 
 #[test]
 fn a_draining_task_is_alive_but_not_ready() {
     let task = Task::start(&[("DRAIN_SECONDS", "5")]);
     // Enough sessions that the drain takes its time.
-    let _sessions: Vec<Client> = (0..10)
-        .map(|n| Client::join(task.addr, "lobby", &format!("N{n}")))
-        .collect();
+    let _sessions: Vec<Client> = (0..10).map(|n| Client::join(task.addr, "lobby", &format!("N{n}"))).collect();
     let mut kept = Connection::open(task.addr);
     assert_eq!(kept.request("GET", "/readyz", "").status, 200);
     task.signal("TERM");
-    let ready = poll("not ready", PATIENCE, || {
-        Some(get(task.addr, "/readyz")).filter(|r| r.status == 503)
-    });
-    assert!(
-        ready.text().contains("drain"),
-        "the body says why: {}",
-        ready.text()
-    );
+    let ready = poll("not ready", PATIENCE, || Some(get(task.addr, "/readyz")).filter(|r| r.status == 503));
+    assert!(ready.text().contains("drain"), "the body says why: {}", ready.text());
     assert!(ready.json().is_object());
     assert_eq!(get(task.addr, "/healthz").status, 200);
     let refusal = request(task.addr, "GET", "/ws/lobby", UPGRADE);
@@ -570,5 +415,5 @@ fn a_connection_that_asks_nothing_harms_nobody() {
         drop(Connection::open(task.addr));
     }
     assert_eq!(get(task.addr, "/healthz").status, 200);
-    assert!(metric(task.addr, "bobbin_sessions") == 0.0);
+    assert!(metric(task.addr, "bobbin_connections") == 0.0);
 }

@@ -13,8 +13,7 @@ const SHORT: &[(&str, &str)] = &[("DRAIN_SECONDS", "2"), ("RATE_LIMIT", "0")];
 /// Gives the signal and waits for the end in one, since [`both::Server`] hides its task behind a shared borrow.
 fn processes_end(pid: u32, patience: Duration) {
     poll_until("the process ends", patience, || {
-        std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .map_or(true, |stat| stat.contains(") Z "))
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     });
 }
 
@@ -63,17 +62,8 @@ fn it_exits_with_0_and_soon_when_nobody_is_there() {
         let start = Instant::now();
         task.signal(name);
         let status = task.wait(PATIENCE);
-        assert_eq!(
-            status.code(),
-            Some(0),
-            "SIG{name}; its log:\n{}",
-            task.log()
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            start.elapsed()
-        );
+        assert_eq!(status.code(), Some(0), "SIG{name}; its log:\n{}", task.log());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
 
@@ -84,57 +74,35 @@ fn it_exits_with_0_when_all_have_gone() {
     let mut ada = Client::join(task.addr, "tea", "Ada");
     task.signal("TERM");
     ada.expect_close(1012);
-    assert_eq!(
-        task.wait(PATIENCE).code(),
-        Some(0),
-        "its log:\n{}",
-        task.log()
-    );
+    assert_eq!(task.wait(PATIENCE).code(), Some(0), "its log:\n{}", task.log());
 }
 
 #[test]
 fn clients_that_ignore_the_close_do_not_hold_it_up() {
     let mut task = Task::start(SHORT);
-    let _stuck: Vec<Client> = (0..5)
-        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
-        .collect();
+    let _stuck: Vec<Client> = (0..5).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
     let _half = http::Connection::open(task.addr);
     task.signal("TERM"); // nobody reads, nobody answers
-    assert_eq!(
-        task.wait(Duration::from_secs(12)).code(),
-        Some(0),
-        "its log:\n{}",
-        task.log()
-    );
+    assert_eq!(task.wait(Duration::from_secs(12)).code(), Some(0), "its log:\n{}", task.log());
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut task = Task::start(&[("DRAIN_SECONDS", "60")]);
-    let _clients: Vec<Client> = (0..20)
-        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
-        .collect();
+    let _clients: Vec<Client> = (0..20).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
     task.signal("TERM");
-    poll_until("it drains", PATIENCE, || {
-        get(task.addr, "/readyz").status == 503
-    });
+    poll_until("it drains", PATIENCE, || get(task.addr, "/readyz").status == 503);
     assert_eq!(task.try_wait(), None, "it takes its time");
     let start = Instant::now();
     task.signal("TERM");
     task.wait(PATIENCE);
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[test]
 fn the_closes_are_spread_over_the_time() {
     let mut task = Task::start(&[("DRAIN_SECONDS", "4")]);
-    let mut clients: Vec<Client> = (0..40)
-        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut clients: Vec<Client> = (0..40).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
     let start = Instant::now();
     task.signal("TERM");
     let mut ends: Vec<Option<Duration>> = vec![None; clients.len()];
@@ -152,10 +120,7 @@ fn the_closes_are_spread_over_the_time() {
     let mut ends: Vec<Duration> = ends.into_iter().flatten().collect();
     ends.sort();
     let span = ends[39] - ends[0];
-    assert!(
-        span > Duration::from_millis(1_500),
-        "not all at once: {ends:?}"
-    );
+    assert!(span > Duration::from_millis(1_500), "not all at once: {ends:?}");
     assert!(ends[39] < Duration::from_secs(6), "{ends:?}");
     assert_eq!(task.wait(PATIENCE).code(), Some(0));
 }
@@ -164,13 +129,9 @@ fn the_closes_are_spread_over_the_time() {
 fn while_it_drains_it_answers_health_checks_and_refuses_new_sessions() {
     let redis = Redis::start();
     let mut task = Task::on(&redis, &[("DRAIN_SECONDS", "4")]);
-    let mut clients: Vec<Client> = (0..10)
-        .map(|n| Client::join(task.addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut clients: Vec<Client> = (0..10).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
     task.signal("TERM");
-    poll_until("not ready", PATIENCE, || {
-        get(task.addr, "/readyz").status == 503
-    });
+    poll_until("not ready", PATIENCE, || get(task.addr, "/readyz").status == 503);
     assert_eq!(get(task.addr, "/healthz").status, 200);
     let refusal = match Client::upgrade(task.addr, "tea", "") {
         Err(refusal) => refusal,
@@ -192,9 +153,7 @@ fn those_still_waiting_for_their_close_can_talk() {
     let second = Task::on(&redis, &[]);
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let mut ada = Client::join(first.addr, "tea", "Ada");
-    let _others: Vec<Client> = (0..10)
-        .map(|n| Client::join(first.addr, "tea", &format!("N{n}")))
-        .collect();
+    let _others: Vec<Client> = (0..10).map(|n| Client::join(first.addr, "tea", &format!("N{n}"))).collect();
     first.signal("TERM");
     let mut refs = Vec::new();
     while ada.ended().is_none() {
@@ -207,10 +166,7 @@ fn those_still_waiting_for_their_close_can_talk() {
     let receipts = ada.messages();
     assert!(!receipts.is_empty());
     let mut back = Client::back(second.addr, "tea", "Ada", &ada.secret, None);
-    for key in refs
-        .iter()
-        .filter(|key| !receipts.iter().any(|r| r["ref"] == key.as_str()))
-    {
+    for key in refs.iter().filter(|key| !receipts.iter().any(|r| r["ref"] == key.as_str())) {
         back.send(json!({"type": "message", "text": "still talking", "ref": key}));
         back.until("an answer", |f| f["ref"] == key.as_str());
     }
@@ -218,9 +174,7 @@ fn those_still_waiting_for_their_close_can_talk() {
     for _ in 0..receipts {
         bob.hear("still talking");
     }
-    bob.never("anybody leaving", |f| {
-        f["type"] == "presence" && f["left"] != json!([])
-    });
+    bob.never("anybody leaving", |f| f["type"] == "presence" && f["left"] != json!([]));
 }
 
 #[test]
@@ -229,9 +183,7 @@ fn a_deployment_shows_nobody_leaving_and_loses_nothing() {
     let mut old = Task::on(&redis, &[("DRAIN_SECONDS", "3"), ("RATE_LIMIT", "0")]);
     let new = Task::on(&redis, &[("RATE_LIMIT", "0")]);
     let mut watcher = Client::join(new.addr, "tea", "Watcher");
-    let mut crowd: Vec<Client> = (0..12)
-        .map(|n| Client::join(old.addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut crowd: Vec<Client> = (0..12).map(|n| Client::join(old.addr, "tea", &format!("N{n}"))).collect();
     watcher.see_join("N11");
     watcher.take(Duration::from_millis(200));
     old.signal("TERM");
@@ -246,10 +198,7 @@ fn a_deployment_shows_nobody_leaving_and_loses_nothing() {
                 assert_eq!(end, End::Close(1012));
                 let gone = crowd.remove(n);
                 let name = gone.welcome["name"].as_str().unwrap().to_owned();
-                let seen = gone
-                    .messages()
-                    .last()
-                    .map(|m| m["id"].as_str().unwrap().to_owned());
+                let seen = gone.messages().last().map(|m| m["id"].as_str().unwrap().to_owned());
                 let since = seen.unwrap_or_else(|| gone.welcome["last"].as_str().unwrap().into());
                 let mut client = Client::back(new.addr, "tea", &name, &gone.secret, Some(&since));
                 client.received.splice(0..0, gone.received.iter().cloned());
@@ -262,21 +211,11 @@ fn a_deployment_shows_nobody_leaving_and_loses_nothing() {
     watcher.say("the end");
     for client in &mut back {
         client.hear("the end");
-        let texts: Vec<String> = client
-            .messages()
-            .iter()
-            .map(|m| m["text"].as_str().unwrap().into())
-            .collect();
-        let wanted: Vec<String> = (1..=count)
-            .map(|n| format!("m{n}"))
-            .chain(["the end".into()])
-            .collect();
+        let texts: Vec<String> = client.messages().iter().map(|m| m["text"].as_str().unwrap().into()).collect();
+        let wanted: Vec<String> = (1..=count).map(|n| format!("m{n}")).chain(["the end".into()]).collect();
         assert_eq!(texts, wanted, "each once, in order");
     }
     watcher.fence();
     watcher.never("anybody coming or going", |f| f["type"] == "presence");
-    assert_eq!(
-        Client::join(new.addr, "tea", "Late").welcome["participants"],
-        14
-    );
+    assert_eq!(Client::join(new.addr, "tea", "Late").welcome["participants"], 14);
 }

@@ -19,23 +19,17 @@ fn the_endpoint_is_taken_in_each_form() {
         format!("redis://127.0.0.1:{}/0", redis.port),
     ] {
         let task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
-        poll_until(&format!("ready with {endpoint}"), PATIENCE, || {
-            get(task.addr, "/readyz").status == 200
-        });
+        poll_until(&format!("ready with {endpoint}"), PATIENCE, || get(task.addr, "/readyz").status == 200);
     }
     // A bare host, as in the article: the port is Redis's own.
     let task = Task::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
-    let log = poll("the log names it", PATIENCE, || {
-        Some(task.log()).filter(|l| l.contains("127.0.0.77"))
-    });
+    let log = poll("the log names it", PATIENCE, || Some(task.log()).filter(|l| l.contains("127.0.0.77")));
     assert!(log.contains("127.0.0.77:6379"), "{log}");
 }
 
 #[track_caller]
 fn ready_and_talking(task: &Task) {
-    poll_until("ready", PATIENCE, || {
-        get(task.addr, "/readyz").status == 200
-    });
+    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     ada.say("hello through the lock");
     ada.leave();
@@ -43,9 +37,7 @@ fn ready_and_talking(task: &Task) {
 
 #[track_caller]
 fn never_ready(task: &Task) {
-    holds("not ready", Duration::from_secs(2), || {
-        get(task.addr, "/readyz").status == 503
-    });
+    holds("not ready", Duration::from_secs(2), || get(task.addr, "/readyz").status == 503);
     let mut ada = Client::connect(task.addr, "tea");
     assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
 }
@@ -72,32 +64,11 @@ fn a_redis_with_a_password() {
 fn tls_redis(args: &[&str]) -> (Redis, String) {
     let mut redis = Redis::absent(&[]);
     certificates(&redis.dir);
-    let path = |name: &str| {
-        redis
-            .dir
-            .join(name)
-            .to_str()
-            .expect("a plain path")
-            .to_owned()
-    };
+    let path = |name: &str| redis.dir.join(name).to_str().expect("a plain path").to_owned();
     let (ca, cert, key) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
     let port = redis.port.to_string();
-    let tls = [
-        "--port",
-        "0",
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-    ];
-    let tls = [
-        &tls[..],
-        &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"],
-        args,
-    ]
-    .concat();
+    let tls = ["--port", "0", "--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let tls = [&tls[..], &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"], args].concat();
     redis.arguments(&tls);
     redis.up();
     (redis, ca)
@@ -107,20 +78,10 @@ fn tls_redis(args: &[&str]) -> (Redis, String) {
 fn a_redis_with_tls() {
     let (redis, ca) = tls_redis(&[]);
     let url = format!("rediss://{}", redis.addr());
-    ready_and_talking(&Task::start(&[
-        ("REDIS_ENDPOINT", &url),
-        ("REDIS_CA_FILE", &ca),
-    ]));
-    ready_and_talking(&Task::on(
-        &redis,
-        &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)],
-    ));
+    ready_and_talking(&Task::start(&[("REDIS_ENDPOINT", &url), ("REDIS_CA_FILE", &ca)]));
+    ready_and_talking(&Task::on(&redis, &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]));
     let by_name = format!("localhost:{}", redis.port);
-    let task = Task::start(&[
-        ("REDIS_ENDPOINT", &by_name),
-        ("REDIS_TLS", "true"),
-        ("REDIS_CA_FILE", &ca),
-    ]);
+    let task = Task::start(&[("REDIS_ENDPOINT", &by_name), ("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]);
     ready_and_talking(&task);
     // An authority that nobody knows is not trusted, and plain text gets nowhere.
     never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
@@ -130,11 +91,7 @@ fn a_redis_with_tls() {
 #[test]
 fn a_redis_with_tls_and_a_password_comes_and_goes() {
     let (mut redis, ca) = tls_redis(&["--requirepass", "hush"]);
-    let settings = [
-        ("REDIS_TLS", "1"),
-        ("REDIS_CA_FILE", ca.as_str()),
-        ("REDIS_PASSWORD", "hush"),
-    ];
+    let settings = [("REDIS_TLS", "1"), ("REDIS_CA_FILE", ca.as_str()), ("REDIS_PASSWORD", "hush")];
     let (first, second) = (Task::on(&redis, &settings), Task::on(&redis, &settings));
     ready_and_talking(&first);
     ready_and_talking(&second);
@@ -144,23 +101,14 @@ fn a_redis_with_tls_and_a_password_comes_and_goes() {
     bob.hear("across");
     redis.freeze();
     let key = ada.post("hung");
-    assert_eq!(
-        ada.until("an answer", |f| f["ref"] == key.as_str())["code"],
-        "unavailable"
-    );
+    assert_eq!(ada.until("an answer", |f| f["ref"] == key.as_str())["code"], "unavailable");
     redis.thaw();
-    ada.until("status up", |f| {
-        f["type"] == "status" && f["backplane"] == "up"
-    });
+    ada.until("status up", |f| f["type"] == "status" && f["backplane"] == "up");
     redis.kill();
-    poll_until("not ready", PATIENCE, || {
-        get(first.addr, "/readyz").status == 503
-    });
+    poll_until("not ready", PATIENCE, || get(first.addr, "/readyz").status == 503);
     redis.up();
     for task in [&first, &second] {
-        poll_until("ready again", PATIENCE, || {
-            get(task.addr, "/readyz").status == 200
-        });
+        poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
     }
     poll_until("it crosses again", PATIENCE, || {
         let key = ada.post("again");

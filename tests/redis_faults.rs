@@ -28,10 +28,7 @@ fn refused(client: &mut Client, text: &str) -> String {
     let error = client.until("an answer", |f| f["ref"] == key.as_str());
     let took = start.elapsed();
     assert_eq!(error["code"], "unavailable", "{error}");
-    assert!(
-        took < SOON + Duration::from_millis(800),
-        "refused after {took:?}"
-    );
+    assert!(took < SOON + Duration::from_millis(800), "refused after {took:?}");
     key
 }
 
@@ -51,9 +48,7 @@ fn say_at_last(client: &mut Client, text: &str, key: &str) -> Value {
 
 #[track_caller]
 fn told(client: &mut Client, state: &str) {
-    client.until(&format!("status {state}"), |f| {
-        *f == json!({"type": "status", "backplane": state})
-    });
+    client.until(&format!("status {state}"), |f| *f == json!({"type": "status", "backplane": state}));
 }
 
 #[test]
@@ -79,16 +74,8 @@ fn a_redis_that_is_killed_and_comes_back_with_its_data() {
     assert_eq!(bob.hear("in between"), late);
     assert_eq!(bob.say("after"), ada.hear("after"));
     bob.fence();
-    assert_eq!(
-        bob.messages()
-            .iter()
-            .map(|m| m["text"].clone())
-            .collect::<Vec<_>>(),
-        ["before", "in between", "after"]
-    );
-    bob.never("anybody leaving", |f| {
-        f["type"] == "presence" && f["left"] != json!([])
-    });
+    assert_eq!(bob.messages().iter().map(|m| m["text"].clone()).collect::<Vec<_>>(), ["before", "in between", "after"]);
+    bob.never("anybody leaving", |f| f["type"] == "presence" && f["left"] != json!([]));
     let cyd = Client::join(second.addr, "tea", "Cyd");
     assert_eq!(cyd.welcome["messages"][0], kept);
     assert_eq!(cyd.welcome["participants"], 3);
@@ -112,10 +99,7 @@ fn a_redis_that_comes_back_empty() {
     let key = unique("ref");
     let new = say_at_last(&mut ada, "after", &key);
     assert_eq!(bob.hear("after"), new);
-    assert!(
-        new["at"].as_u64() >= lost["at"].as_u64(),
-        "ids go on to grow: they carry the time"
-    );
+    assert!(new["at"].as_u64() >= lost["at"].as_u64(), "ids go on to grow: they carry the time");
     // One who was away asks for what came after something that is gone.
     let secret = unique("a-secret-for-cyd");
     let cyd = Client::back(second.addr, "tea", "Cyd", &secret, lost["id"].as_str());
@@ -147,10 +131,7 @@ fn a_redis_that_hangs() {
     for task in [&first, &second] {
         poll_until("not ready", PATIENCE, || !ready(task));
         let body = get(task.addr, "/readyz").text();
-        assert!(
-            body.to_lowercase().contains("redis") || body.contains("backplane"),
-            "says why: {body}"
-        );
+        assert!(body.to_lowercase().contains("redis") || body.contains("backplane"), "says why: {body}");
         assert_eq!(get(task.addr, "/healthz").status, 200);
     }
     refused(&mut bob, "from the other task");
@@ -164,20 +145,11 @@ fn a_redis_that_hangs() {
     assert_eq!(bob.hear("while it hangs"), receipt);
     ada.say("after");
     bob.hear("after");
-    assert_eq!(
-        bob.messages()
-            .iter()
-            .filter(|m| m["ref"] == key.as_str())
-            .count(),
-        1
-    );
+    assert_eq!(bob.messages().iter().filter(|m| m["ref"] == key.as_str()).count(), 1);
     let ids: Vec<_> = bob.messages().iter().map(|m| m["id"].clone()).collect();
     ada.fence();
     let hers: Vec<_> = ada.messages().iter().map(|m| m["id"].clone()).collect();
-    assert!(
-        hers.iter().all(|id| ids.contains(id)),
-        "what she has, he has: {hers:?} {ids:?}"
-    );
+    assert!(hers.iter().all(|id| ids.contains(id)), "what she has, he has: {hers:?} {ids:?}");
 }
 
 #[test]
@@ -192,11 +164,7 @@ fn joins_and_histories_are_refused_while_redis_hangs() {
     ada.send(json!({"type": "history", "before": said["id"], "limit": 10}));
     assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
     ada.expect_error("unavailable");
-    assert!(
-        start.elapsed() < SOON * 2 + Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < SOON * 2 + Duration::from_secs(1), "{:?}", start.elapsed());
     redis.thaw();
     until_ready(&[&task]);
     poll_until("Bob may join on the same connection", PATIENCE, || {
@@ -216,10 +184,7 @@ fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
     for _ in 0..5 {
         let refs: Vec<String> = (0..4).map(|n| ada.post(&format!("m{n}"))).collect();
         for key in refs {
-            assert_eq!(
-                ada.until("an answer", |f| f["ref"] == key.as_str())["type"],
-                "error"
-            );
+            assert_eq!(ada.until("an answer", |f| f["ref"] == key.as_str())["type"], "error");
         }
     }
     std::thread::sleep(Duration::from_millis(1_500)); // the rate limit's bucket fills a little
@@ -239,11 +204,7 @@ fn a_redis_that_is_not_there_at_the_start() {
     let why = get(task.addr, "/readyz");
     assert_eq!(why.status, 503);
     assert!(why.json().is_object(), "{}", why.text());
-    assert!(
-        task.log().to_lowercase().contains("redis"),
-        "the log says so:\n{}",
-        task.log()
-    );
+    assert!(task.log().to_lowercase().contains("redis"), "the log says so:\n{}", task.log());
     let mut ada = Client::connect(task.addr, "tea");
     assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
     redis.up();
@@ -267,10 +228,7 @@ fn scripts_that_redis_has_forgotten_are_sent_again() {
 #[test]
 fn connections_that_redis_ends_are_made_again_and_nothing_is_missed() {
     let redis = Redis::start();
-    let (first, second) = (
-        Task::on(&redis, &[("RATE_LIMIT", "0")]),
-        Task::on(&redis, &[]),
-    );
+    let (first, second) = (Task::on(&redis, &[("RATE_LIMIT", "0")]), Task::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let mut said = Vec::new();
@@ -312,10 +270,7 @@ fn keys_of_a_wrong_type_harm_one_room_alone() {
     let answer = bob.try_enter("Bob", None);
     if answer["type"] == "welcome" {
         let key = bob.post("hello?");
-        assert_eq!(
-            bob.until("an answer", |f| f["ref"] == key.as_str())["type"],
-            "error"
-        );
+        assert_eq!(bob.until("an answer", |f| f["ref"] == key.as_str())["type"], "error");
     } else {
         assert_eq!(answer["code"], "unavailable", "{answer}");
     }
@@ -329,18 +284,7 @@ fn noise_on_the_channel_and_in_the_log_is_survived() {
     let task = Task::on(&redis, &[]);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     ada.say("before");
-    for noise in [
-        "",
-        "nonsense",
-        "{}",
-        "[]",
-        "null",
-        "{\"type\":\"message\"}",
-        "{\"id\":7}",
-        "1-1",
-        "m",
-        "\u{7f}",
-    ] {
+    for noise in ["", "nonsense", "{}", "[]", "null", "{\"type\":\"message\"}", "{\"id\":7}", "1-1", "m", "\u{7f}"] {
         if noise.is_empty() {
             continue; // redis.cmd splits at spaces
         }
@@ -349,12 +293,7 @@ fn noise_on_the_channel_and_in_the_log_is_survived() {
     redis.cmd::<String>("XADD bobbin:{tea}:log * strange field");
     ada.say("after");
     let bob = Client::join(task.addr, "tea", "Bob");
-    let texts: Vec<_> = bob.welcome["messages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|m| m["text"].clone())
-        .collect();
+    let texts: Vec<_> = bob.welcome["messages"].as_array().unwrap().iter().map(|m| m["text"].clone()).collect();
     assert_eq!(texts, ["before", "after"]);
 }
 
@@ -366,9 +305,7 @@ fn sigterm_ends_a_task_whose_redis_hangs() {
     redis.freeze();
     ada.post("into the void");
     task.signal("TERM");
-    ada.until("an answer before the end", |f| {
-        f["type"] == "error" || f["type"] == "message"
-    });
+    ada.until("an answer before the end", |f| f["type"] == "error" || f["type"] == "message");
     ada.expect_close(1012);
     assert!(task.wait(Duration::from_secs(15)).success());
     redis.thaw();
@@ -379,28 +316,16 @@ fn two_rooms_talk_through_a_redis_that_comes_and_goes() {
     let mut redis = Redis::durable();
     let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
     let mut pairs: Vec<(Client, Client)> = ["tea", "milk"]
-        .map(|room| {
-            (
-                Client::join(first.addr, room, "Ada"),
-                Client::join(second.addr, room, "Bob"),
-            )
-        })
+        .map(|room| (Client::join(first.addr, room, "Ada"), Client::join(second.addr, room, "Bob")))
         .into();
     for round in 0..3 {
         redis.kill();
-        let keys: Vec<String> = pairs
-            .iter_mut()
-            .map(|(ada, _)| ada.post(&format!("r{round}")))
-            .collect();
+        let keys: Vec<String> = pairs.iter_mut().map(|(ada, _)| ada.post(&format!("r{round}"))).collect();
         redis.up();
         for ((ada, bob), key) in pairs.iter_mut().zip(&keys) {
             let text = format!("r{round}");
             let answer = ada.until("an answer", |f| f["ref"] == key.as_str());
-            let receipt = if answer["type"] == "message" {
-                answer
-            } else {
-                say_at_last(ada, &text, key)
-            };
+            let receipt = if answer["type"] == "message" { answer } else { say_at_last(ada, &text, key) };
             assert_eq!(bob.hear(&text), receipt);
         }
     }

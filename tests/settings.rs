@@ -32,10 +32,7 @@ const NAMES: &[&str] = &[
 #[track_caller]
 fn run(settings: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Task::command();
-    command
-        .envs([("PORT", "0"), ("BIND", "127.0.0.1")])
-        .envs(settings.iter().copied())
-        .args(args);
+    command.envs([("PORT", "0"), ("BIND", "127.0.0.1")]).envs(settings.iter().copied()).args(args);
     let mut child = command.spawn().expect("the binary starts");
     let pid = child.id();
     let ended = std::time::Instant::now();
@@ -65,29 +62,16 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
     for (name, values) in [
         ("PORT", &["x", "70000", "-1", "80.5"][..]),
         ("BIND", &["not an address", "300.1.1.1"]),
-        (
-            "REDIS_ENDPOINT",
-            &[
-                "http://host",
-                "host:port",
-                "host:99999",
-                ":6379",
-                "redis://",
-                "two words",
-            ],
-        ),
+        ("REDIS_ENDPOINT", &["http://host", "host:port", "host:99999", ":6379", "redis://", "two words"]),
         ("REDIS_TLS", &["maybe", "2"]),
         ("REDIS_PASSWORD_FILE", &["/nowhere/at/all"]),
         ("REDIS_CA_FILE", &["/nowhere/at/all", "/etc/hostname"]),
-        (
-            "HISTORY_MESSAGES",
-            &["many", "-5", "1.5", "99999999999999999999"],
-        ),
+        ("HISTORY_MESSAGES", &["many", "-5", "1.5", "99999999999999999999"]),
         ("HISTORY_DAYS", &["long", "-1", "99999999999999999999"]),
-        ("RATE_LIMIT", &["fast", "-1", "NaN", "inf"]),
+        ("RATE_LIMIT", &["fast", "-1", "0.5", "NaN", "inf"]),
         ("MAX_CONNECTIONS", &["all", "-1"]),
         ("DRAIN_SECONDS", &["soon", "-3", "99999999999999999999"]),
-        ("METRICS_EMF", &["perhaps"]),
+        ("METRICS_EMF", &["1", "Bobbin/chat", "Bobbin//chat"]),
         ("SHED", &["x", "-1"]),
         ("RUST_LOG", &["shout"]),
     ] {
@@ -96,11 +80,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
             let output = run(&[endpoint, (name, value)], &[]);
             let lines = text(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{name}={value}: {lines}");
-            assert_eq!(
-                lines.trim_end().lines().count(),
-                1,
-                "{name}={value}, not one line: {lines}"
-            );
+            assert_eq!(lines.trim_end().lines().count(), 1, "{name}={value}, not one line: {lines}");
             assert!(lines.contains(name), "{name}={value}: {lines}");
         }
     }
@@ -108,73 +88,31 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
 
 #[test]
 fn nonsense_in_a_flag_is_told_the_same_way() {
-    for args in [
-        &["--port", "x"][..],
-        &["--rate-limit", "fast"],
-        &["--drain-seconds", "-1"],
-    ] {
+    for args in [&["--port", "x"][..], &["--rate-limit", "fast"], &["--drain-seconds=-1"]] {
         let output = run(&[], args);
         let lines = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {lines}");
-        assert_eq!(
-            lines.trim_end().lines().count(),
-            1,
-            "{args:?}, not one line: {lines}"
-        );
-        let name = args[0]
-            .trim_start_matches('-')
-            .replace('-', "_")
-            .to_uppercase();
-        assert!(
-            lines.contains(&name) || lines.contains(args[0]),
-            "{args:?}: {lines}"
-        );
+        assert_eq!(lines.trim_end().lines().count(), 1, "{args:?}, not one line: {lines}");
+        let name = args[0].trim_start_matches('-').replace('-', "_").to_uppercase();
+        assert!(lines.contains(&name) || lines.contains(option), "{args:?}: {lines}");
     }
     for args in [&["--no-such-flag"][..], &["stray"], &["--port"]] {
         let output = run(&[], args);
-        assert_eq!(
-            output.status.code(),
-            Some(2),
-            "{args:?}: {}",
-            text(&output.stderr)
-        );
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
         assert!(!output.stderr.is_empty());
     }
 }
 
 #[test]
 fn a_secret_is_never_told() {
-    let output = run(
-        &[
-            ("REDIS_PASSWORD", "hush-hush"),
-            ("PASSPHRASE", "sesame"),
-            ("PORT", "x"),
-        ],
-        &[],
-    );
+    let output = run(&[("REDIS_PASSWORD", "hush-hush"), ("PASSPHRASE", "sesame"), ("PORT", "x")], &[]);
     let all = text(&output.stderr) + &text(&output.stdout);
-    assert!(
-        !all.contains("hush-hush") && !all.contains("sesame"),
-        "{all}"
-    );
-    let help = run(
-        &[("REDIS_PASSWORD", "hush-hush"), ("PASSPHRASE", "sesame")],
-        &["--help"],
-    );
+    assert!(!all.contains("hush-hush") && !all.contains("sesame"), "{all}");
+    let help = run(&[("REDIS_PASSWORD", "hush-hush"), ("PASSPHRASE", "sesame")], &["--help"]);
     let all = text(&help.stderr) + &text(&help.stdout);
-    assert!(
-        !all.contains("hush-hush") && !all.contains("sesame"),
-        "{all}"
-    );
-    let url = run(
-        &[("REDIS_ENDPOINT", "redis://user:hush-hush@host:99999")],
-        &[],
-    );
-    assert!(
-        !text(&url.stderr).contains("hush-hush"),
-        "{}",
-        text(&url.stderr)
-    );
+    assert!(!all.contains("hush-hush") && !all.contains("sesame"), "{all}");
+    let url = run(&[("REDIS_ENDPOINT", "redis://user:hush-hush@host:99999")], &[]);
+    assert!(!text(&url.stderr).contains("hush-hush"), "{}", text(&url.stderr));
 }
 
 #[test]
@@ -197,36 +135,19 @@ fn help_names_every_setting_and_its_flag() {
 fn version_is_that_of_the_package() {
     let output = run(&[], &["--version"]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(
-        text(&output.stdout).trim(),
-        format!("bobbin {}", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(text(&output.stdout).trim(), format!("bobbin {}", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
 fn healthcheck_asks_the_local_server() {
     let task = Task::start(&[]);
     let port = task.addr.port().to_string();
-    assert_eq!(
-        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
-        Some(0)
-    );
-    assert_eq!(
-        run(&[], &["--healthcheck", "--port", &port]).status.code(),
-        Some(0)
-    );
+    assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(0));
+    assert_eq!(run(&[], &["--healthcheck", "--port", &port]).status.code(), Some(0));
     // Bound to all addresses, as it is in a container, it is asked at the loopback.
-    assert_eq!(
-        run(&[("PORT", &port), ("BIND", "0.0.0.0")], &["--healthcheck"])
-            .status
-            .code(),
-        Some(0)
-    );
+    assert_eq!(run(&[("PORT", &port), ("BIND", "0.0.0.0")], &["--healthcheck"]).status.code(), Some(0));
     drop(task);
-    assert_eq!(
-        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
-        Some(1)
-    );
+    assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1));
 }
 
 #[test]
@@ -234,10 +155,7 @@ fn healthcheck_does_not_wait_for_a_server_that_hangs() {
     let task = Task::start(&[]);
     let port = task.addr.port().to_string();
     task.signal("STOP");
-    assert_eq!(
-        run(&[("PORT", &port)], &["--healthcheck"]).status.code(),
-        Some(1)
-    ); // within `run`'s patience
+    assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1)); // within `run`'s patience
     task.signal("CONT");
 }
 
@@ -268,11 +186,8 @@ fn flags_win_over_the_environment() {
 #[test]
 fn an_empty_value_is_as_good_as_none() {
     // A template that fills in nothing makes such variables.
-    let empty: Vec<(&str, &str)> = NAMES
-        .iter()
-        .filter(|n| !matches!(**n, "PORT" | "BIND"))
-        .map(|name| (*name, ""))
-        .collect();
+    let empty: Vec<(&str, &str)> =
+        NAMES.iter().filter(|n| !matches!(**n, "PORT" | "BIND")).map(|name| (*name, "")).collect();
     let task = Task::start(&empty);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     ada.say("alone and open");
@@ -292,13 +207,13 @@ fn bind_chooses_the_address() {
 
 #[test]
 fn rate_limit_is_read() {
-    let task = Task::start(&[("RATE_LIMIT", "0.5")]);
+    let task = Task::start(&[("RATE_LIMIT", "1")]);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     let refused = (0..30).find(|n| {
         let key = ada.post(&format!("m{n}"));
         ada.until("an answer", |f| f["ref"] == key.as_str())["code"] == "rate_limited"
     });
-    assert!(refused.is_some_and(|n| n >= 2), "{refused:?}");
+    assert!(refused.is_some_and(|n| (4..8).contains(&n)), "{refused:?}");
 }
 
 #[test]
@@ -307,10 +222,7 @@ fn history_days_lets_a_log_expire() {
     let task = Task::on(&redis, &[("HISTORY_DAYS", "2")]);
     Client::join(task.addr, "tea", "Ada").say("hi");
     let seconds: i64 = redis.cmd("TTL bobbin:{tea}:log");
-    assert!(
-        (2 * 86_400 - 60..=2 * 86_400).contains(&seconds),
-        "{seconds}"
-    );
+    assert!((2 * 86_400 - 60..=2 * 86_400).contains(&seconds), "{seconds}");
 }
 
 #[test]
@@ -324,48 +236,15 @@ fn history_messages_is_read() {
         }
         ada.say("last");
         let length: i32 = redis.cmd("XLEN bobbin:{tea}:log");
-        assert!(
-            kept.contains(&length),
-            "HISTORY_MESSAGES={count} kept {length}"
-        );
+        assert!(kept.contains(&length), "HISTORY_MESSAGES={count} kept {length}");
     }
 }
 
 #[test]
 fn rust_log_chooses_what_is_told() {
-    let quiet = Task::command();
-    drop(quiet);
     let info = Task::start(&[]);
     Client::join(info.addr, "tea", "Ada").leave();
     let debug = Task::start(&[("RUST_LOG", "debug")]);
     Client::join(debug.addr, "tea", "Ada").leave();
-    poll_until("a client's doings at debug", PATIENCE, || {
-        debug.log().lines().count() > info.log().lines().count()
-    });
-}
-
-#[test]
-fn metrics_emf_writes_lines_of_json_to_stdout() {
-    let mut task = Task::start(&[("METRICS_EMF", "1")]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
-    ada.say("to count");
-    // The last line is written at the end at the latest.
-    drop(ada);
-    task.signal("TERM");
-    task.wait(Duration::from_secs(30));
-    let out = task.out();
-    assert!(!out.trim().is_empty(), "nothing on stdout");
-    for line in out.lines() {
-        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        let metrics = &value["_aws"]["CloudWatchMetrics"][0];
-        assert!(value["_aws"]["Timestamp"].is_u64(), "{line}");
-        assert!(metrics["Namespace"].is_string(), "{line}");
-        for metric in metrics["Metrics"].as_array().expect("a list of metrics") {
-            let name = metric["Name"].as_str().expect("a name");
-            assert!(value[name].is_number(), "{name} has no value: {line}");
-        }
-    }
-    let plain = Task::start(&[]);
-    Client::join(plain.addr, "tea", "Ada").leave();
-    assert_eq!(plain.out(), "", "without the setting stdout stays empty");
+    poll_until("a client's doings at debug", PATIENCE, || debug.log().lines().count() > info.log().lines().count());
 }

@@ -9,15 +9,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 fn rank(message: &Value) -> (u64, u64) {
-    let (ms, seq) = message["id"]
-        .as_str()
-        .expect("an id")
-        .split_once('-')
-        .expect("milliseconds-number");
-    (
-        ms.parse().expect("a number"),
-        seq.parse().expect("a number"),
-    )
+    let (ms, seq) = message["id"].as_str().expect("an id").split_once('-').expect("milliseconds-number");
+    (ms.parse().expect("a number"), seq.parse().expect("a number"))
 }
 
 /// A Redis and so many tasks on it. (The tasks are dropped before it.)
@@ -34,19 +27,13 @@ fn messages_typing_presence_and_counts_cross() {
     let mut bob = Client::join(tasks[1].addr, "tea", "Bob");
     assert_eq!(bob.welcome["names"], json!(["Ada", "Bob"]));
     assert_eq!(bob.welcome["participants"], 2);
-    assert_eq!(
-        ada.expect("presence"),
-        json!({"type": "presence", "joined": ["Bob"], "left": [], "participants": 2})
-    );
+    assert_eq!(ada.expect("presence"), json!({"type": "presence", "joined": ["Bob"], "left": [], "participants": 2}));
     let receipt = ada.say("hi Bob");
     assert_eq!(bob.expect("message"), receipt);
     let answer = bob.say("hi Ada");
     assert_eq!(ada.expect("message"), answer);
     ada.send(json!({"type": "typing", "active": true}));
-    assert_eq!(
-        bob.expect("typing"),
-        json!({"type": "typing", "name": "Ada", "active": true})
-    );
+    assert_eq!(bob.expect("typing"), json!({"type": "typing", "name": "Ada", "active": true}));
     let cyd = Client::join(tasks[0].addr, "tea", "Cyd");
     assert_eq!(cyd.welcome["messages"], json!([receipt, answer]));
     assert_eq!(bob.see_join("Cyd")["participants"], 3);
@@ -70,18 +57,13 @@ fn a_close_frame_is_a_leave_on_every_task_within_250_ms() {
         times.push(start.elapsed());
     }
     times.sort();
-    assert!(
-        times[3] < Duration::from_millis(250),
-        "the median of {times:?}"
-    );
+    assert!(times[3] < Duration::from_millis(250), "the median of {times:?}");
 }
 
 #[test]
 fn the_order_is_the_same_for_all_on_three_tasks() {
     let (tasks, _redis) = tasks(3, &[("RATE_LIMIT", "0")]);
-    let mut clients: Vec<Client> = (0..6)
-        .map(|n| Client::join(tasks[n % 3].addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut clients: Vec<Client> = (0..6).map(|n| Client::join(tasks[n % 3].addr, "tea", &format!("N{n}"))).collect();
     std::thread::scope(|scope| {
         for client in &mut clients {
             scope.spawn(move || {
@@ -107,12 +89,7 @@ fn the_order_is_the_same_for_all_on_three_tasks() {
     let mut next: HashMap<&str, usize> = HashMap::new();
     for message in &first {
         let count = next.entry(message["name"].as_str().unwrap()).or_default();
-        assert_eq!(
-            message["text"],
-            format!("m{count}"),
-            "of {}",
-            message["name"]
-        );
+        assert_eq!(message["text"], format!("m{count}"), "of {}", message["name"]);
         *count += 1;
     }
     // And so it is for one who comes now.
@@ -123,12 +100,8 @@ fn the_order_is_the_same_for_all_on_three_tasks() {
 #[test]
 fn rooms_do_not_leak_across_tasks() {
     let (tasks, _redis) = tasks(2, &[]);
-    let mut here: Vec<Client> = ["a", "a-b", "b"]
-        .map(|room| Client::join(tasks[0].addr, room, "Ada"))
-        .into();
-    let mut there: Vec<Client> = ["a", "a-b", "b"]
-        .map(|room| Client::join(tasks[1].addr, room, "Bob"))
-        .into();
+    let mut here: Vec<Client> = ["a", "a-b", "b"].map(|room| Client::join(tasks[0].addr, room, "Ada")).into();
+    let mut there: Vec<Client> = ["a", "a-b", "b"].map(|room| Client::join(tasks[1].addr, room, "Bob")).into();
     for client in &mut here {
         client.say(&format!("to {}", client.room.clone()));
     }
@@ -149,9 +122,7 @@ fn rooms_do_not_leak_across_tasks() {
 fn one_ref_sent_from_four_connections_on_two_tasks_is_one_message() {
     let (tasks, _redis) = tasks(2, &[("RATE_LIMIT", "0")]);
     let mut watcher = Client::join(tasks[0].addr, "tea", "Watcher");
-    let mut clients: Vec<Client> = (0..4)
-        .map(|n| Client::join(tasks[n % 2].addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut clients: Vec<Client> = (0..4).map(|n| Client::join(tasks[n % 2].addr, "tea", &format!("N{n}"))).collect();
     for round in 0..25 {
         let key = unique("race");
         let gate = std::sync::Barrier::new(clients.len());
@@ -160,12 +131,8 @@ fn one_ref_sent_from_four_connections_on_two_tasks_is_one_message() {
                 let (key, gate) = (&key, &gate);
                 scope.spawn(move || {
                     gate.wait();
-                    client.send(
-                        json!({"type": "message", "text": format!("round {round}"), "ref": key}),
-                    );
-                    client.until("the receipt", |f| {
-                        f["type"] == "message" && f["ref"] == key.as_str()
-                    });
+                    client.send(json!({"type": "message", "text": format!("round {round}"), "ref": key}));
+                    client.until("the receipt", |f| f["type"] == "message" && f["ref"] == key.as_str());
                 });
             }
         });
@@ -175,11 +142,7 @@ fn one_ref_sent_from_four_connections_on_two_tasks_is_one_message() {
     assert_eq!(all.len(), 26, "one a round, and the last");
     for client in &mut clients {
         client.hear("the end");
-        let mut ids: Vec<String> = client
-            .messages()
-            .iter()
-            .map(|m| m["id"].to_string())
-            .collect();
+        let mut ids: Vec<String> = client.messages().iter().map(|m| m["id"].to_string()).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 26, "the receipts show the very same ids");
@@ -221,9 +184,7 @@ fn a_name_is_one_person_across_tasks() {
 #[test]
 fn of_many_who_want_one_name_at_once_one_gets_it() {
     let (tasks, _redis) = tasks(2, &[]);
-    let mut clients: Vec<Client> = (0..8)
-        .map(|n| Client::connect(tasks[n % 2].addr, "tea"))
-        .collect();
+    let mut clients: Vec<Client> = (0..8).map(|n| Client::connect(tasks[n % 2].addr, "tea")).collect();
     let gate = std::sync::Barrier::new(clients.len());
     let answers: Vec<Value> = std::thread::scope(|scope| {
         let joins: Vec<_> = clients
@@ -235,10 +196,7 @@ fn of_many_who_want_one_name_at_once_one_gets_it() {
                 })
             })
             .collect();
-        joins
-            .into_iter()
-            .map(|join| join.join().expect("an answer"))
-            .collect()
+        joins.into_iter().map(|join| join.join().expect("an answer")).collect()
     });
     let welcome = answers.iter().filter(|a| a["type"] == "welcome").count();
     let taken = answers.iter().filter(|a| a["code"] == "name_taken").count();
@@ -265,10 +223,7 @@ fn the_same_client_takes_over_on_another_task_in_silence() {
     bob.hear("and back");
     bob.fence();
     bob.never("a presence", |f| f["type"] == "presence");
-    assert_eq!(
-        Client::join(tasks[1].addr, "tea", "Cyd").welcome["participants"],
-        3
-    );
+    assert_eq!(Client::join(tasks[1].addr, "tea", "Cyd").welcome["participants"], 3);
 }
 
 #[test]
@@ -281,13 +236,7 @@ fn a_client_whose_task_was_killed_goes_on_elsewhere() {
     tasks[0].kill();
     assert_eq!(ada.end(), End::Cut);
     let missed = bob.say("did you see that?");
-    let mut ada = Client::back(
-        tasks[1].addr,
-        "tea",
-        "Ada",
-        &ada.secret,
-        seen["id"].as_str(),
-    );
+    let mut ada = Client::back(tasks[1].addr, "tea", "Ada", &ada.secret, seen["id"].as_str());
     assert_eq!(ada.welcome["messages"], json!([missed]));
     assert_eq!(ada.welcome["gap"], false);
     ada.say("I am back");
@@ -300,33 +249,21 @@ fn nothing_is_lost_or_doubled_when_a_task_is_killed_under_load() {
     let (mut tasks, _redis) = tasks(2, &[("RATE_LIMIT", "0")]);
     let safe = tasks[1].addr;
     let mut watcher = Client::join(safe, "tea", "Watcher");
-    let mut senders: Vec<Client> = (0..3)
-        .map(|n| Client::join(tasks[0].addr, "tea", &format!("N{n}")))
-        .collect();
+    let mut senders: Vec<Client> = (0..3).map(|n| Client::join(tasks[0].addr, "tea", &format!("N{n}"))).collect();
     // Each sends away without waiting; the task dies in the midst of it.
-    let refs: Vec<Vec<String>> = senders
-        .iter_mut()
-        .map(|s| (0..200).map(|n| s.post(&format!("m{n}"))).collect())
-        .collect();
+    let refs: Vec<Vec<String>> =
+        senders.iter_mut().map(|s| (0..200).map(|n| s.post(&format!("m{n}"))).collect()).collect();
     watcher.hear("m20");
     tasks[0].kill();
     for (sender, refs) in senders.iter_mut().zip(&refs) {
         sender.end();
         let receipts: Vec<Value> = sender.messages();
-        let mut back = Client::back(
-            safe,
-            "tea",
-            sender.welcome["name"].as_str().unwrap(),
-            &sender.secret,
-            None,
-        );
+        let mut back = Client::back(safe, "tea", sender.welcome["name"].as_str().unwrap(), &sender.secret, None);
         // Those with a receipt are not sent again; all others are, with their refs.
         for (n, key) in refs.iter().enumerate() {
             if !receipts.iter().any(|r| r["ref"] == key.as_str()) {
                 back.send(json!({"type": "message", "text": format!("m{n}"), "ref": key}));
-                back.until("the receipt", |f| {
-                    f["type"] == "message" && f["ref"] == key.as_str()
-                });
+                back.until("the receipt", |f| f["type"] == "message" && f["ref"] == key.as_str());
             }
         }
     }
@@ -335,11 +272,7 @@ fn nothing_is_lost_or_doubled_when_a_task_is_killed_under_load() {
     assert!(all.is_sorted_by(|a, b| rank(a) < rank(b)));
     assert_eq!(all.len(), 601, "600 messages, each once, and the last");
     for key in refs.iter().flatten() {
-        assert_eq!(
-            all.iter().filter(|m| m["ref"] == key.as_str()).count(),
-            1,
-            "{key}"
-        );
+        assert_eq!(all.iter().filter(|m| m["ref"] == key.as_str()).count(), 1, "{key}");
     }
 }
 
@@ -382,10 +315,7 @@ fn a_reconnect_in_the_midst_of_talk_misses_nothing() {
     let ada = talk.join().expect("Ada's thread");
     // Bob may have come after her first ones: his first welcome holds the last 50 of them at most.
     let said = ada.messages();
-    let from = said
-        .iter()
-        .position(|m| m["id"] == seen[0]["id"])
-        .expect("one of hers");
+    let from = said.iter().position(|m| m["id"] == seen[0]["id"]).expect("one of hers");
     let told: Vec<_> = seen.iter().map(|m| m["text"].clone()).collect();
     let wanted: Vec<_> = said[from..].iter().map(|m| m["text"].clone()).collect();
     assert_eq!(told, wanted, "each once, in order");
@@ -395,9 +325,8 @@ fn a_reconnect_in_the_midst_of_talk_misses_nothing() {
 fn in_a_room_over_50_notices_are_gathered() {
     let (tasks, _redis) = tasks(2, &[]);
     let mut watcher = Client::join(tasks[0].addr, "hall", "Watcher");
-    let mut crowd: Vec<Client> = (0..60)
-        .map(|n| Client::join(tasks[n % 2].addr, "hall", &format!("N{n:02}")))
-        .collect();
+    let mut crowd: Vec<Client> =
+        (0..60).map(|n| Client::join(tasks[n % 2].addr, "hall", &format!("N{n:02}"))).collect();
     poll_until("the count is right", PATIENCE, || {
         watcher.take(Duration::from_millis(50));
         watcher.participants() == 61
@@ -415,17 +344,9 @@ fn in_a_room_over_50_notices_are_gathered() {
     let frames: Vec<Value> = watcher.received[before..].to_vec();
     let notices: Vec<&Value> = frames.iter().filter(|f| f["type"] == "presence").collect();
     let allowed = 2 + start.elapsed().as_secs() as usize;
-    assert!(
-        notices.len() <= allowed,
-        "{} frames in {:?}",
-        notices.len(),
-        start.elapsed()
-    );
+    assert!(notices.len() <= allowed, "{} frames in {:?}", notices.len(), start.elapsed());
     for notice in &notices {
-        assert!(
-            notice["joined"].as_array().unwrap().len() <= 20,
-            "at most 20 names a list: {notice}"
-        );
+        assert!(notice["joined"].as_array().unwrap().len() <= 20, "at most 20 names a list: {notice}");
     }
     // The same when they go, and the count is right at once for all.
     let before = watcher.received.len();
@@ -437,14 +358,8 @@ fn in_a_room_over_50_notices_are_gathered() {
         watcher.take(Duration::from_millis(50));
         watcher.participants() == 61
     });
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "gathered for {:?}",
-        start.elapsed()
-    );
-    let notices = watcher.received[before..]
-        .iter()
-        .filter(|f| f["type"] == "presence");
+    assert!(start.elapsed() < Duration::from_secs(3), "gathered for {:?}", start.elapsed());
+    let notices = watcher.received[before..].iter().filter(|f| f["type"] == "presence");
     assert!(notices.clone().count() <= 5, "{notices:?}");
     let last = Client::join(tasks[1].addr, "hall", "Last");
     assert_eq!(last.welcome["participants"], 62);
@@ -453,18 +368,13 @@ fn in_a_room_over_50_notices_are_gathered() {
 #[test]
 fn a_welcome_names_at_most_100_sorted() {
     let (tasks, _redis) = tasks(2, &[]);
-    let _crowd: Vec<Client> = (0..110)
-        .rev()
-        .map(|n| Client::join(tasks[n % 2].addr, "hall", &format!("N{n:03}")))
-        .collect();
+    let _crowd: Vec<Client> =
+        (0..110).rev().map(|n| Client::join(tasks[n % 2].addr, "hall", &format!("N{n:03}"))).collect();
     let last = Client::join(tasks[0].addr, "hall", "Z");
     let names = last.welcome["names"].as_array().unwrap();
     assert_eq!(last.welcome["participants"], 111, "the count is the truth");
     assert_eq!(names.len(), 100);
-    assert!(
-        names.is_sorted_by(|a, b| a.as_str() < b.as_str()),
-        "{names:?}"
-    );
+    assert!(names.is_sorted_by(|a, b| a.as_str() < b.as_str()), "{names:?}");
 }
 
 #[test]
@@ -473,10 +383,7 @@ fn many_rooms_on_two_tasks() {
     let mut pairs: Vec<(Client, Client)> = (0..40)
         .map(|n| {
             let room = format!("room{n}");
-            (
-                Client::join(tasks[0].addr, &room, "Ada"),
-                Client::join(tasks[1].addr, &room, "Bob"),
-            )
+            (Client::join(tasks[0].addr, &room, "Ada"), Client::join(tasks[1].addr, &room, "Bob"))
         })
         .collect();
     for (ada, _) in &mut pairs {

@@ -9,17 +9,11 @@ fn files(dir: &str, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
     while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir)
-            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
-            .flatten()
-        {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).flatten() {
             let path = entry.path();
             if path.is_dir() {
                 left.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|e| endings.iter().any(|ending| e == *ending))
-            {
+            } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
                 found.push(path);
             }
         }
@@ -46,11 +40,7 @@ fn every_file_opens_by_saying_what_it_is() {
     ] {
         for path in files(dir, &[ending]) {
             let text = read(&path).to_lowercase();
-            assert!(
-                opening.iter().any(|o| text.starts_with(o)),
-                "{}: no opening comment",
-                path.display()
-            );
+            assert!(opening.iter().any(|o| text.starts_with(o)), "{}: no opening comment", path.display());
         }
     }
 }
@@ -67,17 +57,10 @@ fn no_source_file_is_over_400_lines() {
 fn the_map_names_every_module() {
     let map = read("src/lib.rs");
     for path in files("src", &["rs"]) {
-        let stem = path
-            .file_stem()
-            .expect("a file")
-            .to_string_lossy()
-            .into_owned();
+        let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
         let deep = path.parent().is_some_and(|p| !p.ends_with("src"));
         if !deep && stem != "lib" && stem != "main" {
-            assert!(
-                map.contains(&format!("mod {stem};")),
-                "lib.rs does not declare {stem}"
-            );
+            assert!(map.contains(&format!("mod {stem};")), "lib.rs does not declare {stem}");
         }
     }
     for rule in ["#![forbid(unsafe_code)]", "#![deny(missing_docs)]"] {
@@ -88,28 +71,12 @@ fn the_map_names_every_module() {
 #[test]
 fn there_is_no_async_anywhere() {
     let lock = read("Cargo.lock");
-    for name in [
-        "tokio",
-        "async-std",
-        "smol",
-        "mio",
-        "futures-executor",
-        "hyper",
-        "async-io",
-        "async-executor",
-    ] {
-        assert!(
-            !lock.contains(&format!("name = \"{name}\"")),
-            "Cargo.lock holds {name}"
-        );
+    for name in ["tokio", "async-std", "smol", "mio", "futures-executor", "hyper", "async-io", "async-executor"] {
+        assert!(!lock.contains(&format!("name = \"{name}\"")), "Cargo.lock holds {name}");
     }
     for path in files("src", &["rs"]) {
         let text = read(&path);
-        assert!(
-            !text.contains("async fn") && !text.contains(".await"),
-            "{}",
-            path.display()
-        );
+        assert!(!text.contains("async fn") && !text.contains(".await"), "{}", path.display());
     }
 }
 

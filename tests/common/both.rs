@@ -20,17 +20,11 @@ impl Backplane {
     #[track_caller]
     pub fn start(self, settings: &[(&str, &str)]) -> Server {
         match self {
-            Backplane::Memory => Server {
-                task: Task::start(settings),
-                redis: None,
-            },
+            Backplane::Memory => Server { task: Task::start(settings), redis: None },
             Backplane::Redis => {
                 // Small stream nodes: Redis trims a log by whole nodes, of 100 entries by default.
                 let redis = Redis::with(&["--stream-node-max-entries", "10"]);
-                Server {
-                    task: Task::on(&redis, settings),
-                    redis: Some(redis),
-                }
+                Server { task: Task::on(&redis, settings), redis: Some(redis) }
             }
         }
     }

@@ -56,11 +56,7 @@ impl Client {
 
     /// Opens a connection with further headers (each ended by `\r\n`); gives the 101 too, or the refusal.
     #[track_caller]
-    pub fn upgrade(
-        addr: SocketAddr,
-        room: &str,
-        headers: &str,
-    ) -> Result<(Client, http::Response), http::Response> {
+    pub fn upgrade(addr: SocketAddr, room: &str, headers: &str) -> Result<(Client, http::Response), http::Response> {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection");
         Client::upgrade_on(stream, room, headers)
     }
@@ -111,13 +107,7 @@ impl Client {
 
     /// Connects and joins as the one who knows `secret`, with what it has seen last: a client that comes back.
     #[track_caller]
-    pub fn back(
-        addr: SocketAddr,
-        room: &str,
-        name: &str,
-        secret: &str,
-        since: Option<&str>,
-    ) -> Client {
+    pub fn back(addr: SocketAddr, room: &str, name: &str, secret: &str, since: Option<&str>) -> Client {
         let mut client = Client::connect(addr, room);
         client.secret = secret.into();
         client.enter(name, since);
@@ -141,9 +131,7 @@ impl Client {
             join["since"] = since.into();
         }
         self.send(join);
-        let answer = self.until("a welcome or an error", |f| {
-            f["type"] == "welcome" || f["type"] == "error"
-        });
+        let answer = self.until("a welcome or an error", |f| f["type"] == "welcome" || f["type"] == "error");
         if answer["type"] == "welcome" {
             self.welcome = answer.clone();
         }
@@ -201,9 +189,7 @@ impl Client {
     #[track_caller]
     pub fn say(&mut self, text: &str) -> Value {
         let key = self.post(text);
-        let frame = self.until("the receipt, or an error, for the message", |f| {
-            f["ref"] == key.as_str()
-        });
+        let frame = self.until("the receipt, or an error, for the message", |f| f["ref"] == key.as_str());
         if frame["type"] != "message" {
             self.fail(&format!("no receipt but {frame}"));
         }
@@ -228,9 +214,7 @@ impl Client {
     pub fn expect_error(&mut self, code: &str) -> Value {
         let frame = self.expect("error");
         if frame["code"] != code || !frame["message"].is_string() {
-            self.fail(&format!(
-                "an error {code:?} with a message was expected, not {frame}"
-            ));
+            self.fail(&format!("an error {code:?} with a message was expected, not {frame}"));
         }
         frame
     }
@@ -238,25 +222,19 @@ impl Client {
     /// Takes the first waiting `message` with this text, or waits for it.
     #[track_caller]
     pub fn hear(&mut self, text: &str) -> Value {
-        self.until(&format!("the message {text:?}"), |f| {
-            f["type"] == "message" && f["text"] == text
-        })
+        self.until(&format!("the message {text:?}"), |f| f["type"] == "message" && f["text"] == text)
     }
 
     /// Waits until a presence says that `name` came.
     #[track_caller]
     pub fn see_join(&mut self, name: &str) -> Value {
-        self.until(&format!("{name} joins"), |f| {
-            f["type"] == "presence" && has(&f["joined"], name)
-        })
+        self.until(&format!("{name} joins"), |f| f["type"] == "presence" && has(&f["joined"], name))
     }
 
     /// Waits until a presence says that `name` left.
     #[track_caller]
     pub fn see_leave(&mut self, name: &str) -> Value {
-        self.until(&format!("{name} leaves"), |f| {
-            f["type"] == "presence" && has(&f["left"], name)
-        })
+        self.until(&format!("{name} leaves"), |f| f["type"] == "presence" && has(&f["left"], name))
     }
 
     /// Takes the first waiting frame that fits, or waits for one; `what` is for the failure.
@@ -322,10 +300,7 @@ impl Client {
                 return end.clone();
             }
             if !self.pump(deadline) && self.end.is_none() {
-                self.fail(&format!(
-                    "the connection did not end within {:?}",
-                    self.patience
-                ));
+                self.fail(&format!("the connection did not end within {:?}", self.patience));
             }
         }
     }
@@ -364,9 +339,7 @@ impl Client {
         for frame in &self.received {
             match frame["type"].as_str() {
                 Some("message") => all.push(frame.clone()),
-                Some("welcome" | "history") => {
-                    all.extend(frame["messages"].as_array().cloned().unwrap_or_default())
-                }
+                Some("welcome" | "history") => all.extend(frame["messages"].as_array().cloned().unwrap_or_default()),
                 _ => {}
             }
         }
@@ -375,11 +348,7 @@ impl Client {
 
     /// The count that it was told last.
     pub fn participants(&self) -> u64 {
-        let count = self
-            .received
-            .iter()
-            .rev()
-            .find_map(|f| f["participants"].as_u64());
+        let count = self.received.iter().rev().find_map(|f| f["participants"].as_u64());
         count.unwrap_or_default()
     }
 
@@ -390,12 +359,7 @@ impl Client {
     /// Panics with all that went to and fro.
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
-        panic!(
-            "{what}\n--- {} on {:?} ---\n{}",
-            self.room,
-            self.ws.get_ref().peer_addr().ok(),
-            self.transcript
-        );
+        panic!("{what}\n--- {} on {:?} ---\n{}", self.room, self.ws.get_ref().peer_addr().ok(), self.transcript);
     }
 
     /// Reads one frame into the inbox; false when the deadline is over or the connection has ended.
@@ -404,10 +368,7 @@ impl Client {
         if self.end.is_some() || left.is_zero() {
             return false;
         }
-        self.ws
-            .get_ref()
-            .set_read_timeout(Some(left))
-            .expect("a timeout above zero");
+        self.ws.get_ref().set_read_timeout(Some(left)).expect("a timeout above zero");
         match self.ws.read() {
             Ok(Message::Text(text)) => {
                 self.note("<-", &text);
@@ -431,9 +392,7 @@ impl Client {
                 return false;
             }
             Ok(_) => {}
-            Err(Error::Io(e))
-                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-            {
+            Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return false;
             }
             Err(e) => {

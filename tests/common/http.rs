@@ -16,10 +16,7 @@ pub struct Response {
 impl Response {
     /// The value of a header, the first if there are several.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -48,9 +45,7 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
-        Connection {
-            stream: BufReader::new(stream),
-        }
+        Connection { stream: BufReader::new(stream) }
     }
 
     /// The TCP connection, and what was read from it beyond the last answer.
@@ -62,18 +57,13 @@ impl Connection {
     /// Writes bytes as they are.
     #[track_caller]
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .get_mut()
-            .write_all(bytes.as_ref())
-            .expect("the request is written");
+        self.stream.get_mut().write_all(bytes.as_ref()).expect("the request is written");
     }
 
     /// Writes a request and reads its answer. `headers` end in `\r\n` each.
     #[track_caller]
     pub fn request(&mut self, method: &str, path: &str, headers: &str) -> Response {
-        self.write(format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n"
-        ));
+        self.write(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n"));
         self.response(method == "HEAD")
     }
 
@@ -82,31 +72,16 @@ impl Connection {
     pub fn response(&mut self, head: bool) -> Response {
         let first = self.line();
         let mut words = first.split(' ');
-        assert_eq!(
-            words.next(),
-            Some("HTTP/1.1"),
-            "not a status line: {first:?}"
-        );
-        let status = words
-            .next()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or_else(|| panic!("no status: {first:?}"));
-        let mut response = Response {
-            status,
-            headers: Vec::new(),
-            body: Vec::new(),
-        };
+        assert_eq!(words.next(), Some("HTTP/1.1"), "not a status line: {first:?}");
+        let status = words.next().and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status: {first:?}"));
+        let mut response = Response { status, headers: Vec::new(), body: Vec::new() };
         loop {
             let line = self.line();
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line
-                .split_once(':')
-                .unwrap_or_else(|| panic!("not a header: {line:?}"));
-            response
-                .headers
-                .push((name.to_ascii_lowercase(), value.trim().into()));
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?}"));
+            response.headers.push((name.to_ascii_lowercase(), value.trim().into()));
         }
         if !head && status >= 200 && status != 204 && status != 304 {
             response.body = self.body(&response);
@@ -124,18 +99,13 @@ impl Connection {
 
     /// How long reads may take.
     pub fn patience(&self, patience: std::time::Duration) {
-        self.stream
-            .get_ref()
-            .set_read_timeout(Some(patience))
-            .expect("a timeout");
+        self.stream.get_ref().set_read_timeout(Some(patience)).expect("a timeout");
     }
 
     #[track_caller]
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.stream
-            .read_line(&mut line)
-            .unwrap_or_else(|e| panic!("no answer: {e}"));
+        self.stream.read_line(&mut line).unwrap_or_else(|e| panic!("no answer: {e}"));
         assert!(line.ends_with("\r\n"), "the answer ends early: {line:?}");
         line.truncate(line.len() - 2);
         line
@@ -144,10 +114,7 @@ impl Connection {
     #[track_caller]
     fn body(&mut self, response: &Response) -> Vec<u8> {
         let mut body = Vec::new();
-        if response
-            .header("transfer-encoding")
-            .is_some_and(|v| v.eq_ignore_ascii_case("chunked"))
-        {
+        if response.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
             loop {
                 let size = usize::from_str_radix(&self.line(), 16).expect("a chunk's size");
                 let start = body.len();
@@ -162,9 +129,7 @@ impl Connection {
             body.resize(length.parse().expect("a length"), 0);
             self.stream.read_exact(&mut body).expect("the whole body");
         } else {
-            self.stream
-                .read_to_end(&mut body)
-                .expect("a body to the end");
+            self.stream.read_to_end(&mut body).expect("a body to the end");
         }
         body
     }
@@ -188,11 +153,7 @@ pub fn metric(addr: SocketAddr, name: &str) -> f64 {
     let text = get(addr, "/metrics").text();
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
-        let rest = if rest.starts_with('{') {
-            rest.split_once('}')?.1
-        } else {
-            rest
-        };
+        let rest = if rest.starts_with('{') { rest.split_once('}')?.1 } else { rest };
         rest.strip_prefix(' ')?.trim().parse::<f64>().ok()
     });
     values

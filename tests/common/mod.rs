@@ -35,10 +35,7 @@ pub fn poll<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option
         if let Some(value) = probe() {
             return value;
         }
-        assert!(
-            start.elapsed() < patience,
-            "not within {patience:?}: {what}"
-        );
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -55,11 +52,7 @@ pub fn poll_until(what: &str, patience: Duration, mut condition: impl FnMut() ->
 pub fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while start.elapsed() < span {
-        assert!(
-            condition(),
-            "after {:?}: no longer true: {what}",
-            start.elapsed()
-        );
+        assert!(condition(), "after {:?}: no longer true: {what}", start.elapsed());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -67,9 +60,7 @@ pub fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
 /// A string that no other call, and no other process, has got: for refs, rooms and the clients' secrets.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .expect("a clock after 1970");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
     let nanos = now.as_nanos() as u64;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{prefix}-{:x}-{nanos:x}-{count}", std::process::id())

@@ -38,12 +38,7 @@ impl Redis {
     pub fn absent(args: &[&str]) -> Redis {
         let dir = std::env::temp_dir().join(unique("bobbin-redis"));
         std::fs::create_dir(&dir).expect("a directory for redis");
-        Redis {
-            child: None,
-            port: free_port(),
-            dir,
-            args: args.iter().map(ToString::to_string).collect(),
-        }
+        Redis { child: None, port: free_port(), dir, args: args.iter().map(ToString::to_string).collect() }
     }
 
     /// Replaces the arguments it is started with from now on.
@@ -69,31 +64,17 @@ impl Redis {
         if !tls {
             command.args(["--port", &port]);
         }
-        command
-            .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
-            .arg(&self.dir)
-            .args(&self.args);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        self.child = Some(
-            command
-                .spawn()
-                .expect("redis-server is installed (apt-get install redis-server)"),
-        );
+        command.args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&self.dir).args(&self.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("redis-server is installed (apt-get install redis-server)"));
         let secret = self.args.iter().any(|arg| arg == "--requirepass");
         poll_until("redis-server answers", PATIENCE, || {
             let child = self.child.as_mut().expect("just started");
-            assert!(
-                child.try_wait().expect("our own child").is_none(),
-                "redis-server ended at its start"
-            );
+            assert!(child.try_wait().expect("our own child").is_none(), "redis-server ended at its start");
             if tls || secret {
                 TcpStream::connect(self.addr()).is_ok()
             } else {
-                self.connection()
-                    .is_some_and(|mut c| ::redis::cmd("PING").query::<String>(&mut c).is_ok())
+                self.connection().is_some_and(|mut c| ::redis::cmd("PING").query::<String>(&mut c).is_ok())
             }
         });
     }
@@ -109,10 +90,7 @@ impl Redis {
     /// Removes what it had written, so that the next [`Redis::up`] starts empty.
     pub fn wipe(&self) {
         assert!(self.child.is_none(), "it still runs");
-        for entry in std::fs::read_dir(&self.dir)
-            .expect("its directory")
-            .flatten()
-        {
+        for entry in std::fs::read_dir(&self.dir).expect("its directory").flatten() {
             let path = entry.path();
             if path.is_dir() {
                 std::fs::remove_dir_all(path).expect("its own files");
@@ -145,17 +123,13 @@ impl Redis {
             cmd.arg(word);
         });
         let mut connection = poll("a connection to redis", PATIENCE, || self.connection());
-        cmd.query(&mut connection)
-            .unwrap_or_else(|e| panic!("{line}: {e}"))
+        cmd.query(&mut connection).unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
     /// A connection of the test's own.
     pub fn connection(&self) -> Option<Connection> {
-        let client =
-            ::redis::Client::open(format!("redis://{}/", self.addr())).expect("a plain address");
-        let connection = client
-            .get_connection_with_timeout(Duration::from_secs(1))
-            .ok()?;
+        let client = ::redis::Client::open(format!("redis://{}/", self.addr())).expect("a plain address");
+        let connection = client.get_connection_with_timeout(Duration::from_secs(1)).ok()?;
         connection.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(connection)
     }
@@ -171,30 +145,16 @@ impl Drop for Redis {
 /// A key and a certificate for 127.0.0.1, and the authority that signed it, as `ca.pem`, `cert.pem` and `key.pem` in `dir`.
 pub fn certificates(dir: &Path) {
     let run = |args: &str| {
-        let output = Command::new("openssl")
-            .args(args.split(' '))
-            .current_dir(dir)
-            .output()
-            .expect("openssl");
-        assert!(
-            output.status.success(),
-            "openssl {args}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl");
+        assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
     };
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     run(&format!(
         "req -x509 {key} -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem \
          -addext keyUsage=critical,keyCertSign -addext basicConstraints=critical,CA:TRUE"
     ));
-    run(&format!(
-        "req {key} -subj /CN=localhost -keyout key.pem -out request.pem"
-    ));
-    std::fs::write(
-        dir.join("names.pem"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
-    )
-    .expect("a small file");
+    run(&format!("req {key} -subj /CN=localhost -keyout key.pem -out request.pem"));
+    std::fs::write(dir.join("names.pem"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a small file");
     run(
         "x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile names.pem -out cert.pem",
     );
@@ -207,8 +167,6 @@ fn free_port() -> u16 {
     let first = std::process::id().wrapping_mul(37) as u16 % 10_000;
     poll("a free port", PATIENCE, || {
         let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        TcpListener::bind(("127.0.0.1", port))
-            .is_ok()
-            .then_some(port)
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
     })
 }

@@ -40,29 +40,14 @@ impl Task {
     /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
     #[track_caller]
     pub fn spawn(mut command: Command) -> Task {
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         let (log, out) = (Arc::default(), Arc::default());
         let readers = vec![
-            keep(
-                child.stderr.take().expect("stderr is piped"),
-                Arc::clone(&log),
-            ),
-            keep(
-                child.stdout.take().expect("stdout is piped"),
-                Arc::clone(&out),
-            ),
+            keep(child.stderr.take().expect("stderr is piped"), Arc::clone(&log)),
+            keep(child.stdout.take().expect("stdout is piped"), Arc::clone(&out)),
         ];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut task = Task {
-            child,
-            addr: nowhere,
-            log,
-            out,
-            readers,
-            status: None,
-        };
+        let mut task = Task { child, addr: nowhere, log, out, readers, status: None };
         let mut ended = false;
         let addr = poll("the server listens or ends", PATIENCE, || {
             let found = address(&task.log()).map(Some);
@@ -72,13 +57,7 @@ impl Task {
             ended = task.try_wait().is_some();
             found
         });
-        task.addr = addr.unwrap_or_else(|| {
-            panic!(
-                "ended at the start, {:?}; its log:\n{}",
-                task.status,
-                task.log()
-            )
-        });
+        task.addr = addr.unwrap_or_else(|| panic!("ended at the start, {:?}; its log:\n{}", task.status, task.log()));
         task
     }
 
@@ -107,9 +86,7 @@ impl Task {
     /// Waits until the log contains `text`.
     #[track_caller]
     pub fn logged(&self, text: &str) {
-        super::poll_until(&format!("{text:?} in the log"), PATIENCE, || {
-            self.log().contains(text)
-        });
+        super::poll_until(&format!("{text:?} in the log"), PATIENCE, || self.log().contains(text));
     }
 
     pub fn pid(&self) -> u32 {
@@ -162,33 +139,21 @@ impl Drop for Task {
             eprintln!("--- log of the task at {} ---\n{}", self.addr, self.log());
         } else {
             let log = self.log();
-            assert!(
-                !log.contains("panicked"),
-                "the server panicked; its log:\n{log}"
-            );
+            assert!(!log.contains("panicked"), "the server panicked; its log:\n{log}");
         }
     }
 }
 
 /// Takes the environment away (all but `PATH`) and pipes the output.
 pub fn bare(command: &mut Command) {
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 }
 
 fn address(log: &str) -> Option<SocketAddr> {
     let (_, rest) = log.split_once("listening on http://")?;
     let (line, _) = rest.split_once('\n')?; // a whole line, not its beginning
-    line.split_whitespace()
-        .next()?
-        .trim_end_matches(['/', ','])
-        .parse()
-        .ok()
+    line.split_whitespace().next()?.trim_end_matches(['/', ',']).parse().ok()
 }
 
 fn keep(pipe: impl Read + Send + 'static, text: Arc<Mutex<String>>) -> JoinHandle<()> {
@@ -196,9 +161,7 @@ fn keep(pipe: impl Read + Send + 'static, text: Arc<Mutex<String>>) -> JoinHandl
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
         while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-            text.lock()
-                .expect("nobody panics holding it")
-                .push_str(&String::from_utf8_lossy(&line));
+            text.lock().expect("nobody panics holding it").push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
     })

@@ -15,18 +15,13 @@ pub struct Together {
 impl Together {
     pub fn run(&self, all: &[(&'static str, fn())], name: &'static str) {
         // Given a filter, Cargo runs just some of them, and so do we.
-        let filters: Vec<String> = std::env::args()
-            .skip(1)
-            .filter(|arg| !arg.starts_with('-'))
-            .collect();
-        let wanted = |test: &str| {
-            test == name || filters.is_empty() || filters.iter().any(|f| test.contains(f.as_str()))
-        };
+        let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+        let wanted =
+            |test: &str| test == name || filters.is_empty() || filters.iter().any(|f| test.contains(f.as_str()));
         let mut group = self.running.lock().expect("nobody panics holding it");
         let running = group.get_or_insert_with(|| {
             let some = all.iter().filter(|(test, _)| wanted(test));
-            some.map(|&(test, body)| (test, start(test, body)))
-                .collect()
+            some.map(|&(test, body)| (test, start(test, body))).collect()
         });
         let handle = running.remove(name).unwrap_or_else(|| {
             let body = all.iter().find(|(test, _)| *test == name);
@@ -43,16 +38,10 @@ fn start(name: &'static str, body: fn()) -> JoinHandle<Result<(), String>> {
     let caught = move || {
         catch_unwind(AssertUnwindSafe(body)).map_err(|payload| match payload.downcast::<String>() {
             Ok(text) => *text,
-            Err(payload) => payload
-                .downcast_ref::<&str>()
-                .unwrap_or(&"a panic without words")
-                .to_string(),
+            Err(payload) => payload.downcast_ref::<&str>().unwrap_or(&"a panic without words").to_string(),
         })
     };
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(caught)
-        .expect("a thread")
+    std::thread::Builder::new().name(name.into()).spawn(caught).expect("a thread")
 }
 
 /// Makes each function a `#[test]`, all of them run at the same time.
