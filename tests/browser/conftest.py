@@ -1,0 +1,126 @@
+"""Fixtures: one browser, one redis-server and two tasks for the whole run (each test has a room of its own), and what a
+test wants for itself when it is going to break it."""
+
+import os
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from harness import ROOT, Link, Person, Redis, Task, some_room
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+expect.set_options(timeout=10_000)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    # A page from disk counts as one from the internet, which may not open sockets to this machine.
+    local = ["--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets"] if os.environ.get("PAGE_FROM_DISK") else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS + local)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def tasks(redis):
+    """Two tasks on one Redis."""
+    pair = [Task(redis, HISTORY_MESSAGES=6000), Task(redis, HISTORY_MESSAGES=6000)]
+    yield pair
+    codes = [task.stop() for task in pair]
+    logs = "".join(line for task in pair for line in task.log)
+    assert "panicked" not in logs and codes == [0, 0], logs
+
+
+@pytest.fixture
+def room():
+    return some_room()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Starts things for one test: own.redis(), own.task(redis, SETTING=…), own.link(task); all are ended after it."""
+
+    class Own:
+        def __init__(self):
+            self.started = []
+
+        def _keep(self, thing):
+            self.started.append(thing)
+            return thing
+
+        def redis(self):
+            return self._keep(Redis(tmp_path))
+
+        def task(self, redis=None, **settings):
+            return self._keep(Task(redis, **settings))
+
+        def link(self, task):
+            return self._keep(Link(task))
+
+    own = Own()
+    yield own
+    for thing in reversed(own.started):
+        if isinstance(thing, Link):
+            thing.close()
+        elif thing.process.poll() is None:
+            if isinstance(thing, Task):
+                thing.process.kill()
+                thing.process.wait()
+            else:
+                thing.stop()
+
+
+def from_disk(route):
+    """With PAGE_FROM_DISK=1 the files are those of static/ as they are now, so that one who works on the page need not
+    build the binary for each try. The headers are still the binary's."""
+    path = urlsplit(route.request.url).path
+    file = ROOT / "static" / ("index.html" if path == "/" or path.startswith("/r/") else path[1:])
+    if file.is_file():
+        route.fulfill(response=route.fetch(), body=file.read_bytes())
+    else:
+        route.continue_()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(where, room, name): a person in a browser of their own, joined. `where` is a task or a link; without a
+    name they are still at the form. Keyword arguments go to the browser (`color_scheme`, `viewport`, …); `beside`
+    opens another tab in that person's browser. At the end nobody's console may hold an error."""
+    people, contexts = [], []
+
+    def visit(where, room, name=None, beside=None, script=None, **options):
+        options = {"viewport": {"width": 1180, "height": 760}, "locale": "en-GB", "timezone_id": "Europe/London", **options}
+        context = beside.page.context if beside else browser.new_context(**options)
+        if not beside and os.environ.get("PAGE_FROM_DISK"):
+            context.route("**/*", from_disk)
+        contexts.append(context)
+        if script:
+            context.add_init_script(script)
+        person = Person(context.new_page(), f"http://127.0.0.1:{where.port}")
+        people.append(person)
+        person.go(room)
+        return person.join(name).joined() if name else person
+
+    yield visit
+    problems = [problem for person in people for problem in person.problems]
+    for context in dict.fromkeys(contexts):
+        context.close()
+    assert not problems, problems

@@ -1,0 +1,288 @@
+"""What the browser tests share: the real binary as a `Task`, a real redis-server as `Redis`, the `Link` between a browser
+and a task (which can be cut, frozen and pointed elsewhere), a `Talker` that speaks the wire contract without a browser,
+and a `Person` in front of a page.
+
+Nothing is on a fixed port, every wait has a deadline, and only processes that were started here are ended.
+"""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from playwright.sync_api import expect
+from websockets.sync.client import connect
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin"))
+PATIENCE = 10
+
+
+def poll(what, probe, patience=PATIENCE):
+    """Ask `probe` until it gives something true; fail with `what` when time is up."""
+    end = time.monotonic() + patience
+    while True:
+        value = probe()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {patience} s: {what}"
+        time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def some_room():
+    return f"r{uuid.uuid4().hex[:10]}"
+
+
+class Redis:
+    """A redis-server with nothing on disk, that can be taken away and brought back on the same port."""
+
+    def __init__(self, tmp):
+        self.tmp = tmp
+        self.port = free_port()
+        self.start()
+
+    def start(self):
+        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen(args, cwd=self.tmp, stdout=subprocess.DEVNULL)
+        poll("redis-server answers", self.answers)
+
+    def answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as conn:
+                conn.sendall(b"PING\r\n")
+                return conn.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def command(self, *args):
+        return subprocess.run(["redis-cli", "-p", str(self.port), *args], capture_output=True, text=True, check=True).stdout
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+class Task:
+    """One running binary; `log` is all that it wrote to stderr."""
+
+    def __init__(self, redis=None, **settings):
+        env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "RATE_LIMIT": "0", "RUST_LOG": "info"}
+        env |= {"REDIS_ENDPOINT": f"127.0.0.1:{redis.port}"} if redis else {}
+        env |= {name: str(value) for name, value in settings.items()}
+        self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.log = []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = int(poll("the task listens", self._listening))
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def _listening(self):
+        assert self.process.poll() is None, f"the task ended: {''.join(self.log)}"
+        found = re.search(r"listening on http://\S*?:(\d+)", "".join(self.log))
+        return found and found[1]
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        return self.process.wait(40)
+
+
+class Link:
+    """A line on loopback from the browser to a task, with a fault at hand: `cut` closes it and takes no more, `freeze`
+    lets nothing through while both ends believe in it, and `to` points new connections at another task."""
+
+    def __init__(self, task):
+        self.to(task)
+        self.frozen = False
+        self.pairs = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.open = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def to(self, task):
+        self.target = task.port
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if not self.open:
+                near.close()
+                continue
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near):
+        try:
+            far = socket.create_connection(("127.0.0.1", self.target), 5)
+        except OSError:
+            near.close()
+            return
+        pair = (near, far)
+        self.pairs.append(pair)
+        try:
+            while self.open:
+                if self.frozen:
+                    time.sleep(0.02)
+                    continue
+                for ready in select.select(pair, [], [], 0.05)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    (far if ready is near else near).sendall(data)
+        except (OSError, ValueError):
+            pass
+        finally:
+            near.close()
+            far.close()
+            self.pairs.remove(pair)
+
+    def cut(self):
+        self.open = False
+        poll("the line's connections are closed", lambda: not self.pairs)
+
+    def mend(self):
+        self.open = True
+
+    def freeze(self):
+        self.frozen = True
+
+    def thaw(self):
+        self.frozen = False
+
+    def close(self):
+        self.open = False
+        self.listener.close()
+
+
+class Talker:
+    """Somebody in a room without a browser."""
+
+    def __init__(self, task, room, name, **join):
+        self.socket = connect(f"ws://127.0.0.1:{task.port}/ws/{room}", max_size=2**20)
+        self.send(type="join", name=name, client=uuid.uuid4().hex, **join)
+        self.welcome = self.next("welcome")
+
+    def send(self, **frame):
+        self.socket.send(json.dumps(frame))
+
+    def next(self, kind, patience=PATIENCE):
+        """The next frame of this type; others are passed over."""
+        end = time.monotonic() + patience
+        while True:
+            frame = json.loads(self.socket.recv(timeout=max(0.01, end - time.monotonic())))
+            if frame["type"] == kind:
+                return frame
+
+    def say(self, *texts):
+        """Say all of them, and return when each has its receipt; the messages as the server gave them back."""
+        kept = []
+        for start in range(0, len(texts), 200):
+            batch = {uuid.uuid4().hex: text for text in texts[start : start + 200]}
+            for ref, text in batch.items():
+                self.send(type="message", text=text, ref=ref)
+            while batch:
+                frame = self.next("message")
+                if batch.pop(frame.get("ref"), None) is not None:
+                    kept.append(frame)
+        return kept
+
+    def leave(self):
+        self.socket.close()
+
+
+class Person:
+    """Somebody in front of the page."""
+
+    def __init__(self, page, url):
+        self.page = page
+        self.url = url
+        self.problems = []
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("console", self._console)
+
+    def _console(self, message):
+        # What a browser itself says about a line that is cut is no fault of the page.
+        network = re.search(r"WebSocket connection to|net::ERR_|status of 503", message.text)
+        if message.type in ("error", "warning") and not network:
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def go(self, room):
+        self.page.goto(f"{self.url}/r/{room}")
+        return self
+
+    def join(self, name, passphrase=None):
+        expect(self("#join")).to_be_visible()
+        self("#name").fill(name)
+        if passphrase:
+            self("#passphrase").fill(passphrase)
+        self.page.keyboard.press("Enter")
+        return self
+
+    def joined(self, timeout=10_000):
+        expect(self("body")).to_have_attribute("data-state", "joined", timeout=timeout)
+        return self
+
+    def __call__(self, selector, **options):
+        return self.page.locator(selector, **options)
+
+    def say(self, text):
+        self("#text").fill(text)
+        self("#text").press("Enter")
+
+    def message(self, text):
+        """The row of the message with this text in it."""
+        return self(".message", has=self.page.locator(".body", has_text=text))
+
+    def sees(self, text, timeout=10_000):
+        expect(self.message(text).last).to_be_visible(timeout=timeout)
+        return self.message(text).last
+
+    def texts(self):
+        return self.page.evaluate("[...document.querySelectorAll('.message .body')].map((body) => body.textContent)")
+
+    def wait(self, script, arg=None, timeout=10_000):
+        return self.page.wait_for_function(script, arg=arg, timeout=timeout)
+
+    def look_away(self):
+        """The tab is behind another one, as the page is told of it."""
+        self.page.evaluate("""() => {
+            Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+            document.hasFocus = () => false;
+            document.dispatchEvent(new Event('visibilitychange'));
+            window.dispatchEvent(new Event('blur'));
+        }""")
+
+    def look_back(self):
+        self.page.evaluate("""() => {
+            delete document.visibilityState;
+            delete document.hasFocus;
+            document.dispatchEvent(new Event('visibilitychange'));
+            window.dispatchEvent(new Event('focus'));
+        }""")
+
+    def scroll(self, by):
+        self.page.evaluate("(by) => document.querySelector('#scroller').scrollBy(0, by)", by)

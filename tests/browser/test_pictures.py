@@ -1,0 +1,97 @@
+"""The pictures of the README. They are written to tests/browser/screenshots/, over those of the last run."""
+
+import pytest
+from playwright.sync_api import expect
+
+from harness import ROOT, Talker
+
+PICTURES = ROOT / "tests" / "browser" / "screenshots"
+SIZES = {"desk": {"width": 1180, "height": 760}, "phone": {"width": 390, "height": 780}}
+
+
+def take(person, name):
+    PICTURES.mkdir(exist_ok=True)
+    person.page.mouse.move(0, 0)
+    person.page.evaluate("document.fonts.ready")
+    person.page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
+
+
+def conversation(task, room, ada):
+    ben, cleo = (Talker(task, room, name) for name in ("Ben", "Cleo Marsh"))
+    ben.say("Morning! Did the deploy go through?")
+    cleo.say("At 9:40. I watched it roll: every task drained, nobody noticed.", "Not one “left the room” in the logs 🎉")
+    ada.say("I was on the train the whole time. Two tunnels, and everything I wrote arrived in order.")
+    ada.sees("Two tunnels")
+    ben.say("Ha. What did you do, switch to paper?")
+    ada.say("😄")
+    ada.sees("😄")
+    cleo.say("@Ada this is all it takes to run it:\n```sh\nREDIS_ENDPOINT=redis:6379 bobbin\n```", "The rest is in `README.md`, or https://example.org/bobbin if you are on your phone.")
+    ben.say("Reading.")
+    ada.say("Same. Thanks, @Ben and @Cleo Marsh!")
+    ada.sees("Same. Thanks")
+    cleo.send(type="typing", active=True)
+    expect(ada("#typing")).to_contain_text("Cleo Marsh is typing")
+    return ben, cleo
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_of_the_form_and_a_conversation(visit, own, scheme, size):
+    task = own.task()
+    ada = visit(task, "weaving", color_scheme=scheme, viewport=SIZES[size], device_scale_factor=2)
+    expect(ada("#join")).to_be_visible()
+    ada("#name").fill("Ada")
+    take(ada, f"join-{size}-{scheme}")
+    ada.join("Ada").joined()
+    conversation(task, "weaving", ada)
+    take(ada, f"conversation-{size}-{scheme}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_of_being_offline(visit, own, scheme):
+    task = own.task()
+    link = own.link(task)
+    ada = visit(link, "weaving", "Ada", color_scheme=scheme, viewport=SIZES["phone"], device_scale_factor=2)
+    conversation(task, "weaving", ada)
+    link.cut()
+    ada.page.context.set_offline(True)
+    expect(ada("#status p")).to_contain_text("You are offline")
+    ada.say("In the tunnel now.")
+    ada.say("This one waits, too.")
+    expect(ada(".waiting")).to_have_count(2)
+    take(ada, f"offline-phone-{scheme}")
+
+
+def test_picture_of_the_drawer(visit, own):
+    task = own.task()
+    ada = visit(task, "garden", "Ada", viewport=SIZES["phone"], device_scale_factor=2)
+    ada.go("weaving").joined()
+    conversation(task, "weaving", ada)
+    ada("#open-drawer").click()
+    expect(ada("#close-drawer")).to_be_focused()
+    ada("#sidebar").evaluate("async (node) => Promise.all(node.getAnimations().map((a) => a.finished))")
+    take(ada, "drawer-phone-light")
+
+
+def test_picture_of_the_other_tab(visit, own):
+    task = own.task()
+    ada = visit(task, "weaving", "Ada", viewport=SIZES["desk"], device_scale_factor=2)
+    conversation(task, "weaving", ada)
+    tab = visit(task, "weaving", beside=ada)
+    expect(tab("#join-problem")).to_contain_text("another tab")
+    tab.page.keyboard.press("Enter")
+    expect(ada("#away")).to_be_visible()
+    take(ada, "elsewhere-desk-light")
+
+
+def test_picture_of_coming_back_to_news(visit, own):
+    task = own.task()
+    ada = visit(task, "weaving", "Ada", viewport=SIZES["desk"], device_scale_factor=2)
+    ben, cleo = conversation(task, "weaving", ada)
+    ada.look_away()
+    ben.say("Read it. One question about the leases.", "When a task dies, who tells the others that its people have left?")
+    cleo.say("Whichever task reaps first. The script lets only one of them announce it.")
+    ada.sees("Whichever task")
+    ada.look_back()
+    expect(ada(".new")).to_have_count(1)
+    take(ada, "news-desk-light")

@@ -1,0 +1,162 @@
+"""Reading: history, scrolling back without a jump, the new-message button, the line, the unread number, a bounded page."""
+
+import re
+
+from playwright.sync_api import expect
+
+from harness import Talker, poll
+
+ROWS = "document.querySelectorAll('#list > li').length"
+AT_END = "(() => { const s = document.querySelector('#scroller'); return s.scrollHeight - s.scrollTop - s.clientHeight < 4 })()"
+
+
+def test_a_room_opens_at_its_end_with_its_history(visit, tasks, room):
+    Talker(tasks[1], room, "Bob").say(*(f"line {i}" for i in range(30)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("line 29")
+    assert ada.texts() == [f"line {i}" for i in range(30)]
+    assert ada.page.evaluate(AT_END)
+    expect(ada(".edge")).to_have_text("The room begins here.")
+
+
+def test_scrolling_up_loads_older_messages_without_a_jump(visit, tasks, room):
+    Talker(tasks[1], room, "Bob").say(*(f"line {i} {'word ' * (i % 40)}" for i in range(400)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("line 399 ")
+    top = "document.querySelector('#scroller').getBoundingClientRect().top"
+    first = f"[...document.querySelectorAll('.message')].find((row) => row.getBoundingClientRect().bottom > {top} + 5)"
+    for _ in range(300):
+        if ada("li.edge", has_text="begins").count():
+            break
+        before = ada.page.evaluate(f"(() => {{ const row = {first}; return [row.dataset.id, row.getBoundingClientRect().top] }})()")
+        ada.scroll(-160)
+        # Two frames later, whatever has been loaded above, the row has moved by the scrolled distance and no more.
+        after = ada.page.evaluate(f"""async (id) => {{
+            for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame);
+            return document.querySelector(`[data-id="${{id}}"]`)?.getBoundingClientRect().top;
+        }}""", before[0])
+        if ada.page.evaluate("document.querySelector('#scroller').scrollTop") > 0:
+            assert abs(after - before[1] - 160) <= 2, (before, after)
+    ada.page.evaluate("document.querySelector('#scroller').scrollTop = 0")
+    ada.sees("line 0 ")
+
+
+def test_when_scrolled_up_a_button_counts_the_new_ones(visit, tasks, room):
+    bob = Talker(tasks[1], room, "Bob")
+    bob.say(*(f"line {i}" for i in range(60)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("line 59")
+    expect(ada("#jump")).to_be_hidden()
+    ada.scroll(-500)
+    expect(ada("#jump")).to_contain_text("Latest messages")
+    place = ada.page.evaluate("document.querySelector('#scroller').scrollTop")
+    bob.say("news one")
+    expect(ada("#jump")).to_contain_text("1 new message")
+    bob.say("news two", "news three")
+    expect(ada("#jump")).to_contain_text("3 new messages")
+    assert abs(ada.page.evaluate("document.querySelector('#scroller').scrollTop") - place) < 150
+    ada("#jump").click()
+    expect(ada("#jump")).to_be_hidden()
+    expect(ada.message("news three")).to_be_in_viewport()
+    assert ada.page.evaluate(AT_END)
+
+
+def test_saying_something_goes_to_the_end(visit, tasks, room):
+    Talker(tasks[1], room, "Bob").say(*(f"line {i}" for i in range(60)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("line 59")
+    ada.scroll(-600)
+    ada.say("mine")
+    expect(ada.message("mine")).to_be_in_viewport()
+
+
+def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, tasks, room):
+    bob = Talker(tasks[1], room, "Bob")
+    ada = visit(tasks[0], room, "Ada")
+    bob.say("seen")
+    ada.sees("seen")
+    expect(ada.page).to_have_title(f"#{room} · Bobbin")
+    plain = ada("#icon").get_attribute("href")
+    ada.look_away()
+    bob.say("not seen", "nor this")
+    expect(ada.page).to_have_title(f"(2) #{room} · Bobbin")
+    assert ada("#icon").get_attribute("href").startswith("data:image/svg+xml,")
+    ada.look_back()
+    expect(ada.page).to_have_title(f"#{room} · Bobbin")
+    expect(ada("#icon")).to_have_attribute("href", re.compile(re.escape(plain)))
+    expect(ada(".new")).to_have_count(1)
+    assert ada.page.evaluate("document.querySelector('.new').previousElementSibling.textContent").endswith("seen")
+    assert "not seen" in ada.page.evaluate("document.querySelector('.new').nextElementSibling.textContent")
+    # The line stays while one reads on, and goes when one answers.
+    bob.say("and this")
+    ada.sees("and this")
+    expect(ada(".new")).to_have_count(1)
+    ada.say("I see")
+    ada.sees("I see")
+    expect(ada(".new")).to_have_count(0)
+
+
+def test_coming_back_another_day_the_line_is_in_sight(visit, tasks, room):
+    bob = Talker(tasks[1], room, "Bob")
+    bob.say(*(f"old {i}" for i in range(20)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("old 19")
+    ada.page.goto("about:blank")
+    bob.say(*(f"new {i} {'word ' * 30}" for i in range(30)))
+    ada.go(room).joined()
+    expect(ada(".new")).to_be_in_viewport()
+    expect(ada("#jump")).to_contain_text("30 new messages")
+    assert "new 0 " in ada.page.evaluate("document.querySelector('.new').nextElementSibling.textContent")
+
+
+def test_five_thousand_messages_stay_smooth(visit, tasks, room):
+    bob = Talker(tasks[0], room, "Bob")
+    ada = visit(tasks[0], room, "Ada")
+    bob.say(*(f"line {i} and some more words to read" for i in range(5000)))
+    ada.sees("line 4999 ", timeout=20_000)
+    assert ada.page.evaluate(ROWS) < 260
+    # How long one message more takes, from the socket to the frame that shows it: well under a frame's 16 ms of work
+    # on a quiet machine; the limit leaves room for a busy one.
+    spent = ada.page.evaluate("""async () => {
+        const times = [];
+        for (let i = 0; i < 20; i++) {
+            const scroller = document.querySelector('#scroller');
+            const start = performance.now();
+            scroller.scrollBy(0, i % 2 ? 3000 : -3000);
+            await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+            times.push(performance.now() - start);
+        }
+        return times.sort((a, b) => a - b)[10];
+    }""")
+    assert spent < 120, spent
+    # All the way up through all of it, and the page never holds more than the window.
+    most = ada.page.evaluate("""async () => {
+        const scroller = document.querySelector('#scroller');
+        let most = 0;
+        for (let i = 0; i < 2000 && !scroller.textContent.includes('line 0 and'); i++) {
+            scroller.scrollTop = 0;
+            await new Promise(requestAnimationFrame);
+            most = Math.max(most, document.querySelectorAll('#list > li').length);
+        }
+        return most;
+    }""")
+    assert most < 460, most
+    ada.page.evaluate("document.querySelector('#scroller').scrollTop = 0")
+    ada.sees("line 0 and")
+    ada("#jump").click()
+    expect(ada.message("line 4999 ")).to_be_in_viewport()
+    assert ada.page.evaluate(ROWS) < 260
+
+
+def test_a_full_house_of_history_can_be_scrolled_back_from_the_server(visit, tasks, room):
+    Talker(tasks[0], room, "Bob").say(*(f"line {i}." for i in range(1200)))
+    ada = visit(tasks[1], room, "Ada")
+    ada.sees("line 1199.")
+
+    def top():
+        ada.page.evaluate("document.querySelector('#scroller').scrollTop = 0")
+        return ada.message("line 0.").count()
+
+    poll("the room's first message", top, 20)
+    numbers = [int(text[5:-1]) for text in ada.texts()]
+    assert numbers == list(range(len(numbers)))
