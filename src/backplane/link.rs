@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, RedisResult};
+use redis::{Client, Connection, RedisError, RedisResult};
 
 use super::{Event, Listener};
 
@@ -106,6 +106,11 @@ pub fn connect(client: &Client, read_timeout: Duration) -> RedisResult<Connectio
     connection.set_read_timeout(Some(read_timeout))?;
     connection.set_write_timeout(Some(REDIS_TIMEOUT))?;
     Ok(connection)
+}
+
+/// Why a connection was lost, for people: the system's own words for a time-out explain nothing.
+pub fn why(error: &RedisError) -> String {
+    if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() }
 }
 
 #[cfg(test)]

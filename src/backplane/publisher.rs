@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use redis::{Client, Connection, RedisResult, ServerErrorKind, Value};
 
 use super::Unavailable;
-use super::link::{Backoff, Link, Part, REDIS_TIMEOUT, connect};
+use super::link::{self, Backoff, Link, Part, REDIS_TIMEOUT, connect};
 use crate::threads;
 
 /// Commands that may wait to be sent. Full means that Redis is slower than its callers: they wait, up to [`PATIENCE`].
@@ -111,7 +111,7 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            self.link.set(Part::Publisher, Err(lost.to_string()));
+            self.link.set(Part::Publisher, Err(link::why(&lost)));
             if self.refuse_for(backoff.next()).is_err() {
                 return;
             }
