@@ -20,7 +20,7 @@ use crate::pages::{self, Answer};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session;
 use crate::shared::Shared;
-use crate::threads;
+use crate::{threads, wire};
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
@@ -126,7 +126,7 @@ fn serve(socket: TcpStream, shared: &Shared) {
 fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     if (&mut &*socket).write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
-        session::linger(socket);
+        wire::linger(socket);
     }
 }
 
@@ -156,8 +156,8 @@ fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result
                 buffer.extend_from_slice(&chunk[..count]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if session::is_timeout(&error) && kept_and_silent => return Ok(None),
-            Err(error) if session::is_timeout(&error) => {
+            Err(error) if wire::is_timeout(&error) && kept_and_silent => return Ok(None),
+            Err(error) if wire::is_timeout(&error) => {
                 return Err(Answer::refusal(408, "the head was not complete within 5 s"));
             }
             Err(_) => return Ok(None),

@@ -6,36 +6,28 @@
 //! ids and nothing else. Messages reach it encoded. Joins and leaves come through the same channel as messages, so the
 //! channel's order is their order, and no lock is needed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use tungstenite::Bytes;
 
-use crate::backplane::{Change, Event, Room, SessionId, Unavailable};
+use crate::backplane::{Event, Room, SessionId};
+use crate::lane::Lane;
 use crate::metrics::Metrics;
-use crate::outbox::{Batch, Mark, Outbox, Outcome, Piece, Wire};
-use crate::protocol::{self, Close, ErrorCode, Id, PRESENCE_NAMES, ServerFrame};
+use crate::protocol::{Close, Id};
 use crate::threads;
+use crate::wire::Wire;
 
 /// Posts that may wait for a lane. Whoever finds it full waits: a lane never waits for anybody, so it empties.
 const QUEUE: usize = 1024;
-/// Posts that are taken at a time before messages are written, and the bytes of one room's messages written together.
-const GATHER: (usize, usize) = (256, 64 * 1024);
-/// Up to this many people, changes of presence are told at once.
-const SMALL_ROOM: u64 = 50;
-/// In larger rooms they are gathered for so long.
-const GATHER_PRESENCE: Duration = Duration::from_secs(1);
-/// Sockets that did not take all are tried again after the first of these, then ever later up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// What a lane is told about one session.
 pub enum Letter {
     /// It is about to join: hold what comes for it.
     Join(Room, Arc<Wire>),
-    /// Its `welcome` is written, with messages up to this and presence up to that, see [`Outbox::open`].
+    /// Its `welcome` is written, with messages up to this and presence up to that, see [`crate::outbox::Outbox::open`].
     Open(Id, u64),
     /// A frame of its own thread.
     Own(Bytes),
@@ -45,7 +37,9 @@ pub enum Letter {
     Leave,
 }
 
-enum Post {
+/// What a lane is told.
+pub enum Post {
+    /// Something about one session.
     To(SessionId, Letter),
     /// What the backplane tells.
     Event(Arc<Event>),
@@ -111,375 +105,5 @@ impl Lanes {
             let share = count / lanes + usize::from(number < count % lanes);
             let _ = inbox.send(Post::Shed(share));
         }
-    }
-}
-
-struct Lane {
-    posts: Receiver<Post>,
-    metrics: Arc<Metrics>,
-    rooms: HashMap<Room, LaneRoom>,
-    /// Which room a session is in.
-    homes: HashMap<SessionId, Room>,
-    /// Rooms with messages that are not written yet.
-    dirty: Vec<Room>,
-    /// When each room with gathered presence is to be told, soonest first.
-    gathering: VecDeque<(Instant, Room)>,
-    /// Sessions whose outbox wants another look.
-    restless: HashSet<SessionId>,
-    retry_at: Instant,
-    retry_wait: Duration,
-    drain: Option<Drain>,
-}
-
-#[derive(Default)]
-struct LaneRoom {
-    outboxes: HashMap<SessionId, Outbox>,
-    messages: Vec<Piece>,
-    message_bytes: usize,
-    /// Gathered presence.
-    change: Option<Change>,
-}
-
-struct Drain {
-    /// Who is still to be told.
-    sessions: Vec<SessionId>,
-    total: usize,
-    started: Instant,
-    over: Duration,
-}
-
-impl Lane {
-    fn new(posts: Receiver<Post>, metrics: Arc<Metrics>) -> Lane {
-        Lane {
-            posts,
-            metrics,
-            rooms: HashMap::new(),
-            homes: HashMap::new(),
-            dirty: Vec::new(),
-            gathering: VecDeque::new(),
-            restless: HashSet::new(),
-            retry_at: Instant::now(),
-            retry_wait: RETRY.0,
-            drain: None,
-        }
-    }
-
-    fn run(mut self) {
-        loop {
-            let first = match self.next_duty() {
-                None => self.posts.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => self.posts.recv_deadline(at),
-            };
-            match first {
-                Ok(post) => {
-                    self.take(post);
-                    for _ in 1..GATHER.0 {
-                        let Ok(post) = self.posts.try_recv() else { break };
-                        self.take(post);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            self.write_messages();
-            self.do_duties(Instant::now());
-        }
-    }
-
-    fn take(&mut self, post: Post) {
-        let now = Instant::now();
-        if let Post::Event(event) = &post
-            && let Event::Message { room, id, frame } = &**event
-        {
-            return self.gather_message(room, *id, frame);
-        }
-        // All else keeps its place behind the messages that came before it.
-        self.write_messages();
-        match post {
-            Post::To(session, letter) => self.open_letter(session, letter, now),
-            Post::Drain(over) => {
-                let sessions: Vec<SessionId> = self.homes.keys().copied().collect();
-                self.drain = Some(Drain { total: sessions.len(), sessions, started: now, over });
-            }
-            Post::Shed(count) => self.shed(count, now),
-            Post::Event(event) => self.hear(&event, now),
-        }
-    }
-
-    fn open_letter(&mut self, session: SessionId, letter: Letter, now: Instant) {
-        match letter {
-            Letter::Join(room, wire) => {
-                self.homes.insert(session, room.clone());
-                self.rooms.entry(room).or_default().outboxes.insert(session, Outbox::new(wire, now));
-                if self.drain.is_some() {
-                    self.close(session, Close::GoingAway, now);
-                }
-            }
-            Letter::Open(last, stamp) => self.with(session, now, |outbox| outbox.open(last, stamp, now)),
-            Letter::Own(bytes) => self.own(session, bytes, now),
-            Letter::Close(code) => self.close(session, code, now),
-            Letter::Leave => self.leave(session),
-        }
-    }
-
-    fn hear(&mut self, event: &Event, now: Instant) {
-        match event {
-            Event::Typing { room, frame } => {
-                let piece = Piece { bytes: frame.clone(), mark: Mark::Other };
-                self.each_in(room, now, |_, outbox| outbox.put(&piece, now));
-            }
-            Event::Presence { room, change } => self.gather_presence(room, change, now),
-            Event::Receipt { session, id, frame } => {
-                let piece = Piece { bytes: frame.clone(), mark: Mark::Other };
-                // One that is not delivered yet will be, in its order, and then is the receipt.
-                self.with(
-                    *session,
-                    now,
-                    |outbox| {
-                        if *id <= outbox.last() { outbox.put(&piece, now) } else { Outcome::Done }
-                    },
-                );
-            }
-            Event::Refused { session, reference } => {
-                let error = ServerFrame::Error {
-                    code: ErrorCode::Unavailable,
-                    message: &Unavailable.to_string(),
-                    reference: reference.as_deref(),
-                    retry_ms: None,
-                };
-                self.metrics.refused.inc();
-                self.own(*session, protocol::text_frame(protocol::json(&error)), now);
-            }
-            Event::Status(up) => {
-                self.metrics.backplane_up.set(i64::from(*up));
-                let status = ServerFrame::Status { backplane: if *up { "up" } else { "down" } };
-                let piece = Piece { bytes: protocol::text_frame(protocol::json(&status)), mark: Mark::Other };
-                let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
-                rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| outbox.put(&piece, now)));
-            }
-            // Handled before they come here.
-            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) => {}
-        }
-    }
-
-    fn gather_message(&mut self, name: &Room, id: Id, frame: &Bytes) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.messages.is_empty() {
-            self.dirty.push(name.clone());
-        }
-        room.message_bytes += frame.len();
-        room.messages.push(Piece { bytes: frame.clone(), mark: Mark::Message(id) });
-        if room.message_bytes > GATHER.1 {
-            self.write_messages();
-        }
-    }
-
-    fn write_messages(&mut self) {
-        while let Some(name) = self.dirty.pop() {
-            let Some(room) = self.rooms.get_mut(&name) else { continue };
-            room.message_bytes = 0;
-            let Some(batch) = Batch::new(std::mem::take(&mut room.messages)) else { continue };
-            self.metrics.deliveries.inc_by((batch.pieces.len() * room.outboxes.len()) as u64);
-            let now = Instant::now();
-            self.each_in(&name, now, |_, outbox| outbox.put_batch(&batch, now));
-        }
-    }
-
-    fn gather_presence(&mut self, name: &Room, news: &Change, now: Instant) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let gathered = match room.change.take() {
-            Some(mut change) => {
-                merge(&mut change, news);
-                change
-            }
-            None => {
-                if news.participants > SMALL_ROOM {
-                    self.gathering.push_back((now + GATHER_PRESENCE, name.clone()));
-                }
-                news.clone()
-            }
-        };
-        room.change = Some(gathered);
-        if news.participants <= SMALL_ROOM {
-            self.tell_presence(name, now);
-        }
-    }
-
-    /// Tells a room who came and went. A small room is told all names, if need be in several frames; a large one is
-    /// told some names and the count.
-    fn tell_presence(&mut self, name: &Room, now: Instant) {
-        let Some(change) = self.rooms.get_mut(name).and_then(|room| room.change.take()) else { return };
-        let frames = change.joined.len().max(change.left.len()).div_ceil(PRESENCE_NAMES).max(1);
-        for number in 0..if change.participants <= SMALL_ROOM { frames } else { 1 } {
-            let part = |names: &[String]| -> Vec<String> {
-                names.iter().skip(number * PRESENCE_NAMES).take(PRESENCE_NAMES).cloned().collect()
-            };
-            let (joined, left) = (part(&change.joined), part(&change.left));
-            let frame = ServerFrame::Presence { joined: &joined, left: &left, participants: change.participants };
-            let piece =
-                Piece { bytes: protocol::text_frame(protocol::json(&frame)), mark: Mark::Presence(change.stamp) };
-            self.each_in(name, now, |session, outbox| {
-                let known = change.about == Some(session) && !outbox.told_presence();
-                if known { Outcome::Done } else { outbox.put(&piece, now) }
-            });
-        }
-    }
-
-    fn own(&mut self, session: SessionId, bytes: Bytes, now: Instant) {
-        let piece = Piece { bytes, mark: Mark::Other };
-        self.with(session, now, |outbox| outbox.put(&piece, now));
-    }
-
-    fn close(&mut self, session: SessionId, code: Close, now: Instant) {
-        self.with(session, now, |outbox| {
-            outbox.close(code, now);
-            outbox.retry(now)
-        });
-    }
-
-    fn leave(&mut self, session: SessionId) {
-        let Some(name) = self.homes.remove(&session) else { return };
-        self.restless.remove(&session);
-        if let Some(room) = self.rooms.get_mut(&name) {
-            room.outboxes.remove(&session);
-            if room.outboxes.is_empty() {
-                self.rooms.remove(&name);
-            }
-        }
-    }
-
-    fn shed(&mut self, count: usize, now: Instant) {
-        let open = |(session, outbox): (&SessionId, &Outbox)| outbox.is_open().then_some(*session);
-        let some: Vec<SessionId> =
-            self.rooms.values().flat_map(|room| room.outboxes.iter().filter_map(open)).take(count).collect();
-        self.metrics.shed.inc_by(some.len() as u64);
-        some.into_iter().for_each(|session| self.close(session, Close::GoingAway, now));
-    }
-
-    /// Does something with one session's outbox, and sees to what comes of it.
-    fn with(&mut self, session: SessionId, now: Instant, act: impl FnOnce(&mut Outbox) -> Outcome) {
-        let home = self.homes.get(&session).and_then(|room| self.rooms.get_mut(room));
-        let Some(outbox) = home.and_then(|room| room.outboxes.get_mut(&session)) else { return };
-        let outcome = act(outbox);
-        self.see_to(session, outcome, now);
-    }
-
-    /// Does something with all outboxes of a room.
-    fn each_in(&mut self, name: &Room, now: Instant, act: impl Fn(SessionId, &mut Outbox) -> Outcome) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let mut unfinished = Vec::new();
-        for (session, outbox) in &mut room.outboxes {
-            match act(*session, outbox) {
-                Outcome::Done => {}
-                outcome => unfinished.push((*session, outcome)),
-            }
-        }
-        unfinished.into_iter().for_each(|(session, outcome)| self.see_to(session, outcome, now));
-    }
-
-    fn see_to(&mut self, session: SessionId, outcome: Outcome, now: Instant) {
-        match outcome {
-            Outcome::Done => drop(self.restless.remove(&session)),
-            Outcome::Waiting => {
-                if self.restless.is_empty() {
-                    self.retry_wait = RETRY.0;
-                    self.retry_at = now + RETRY.0;
-                }
-                self.restless.insert(session);
-            }
-            Outcome::TooSlow => {
-                self.metrics.cut.inc();
-                log::debug!("session {session} is too slow");
-                self.close(session, Close::TooSlow, now);
-            }
-        }
-    }
-
-    /// When something is to be done without being told.
-    fn next_duty(&self) -> Option<Instant> {
-        let retry = (!self.restless.is_empty()).then_some(self.retry_at);
-        let gathered = self.gathering.front().map(|(at, _)| *at);
-        [retry, gathered, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
-    }
-
-    fn do_duties(&mut self, now: Instant) {
-        while let Some((at, _)) = self.gathering.front()
-            && *at <= now
-            && let Some((_, name)) = self.gathering.pop_front()
-        {
-            self.tell_presence(&name, now);
-        }
-        while let Some(session) = self.drain.as_mut().and_then(|drain| drain.due(now)) {
-            self.close(session, Close::GoingAway, now);
-        }
-        if !self.restless.is_empty() && now >= self.retry_at {
-            self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
-            self.retry_at = now + self.retry_wait;
-            let restless: Vec<SessionId> = self.restless.iter().copied().collect();
-            restless.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
-        }
-    }
-}
-
-impl Drain {
-    /// When the next session is to be told: they are spread evenly, the first at once.
-    fn next(&self) -> Option<Instant> {
-        let told = self.total - self.sessions.len();
-        (!self.sessions.is_empty()).then(|| self.started + self.over.mul_f64(told as f64 / self.total as f64))
-    }
-
-    fn due(&mut self, now: Instant) -> Option<SessionId> {
-        self.next().filter(|at| *at <= now).and_then(|_| self.sessions.pop())
-    }
-}
-
-/// Adds a later change to an earlier one. Who came and went again, or the other way round, is in neither list.
-fn merge(earlier: &mut Change, later: &Change) {
-    let mut move_names = |names: &[String], to_joined: bool| {
-        let (to, from) =
-            if to_joined { (&mut earlier.joined, &mut earlier.left) } else { (&mut earlier.left, &mut earlier.joined) };
-        for name in names {
-            match from.iter().position(|other| other == name) {
-                Some(place) => drop(from.swap_remove(place)),
-                None => to.push(name.clone()),
-            }
-        }
-    };
-    move_names(&later.left, false);
-    move_names(&later.joined, true);
-    earlier.participants = later.participants;
-    earlier.stamp = later.stamp;
-    earlier.about = None;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gathered_changes_cancel_out() {
-        let change = |joined: &[&str], left: &[&str], participants| Change {
-            joined: joined.iter().map(|s| (*s).to_owned()).collect(),
-            left: left.iter().map(|s| (*s).to_owned()).collect(),
-            participants,
-            ..Change::default()
-        };
-        let mut gathered = change(&["Ada"], &[], 60);
-        merge(&mut gathered, &change(&["Bob"], &["Cleo"], 60));
-        merge(&mut gathered, &change(&[], &["Ada"], 59));
-        merge(&mut gathered, &change(&["Cleo"], &[], 60));
-        assert_eq!(gathered, change(&["Bob"], &[], 60));
-    }
-
-    #[test]
-    fn a_drain_is_spread_evenly() {
-        let start = Instant::now();
-        let over = Duration::from_secs(10);
-        let mut drain = Drain { sessions: vec![1, 2, 3, 4, 5], total: 5, started: start, over };
-        let mut told = |seconds| {
-            let now = start + Duration::from_secs(seconds);
-            std::iter::from_fn(|| drain.due(now)).count()
-        };
-        assert_eq!([told(0), told(1), told(2), told(5), told(100)], [1, 0, 1, 1, 2]);
     }
 }

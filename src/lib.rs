@@ -23,6 +23,9 @@ pub mod pages;
 /// One client, from its join to its end.
 pub mod session;
 
+/// The socket as tungstenite sees it.
+pub mod stream;
+
 /// Evens the load out after a scale-out.
 pub mod shedding;
 
@@ -32,8 +35,14 @@ pub mod shared;
 /// Fan-out: the threads that write.
 pub mod lanes;
 
+/// One of those threads.
+pub mod lane;
+
 /// One client's write side.
 pub mod outbox;
+
+/// A socket that two threads share.
+pub mod wire;
 
 /// Where rooms are kept, and how tasks hear of each other.
 pub mod backplane;

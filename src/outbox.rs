@@ -5,16 +5,14 @@
 //! passes, whatever led to its being delivered again.
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tungstenite::Bytes;
 
 use crate::protocol::{Close, Id};
+use crate::wire::Wire;
 
 /// A backlog over this many bytes is too slow. One piece may exceed it: an answer that the client itself asked for.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -22,25 +20,6 @@ const MAX_BACKLOG: usize = 256 * 1024;
 const MAX_STALL: Duration = Duration::from_secs(10);
 /// How long a client has to answer a close frame before its connection is shut.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-
-/// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have let go.
-pub struct Wire {
-    /// Blocking; the outbox asks not to wait each time it sends.
-    pub socket: TcpStream,
-    closing: AtomicBool,
-}
-
-impl Wire {
-    /// Wraps a connected socket.
-    pub fn new(socket: TcpStream) -> Arc<Wire> {
-        Arc::new(Wire { socket, closing: AtomicBool::new(false) })
-    }
-
-    /// Whether it is the server that ends this connection.
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Relaxed)
-    }
-}
 
 /// Bytes to write, and what they are.
 #[derive(Debug, Clone)]
@@ -211,7 +190,7 @@ impl Outbox {
         if !self.queue.is_empty() {
             return self.push(piece.clone(), now);
         }
-        match send(&self.wire.socket, &piece.bytes) {
+        match self.wire.send_now(&piece.bytes) {
             Ok(sent) if sent == piece.bytes.len() => Outcome::Done,
             Ok(sent) => {
                 self.cut_piece = sent > 0;
@@ -234,7 +213,7 @@ impl Outbox {
             }
             Phase::Closing { .. } | Phase::Dead => {}
         }
-        self.wire.closing.store(true, Relaxed);
+        self.wire.set_closing();
     }
 
     /// Writes what the socket takes by now.
@@ -248,7 +227,7 @@ impl Outbox {
             return Outcome::Done;
         }
         while let Some(piece) = self.queue.front_mut() {
-            match send(&self.wire.socket, &piece.bytes) {
+            match self.wire.send_now(&piece.bytes) {
                 Ok(0) => return self.stalled(now),
                 Ok(sent) => {
                     self.moved = now;
@@ -312,23 +291,11 @@ fn worse(one: Outcome, other: Outcome) -> Outcome {
     }
 }
 
-/// Sends without waiting: how much was taken, 0 if nothing could be.
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match SockRef::from(socket).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) {
-            Ok(sent) => return Ok(sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     fn pair() -> (Outbox, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

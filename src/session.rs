@@ -6,9 +6,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -19,9 +18,10 @@ use tungstenite::{Bytes, Error, Message, WebSocket, error::ProtocolError};
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
 use crate::lanes::Letter;
 use crate::limits::{self, Bucket};
-use crate::outbox::Wire;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
 use crate::shared::Shared;
+use crate::stream::Stream;
+use crate::wire::{self, Wire};
 
 /// The first join must come within this time.
 const JOIN_TIME: Duration = Duration::from_secs(10);
@@ -45,9 +45,6 @@ const TYPING_EVERY: Duration = Duration::from_secs(1);
 const BURST_SECONDS: f64 = 4.0;
 /// Frames that are no messages may come so many times as fast.
 const OTHER_FRAMES: f64 = 10.0;
-/// After a close frame, what still comes is read for so long: a socket that is closed on unread data resets, and the
-/// client might lose the close frame.
-const LINGER: Duration = Duration::from_secs(2);
 /// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
 const READ_BUFFER: usize = 2048;
 
@@ -113,7 +110,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, shared: &'a Shared) -> Session<'a> {
         let now = Instant::now();
-        let stream = Stream { wire: Wire::new(socket), id, shared, joined: false, heard: now };
+        let stream = Stream { wire: Wire::new(socket), id, lanes: &shared.lanes, joined: false, heard: now };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -176,7 +173,7 @@ impl<'a> Session<'a> {
             Ok(Message::Binary(_)) => Err(End::Refused(Close::Binary)),
             Ok(Message::Close(_)) => Err(End::Closed),
             Ok(_) => Ok(()),
-            Err(Error::Io(error)) if is_timeout(&error) => Ok(()),
+            Err(Error::Io(error)) if wire::is_timeout(&error) => Ok(()),
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
@@ -371,7 +368,7 @@ impl<'a> Session<'a> {
         let goodbye = matches!(end, End::Closed) && !wire.is_closing();
         self.give_seat_back(if goodbye { Leave::Now } else { Leave::Lapse });
         if matches!(end, End::Refused(_)) {
-            linger(&wire.socket);
+            wire::linger(&wire.socket);
         }
         self.shared.lanes.post(self.id, Letter::Leave);
     }
@@ -394,63 +391,8 @@ impl Drop for Session<'_> {
     }
 }
 
-/// The socket as tungstenite sees it: reads come from it, writes go where they have to.
-struct Stream<'a> {
-    wire: Arc<Wire>,
-    id: SessionId,
-    shared: &'a Shared,
-    /// The lane writes to the socket now.
-    joined: bool,
-    /// When something last came.
-    heard: Instant,
-}
-
-impl Stream<'_> {
-    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
-        if self.joined {
-            self.shared.lanes.post(self.id, Letter::Own(bytes));
-            return Ok(());
-        }
-        (&self.wire.socket).write_all(&bytes)
-    }
-}
-
-impl Read for Stream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = (&self.wire.socket).read(buffer)?;
-        self.heard = Instant::now();
-        Ok(count)
-    }
-}
-
-impl Write for Stream<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // tungstenite hands over whole frames: its pongs and its answers to close frames.
-        self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The messages of a page as they go into a frame.
 fn raw_messages(page: &Page) -> Result<Vec<Box<RawValue>>, End> {
     let raw = |(id, body): &(Id, String)| RawValue::from_string(protocol::message_json(*id, body));
     page.messages.iter().map(raw).collect::<Result<_, _>>().map_err(|error| End::Broken(format!("the log: {error}")))
-}
-
-/// Reads and forgets what still comes, until the client has closed too or some time has passed.
-pub fn linger(socket: &TcpStream) {
-    let end = Instant::now() + LINGER;
-    let mut scrap = [0; 1024];
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-        && socket.set_read_timeout(Some(left)).is_ok()
-        && (&mut &*socket).read(&mut scrap).is_ok_and(|count| count > 0)
-    {}
-}
-
-/// Whether a read ended because its time was up: the system says so in two ways.
-pub fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

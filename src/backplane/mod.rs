@@ -7,7 +7,9 @@ mod link;
 pub mod memory;
 mod publisher;
 pub mod redis;
+mod roster;
 mod subscriber;
+mod subscriptions;
 
 use std::fmt;
 use std::sync::Arc;

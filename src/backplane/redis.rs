@@ -19,10 +19,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use redis::{Client, Cmd, FromRedisValue, Script, Value};
+use serde_json::value::RawValue;
 
 use super::link::Link;
 use super::publisher::Publisher;
-use super::subscriber::{Subscriber, channel_of_room};
+use super::subscriber::Subscriber;
+use super::subscriptions::{Subscriptions, channel_of_room};
 use super::{
     Arrival, Backplane, Event, HEARTBEAT, Health, JoinError, LEASE, Leave, Listener, Page, REF_LIFE, Room, Seat,
     SessionId, Unavailable,
@@ -55,7 +57,7 @@ scripts! {
 /// The handle that sessions hold.
 pub struct Redis {
     shared: Arc<Shared>,
-    subscriber: Subscriber,
+    subscriptions: Subscriptions,
     /// Dropping it ends the heartbeat.
     _heart: Sender<()>,
 }
@@ -77,12 +79,24 @@ impl Redis {
         let task: Arc<str> = limits::random_name().into();
         let link = Link::new(listener.clone());
         let publisher = Publisher::start(client.clone(), SCRIPTS.to_vec(), link.clone())?;
-        let subscriber = Subscriber::start(client, &task, publisher.clone(), link.clone(), listener.clone())?;
+        let (subscriptions, inbox) = Subscriptions::new(&task, publisher.clone());
+        Subscriber {
+            client,
+            task: task.clone(),
+            publisher: publisher.clone(),
+            link: link.clone(),
+            listener: listener.clone(),
+            inbox,
+            watched: subscriptions.registry(),
+            rooms: HashMap::new(),
+            suspects: Vec::new(),
+        }
+        .start()?;
         let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
         let (heart, stopped) = bounded(0);
-        let heartbeat = Heartbeat { shared: shared.clone(), subscriber: subscriber.clone() };
+        let heartbeat = Heartbeat { shared: shared.clone(), subscriptions: subscriptions.clone() };
         threads::vital("heartbeat", move || heartbeat.run(&stopped))?;
-        Ok(Redis { shared, subscriber, _heart: heart })
+        Ok(Redis { shared, subscriptions, _heart: heart })
     }
 }
 
@@ -91,7 +105,7 @@ impl Backplane for Redis {
         if !self.shared.link.is_up() {
             return Err(JoinError::Unavailable);
         }
-        self.subscriber.enter(&seat.room)?;
+        self.subscriptions.enter(&seat.room)?;
         // Read first, sit down last: what is said in between comes as an event.
         let arrival = self.shared.read(&seat.room, since).map_err(JoinError::from).and_then(|read| {
             let seated = self.shared.sit(seat);
@@ -103,7 +117,7 @@ impl Backplane for Redis {
         });
         match &arrival {
             Ok(_) => drop(self.shared.seats().insert(seat.session, seat.clone())),
-            Err(_) => self.subscriber.exit(&seat.room),
+            Err(_) => self.subscriptions.exit(&seat.room),
         }
         arrival
     }
@@ -116,12 +130,12 @@ impl Backplane for Redis {
             Leave::Now => self.shared.rise(seat),
             Leave::Lapse => self.shared.publisher.send(self.shared.renew(&seat.room, &[seat], false), drop),
         }
-        self.subscriber.exit(&seat.room);
+        self.subscriptions.exit(&seat.room);
     }
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
         let shared = &self.shared;
-        let newest = Id { ms: self.subscriber.newest_ms(&seat.room).load(Relaxed), seq: 0 };
+        let newest = Id { ms: self.subscriptions.newest_ms(&seat.room).load(Relaxed), seq: 0 };
         let command = script(&SAY, 2)
             .arg(log_key(&seat.room))
             .arg(format!("bobbin:{{{}}}:ref:{}", seat.room, reference.as_deref().unwrap_or_default()))
@@ -133,12 +147,12 @@ impl Backplane for Redis {
             .arg(if reference.is_some() { REF_LIFE.as_secs() } else { 0 })
             .get_packed_command();
         let (session, room) = (seat.session, seat.room.clone());
-        let (listener, subscriber) = (shared.listener.clone(), self.subscriber.clone());
+        let (listener, subscriptions) = (shared.listener.clone(), self.subscriptions.clone());
         shared.publisher.send(command, move |answer| {
             match answer.and_then(|value| Vec::<String>::from_redis_value(value).map_err(not_understood)).as_deref() {
                 Ok([id]) => {
                     if let Ok(id) = id.parse() {
-                        subscriber.expect(room, id);
+                        subscriptions.expect(room, id);
                     }
                 }
                 Ok([id, body]) => {
@@ -168,6 +182,7 @@ impl Backplane for Redis {
         let mut messages = entries(self.shared.publisher.ask(command)?)?;
         let more = messages.len() > limit;
         messages.truncate(limit);
+        messages.retain(|(_, body)| is_body(body));
         messages.reverse();
         Ok(Page { messages, more })
     }
@@ -178,7 +193,7 @@ impl Backplane for Redis {
     }
 
     fn health(&self) -> Health {
-        self.shared.link.state().map(drop)
+        self.shared.link.state().map(drop).map_err(|why| format!("redis: {why}"))
     }
 
     fn stop(&self, deadline: Duration) {
@@ -236,7 +251,7 @@ impl Shared {
         let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
         let [last, more, gap, found @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
         let mut messages = Vec::with_capacity(found.len() / 2);
-        for pair in found.chunks_exact(2).rev() {
+        for pair in found.chunks_exact(2).rev().filter(|pair| is_body(&pair[1])) {
             messages.push((pair[0].parse().map_err(not_understood)?, pair[1].clone()));
         }
         Ok(Arrival {
@@ -296,7 +311,7 @@ impl Shared {
 /// Keeps the task's leases alive, clears lapsed ones away, probes the subscription.
 struct Heartbeat {
     shared: Arc<Shared>,
-    subscriber: Subscriber,
+    subscriptions: Subscriptions,
 }
 
 impl Heartbeat {
@@ -313,13 +328,13 @@ impl Heartbeat {
     }
 
     fn beat(&self, again: bool) -> Result<(), Unavailable> {
-        self.subscriber.probe();
+        self.subscriptions.probe();
         for (room, seats) in self.shared.seats_by_room() {
             for some in seats.chunks(RENEW) {
                 let answer = self.shared.publisher.ask(self.shared.renew(&room, &refs(some), again))?;
                 let reply: Vec<String> = from_value(answer)?;
                 let [newest, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-                self.subscriber.expect(room.clone(), newest.parse().map_err(not_understood)?);
+                self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?);
                 for pair in lost.chunks_exact(2) {
                     self.lost(some.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
                 }
@@ -361,9 +376,15 @@ pub fn entries(value: Value) -> Result<Vec<(Id, String)>, Unavailable> {
     raw.into_iter()
         .map(|(id, mut fields)| {
             let id = id.parse().map_err(not_understood)?;
-            Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { "{}".to_owned() }))
+            Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { String::new() }))
         })
         .collect()
+}
+
+/// Whether this is a message as `say.lua` keeps it. Whatever else someone put into a log (by hand, with `XADD`) is
+/// passed over: in a frame it would not be JSON.
+pub fn is_body(body: &str) -> bool {
+    body.starts_with(r#"{"name":"#) && serde_json::from_str::<&RawValue>(body).is_ok()
 }
 
 fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {

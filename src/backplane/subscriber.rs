@@ -6,21 +6,20 @@
 //! every heartbeat brings. The thread never touches a client's socket.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use redis::{Client, Msg, PubSub, RedisResult};
 
 use super::link::{Backoff, Link, Part, connect};
 use super::publisher::Publisher;
+use super::subscriptions::{Registry, Wish, channel_of_room, channel_of_task};
 use super::{Change, Event, Listener, Room, Unavailable};
 use crate::protocol::{self, Id};
 use crate::threads;
 
-/// Wishes that may wait. `Subscribe` waits for its turn; a `Tail` is only a hint and is dropped when it is full.
-const QUEUE: usize = 4096;
 /// The longest the thread listens without looking at its wishes and its clock.
 const TICK: Duration = Duration::from_millis(500);
 /// How long after a message was kept it should have been heard of.
@@ -28,146 +27,33 @@ const SUSPICION: Duration = Duration::from_millis(500);
 /// A connection on which the task's own probe (one each heartbeat) was not heard for this long is deaf: a heartbeat's
 /// 3 s and the 5 s that a probe may take.
 const DEAF: Duration = Duration::from_secs(8);
-/// How long a newcomer waits for its room's subscription.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How many messages are read from the log at a time.
 const FILL: usize = 500;
 
-/// The handle: who is interested in which room.
-#[derive(Clone)]
+/// See the module.
 pub struct Subscriber {
-    watched: Arc<Mutex<HashMap<Room, Watched>>>,
-    wishes: Sender<Wish>,
-    publisher: Publisher,
-    task: Arc<str>,
-}
-
-struct Watched {
-    /// How many sessions here are in the room, or on their way.
-    sessions: usize,
-    /// Whether the subscription stands.
-    ready: bool,
-    /// Milliseconds of the newest id seen here: what a new id must not fall behind.
-    newest_ms: Arc<AtomicU64>,
-}
-
-enum Wish {
-    /// Subscribe, then answer.
-    Subscribe { room: Room, done: Sender<()> },
-    /// Unsubscribe, if by then nobody is in the room.
-    Unsubscribe { room: Room },
-    /// The log had this message at that time.
-    Tail { room: Room, id: Id, at: Instant },
-}
-
-impl Subscriber {
-    /// Starts the thread. `task` is this task's name, and its own channel's.
-    pub fn start(
-        client: Client,
-        task: &Arc<str>,
-        publisher: Publisher,
-        link: Arc<Link>,
-        listener: Listener,
-    ) -> std::io::Result<Subscriber> {
-        let (wishes, inbox) = bounded(QUEUE);
-        let subscriber =
-            Subscriber { watched: Arc::default(), wishes, publisher: publisher.clone(), task: task.clone() };
-        let watched = subscriber.watched.clone();
-        let task = task.clone();
-        let mut worker = Worker {
-            client,
-            task,
-            publisher,
-            link,
-            listener,
-            inbox,
-            watched,
-            rooms: HashMap::new(),
-            suspects: Vec::new(),
-        };
-        threads::vital("subscriber", move || worker.run())?;
-        Ok(subscriber)
-    }
-
-    /// Counts a session in, and returns once the room's events are heard.
-    pub fn enter(&self, room: &Room) -> Result<(), Unavailable> {
-        let ready = {
-            let mut watched = self.lock();
-            let entry = watched.entry(room.clone()).or_insert_with(|| Watched {
-                sessions: 0,
-                ready: false,
-                newest_ms: Arc::default(),
-            });
-            entry.sessions += 1;
-            entry.ready
-        };
-        let subscribed = || {
-            let (done, answer) = bounded(1);
-            let wish = Wish::Subscribe { room: room.clone(), done };
-            self.wishes.send_timeout(wish, PATIENCE).map_err(|_| Unavailable)?;
-            self.probe();
-            answer.recv_timeout(PATIENCE).map_err(|_| Unavailable)
-        };
-        if ready { Ok(()) } else { subscribed().inspect_err(|_| self.exit(room)) }
-    }
-
-    /// Counts a session out.
-    pub fn exit(&self, room: &Room) {
-        if let Some(entry) = self.lock().get_mut(room) {
-            entry.sessions -= 1;
-            if entry.sessions > 0 {
-                return;
-            }
-        }
-        // Not waited for, and tried again with the next one to leave if the queue is full: a room too many is harmless.
-        let _ = self.wishes.try_send(Wish::Unsubscribe { room: room.clone() });
-    }
-
-    /// What a new id in this room must not fall behind, in milliseconds.
-    pub fn newest_ms(&self, room: &Room) -> Arc<AtomicU64> {
-        self.lock().get(room).map(|entry| entry.newest_ms.clone()).unwrap_or_default()
-    }
-
-    /// Says that the log has this message, so it should be heard of.
-    pub fn expect(&self, room: Room, id: Id) {
-        let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now() });
-    }
-
-    /// Publishes to the task's own channel. It wakes the thread, and shows it that it can hear.
-    pub fn probe(&self) {
-        self.publisher
-            .send(redis::cmd("PUBLISH").arg(channel_of_task(&self.task)).arg("probe").get_packed_command(), drop);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Room, Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The channel on which a room's events are published.
-pub fn channel_of_room(room: &str) -> String {
-    format!("bobbin:{{{room}}}:live")
-}
-
-fn channel_of_task(task: &str) -> String {
-    format!("bobbin:task:{task}")
-}
-
-struct Worker {
-    client: Client,
-    task: Arc<str>,
-    publisher: Publisher,
-    link: Arc<Link>,
-    listener: Listener,
-    inbox: Receiver<Wish>,
-    watched: Arc<Mutex<HashMap<Room, Watched>>>,
+    /// How to reach Redis.
+    pub client: Client,
+    /// This task's name, and its own channel's.
+    pub task: Arc<str>,
+    /// Who reads the log.
+    pub publisher: Publisher,
+    /// The state of the connection.
+    pub link: Arc<Link>,
+    /// Where events go.
+    pub listener: Listener,
+    /// What is asked for.
+    pub inbox: Receiver<Wish>,
+    /// Which rooms have sessions here.
+    pub watched: Registry,
     /// The rooms that are subscribed to, and how far each was delivered.
-    rooms: HashMap<Room, Cursor>,
+    pub rooms: HashMap<Room, Cursor>,
     /// Messages that should have been heard of, oldest first.
-    suspects: Vec<(Room, Id, Instant)>,
+    pub suspects: Vec<(Room, Id, Instant)>,
 }
 
-struct Cursor {
+/// How far a room was delivered.
+pub struct Cursor {
     /// The newest message delivered; those at or below it are not delivered again.
     last: Id,
     newest_ms: Arc<AtomicU64>,
@@ -186,7 +72,12 @@ impl<E: std::fmt::Display> From<E> for End {
     }
 }
 
-impl Worker {
+impl Subscriber {
+    /// Starts the thread.
+    pub fn start(mut self) -> std::io::Result<()> {
+        threads::vital("subscriber", move || self.run()).map(drop)
+    }
+
     fn run(&mut self) {
         let mut backoff = Backoff::new();
         loop {
@@ -246,8 +137,10 @@ impl Worker {
                     pubsub.set_read_timeout(Some(super::link::REDIS_TIMEOUT))?;
                     let answer = self.subscribe(pubsub, &room);
                     pubsub.set_read_timeout(Some(TICK))?;
-                    answer?;
-                    let _ = done.send(());
+                    // Dropped without an answer, it says no.
+                    if answer? {
+                        let _ = done.send(());
+                    }
                 }
                 Ok(Wish::Unsubscribe { room }) => self.unsubscribe(pubsub, &room)?,
                 Ok(Wish::Tail { room, id, at }) => self.suspect(room, id, at),
@@ -257,23 +150,28 @@ impl Worker {
         }
     }
 
-    fn subscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> Result<(), End> {
+    /// Whether the room is heard now. One whose log can't be read (its key is of another type, say) is not, and harms
+    /// no other room.
+    fn subscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> Result<bool, End> {
         if !self.rooms.contains_key(room) {
             pubsub.subscribe(channel_of_room(room))?;
-            let last = self.newest(room).map_err(|_| End::Lost("the log can't be read".to_owned()))?;
+            let Ok(last) = self.newest(room) else {
+                pubsub.unsubscribe(channel_of_room(room))?;
+                return Ok(false);
+            };
             let newest_ms = Arc::new(AtomicU64::new(last.ms));
             self.rooms.insert(room.clone(), Cursor { last, newest_ms });
         }
-        if let (Some(entry), Some(cursor)) = (self.lock().get_mut(room), self.rooms.get(room)) {
+        if let (Some(entry), Some(cursor)) = (self.watched.lock().get_mut(room), self.rooms.get(room)) {
             entry.ready = true;
             entry.newest_ms = cursor.newest_ms.clone();
         }
-        Ok(())
+        Ok(true)
     }
 
     fn unsubscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> RedisResult<()> {
         {
-            let mut watched = self.lock();
+            let mut watched = self.watched.lock();
             if watched.get(room).is_none_or(|entry| entry.sessions > 0) {
                 return Ok(());
             }
@@ -336,6 +234,9 @@ impl Worker {
         }
         cursor.last = id;
         cursor.newest_ms.store(id.ms, Relaxed);
+        if !super::redis::is_body(body) {
+            return;
+        }
         let frame = protocol::text_frame(protocol::message_json(id, body));
         (self.listener)(Event::Message { room: room.clone(), id, frame });
     }
@@ -387,10 +288,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Room, Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

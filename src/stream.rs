@@ -1,0 +1,59 @@
+//! The socket as tungstenite sees it, on the session's thread: what is read comes from it, and what is written goes
+//! to it or to the lane, whichever writes at the time.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tungstenite::Bytes;
+
+use crate::backplane::SessionId;
+use crate::lanes::{Lanes, Letter};
+use crate::wire::Wire;
+
+/// The socket as tungstenite sees it: reads come from it, writes go where they have to.
+pub struct Stream<'a> {
+    /// The socket.
+    pub wire: Arc<Wire>,
+    /// Whose it is.
+    pub id: SessionId,
+    /// For its lane.
+    pub lanes: &'a Lanes,
+    /// The lane writes to the socket now.
+    pub joined: bool,
+    /// When something last came.
+    pub heard: Instant,
+}
+
+impl Stream<'_> {
+    /// Writes whole frames, or has them written.
+    ///
+    /// # Errors
+    /// The connection is broken, or took nothing within its time.
+    pub fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.joined {
+            self.lanes.post(self.id, Letter::Own(bytes));
+            return Ok(());
+        }
+        (&self.wire.socket).write_all(&bytes)
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.wire.socket).read(buffer)?;
+        self.heard = Instant::now();
+        Ok(count)
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // tungstenite hands over whole frames: its pongs and its answers to close frames.
+        self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
