@@ -4,8 +4,10 @@
 //! allocation aborts. So the cap on connections comes before any of the system's own limits.
 
 use std::fs;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 /// What the process needs of each limit for itself: its own threads and files, Redis, health checks.
@@ -14,6 +16,10 @@ const RESERVE: usize = 128;
 const MAPS_A_THREAD: usize = 4;
 /// Maps that the program, its libraries and its heap take, with room to grow.
 const MAPS_RESERVE: usize = 2048;
+/// What a connection takes of the address space, in bytes: its stack and signal stack with their guards, and some heap.
+const ADDRESS_SPACE_A_CONNECTION: usize = 128 * 1024;
+/// What the program takes of it by itself, and what glibc takes a core: up to 8 heaps of 64 MiB.
+const ADDRESS_SPACE_RESERVE: (usize, usize) = (256 * 1024 * 1024, 512 * 1024 * 1024);
 /// What a connection takes of a container's memory at the most, in bytes: user and kernel pages, the socket's buffers.
 const BYTES_A_CONNECTION: usize = 40 * 1024;
 /// What of a container's memory is not for connections, in bytes.
@@ -25,11 +31,18 @@ pub fn capacity() -> (usize, &'static str) {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
     let cgroup = cgroup_folder();
     let at_cgroup = |file: &str| number(&format!("{cgroup}/{file}"));
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let address_space_reserve = ADDRESS_SPACE_RESERVE.0 + cores * ADDRESS_SPACE_RESERVE.1;
     let known = [
         (soft_limit(&limits, "Max open files").map(|n| n.saturating_sub(RESERVE)), "open files (RLIMIT_NOFILE)"),
         (soft_limit(&limits, "Max processes").map(|n| n.saturating_sub(RESERVE)), "threads (RLIMIT_NPROC)"),
         (number("/proc/sys/kernel/threads-max").map(|n| n.saturating_sub(RESERVE)), "kernel.threads-max"),
         (at_cgroup("pids.max").map(|n| n.saturating_sub(RESERVE)), "the container's pids.max"),
+        (
+            soft_limit(&limits, "Max address space")
+                .map(|n| n.saturating_sub(address_space_reserve) / ADDRESS_SPACE_A_CONNECTION),
+            "address space (RLIMIT_AS)",
+        ),
         (
             number("/proc/sys/vm/max_map_count").map(|n| n.saturating_sub(MAPS_RESERVE) / MAPS_A_THREAD),
             "vm.max_map_count",

@@ -170,6 +170,11 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
         password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     let authorities = read.file("REDIS_CA_FILE")?;
+    // Without one, no server would ever be trusted, and only the log of a later try would say why.
+    let no_certificate = |pem: &Vec<u8>| !String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----");
+    if authorities.as_ref().is_some_and(no_certificate) {
+        return Err(read.wrong("REDIS_CA_FILE"));
+    }
     let Some(endpoint) = read.text("REDIS_ENDPOINT") else { return Ok(None) };
     let url = if endpoint.contains("://") {
         endpoint
