@@ -54,10 +54,11 @@ fn a_redis_with_a_password() {
     let task = Task::start(&[("REDIS_ENDPOINT", &url)]);
     ready_and_talking(&task);
     assert!(!task.log().contains("hush"), "{}", task.log());
-    let wrong = Task::on(&redis, &[("REDIS_PASSWORD", "shout")]);
+    let plain = redis.endpoint();
+    let wrong = Task::start(&[("REDIS_ENDPOINT", &plain), ("REDIS_PASSWORD", "shout")]);
     never_ready(&wrong);
     assert!(!wrong.log().contains("shout"), "{}", wrong.log());
-    never_ready(&Task::on(&redis, &[]));
+    never_ready(&Task::start(&[("REDIS_ENDPOINT", &plain)]));
 }
 
 /// A Redis that speaks TLS only, and the file with the authority that signed its certificate.
@@ -85,7 +86,7 @@ fn a_redis_with_tls() {
     ready_and_talking(&task);
     // An authority that nobody knows is not trusted, and plain text gets nowhere.
     never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
-    never_ready(&Task::on(&redis, &[]));
+    never_ready(&Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]));
 }
 
 #[test]

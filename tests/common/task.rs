@@ -1,6 +1,6 @@
 //! One task: a process of the real binary on a free port, with its log kept.
 
-use super::{PATIENCE, Redis, poll, signal};
+use super::{PATIENCE, Redis, http, poll, poll_until, signal};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -30,11 +30,13 @@ impl Task {
         Task::spawn(command)
     }
 
-    /// Starts one that is joined with others by `redis`.
+    /// Starts one that is joined with others by `redis`, and waits until it has found it.
     #[track_caller]
     pub fn on(redis: &Redis, settings: &[(&str, &str)]) -> Task {
         let endpoint = redis.endpoint();
-        Task::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())], settings].concat())
+        let task = Task::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())], settings].concat());
+        poll_until("ready", PATIENCE, || http::get(task.addr, "/readyz").status == 200);
+        task
     }
 
     /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
@@ -86,7 +88,7 @@ impl Task {
     /// Waits until the log contains `text`.
     #[track_caller]
     pub fn logged(&self, text: &str) {
-        super::poll_until(&format!("{text:?} in the log"), PATIENCE, || self.log().contains(text));
+        poll_until(&format!("{text:?} in the log"), PATIENCE, || self.log().contains(text));
     }
 
     pub fn pid(&self) -> u32 {
