@@ -4,7 +4,7 @@
 #
 #   ENV=production REGION=eu-central-1 cfn/deploy.sh deploy     (or destroy)
 #
-# CERT=arn…           a certificate of ACM in REGION: the load balancer itself speaks HTTPS, and no CloudFront is made.
+# CERT=arn…           a certificate of ACM in REGION: the load balancer itself speaks HTTPS, without CloudFront.
 # CLOUDFRONT=0|1      in front or not. Default: 1 without CERT (so there is HTTPS all the same), 0 with it.
 # DOMAIN, EDGE_CERT   for CLOUDFRONT=1 under your own name: the name, and its certificate in us-east-1.
 # IMAGE=…             an image that is already in ECR, instead of building this source.
@@ -88,8 +88,11 @@ build_and_push() {
     output REPOSITORY cluster RepositoryUri
     output REGISTRY cluster Registry
     IMAGE=$REPOSITORY:$tag
-    if [ -z "$DRY_RUN" ] && aws ecr describe-images --repository-name "$ENV/chat" --image-ids "imageTag=$tag" >/dev/null 2>&1
-    then echo "# $IMAGE is there already"; return; fi
+    if [ -z "$DRY_RUN" ] &&
+        aws ecr describe-images --repository-name "$ENV/chat" --image-ids "imageTag=$tag" >/dev/null 2>&1; then
+        echo "# $IMAGE is there already"
+        return
+    fi
     take PASSWORD aws ecr get-login-password
     echo "docker login --username AWS --password-stdin $REGISTRY <<<\"\$PASSWORD\""
     [ -n "$DRY_RUN" ] || docker login --username AWS --password-stdin "$REGISTRY" <<<"$PASSWORD"
@@ -102,7 +105,10 @@ build_and_push() {
 deploy() {
     local entry=load-balancer prefix_list=''
     if [ "$CLOUDFRONT" = 1 ]; then
-        [ -z "$CERT" ] || [ -n "$DOMAIN" ] || { echo 'CLOUDFRONT=1 with CERT needs DOMAIN and EDGE_CERT too' >&2; exit 1; }
+        if [ -n "$CERT" ] && [ -z "$DOMAIN" ]; then
+            echo 'CLOUDFRONT=1 with CERT needs DOMAIN and EDGE_CERT too' >&2
+            exit 1
+        fi
         take PREFIX_LIST aws ec2 describe-managed-prefix-lists --output text --query 'PrefixLists[0].PrefixListId' \
             --filters Name=prefix-list-name,Values=com.amazonaws.global.cloudfront.origin-facing
         entry=cloudfront prefix_list=$PREFIX_LIST
@@ -137,7 +143,8 @@ destroy() {
         run aws cloudformation delete-stack --stack-name "bobbin-$ENV-$name"
         run aws cloudformation wait stack-delete-complete --stack-name "bobbin-$ENV-$name"
     done
-    echo "# a last snapshot of Redis is kept; to see it: aws elasticache describe-snapshots --replication-group-id $ENV-redis"
+    echo "# Redis left a last snapshot; to see it:"
+    echo "# aws elasticache describe-snapshots --replication-group-id $ENV-redis"
 }
 
 case ${1:-} in

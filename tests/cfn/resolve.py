@@ -10,12 +10,22 @@ import re
 import yaml
 
 ORDER = ["cluster", "resources", "chat-service", "cloudfront"]  # as cfn/deploy.sh deploys them
-PSEUDO = {"AWS::Region": "eu-central-1", "AWS::AccountId": "123456789012", "AWS::Partition": "aws",
-          "AWS::URLSuffix": "amazonaws.com", "AWS::StackName": "stack", "AWS::StackId": "stack-id"}
+PSEUDO = {
+    "AWS::Region": "eu-central-1",
+    "AWS::AccountId": "123456789012",
+    "AWS::Partition": "aws",
+    "AWS::URLSuffix": "amazonaws.com",
+    "AWS::StackName": "stack",
+    "AWS::StackId": "stack-id",
+}
 # Where Ref or GetAtt gives back a name that the template itself chose: the property that holds it.
-OWN_NAMES = {("AWS::ECS::Cluster", "Ref"): "ClusterName", ("AWS::ECS::Service", "Name"): "ServiceName",
-             ("AWS::Logs::LogGroup", "Ref"): "LogGroupName", ("AWS::CloudWatch::Dashboard", "Ref"): "DashboardName",
-             ("AWS::ElastiCache::ReplicationGroup", "Ref"): "ReplicationGroupId"}
+OWN_NAMES = {
+    ("AWS::ECS::Cluster", "Ref"): "ClusterName",
+    ("AWS::ECS::Service", "Name"): "ServiceName",
+    ("AWS::Logs::LogGroup", "Ref"): "LogGroupName",
+    ("AWS::CloudWatch::Dashboard", "Ref"): "DashboardName",
+    ("AWS::ElastiCache::ReplicationGroup", "Ref"): "ReplicationGroupId",
+}
 NO_VALUE = object()
 
 
@@ -24,8 +34,11 @@ class Loader(yaml.CSafeLoader):
 
 
 def _tag(loader, suffix, node):
-    kind = {yaml.ScalarNode: loader.construct_scalar, yaml.MappingNode: lambda n: loader.construct_mapping(n, deep=True),
-            yaml.SequenceNode: lambda n: loader.construct_sequence(n, deep=True)}[type(node)]
+    kind = {
+        yaml.ScalarNode: loader.construct_scalar,
+        yaml.MappingNode: lambda n: loader.construct_mapping(n, deep=True),
+        yaml.SequenceNode: lambda n: loader.construct_sequence(n, deep=True),
+    }[type(node)]
     value = kind(node)
     if suffix == "GetAtt" and isinstance(value, str):
         value = value.split(".", 1)
@@ -87,7 +100,7 @@ class Stack:
     def test(self, rule):
         if isinstance(rule, bool):
             return rule
-        (how, args), = rule.items()
+        ((how, args),) = rule.items()
         if how == "Condition":
             return self.condition(args)
         if how == "Fn::Equals":
@@ -104,7 +117,7 @@ class Stack:
         if not isinstance(raw, dict):
             return raw
         if len(raw) == 1:
-            (how, args), = raw.items()
+            ((how, args),) = raw.items()
             if how == "Ref":
                 return NO_VALUE if args == "AWS::NoValue" else self.reference(args)
             if how.startswith("Fn::"):
@@ -137,6 +150,7 @@ class Stack:
         def replace(match):
             name, _, attribute = match[1].partition(".")
             return str(extra[name] if name in extra else self.reference(name, attribute or "Ref"))
+
         return re.sub(r"\$\{([^}!]+)\}", replace, text)
 
     def _join(self, args):

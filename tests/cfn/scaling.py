@@ -1,6 +1,6 @@
 """A simulator of the scaling rules: what would AWS do with these numbers under such a load?
 
-    python tests/cfn/scaling.py        prints the table and draws tests/cfn/scaling.svg
+    python tests/cfn/plot.py        prints the table and draws tests/cfn/scaling.svg
 
 The rules come from the resolved template, so the numbers that are simulated are the numbers that are deployed. The
 model is plain on purpose. A session costs a thousandth of a task's CPU. Sockets stay where they are; only new ones are
@@ -11,7 +11,6 @@ doesn't look at sockets.
 
 import dataclasses
 import math
-import pathlib
 import random
 
 STEP = 5  # seconds of simulated time
@@ -29,7 +28,7 @@ class Alarm:
     sees: str  # "cpu", or "busier": the larger of CPU and connections
 
     def rings(self, values):
-        last = values[-self.periods:]
+        last = values[-self.periods :]
         bad = [v >= self.threshold if self.above else v <= self.threshold for v in last]
         return len(last) == self.periods and sum(bad) >= self.datapoints
 
@@ -37,6 +36,7 @@ class Alarm:
 @dataclasses.dataclass
 class Rules:
     """All numbers that decide how many tasks there are."""
+
     up: Alarm
     up_steps: list  # (lower, upper, adjustment)
     up_percent: bool
@@ -64,31 +64,77 @@ class Rules:
 
 # The original recipe's numbers: one datapoint of a minute both ways, a minute's cooldown, no cap, nothing shed.
 ARTICLE = Rules(
-    up=Alarm(70, True, 1, 1, "cpu"), up_steps=[(0, 15, 1), (15, 25, 2), (25, math.inf, 3)], up_percent=False, up_cooldown=60,
-    down=Alarm(20, False, 1, 1, "cpu"), down_steps=[(-math.inf, 0, -1)], down_cooldown=60, smallest=2, largest=10)
+    up=Alarm(70, True, 1, 1, "cpu"),
+    up_steps=[(0, 15, 1), (15, 25, 2), (25, math.inf, 3)],
+    up_percent=False,
+    up_cooldown=60,
+    down=Alarm(20, False, 1, 1, "cpu"),
+    down_steps=[(-math.inf, 0, -1)],
+    down_cooldown=60,
+    smallest=2,
+    largest=10,
+)
 
 
 def from_template(world, cap=850, shed=10):
     """The rules of a resolved chat-service stack. A full task (850 sessions) is then at 85 % of its CPU."""
-    parts = {key: p for kind in ("CloudWatch::Alarm", "ApplicationAutoScaling::ScalingPolicy", "ApplicationAutoScaling::ScalableTarget")
-             for key, p in world.chat.of_kind("AWS::" + kind)}
+    parts = {
+        key: p
+        for kind in (
+            "CloudWatch::Alarm",
+            "ApplicationAutoScaling::ScalingPolicy",
+            "ApplicationAutoScaling::ScalableTarget",
+        )
+        for key, p in world.chat.of_kind("AWS::" + kind)
+    }
 
     def alarm(key):
         p = parts[key]
-        return Alarm(p["Threshold"], p["ComparisonOperator"].startswith("Greater"), p["DatapointsToAlarm"], p["EvaluationPeriods"],
-                     {"cpu": "cpu", "MAX([cpu, used])": "busier"}[p.get("Metrics", [{"Expression": "cpu"}])[0]["Expression"]])
+        return Alarm(
+            p["Threshold"],
+            p["ComparisonOperator"].startswith("Greater"),
+            p["DatapointsToAlarm"],
+            p["EvaluationPeriods"],
+            {"cpu": "cpu", "MAX([cpu, used])": "busier"}[p.get("Metrics", [{"Expression": "cpu"}])[0]["Expression"]],
+        )
 
     def steps(key):
         policy = parts[key]["StepScalingPolicyConfiguration"]
-        found = [(s.get("MetricIntervalLowerBound", -math.inf), s.get("MetricIntervalUpperBound", math.inf), s["ScalingAdjustment"])
-                 for s in policy["StepAdjustments"]]
+        found = [
+            (
+                s.get("MetricIntervalLowerBound", -math.inf),
+                s.get("MetricIntervalUpperBound", math.inf),
+                s["ScalingAdjustment"],
+            )
+            for s in policy["StepAdjustments"]
+        ]
         return found, policy["AdjustmentType"] == "PercentChangeInCapacity", policy["Cooldown"]
+
     up_steps, percent, up_cooldown = steps("ScaleUpPolicy")
     down_steps, _, down_cooldown = steps("ScaleDownPolicy")
     tracking = parts.get("ConnectionsPolicy", {}).get("TargetTrackingScalingPolicyConfiguration", {})
     bounds = parts["ScalableTarget"]
-    return Rules(alarm("HighCpuUsageAlarm"), up_steps, percent, up_cooldown, alarm("LowCpuUsageAlarm"), down_steps, down_cooldown,
-                 int(bounds["MinCapacity"]), int(bounds["MaxCapacity"]), tracking.get("TargetValue"), tracking.get("ScaleOutCooldown", 0), cap, shed)
+    return Rules(
+        alarm("HighCpuUsageAlarm"),
+        up_steps,
+        percent,
+        up_cooldown,
+        alarm("LowCpuUsageAlarm"),
+        down_steps,
+        down_cooldown,
+        int(bounds["MinCapacity"]),
+        int(bounds["MaxCapacity"]),
+        tracking.get("TargetValue"),
+        tracking.get("ScaleOutCooldown", 0),
+        cap,
+        shed,
+    )
+
+
+@dataclasses.dataclass
+class Task:
+    sockets: float = 0.0
+    shedding: bool = False
 
 
 class Service:
@@ -96,7 +142,7 @@ class Service:
 
     def __init__(self, rules, sessions, cost=COST):
         self.rules, self.cost, self.now = rules, cost, 0
-        self.tasks = [sessions / rules.smallest] * rules.smallest  # sockets on each running task
+        self.tasks = [Task(sessions / rules.smallest) for _ in range(rules.smallest)]  # those that run
         self.starting = []  # when each will run
         self.waiting = self.dropped = self.shed = 0.0
         self.actions = []  # (time, +n or -n)
@@ -110,53 +156,74 @@ class Service:
     def desired(self):
         return len(self.tasks) + len(self.starting)
 
+    @property
+    def connected(self):
+        return sum(task.sockets for task in self.tasks)
+
     def cpus(self):
-        return [min(100.0, n * self.cost) for n in self.tasks]
+        return [min(100.0, task.sockets * self.cost) for task in self.tasks]
 
     def step(self, wanted):
-        self.tasks += [0.0 for at in self.starting if at <= self.now]
+        self.tasks += [Task() for at in self.starting if at <= self.now]
         self.starting = [at for at in self.starting if at > self.now]
-        here = sum(self.tasks)
+        here = self.connected
         leaving = min(here, max(here * STEP / STAY, here + self.waiting - wanted))  # people come and go all the time
-        if here:
-            self.tasks = [n * (1 - leaving / here) for n in self.tasks]
-        self.waiting = max(0.0, wanted - sum(self.tasks))
+        for task in self.tasks:
+            task.sockets -= task.sockets * leaving / max(here, 1)
+        self.waiting = max(0.0, wanted - self.connected)
         self.move_surplus()
         self.connect()
-        self.minute.append((sum(self.cpus()) / len(self.tasks), sum(self.tasks) / len(self.tasks) / (self.rules.cap or math.inf) * 100))
+        self.minute.append(
+            (sum(self.cpus()) / len(self.tasks), self.connected / len(self.tasks) / (self.rules.cap or math.inf) * 100)
+        )
         if len(self.minute) == 60 // STEP:
             cpu, used = (sum(column) / len(column) for column in zip(*self.minute))
             self.minute = []
-            self.log.append({"time": self.now, "tasks": len(self.tasks), "desired": self.desired, "average": cpu, "hottest": max(self.cpus()),
-                             "waiting": self.waiting, "dropped": self.dropped, "shed": self.shed, "wanted": wanted})
+            self.log.append(
+                {
+                    "time": self.now,
+                    "tasks": len(self.tasks),
+                    "desired": self.desired,
+                    "average": cpu,
+                    "hottest": max(self.cpus()),
+                    "waiting": self.waiting,
+                    "dropped": self.dropped,
+                    "shed": self.shed,
+                    "wanted": wanted,
+                }
+            )
             self.decide()  # before this minute is added: an alarm sees it a minute late
             for key, value in (("cpu", cpu), ("used", used), ("busier", max(cpu, used))):
                 self.history[key].append(value)
         self.now += STEP
 
     def move_surplus(self):
-        """A task over 1.5 times the average, and 200 more, asks a few a second to move."""
-        average = sum(self.tasks) / len(self.tasks)
-        for i, n in enumerate(self.tasks):
-            if n > 1.5 * average and n > average + 200:
-                moved = min(self.rules.shed * STEP, n - average)
-                self.tasks[i] -= moved
+        """A task over 1.5 times the average, and 200 more, asks a few a second to move, until it has the average."""
+        average = self.connected / len(self.tasks)
+        for task in self.tasks:
+            over = task.sockets - average
+            task.shedding = over > 0 and (task.shedding or over > average / 2 and over >= 200)
+            if task.shedding:
+                moved = min(self.rules.shed * STEP, over)
+                task.sockets -= moved
                 self.waiting += moved
                 self.shed += moved
 
     def connect(self):
         """Those who wait get in: with a cap to the emptiest tasks, up to the cap; without one to all alike."""
         if self.rules.cap is None:
-            self.tasks = [n + self.waiting / len(self.tasks) for n in self.tasks]
+            for task in self.tasks:
+                task.sockets += self.waiting / len(self.tasks)
             self.waiting = 0.0
             return
-        room = [max(0.0, self.rules.cap - n) for n in self.tasks]
-        coming = min(self.waiting, sum(room))
+        coming = min(self.waiting, sum(max(0.0, self.rules.cap - task.sockets) for task in self.tasks))
         low, high = 0.0, float(self.rules.cap)  # fill up to one level, found by halving
         for _ in range(40):
             level = (low + high) / 2
-            low, high = (level, high) if sum(max(0.0, level - n) for n in self.tasks) < coming else (low, level)
-        self.tasks = [max(n, low) for n in self.tasks]
+            takes = sum(max(0.0, level - task.sockets) for task in self.tasks)
+            low, high = (level, high) if takes < coming else (low, level)
+        for task in self.tasks:
+            task.sockets = max(task.sockets, low)
         self.waiting = max(0.0, self.waiting - coming)
 
     def decide(self):
@@ -169,7 +236,9 @@ class Service:
         rules, seen, wishes = self.rules, self.history, []
         if rules.up.rings(seen[rules.up.sees]):
             start = self.base if self.now < self.out_until else self.desired
-            wishes.append(("step", start, rules.adjust(start, seen[rules.up.sees][-1] - rules.up.threshold, rules.up_steps)))
+            wishes.append(
+                ("step", start, rules.adjust(start, seen[rules.up.sees][-1] - rules.up.threshold, rules.up_steps))
+            )
         if rules.target and len(seen["used"]) >= 3 and min(seen["used"][-3:]) > rules.target:
             start = self.tracked_base if self.now < self.tracked_until else self.desired
             wishes.append(("track", start, min(rules.largest, math.ceil(start * seen["used"][-1] / rules.target))))
@@ -190,7 +259,7 @@ class Service:
                     if self.starting:
                         self.starting.pop()
                         continue
-                    gone = self.tasks.pop(self.random.randrange(len(self.tasks)))
+                    gone = self.tasks.pop(self.random.randrange(len(self.tasks))).sockets
                     self.dropped += gone
                     self.waiting += gone
 
@@ -205,8 +274,6 @@ LOADS = {  # sessions wanted at a minute, and for how many minutes
     "spike": (lambda m: 400 + 3600 * (20 <= m < 30), 120),
     "swing": (lambda m: 1800 if m % 8 < 4 else 350, 90),
 }
-CAPTIONS = {"daily wave": "400, 4,000 and 400 in a day", "jump": "400 to 4,000 people in 2 minutes",
-            "spike": "4,000 people for 10 minutes", "swing": "1,800 and 350, 4 minutes each"}
 
 
 @dataclasses.dataclass
@@ -239,52 +306,50 @@ def simulate(rules, load, minutes, cost=COST):
 
 def table(runs):
     """One line a load and rules, from {(load, rules' name): Run}."""
-    head = ("load", "numbers", "actions", "reversals", "most tasks", "task hours", "minutes >= 95 %", "minutes to serve", "kept waiting", "dropped", "asked to move")
-    rows = [head] + [(load, name, len(r.actions), r.reversals, max(x["desired"] for x in r.log), f"{sum(x['desired'] for x in r.log) / 60:.0f}",
-                      r.hot_minutes, f"{r.served:.0f}", f"{max(x['waiting'] for x in r.log):.0f}", f"{r.log[-1]['dropped']:.0f}", f"{r.log[-1]['shed']:.0f}")
-                     for (load, name), r in runs.items()]
+    head = (
+        "load",
+        "numbers",
+        "actions",
+        "reversals",
+        "most tasks",
+        "task hours",
+        "minutes >= 95 %",
+        "minutes to serve",
+        "kept waiting",
+        "dropped",
+        "asked to move",
+    )
+    rows = [head] + [
+        (
+            load,
+            name,
+            len(r.actions),
+            r.reversals,
+            max(x["desired"] for x in r.log),
+            f"{sum(x['desired'] for x in r.log) / 60:.0f}",
+            r.hot_minutes,
+            f"{r.served:.0f}",
+            f"{max(x['waiting'] for x in r.log):.0f}",
+            f"{r.log[-1]['dropped']:.0f}",
+            f"{r.log[-1]['shed']:.0f}",
+        )
+        for (load, name), r in runs.items()
+    ]
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(head))]
-    return "\n".join("  ".join(str(c).ljust(w) if i < 2 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows) + "\n"
-
-
-def plot(runs):
-    """The runs as an SVG: a column a load; rows for tasks, CPU and dropped sockets. Plain text, so that git shows what changed."""
-    colours, loads = {"original": "#c0392b", "ours": "#1f6feb"}, list(dict.fromkeys(load for load, _ in runs))
-    rows = [("tasks", [("tasks", "")], None), ("CPU, %: average, hottest dashed", [("average", ""), ("hottest", ' stroke-dasharray="3 2"')], 100),
-            ("sockets dropped so far", [("dropped", "")], None)]
-    width, height, gap, top, left = 250, 110, 42, 66, 40
-    labels = {"original": "the original recipe's numbers", "ours": "the numbers in cfn/"}
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(loads) * (width + gap)}" height="{top + len(rows) * (height + gap) - 20}" font-family="sans-serif" font-size="11">',
-           '<rect width="100%" height="100%" fill="white"/>']
-    for i, (name, colour) in enumerate(colours.items()):
-        out.append(f'<path d="M{left + i * 240} 18h24" stroke="{colour}" stroke-width="2"/><text x="{left + 30 + i * 240}" y="22">{labels[name]}</text>')
-    for c, load in enumerate(loads):
-        x0 = left + c * (width + gap)
-        out.append(f'<text x="{x0}" y="44" ><tspan font-weight="bold">{load}</tspan>: {CAPTIONS[load]}</text>')
-        for r, (title, series, most) in enumerate(rows):
-            y0 = top + r * (height + gap)
-            data = {name: runs[load, name].log for name in colours}
-            end = data["ours"][-1]["time"]
-            most_here = most or max(1, max(row[key] for log in data.values() for row in log for key, _ in series))
-            out.append(f'<rect x="{x0}" y="{y0}" width="{width}" height="{height}" fill="none" stroke="#ccc"/><text x="{x0 + 4}" y="{y0 - 4}" fill="#555">{title}</text>'
-                       f'<text x="{x0 - 4}" y="{y0 + 9}" text-anchor="end" fill="#555">{most_here:.0f}</text><text x="{x0 - 4}" y="{y0 + height}" text-anchor="end" fill="#555">0</text>'
-                       f'<text x="{x0 + width}" y="{y0 + height + 13}" text-anchor="end" fill="#555">{(end + STEP) // 60} min</text>')
-            for name, colour in colours.items():
-                thin = max(1, len(data[name]) // 120)
-                for key, dash in series:
-                    points = " ".join(f"{x0 + row['time'] / end * width:.1f},{y0 + height - row[key] / most_here * height:.1f}" for row in data[name][::thin])
-                    out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3"{dash}/>')
-    return "\n".join(out + ["</svg>"]) + "\n"
+    return (
+        "\n".join(
+            "  ".join(
+                str(c).ljust(w) if i < 2 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths))
+            ).rstrip()
+            for row in rows
+        )
+        + "\n"
+    )
 
 
 def run_all(ours):
-    return {(load, name): simulate(rules, shape, minutes) for load, (shape, minutes) in LOADS.items() for name, rules in (("original", ARTICLE), ("ours", ours))}
-
-
-if __name__ == "__main__":
-    from test_templates import world
-    results = run_all(from_template(world("as it comes")))
-    print(table(results), end="")
-    here = pathlib.Path(__file__).parent
-    (here / "scaling.svg").write_text(plot(results))
-    (here / "scaling.txt").write_text(table(results))
+    return {
+        (load, name): simulate(rules, shape, minutes)
+        for load, (shape, minutes) in LOADS.items()
+        for name, rules in (("original", ARTICLE), ("ours", ours))
+    }

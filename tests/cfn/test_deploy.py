@@ -35,15 +35,25 @@ WAYS = {  # what a person may say to make, beside ENV and REGION
     "no certificate": {},
     "certificate": {"CERT": CERTIFICATE},
     "plain": {"CLOUDFRONT": "0"},
-    "all of one's own": {"CERT": CERTIFICATE, "CLOUDFRONT": "1", "DOMAIN": EDGE["DomainName"], "EDGE_CERT": EDGE["EdgeCertificateArn"]},
-    "cheapest": {"CLOUDFRONT": "0", "ARCH": "ARM64", "CLUSTER_PARAMS": "TaskNetwork=public-addresses", "RESOURCES_PARAMS": "CacheNodes=1",
-                 "CHAT_PARAMS": "ContainerCpu=256 ContainerMemory=512 DesiredCount=1"},
+    "all of one's own": {
+        "CERT": CERTIFICATE,
+        "CLOUDFRONT": "1",
+        "DOMAIN": EDGE["DomainName"],
+        "EDGE_CERT": EDGE["EdgeCertificateArn"],
+    },
+    "cheapest": {
+        "CLOUDFRONT": "0",
+        "ARCH": "ARM64",
+        "CLUSTER_PARAMS": "TaskNetwork=public-addresses",
+        "RESOURCES_PARAMS": "CacheNodes=1",
+        "CHAT_PARAMS": "ContainerCpu=256 ContainerMemory=512 DesiredCount=1",
+    },
 }
 
 
 @pytest.fixture
 def script(tmp_path):
-    """Runs cfn/deploy.sh with stand-ins in place of everything that would reach out; gives what it printed and what was called."""
+    """Runs cfn/deploy.sh with stand-ins for everything that would reach out; gives what it printed and called."""
     for name in ("aws", "docker", "curl"):
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)
@@ -51,11 +61,21 @@ def script(tmp_path):
     def run(what, fail="", expect=0, **given):
         calls = tmp_path / "calls"
         calls.write_text("")
-        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "CALLS": str(calls), "FAIL": fail,
-                       "ENV": "production", "REGION": "eu-central-1", "ARCH": "X86_64"} | given
-        done = subprocess.run([ROOT / "cfn" / "deploy.sh", what], env=environment, capture_output=True, text=True, timeout=60)
+        environment = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "CALLS": str(calls),
+            "FAIL": fail,
+            "ENV": "production",
+            "REGION": "eu-central-1",
+            "ARCH": "X86_64",
+        } | given
+        done = subprocess.run(
+            [ROOT / "cfn" / "deploy.sh", what], env=environment, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr, calls.read_text().splitlines()
+
     return run
 
 
@@ -68,14 +88,18 @@ def commands(printed):
 
 
 def stacks(printed):
-    """{template: parameters} in the order in which a dry run would deploy them, with what AWS would have answered put in."""
+    """{template: parameters} in the order of a dry run, with what AWS would have answered put in."""
     found = {}
     for _, words in commands(printed):
         if words[:3] == ["aws", "cloudformation", "deploy"]:
             template = pathlib.Path(words[words.index("--template-file") + 1])
-            assert (ROOT / template).exists() and words[words.index("--stack-name") + 1] == f"bobbin-production-{template.stem}"
-            pairs = dict(word.split("=", 1) for word in words[words.index("--parameter-overrides") + 1:])
-            found[template.stem] = {k: v.replace("$PREFIX_LIST", "pl-0a1b2c").replace("$REPOSITORY", REPOSITORY) for k, v in pairs.items()}
+            assert (ROOT / template).exists() and words[
+                words.index("--stack-name") + 1
+            ] == f"bobbin-production-{template.stem}"
+            pairs = dict(word.split("=", 1) for word in words[words.index("--parameter-overrides") + 1 :])
+            found[template.stem] = {
+                k: v.replace("$PREFIX_LIST", "pl-0a1b2c").replace("$REPOSITORY", REPOSITORY) for k, v in pairs.items()
+            }
     return found
 
 
@@ -88,8 +112,10 @@ def test_a_dry_run_prints_what_the_templates_need(script, way):
     world = World(TEXTS, given, list(given))  # deployed in the order printed: imports find only what came before
     assert not [error for stack in world.stacks.values() for error in stack.errors]
     behind = world.cluster.parameters["PublicEntry"] == "cloudfront"
-    assert list(given) == ORDER[:4 if behind else 3]
-    assert all("CAPABILITY_IAM" in words for _, words in commands(printed) if words[:3] == ["aws", "cloudformation", "deploy"])
+    assert list(given) == ORDER[: 4 if behind else 3]
+    assert all(
+        "CAPABILITY_IAM" in words for _, words in commands(printed) if words[:3] == ["aws", "cloudformation", "deploy"]
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -103,7 +129,13 @@ def test_each_output_asked_for_is_there_by_then(script, way):
             deployed[words[words.index("--stack-name") + 1]] = words[words.index("--template-file") + 1]
         if words[:3] == ["aws", "cloudformation", "describe-stacks"]:
             stack, key = words[words.index("--stack-name") + 1], re.search(r"OutputKey=='(\w+)'", " ".join(words))[1]
-            assert stack in deployed and key in World(TEXTS, {"chat-service": {"ImageUrl": "a:b"}}).stacks[pathlib.Path(deployed[stack]).stem].outputs
+            assert (
+                stack in deployed
+                and key
+                in World(TEXTS, {"chat-service": {"ImageUrl": "a:b"}})
+                .stacks[pathlib.Path(deployed[stack]).stem]
+                .outputs
+            )
         set_so_far.add(name)
 
 
@@ -111,7 +143,10 @@ def test_the_image_is_pushed_before_it_is_run_and_fits_the_processor(script):
     for arch, platform in (("X86_64", "linux/amd64"), ("ARM64", "linux/arm64")):
         printed, _ = script("deploy", DRY_RUN="1", ARCH=arch)
         lines = printed.splitlines()
-        build, push, run = (next(i for i, line in enumerate(lines) if text in line) for text in ("docker build", "docker push", "ImageUrl="))
+        build, push, run = (
+            next(i for i, line in enumerate(lines) if text in line)
+            for text in ("docker build", "docker push", "ImageUrl=")
+        )
         assert build < push < run
         image = shlex.split(lines[push])[-1]
         assert f"--tag {image} " in lines[build] and platform in lines[build]
@@ -128,7 +163,9 @@ def test_destroy_takes_the_stacks_away_in_reverse(script):
     assert calls == []
     names = [words[words.index("--stack-name") + 1] for _, words in commands(printed) if "delete-stack" in words]
     assert names == [f"bobbin-production-{name}" for name in reversed(ORDER)]
-    waits = [words[words.index("--stack-name") + 1] for _, words in commands(printed) if "stack-delete-complete" in words]
+    waits = [
+        words[words.index("--stack-name") + 1] for _, words in commands(printed) if "stack-delete-complete" in words
+    ]
     assert waits == names
 
 
@@ -139,14 +176,19 @@ def test_a_real_run_calls_what_the_dry_run_printed(script, what, way):
     printed, _ = script(what, DRY_RUN="1", **given)
     _, calls = script(what, **given)
     answers = {"$PREFIX_LIST": "pl-0a1b2c", "$URL": "https://chat.example.org", "$TARGET": "chat.example.org"}
-    expected = [re.sub("|".join(map(re.escape, answers)), lambda m: answers[m[0]], " ".join(words)) for _, words in commands(printed)]
+    expected = [
+        re.sub("|".join(map(re.escape, answers)), lambda m: answers[m[0]], " ".join(words))
+        for _, words in commands(printed)
+    ]
     assert [c for c in calls if "Stacks[0].Parameters" not in c] == expected
 
 
 def test_a_real_run_builds_logs_in_and_pushes(script):
     _, calls = script("deploy")
     kinds = [c.split()[1] for c in calls if c.startswith("docker")]
-    assert kinds == ["login", "build", "push"] and not any("secret" in c.split() for c in calls), "the password is no argument"
+    assert kinds == ["login", "build", "push"] and not any(
+        "secret" in c.split() for c in calls
+    ), "the password is no argument"
 
 
 def test_an_update_keeps_what_it_is_not_told(script):
@@ -156,7 +198,9 @@ def test_an_update_keeps_what_it_is_not_told(script):
 
 
 def test_a_stack_that_fails_stops_it_and_says_why(script):
-    printed, calls = script("deploy", fail="--stack-name bobbin-production-resources --template-file", expect=1, IMAGE=REPOSITORY + ":1")
+    printed, calls = script(
+        "deploy", fail="--stack-name bobbin-production-resources --template-file", expect=1, IMAGE=REPOSITORY + ":1"
+    )
     assert "describe-stack-events --stack-name bobbin-production-resources" in calls[-1]
     assert not any("chat-service" in c for c in calls)
 

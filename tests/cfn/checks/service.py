@@ -1,0 +1,176 @@
+"""The task, its service and its Redis: sizes, stopping, settings, rights."""
+
+import re
+
+from checks.common import check, container, listed, named, only
+
+SIZES = {
+    256: [512, 1024, 2048],
+    512: range(1024, 4097, 1024),
+    1024: range(2048, 8193, 1024),
+    2048: range(4096, 16385, 1024),
+    4096: range(8192, 30721, 1024),
+    8192: range(16384, 61441, 4096),
+    16384: range(32768, 122881, 8192),
+}
+
+
+@check
+def fargate_sells_that_size(world):
+    ((_, task),) = world.chat.of_kind("AWS::ECS::TaskDefinition")
+    if int(task["Memory"]) not in SIZES.get(int(task["Cpu"]), ()):
+        yield f"no task has {task['Cpu']} CPU and {task['Memory']} MiB"
+
+
+@check
+def goodbye_comes_before_the_end(world):
+    """drain < the load balancer's patience < SIGKILL, whichever order AWS starts the clocks in."""
+    drain = int(named(container(world)["Environment"])["DRAIN_SECONDS"])
+    attributes = named(only(world, "AWS::ElasticLoadBalancingV2::TargetGroup")["TargetGroupAttributes"])
+    cut, kill = int(attributes.get("deregistration_delay.timeout_seconds", 300)), container(world).get(
+        "StopTimeout", 30
+    )
+    if not 0 < drain < cut <= 30:
+        yield f"drain {drain} s, cut by the load balancer at {cut} s"
+    if not cut + drain <= kill <= 120:
+        yield f"killed at {kill} s; at most 120 is allowed, and {cut + drain} may be needed"
+
+
+@check
+def service_and_task_agree(world):
+    """Container name and port are the same in task, service, target group and environment."""
+    task, service = container(world), only(world, "AWS::ECS::Service")
+    port, wired = task["PortMappings"][0]["ContainerPort"], service["LoadBalancers"][0]
+    if wired["ContainerName"] != task["Name"]:
+        yield f"the service wires {wired['ContainerName']}, the container is {task['Name']}"
+    for what, other in [
+        ("service", wired["ContainerPort"]),
+        ("environment", named(task["Environment"])["PORT"]),
+        ("target group", only(world, "AWS::ElasticLoadBalancingV2::TargetGroup")["Port"]),
+    ]:
+        if int(other) != int(port):
+            yield f"{what}: port {other}, the container has {port}"
+
+
+@check
+def updates_keep_the_count_and_roll_back(world):
+    service = only(world, "AWS::ECS::Service")
+    deployment = service["DeploymentConfiguration"]
+    if "DesiredCount" in service:
+        yield "DesiredCount would reset the scaled number at each update"
+    if deployment["MinimumHealthyPercent"] < 100 or deployment["MaximumPercent"] < 150:
+        yield "old tasks go before new ones are there"
+    if deployment.get("DeploymentCircuitBreaker") != {"Enable": True, "Rollback": True}:
+        yield "a broken image is not rolled back"
+    if not 20 <= service.get("HealthCheckGracePeriodSeconds", 0) <= 120:
+        yield "a starting task is judged at once"
+    if service.get("AvailabilityZoneRebalancing") != "DISABLED":
+        yield "tasks are moved for evenness between zones, and their sockets cut"
+
+
+@check
+def container_is_locked_down(world):
+    task = container(world)
+    if str(task.get("User", "root")).split(":")[0] in ("root", "0"):
+        yield "runs as root"
+    if not task.get("ReadonlyRootFilesystem"):
+        yield "the root file system can be written"
+    linux = task.get("LinuxParameters", {})
+    if linux.get("Capabilities", {}).get("Drop") != ["ALL"] or not linux.get("InitProcessEnabled"):
+        yield "holds capabilities, or has no init"
+    limits = {u["Name"]: min(u["SoftLimit"], u["HardLimit"]) for u in task.get("Ulimits", [])}
+    if not 65_000 <= limits.get("nofile", 1024) <= 1_048_576:
+        yield "too few files for its sockets"
+    log = task["LogConfiguration"]["Options"]
+    if log.get("mode") != "non-blocking" or "max-buffer-size" not in log:
+        yield "a slow log would hold the chat up"
+    for name in named(task["Environment"]):
+        if re.search("PASSWORD|SECRET|TOKEN", name):
+            yield f"{name} lies open in the task definition"
+
+
+@check
+def container_gets_its_settings(world):
+    chat, environment = world.chat.parameters, named(container(world)["Environment"])
+    expected = {
+        "REDIS_TLS": "1",
+        "METRICS_EMF": f"Bobbin/{chat['EnvironmentName']}/{chat['ServiceName']}",
+        "REDIS_ENDPOINT": world.redis.outputs["RedisEndpoint"],
+    }
+    for name, value in expected.items():
+        if str(environment.get(name)) != value:
+            yield f"{name} is {environment.get(name)}, not {value}"
+    if "REDIS_PASSWORD" not in {s["Name"] for s in container(world).get("Secrets", [])}:
+        yield "REDIS_PASSWORD is not handed over"
+    if not re.fullmatch(
+        r"<resources\.Redis\.PrimaryEndPoint\.Address>:<resources\.Redis\.PrimaryEndPoint\.Port>",
+        world.redis.outputs["RedisEndpoint"],
+    ):
+        yield "RedisEndpoint is not the primary's host and port"
+
+
+@check
+def roles_fit_their_takers(world):
+    """A role's trust names the service that takes it; its rights reach what the task needs, and no further."""
+    role = world.find(only(world, "AWS::ECS::TaskDefinition")["ExecutionRoleArn"])
+    trust = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]["Service"]
+    if listed(trust) != ["ecs-tasks.amazonaws.com"]:
+        yield f"tasks can't take a role that trusts {trust}"
+    if "Role" in only(world, "AWS::ECS::Service") or "RoleARN" in only(
+        world, "AWS::ApplicationAutoScaling::ScalableTarget"
+    ):
+        yield "ECS and scaling bring their own roles"
+    documents = [p["PolicyDocument"] for p in role["Policies"]] + [
+        p["PolicyDocument"] for _, _, p in world.each("AWS::IAM::Policy")
+    ]
+    statements = [s for d in documents for s in d["Statement"]]
+    for statement in statements:
+        for action in listed(statement["Action"]):
+            if "*" in action or (statement["Resource"] == "*" and action != "ecr:GetAuthorizationToken"):
+                yield f"{action} on {statement['Resource']}"
+    group, secret = only(world, "AWS::Logs::LogGroup")["LogGroupName"], container(world)["Secrets"][0]["ValueFrom"]
+    for action, on in [
+        ("ecr:BatchGetImage", "arn:aws:ecr:eu-central-1:123456789012:repository/x"),
+        ("secretsmanager:GetSecretValue", secret),
+        ("logs:PutLogEvents", f"arn:aws:logs:eu-central-1:123456789012:log-group:{group}:log-stream:x"),
+    ]:
+        if not any(
+            action in listed(s["Action"]) and re.fullmatch(re.escape(s["Resource"]).replace(r"\*", ".*"), on)
+            for s in statements
+        ):
+            yield f"the execution role may not {action} on {on}"
+
+
+@check
+def logs_end(world):
+    for _, key, group in world.each("AWS::Logs::LogGroup"):
+        if not group.get("RetentionInDays"):
+            yield f"{key} keeps logs for ever"
+
+
+@check
+def redis_is_safe(world):
+    ((key, redis),) = world.redis.of_kind("AWS::ElastiCache::ReplicationGroup")
+    if (
+        redis.get("TransitEncryptionEnabled") is not True
+        or redis.get("TransitEncryptionMode", "required") != "required"
+    ):
+        yield "no TLS" + (", and AUTH works with TLS only" if "AuthToken" in redis else "")
+    if not str(redis.get("AuthToken", "")).startswith("{{resolve:secretsmanager:<resources.RedisAuthSecret"):
+        yield "the password is none, or not the secret's"
+    if redis.get("AtRestEncryptionEnabled") is not True:
+        yield "not encrypted at rest"
+    several = int(redis["NumCacheClusters"]) > 1
+    if (redis.get("AutomaticFailoverEnabled"), redis.get("MultiAZEnabled")) != (several, several):
+        yield f"failover and {redis['NumCacheClusters']} nodes do not go together"
+    if world.redis.resources[key].get("DeletionPolicy") != "Snapshot" or not int(
+        redis.get("SnapshotRetentionLimit", 0)
+    ):
+        yield "the logs of the rooms are lost with the stack"
+    if re.match(r"cache\.(t1|t2|m3|m4|r3)", redis["CacheNodeType"]) or not redis.get("EngineVersion"):
+        yield "an old node type, or whatever version"
+    parameters = world.find(redis["CacheParameterGroupName"])
+    if parameters["Properties"].get("maxmemory-policy") != "noeviction":
+        yield "a full Redis would forget rooms"
+    if parameters["CacheParameterGroupFamily"] != redis["Engine"] + redis["EngineVersion"].split(".")[0]:
+        yield "parameters of another engine"
