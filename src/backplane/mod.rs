@@ -7,6 +7,7 @@ mod link;
 pub mod memory;
 mod publisher;
 pub mod redis;
+mod replies;
 mod roster;
 mod subscriber;
 mod subscriptions;

@@ -18,11 +18,11 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use redis::{Client, Cmd, FromRedisValue, Script, Value};
-use serde_json::value::RawValue;
+use redis::{Client, Cmd, FromRedisValue, Script};
 
 use super::link::Link;
 use super::publisher::Publisher;
+use super::replies::{entries, from_value, is_body, not_understood};
 use super::subscriber::Subscriber;
 use super::subscriptions::{Subscriptions, channel_of_room};
 use super::{
@@ -52,6 +52,7 @@ scripts! {
     SAY = "say.lua";
     READ = "read.lua";
     CENSUS = "census.lua";
+    ROSTER = "roster.lua";
 }
 
 /// The handle that sessions hold.
@@ -236,7 +237,7 @@ impl Shared {
         let mut command = script(script_, 3);
         command
             .arg(format!("bobbin:{{{room}}}:here"))
-            .arg(format!("bobbin:{{{room}}}:who"))
+            .arg(who_key(room))
             .arg(log_key(room))
             .arg(channel_of_room(room))
             .arg(LEASE.as_millis() as u64)
@@ -316,31 +317,44 @@ struct Heartbeat {
 
 impl Heartbeat {
     fn run(&self, stopped: &Receiver<()>) {
+        // Whether Redis was found without its data, and for which stretch of the link's life rosters were compared.
+        let (mut data_lost, mut compared) = (false, None);
         while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
             let Ok(up_since) = self.shared.link.state() else { continue };
             // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other
             // time others cleared it away, because this process was frozen: its clients, if they are still there,
             // join anew, so the room never sees one that is not.
-            if self.beat(up_since.elapsed() < GRACE).is_err() {
-                log::debug!("heartbeat: redis does not answer");
+            let grace = up_since.elapsed() < GRACE;
+            match self.beat(grace) {
+                Err(Unavailable) => log::debug!("heartbeat: redis does not answer"),
+                Ok(taken_again) => data_lost |= taken_again > 0,
+            }
+            // What happened while the link was down was not heard. If the data was lost too, all tasks must have
+            // taken their names again first, or the room would see people leave who are there.
+            if compared != Some(up_since) && !(grace && data_lost) {
+                self.subscriptions.compare(data_lost);
+                (data_lost, compared) = (false, Some(up_since));
             }
         }
     }
 
-    fn beat(&self, again: bool) -> Result<(), Unavailable> {
+    /// One heartbeat: how many names were gone and had to be taken again.
+    fn beat(&self, again: bool) -> Result<u64, Unavailable> {
         self.subscriptions.probe();
+        let mut taken_again = 0;
         for (room, seats) in self.shared.seats_by_room() {
             for some in seats.chunks(RENEW) {
                 let answer = self.shared.publisher.ask(self.shared.renew(&room, &refs(some), again))?;
                 let reply: Vec<String> = from_value(answer)?;
-                let [newest, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+                let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+                taken_again += taken.parse::<u64>().map_err(not_understood)?;
                 self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?);
                 for pair in lost.chunks_exact(2) {
                     self.lost(some.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
                 }
             }
         }
-        Ok(())
+        Ok(taken_again)
     }
 
     /// A session's name is another session's by now, or nobody's.
@@ -370,29 +384,12 @@ pub fn log_key(room: &str) -> String {
     format!("bobbin:{{{room}}}:log")
 }
 
-/// The entries that `XRANGE` or `XREVRANGE` answered, in its order.
-pub fn entries(value: Value) -> Result<Vec<(Id, String)>, Unavailable> {
-    let raw: Vec<(String, Vec<String>)> = from_value(value)?;
-    raw.into_iter()
-        .map(|(id, mut fields)| {
-            let id = id.parse().map_err(not_understood)?;
-            Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { String::new() }))
-        })
-        .collect()
+/// The key of the people in a room.
+fn who_key(room: &str) -> String {
+    format!("bobbin:{{{room}}}:who")
 }
 
-/// Whether this is a message as `say.lua` keeps it. Whatever else someone put into a log (by hand, with `XADD`) is
-/// passed over: in a frame it would not be JSON.
-pub fn is_body(body: &str) -> bool {
-    body.starts_with(r#"{"name":"#) && serde_json::from_str::<&RawValue>(body).is_ok()
-}
-
-fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
-    T::from_redis_value(value).map_err(not_understood)
-}
-
-/// An answer that is not what the script promises: another program wrote under our keys.
-fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
-    log::warn!("redis: an answer was not understood: {what:?}");
-    Unavailable
+/// Asks who is in a room; [`super::replies::people`] understands the answer.
+pub fn ask_for_people(room: &str) -> Vec<u8> {
+    script(&ROSTER, 1).arg(who_key(room)).get_packed_command()
 }

@@ -26,10 +26,11 @@ impl Roster {
         self.names.extend(change.joined.iter().cloned());
     }
 
-    /// What has to be told so that it is right, if anything. `stamp` is when these were there.
-    pub fn correct(&mut self, there: Vec<String>, stamp: u64) -> Option<Change> {
+    /// What has to be told so that it is right, if anything. `stamp` is when these were there. After Redis `lost` its
+    /// data, clients that joined before all names were taken again know fewer than the others: all are named.
+    pub fn correct(&mut self, there: Vec<String>, stamp: u64, lost: bool) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
-        let joined: Vec<String> = there.difference(&self.names).cloned().collect();
+        let joined: Vec<String> = there.iter().filter(|&name| lost || !self.names.contains(name)).cloned().collect();
         let left: Vec<String> = self.names.difference(&there).cloned().collect();
         let participants = there.len() as u64;
         self.names = there;
@@ -47,10 +48,11 @@ mod tests {
         let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.to_owned()).collect() };
         let mut roster = Roster::new(names(&["Ada", "Bob"]));
         roster.follow(&Change { joined: names(&["Cid"]), left: names(&["Ada"]), ..Change::default() });
-        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7), None);
-        let change = roster.correct(names(&["Cid", "Dee"]), 8).expect("one came, one went");
+        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7, false), None);
+        let change = roster.correct(names(&["Cid", "Dee"]), 8, false).expect("one came, one went");
         assert_eq!((change.joined, change.left), (names(&["Dee"]), names(&["Bob"])));
         assert_eq!((change.participants, change.stamp), (2, 8));
-        assert_eq!(roster.correct(names(&["Dee", "Cid"]), 9), None);
+        assert_eq!(roster.correct(names(&["Dee", "Cid"]), 9, false), None);
+        assert_eq!(roster.correct(names(&["Dee"]), 10, true).expect("all are named").joined, names(&["Dee"]));
     }
 }

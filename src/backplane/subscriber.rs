@@ -15,6 +15,8 @@ use redis::{Client, Msg, PubSub, RedisResult};
 
 use super::link::{Backoff, Link, Part, connect};
 use super::publisher::Publisher;
+use super::replies;
+use super::roster::Roster;
 use super::subscriptions::{Registry, Wish, channel_of_room, channel_of_task};
 use super::{Change, Event, Listener, Room, Unavailable};
 use crate::protocol::{self, Id};
@@ -57,6 +59,8 @@ pub struct Cursor {
     /// The newest message delivered; those at or below it are not delivered again.
     last: Id,
     newest_ms: Arc<AtomicU64>,
+    /// Who was told to be there.
+    roster: Roster,
 }
 
 /// Why listening ended.
@@ -144,6 +148,7 @@ impl Subscriber {
                 }
                 Ok(Wish::Unsubscribe { room }) => self.unsubscribe(pubsub, &room)?,
                 Ok(Wish::Tail { room, id, at }) => self.suspect(room, id, at),
+                Ok(Wish::Compare { data_lost }) => self.compare_rosters(data_lost),
                 Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(End::Stopped),
             }
@@ -155,12 +160,12 @@ impl Subscriber {
     fn subscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> Result<bool, End> {
         if !self.rooms.contains_key(room) {
             pubsub.subscribe(channel_of_room(room))?;
-            let Ok(last) = self.newest(room) else {
+            let (Ok(last), Ok((_, names))) = (self.newest(room), self.people(room)) else {
                 pubsub.unsubscribe(channel_of_room(room))?;
                 return Ok(false);
             };
-            let newest_ms = Arc::new(AtomicU64::new(last.ms));
-            self.rooms.insert(room.clone(), Cursor { last, newest_ms });
+            let (newest_ms, roster) = (Arc::new(AtomicU64::new(last.ms)), Roster::new(names));
+            self.rooms.insert(room.clone(), Cursor { last, newest_ms, roster });
         }
         if let (Some(entry), Some(cursor)) = (self.watched.lock().get_mut(room), self.rooms.get(room)) {
             entry.ready = true;
@@ -191,9 +196,7 @@ impl Subscriber {
             let room = self.rooms.get_key_value(room)?.0.clone();
             match (payload.get(..1)?, payload.get(1..)?) {
                 ("m", rest) => self.hear_message(&room, rest),
-                ("p", rest) => {
-                    parse_change(rest, &self.task).map(|change| (self.listener)(Event::Presence { room, change }))
-                }
+                ("p", rest) => parse_change(rest, &self.task).map(|change| self.hear_change(room, change)),
                 ("t", json) => {
                     let frame = protocol::text_frame(json.to_owned());
                     (self.listener)(Event::Typing { room, frame });
@@ -234,7 +237,7 @@ impl Subscriber {
         }
         cursor.last = id;
         cursor.newest_ms.store(id.ms, Relaxed);
-        if !super::redis::is_body(body) {
+        if !replies::is_body(body) {
             return;
         }
         let frame = protocol::text_frame(protocol::message_json(id, body));
@@ -251,7 +254,7 @@ impl Subscriber {
                 .arg("COUNT")
                 .arg(FILL)
                 .get_packed_command();
-            let entries = super::redis::entries(self.publisher.ask(command)?)?;
+            let entries = replies::entries(self.publisher.ask(command)?)?;
             entries.iter().for_each(|(id, body)| self.deliver(room, *id, body));
             if entries.len() < FILL {
                 break;
@@ -268,7 +271,33 @@ impl Subscriber {
             .arg("COUNT")
             .arg(1)
             .get_packed_command();
-        Ok(super::redis::entries(self.publisher.ask(command)?)?.first().map_or(Id::default(), |(id, _)| *id))
+        Ok(replies::entries(self.publisher.ask(command)?)?.first().map_or(Id::default(), |(id, _)| *id))
+    }
+
+    /// When it was asked, and who is in a room then.
+    fn people(&self, room: &Room) -> Result<(u64, Vec<String>), Unavailable> {
+        replies::people(self.publisher.ask(super::redis::ask_for_people(room))?)
+    }
+
+    fn hear_change(&mut self, room: Room, change: Change) {
+        if let Some(cursor) = self.rooms.get_mut(&room) {
+            cursor.roster.follow(&change);
+        }
+        (self.listener)(Event::Presence { room, change });
+    }
+
+    /// Tells what changes of presence were not heard. All that was heard is told when this thread asks who is there,
+    /// so the answer is never older than the roster.
+    fn compare_rosters(&mut self, data_lost: bool) {
+        let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
+        for room in rooms {
+            let Ok((stamp, names)) = self.people(&room) else { return };
+            let change = self.rooms.get_mut(&room).and_then(|cursor| cursor.roster.correct(names, stamp, data_lost));
+            if let Some(change) = change {
+                log::info!("{room}: {} came and {} went unheard", change.joined.len(), change.left.len());
+                (self.listener)(Event::Presence { room, change });
+            }
+        }
     }
 
     fn suspect(&mut self, room: Room, id: Id, at: Instant) {

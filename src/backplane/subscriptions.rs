@@ -56,6 +56,8 @@ pub enum Wish {
     Unsubscribe { room: Room },
     /// The log had this message at that time.
     Tail { room: Room, id: Id, at: Instant },
+    /// Changes of presence may have been missed; all of them, if Redis lost its data.
+    Compare { data_lost: bool },
 }
 
 impl Subscriptions {
@@ -107,6 +109,11 @@ impl Subscriptions {
     /// Says that the log has this message, so it should be heard of.
     pub fn expect(&self, room: Room, id: Id) {
         let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now() });
+    }
+
+    /// Compares who is in each room with what was told here, and tells the difference.
+    pub fn compare(&self, data_lost: bool) {
+        let _ = self.wishes.send_timeout(Wish::Compare { data_lost }, PATIENCE);
     }
 
     /// Publishes to the task's own channel. It wakes the thread, and shows it that it can hear.
