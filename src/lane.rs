@@ -10,10 +10,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tungstenite::Bytes;
 
 use crate::backplane::{Change, Event, Room, SessionId, Unavailable};
-use crate::lanes::{Letter, Post};
 use crate::metrics::Metrics;
 use crate::outbox::{Batch, Mark, Outbox, Outcome, Piece};
 use crate::protocol::{self, Close, ErrorCode, Id, PRESENCE_NAMES, ServerFrame};
+use crate::wire::Wire;
 
 /// Posts that are taken at a time before messages are written, and the bytes of one room's messages written together.
 const GATHER: (usize, usize) = (256, 64 * 1024);
@@ -23,6 +23,32 @@ const SMALL_ROOM: u64 = 50;
 const GATHER_PRESENCE: Duration = Duration::from_secs(1);
 /// Sockets that did not take all are tried again after the first of these, then ever later up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
+/// What a lane is told about one session.
+pub enum Letter {
+    /// It is about to join: hold what comes for it.
+    Join(Room, Arc<Wire>),
+    /// Its `welcome` is written, with messages up to this and presence up to that, see [`Outbox::open`].
+    Open(Id, u64),
+    /// A frame of its own thread.
+    Own(Bytes),
+    /// Say goodbye to it.
+    Close(Close),
+    /// Its thread has ended.
+    Leave,
+}
+
+/// What a lane is told.
+pub enum Post {
+    /// Something about one session.
+    To(SessionId, Letter),
+    /// What the backplane tells.
+    Event(Arc<Event>),
+    /// Say goodbye to all, spread over this time.
+    Drain(Duration),
+    /// Say goodbye to this many.
+    Shed(usize),
+}
 
 /// See the module.
 pub struct Lane {
@@ -202,7 +228,7 @@ impl Lane {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let gathered = match room.change.take() {
             Some(mut change) => {
-                merge(&mut change, news);
+                change.add(news);
                 change
             }
             None => {
@@ -346,43 +372,9 @@ impl Drain {
     }
 }
 
-/// Adds a later change to an earlier one. Who came and went again, or the other way round, is in neither list.
-fn merge(earlier: &mut Change, later: &Change) {
-    let mut move_names = |names: &[String], to_joined: bool| {
-        let (to, from) =
-            if to_joined { (&mut earlier.joined, &mut earlier.left) } else { (&mut earlier.left, &mut earlier.joined) };
-        for name in names {
-            match from.iter().position(|other| other == name) {
-                Some(place) => drop(from.swap_remove(place)),
-                None => to.push(name.clone()),
-            }
-        }
-    };
-    move_names(&later.left, false);
-    move_names(&later.joined, true);
-    earlier.participants = later.participants;
-    earlier.stamp = later.stamp;
-    earlier.about = None;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gathered_changes_cancel_out() {
-        let change = |joined: &[&str], left: &[&str], participants| Change {
-            joined: joined.iter().map(|s| (*s).to_owned()).collect(),
-            left: left.iter().map(|s| (*s).to_owned()).collect(),
-            participants,
-            ..Change::default()
-        };
-        let mut gathered = change(&["Ada"], &[], 60);
-        merge(&mut gathered, &change(&["Bob"], &["Cleo"], 60));
-        merge(&mut gathered, &change(&[], &["Ada"], 59));
-        merge(&mut gathered, &change(&["Cleo"], &[], 60));
-        assert_eq!(gathered, change(&["Bob"], &[], 60));
-    }
 
     #[test]
     fn a_drain_is_spread_evenly() {

@@ -11,43 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use tungstenite::Bytes;
 
-use crate::backplane::{Event, Room, SessionId};
-use crate::lane::Lane;
+use crate::backplane::{Event, SessionId};
+use crate::lane::{Lane, Letter, Post};
 use crate::metrics::Metrics;
-use crate::protocol::{Close, Id};
+use crate::protocol::Close;
 use crate::threads;
-use crate::wire::Wire;
 
 /// Posts that may wait for a lane. Whoever finds it full waits: a lane never waits for anybody, so it empties.
 const QUEUE: usize = 1024;
-
-/// What a lane is told about one session.
-pub enum Letter {
-    /// It is about to join: hold what comes for it.
-    Join(Room, Arc<Wire>),
-    /// Its `welcome` is written, with messages up to this and presence up to that, see [`crate::outbox::Outbox::open`].
-    Open(Id, u64),
-    /// A frame of its own thread.
-    Own(Bytes),
-    /// Say goodbye to it.
-    Close(Close),
-    /// Its thread has ended.
-    Leave,
-}
-
-/// What a lane is told.
-pub enum Post {
-    /// Something about one session.
-    To(SessionId, Letter),
-    /// What the backplane tells.
-    Event(Arc<Event>),
-    /// Say goodbye to all, spread over this time.
-    Drain(Duration),
-    /// Say goodbye to this many.
-    Shed(usize),
-}
 
 /// The handle. When the last one is dropped, the lanes end.
 pub struct Lanes {

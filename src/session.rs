@@ -16,7 +16,7 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, WebSocket, error::ProtocolError};
 
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
-use crate::lanes::Letter;
+use crate::lane::Letter;
 use crate::limits::{self, Bucket};
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
 use crate::shared::Shared;

@@ -8,7 +8,8 @@ use std::time::Instant;
 use tungstenite::Bytes;
 
 use crate::backplane::SessionId;
-use crate::lanes::{Lanes, Letter};
+use crate::lane::Letter;
+use crate::lanes::Lanes;
 use crate::wire::Wire;
 
 /// The socket as tungstenite sees it: reads come from it, writes go where they have to.

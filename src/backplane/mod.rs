@@ -177,6 +177,27 @@ pub struct Change {
     pub about: Option<SessionId>,
 }
 
+impl Change {
+    /// Adds a later change. Who came and went again, or the other way round, is in neither list.
+    pub fn add(&mut self, later: &Change) {
+        move_names(&later.left, &mut self.joined, &mut self.left);
+        move_names(&later.joined, &mut self.left, &mut self.joined);
+        self.participants = later.participants;
+        self.stamp = later.stamp;
+        self.about = None;
+    }
+}
+
+/// Takes each name out of `from`, or puts it into `to` if it is not there.
+fn move_names(names: &[String], from: &mut Vec<String>, to: &mut Vec<String>) {
+    for name in names {
+        match from.iter().position(|other| other == name) {
+            Some(place) => drop(from.swap_remove(place)),
+            None => to.push(name.clone()),
+        }
+    }
+}
+
 /// Where events go: called on the backplane's own threads, so it must not wait for any client.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
@@ -215,4 +236,24 @@ pub trait Backplane: Send + Sync {
 
     /// Carries out what is under way, gives every lease its full length, and ends; waits for at most `deadline`.
     fn stop(&self, deadline: Duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_are_added_cancel_out() {
+        let change = |joined: &[&str], left: &[&str], participants| Change {
+            joined: joined.iter().map(|&name| name.to_owned()).collect(),
+            left: left.iter().map(|&name| name.to_owned()).collect(),
+            participants,
+            ..Change::default()
+        };
+        let mut gathered = change(&["Ada"], &[], 60);
+        gathered.add(&change(&["Bob"], &["Cleo"], 60));
+        gathered.add(&change(&[], &["Ada"], 59));
+        gathered.add(&change(&["Cleo"], &[], 60));
+        assert_eq!(gathered, change(&["Bob"], &[], 60));
+    }
 }
