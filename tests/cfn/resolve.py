@@ -5,6 +5,7 @@ What only AWS could know (an id, an ARN, an address) stays a `Symbol`: a string 
 for, so that a test can ask whether what is passed as a subnet is a subnet.
 """
 
+import functools
 import re
 
 import yaml
@@ -48,6 +49,11 @@ def _tag(loader, suffix, node):
 Loader.add_multi_constructor("!", _tag)
 
 
+@functools.cache
+def parsed(text):
+    return yaml.load(text, Loader)
+
+
 class Symbol(str):
     """A value that AWS makes up: readable as a string, and it knows its resource."""
 
@@ -62,7 +68,7 @@ class Stack:
 
     def __init__(self, name, text, parameters, exports):
         self.name, self.text, self.exports, self.errors = name, text, exports, []
-        self.template = yaml.load(text, Loader)
+        self.template = parsed(text)
         self.parameters = {}
         for key, declared in self.template.get("Parameters", {}).items():
             if key not in parameters and "Default" not in declared:

@@ -25,7 +25,7 @@ def load(name, rules):
 def steady_load_is_left_alone(rules):
     """At any constant load (talkative or quiet people) the number of tasks settles and never turns round."""
     for cost in (scaling.COST, scaling.COST / 5):
-        for level in range(200, 6001, 400):
+        for level in range(200, 6001, 800):
             run = simulate(rules, lambda _: level, 150, cost)
             if run.reversals:
                 yield f"{level} sessions: {run.reversals} reversals"
