@@ -106,7 +106,10 @@ together! {
         let task = Task::start(&[("METRICS_EMF", "Bobbin/test/chat")]);
         let mut ada = Client::join(task.addr, "tea", "Ada");
         ada.say("to count");
-        poll_until("a line", seconds(70), || task.out().ends_with('\n'));
+        poll_until("a line", seconds(70), || {
+            ada.take(Duration::from_millis(100)); // and answers pings
+            task.out().ends_with('\n')
+        });
         let out = task.out();
         let line: Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
         let metrics = &line["_aws"]["CloudWatchMetrics"][0];
@@ -124,11 +127,10 @@ together! {
         let task = Task::start(&[]);
         let mut connection = Connection::open(task.addr);
         assert_eq!(connection.request("GET", "/healthz", "").status, 200);
-        connection.patience(seconds(60));
-        assert!(!connection.closed(), "a load balancer would still use it");
-        assert_eq!(connection.request("GET", "/healthz", "").status, 200);
         let start = Instant::now();
-        connection.patience(seconds(90));
+        connection.patience(seconds(70));
+        assert!(!connection.closed(), "a load balancer would still use it");
+        connection.patience(seconds(20));
         assert!(connection.closed());
         let took = start.elapsed();
         assert!((seconds(72)..seconds(80)).contains(&took), "closed after {took:?}");
@@ -177,7 +179,7 @@ together! {
         leaves_with_its_lease(&mut watcher, "Ada", cut, 14);
         near.see_leave("Ada");
         assert_eq!((watcher.participants(), near.participants()), (2, 2));
-        watcher.quiet("a second notice", seconds(7), |f| f["type"] == "presence");
+        watcher.quiet("a second notice", seconds(7), |f| f["type"] == "presence" && f["left"] != json!([]));
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 3);
     }
 
@@ -187,10 +189,15 @@ together! {
         watcher.see_join("Cyd");
         let cut = Instant::now();
         first.kill();
-        for name in ["Ada", "Bob", "Cyd"] {
-            leaves_with_its_lease(&mut watcher, name, cut, 9);
-        }
-        assert_eq!(watcher.participants(), 1);
+        leaves_with_its_lease(&mut watcher, "Ada", cut, 9);
+        poll_until("the count is right", seconds(20).saturating_sub(cut.elapsed()), || {
+            watcher.take(Duration::from_millis(50));
+            watcher.participants() == 1
+        });
+        let mut left: Vec<String> = watcher.received.iter().flat_map(|f| f["left"].as_array().cloned().unwrap_or_default())
+            .map(|name| name.as_str().expect("a name").to_owned()).collect();
+        left.sort();
+        assert_eq!(left, ["Ada", "Bob", "Cyd"], "each once");
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["names"], json!(["Late", "Watcher"]));
     }
 
@@ -300,7 +307,7 @@ together! {
             }
             http::metric(full.addr, "bobbin_connections") <= 212.0
         });
-        assert!((200..=215).contains(&told), "{told} were asked to go");
+        assert!((200..=240).contains(&told), "{told} were asked to go");
         assert!(last - first.expect("some") > seconds(2), "50 a second");
     }
 
@@ -347,19 +354,19 @@ together! {
         let mut slow = slow_client(&task, "tea", "Slow");
         // Fill the socket until it takes no more: then a small backlog stays behind. And say nothing more.
         let text = "x".repeat(4000);
+        // (A full socket takes some more some seconds later, when the kernel has tidied it up. So: 32 KB each time.)
+        let mut posted = Instant::now();
         let mut held = (0, 0);
-        poll_until("the socket is full", seconds(60), || {
-            for _ in 0..8 {
-                ada.say(&text);
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        poll_until("it is cut", seconds(60), || {
             let before = std::mem::replace(&mut held, queues(&task, &slow));
-            held.0 > 0 && held == before
+            if held != before {
+                (0..8).for_each(|_| drop(ada.say(&text)));
+                posted = Instant::now();
+            }
+            http::metric(task.addr, CUT) == 1.0
         });
-        let start = Instant::now();
-        assert_eq!(http::metric(task.addr, CUT), 0.0, "not for the size of its backlog");
-        poll_until("it is cut", seconds(15), || http::metric(task.addr, CUT) == 1.0);
-        assert!(start.elapsed() > seconds(8), "cut after {:?}", start.elapsed());
+        let took = posted.elapsed();
+        assert!((seconds(5)..seconds(13)).contains(&took), "cut {took:?} after anything moved or was said");
         slow.patience = seconds(20);
         let end = slow.end();
         assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
