@@ -2,6 +2,7 @@
 every check at least one mutated copy that it must refuse. A check that bites nothing proves nothing."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import checks
+from checks import common
 from resolve import ORDER, World
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -82,6 +84,20 @@ def test_cfn_lint_finds_nothing():
 def test_every_check_holds(scenario):
     found = {name: list(check(world(scenario))) for name, check in checks.CHECKS.items()}
     assert not any(found.values()), {name: f for name, f in found.items() if f}
+
+
+def test_the_server_and_the_image_are_what_the_templates_think():
+    """What the checks take for granted, looked up in the sources: names, paths, times, user."""
+    sources = {path.name: path.read_text() for path in (ROOT / "src").glob("*.rs")}
+    settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', sources["settings.rs"], re.M))
+    task = common.container(world("CPU alone"))
+    assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
+    assert set(re.findall(r'metric\("(\w+)"', sources["metrics.rs"])) == common.METRICS
+    assert f"KEEP_ALIVE: Duration = Duration::from_secs({common.KEEP_ALIVE})" in sources["door.rs"]
+    assert f"PING_EVERY: Duration = Duration::from_secs({common.PING})" in sources["session.rs"]
+    assert '"/healthz"' in sources["pages.rs"] and "--healthcheck" in " ".join(task["HealthCheck"]["Command"])
+    image = (ROOT / "Dockerfile").read_text()
+    assert f'ENTRYPOINT ["{task["HealthCheck"]["Command"][1]}"]' in image and f"USER {task['User']}" in image
 
 
 MUTANTS = [
