@@ -10,7 +10,7 @@
 # IMAGE=…             an image that is already in ECR, instead of building this source.
 # ARCH=X86_64|ARM64   what to build for and run on. Default: what this machine is, so that nothing is emulated.
 # CLUSTER_PARAMS, RESOURCES_PARAMS, CHAT_PARAMS, CLOUDFRONT_PARAMS   more parameters of the templates, as "A=1 B=2".
-# DRY_RUN=1        prints the commands and runs none. What it prints is itself a script.
+# DRY_RUN=1           prints the commands and runs none. What it prints is itself a script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,21 +18,6 @@ cd "$(dirname "$0")/.."
 IMAGE=${IMAGE:-} DRY_RUN=${DRY_RUN:-}
 export AWS_PAGER='' AWS_DEFAULT_REGION=$REGION
 
-# before STACK PARAMETER: what an earlier deployment was given, so that an update need not be told again and does not
-# undo it by silence. A dry run asks nobody and sees a first deployment.
-before() {
-    [ -n "$DRY_RUN" ] || aws cloudformation describe-stacks --stack-name "bobbin-$ENV-$1" --output text --query \
-        "Stacks[0].Parameters[?ParameterKey=='$2'].ParameterValue | [0]" 2>/dev/null | grep -vx None || true
-}
-
-CERT=${CERT:-$(before cluster CertificateArn)}
-DOMAIN=${DOMAIN:-$(before cloudfront DomainName)}
-EDGE_CERT=${EDGE_CERT:-$(before cloudfront EdgeCertificateArn)}
-case ${CLOUDFRONT:-$(before cluster PublicEntry)} in
-0 | load-balancer) CLOUDFRONT=0 ;;
-1 | cloudfront) CLOUDFRONT=1 ;;
-*) [ -n "$CERT" ] && CLOUDFRONT=0 || CLOUDFRONT=1 ;;
-esac
 case $(uname -m) in aarch64 | arm64) ARCH=${ARCH:-ARM64} ;; *) ARCH=${ARCH:-X86_64} ;; esac
 [ "$ARCH" = ARM64 ] && PLATFORM=linux/arm64 || PLATFORM=linux/amd64
 
@@ -100,10 +85,36 @@ build_and_push() {
     run docker push "$IMAGE"
 }
 
+# before STACK PARAMETER: what an earlier deployment was given, or nothing. A dry run asks nobody.
+before() {
+    local told
+    [ -z "$DRY_RUN" ] || return 0
+    told=$(aws cloudformation describe-stacks --stack-name "bobbin-$ENV-$1" --output text --query \
+        "Stacks[0].Parameters[?ParameterKey=='$2'].ParameterValue | [0]" 2>&1) || case $told in
+    *"does not exist"*) return 0 ;;
+    *) echo "$told" >&2 && return 1 ;;
+    esac
+    [ "$told" = None ] || echo "$told"
+}
+
+# Who faces the internet, and with which certificates. An update need not be told again, and does not undo by silence.
+decide_entry() {
+    CERT=${CERT:-$(before cluster CertificateArn)}
+    DOMAIN=${DOMAIN:-$(before cloudfront DomainName)}
+    EDGE_CERT=${EDGE_CERT:-$(before cloudfront EdgeCertificateArn)}
+    CLOUDFRONT=${CLOUDFRONT:-$(before cluster PublicEntry)}
+    case $CLOUDFRONT in
+    0 | load-balancer) CLOUDFRONT=0 ;;
+    1 | cloudfront) CLOUDFRONT=1 ;;
+    *) [ -n "$CERT" ] && CLOUDFRONT=0 || CLOUDFRONT=1 ;;
+    esac
+}
+
 # The parameters that hold several words are split on purpose.
 # shellcheck disable=SC2086
 deploy() {
-    local entry=load-balancer prefix_list=''
+    local entry=load-balancer list=''
+    decide_entry
     if [ "$CLOUDFRONT" = 1 ]; then
         if [ -n "$CERT" ] && [ -z "$DOMAIN" ]; then
             echo 'CLOUDFRONT=1 with CERT needs DOMAIN and EDGE_CERT too' >&2
@@ -111,9 +122,9 @@ deploy() {
         fi
         take PREFIX_LIST aws ec2 describe-managed-prefix-lists --output text --query 'PrefixLists[0].PrefixListId' \
             --filters Name=prefix-list-name,Values=com.amazonaws.global.cloudfront.origin-facing
-        entry=cloudfront prefix_list=$PREFIX_LIST
+        entry=cloudfront list=$PREFIX_LIST
     fi
-    stack cluster "CertificateArn=$CERT" "PublicEntry=$entry" "CloudFrontPrefixList=$prefix_list" ${CLUSTER_PARAMS:-}
+    stack cluster "CertificateArn=$CERT" "PublicEntry=$entry" "CloudFrontPrefixList=$list" ${CLUSTER_PARAMS:-}
     [ -n "$IMAGE" ] || build_and_push
     stack resources ${RESOURCES_PARAMS:-}
     stack chat-service "ImageUrl=$IMAGE" "CpuArchitecture=$ARCH" ${CHAT_PARAMS:-}

@@ -22,7 +22,9 @@ case "$*" in
 esac
 case "$*" in
 *describe-managed-prefix-lists*) echo pl-0a1b2c ;;
-*Stacks?0?.Parameters*) echo "${BEFORE:-None}" ;;
+*Stacks?0?.Parameters*)
+    [ "$BEFORE" ] || { echo "Stack with id x does not exist" >&2 && exit 254; }
+    echo "$BEFORE" ;;
 *RepositoryUri*) echo 123456789012.dkr.ecr.eu-central-1.amazonaws.com/production/chat ;;
 *"'Registry'"*) echo 123456789012.dkr.ecr.eu-central-1.amazonaws.com ;;
 *PublicURL* | *ExternalUrl*) echo https://chat.example.org ;;
@@ -195,6 +197,12 @@ def test_an_update_keeps_what_it_is_not_told(script):
     """A certificate given once stays, although the second call leaves it out."""
     _, calls = script("deploy", BEFORE=CERTIFICATE, CLOUDFRONT="0", IMAGE=REPOSITORY + ":2")
     assert any(f"CertificateArn={CERTIFICATE} " in c for c in calls)
+
+
+def test_an_update_that_cannot_ask_what_was_there_does_nothing(script):
+    """A look-up that fails for another reason than "no such stack" must not be taken for a first deployment."""
+    printed, calls = script("deploy", fail="Stacks[0].Parameters", expect=1)
+    assert len(calls) == 1
 
 
 def test_a_stack_that_fails_stops_it_and_says_why(script):
