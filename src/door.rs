@@ -88,6 +88,10 @@ fn full(why: &str) -> Answer {
 }
 
 /// One connection: answers requests until it closes or becomes a WebSocket.
+///
+/// A session runs in this frame for as long as it lives, and every page of stack it touches stays in memory. So what is
+/// needed for a moment only (the head's lines, an answer) is kept in functions of its own, out of this frame: that is
+/// one page, 4 KiB, a session.
 fn serve(socket: TcpStream, shared: &Shared) {
     let mut buffer = Vec::new();
     let mut wait = HEAD_TIME;
@@ -123,6 +127,7 @@ fn serve(socket: TcpStream, shared: &Shared) {
 }
 
 /// Writes the connection's last answer and waits a little for the client to close, so that it gets to read it.
+#[inline(never)]
 fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     if (&mut &*socket).write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
@@ -131,6 +136,7 @@ fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
 }
 
 /// Reads until a head is complete, and takes it off the buffer. `None`: the client closed or fell silent.
+#[inline(never)]
 fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result<Option<Request<()>>, Answer> {
     let mut deadline = Instant::now() + if buffer.is_empty() { wait } else { HEAD_TIME };
     let mut chunk = [0; 1024];
@@ -169,6 +175,7 @@ fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result
 }
 
 /// Parses a head and says how long it is; `None` while it is not complete.
+#[inline(never)]
 fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
@@ -204,6 +211,7 @@ fn keeps_alive(request: &Request<()>) -> bool {
 }
 
 /// Checks an upgrade and says `101`; the session has its slot from here on.
+#[inline(never)]
 fn open_session(
     request: &Request<()>,
     room: &str,

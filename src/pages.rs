@@ -121,6 +121,7 @@ impl Answer {
 }
 
 /// Answers a request that is not for `/ws/`.
+#[inline(never)]
 pub fn answer(request: &Request<()>, shared: &Shared) -> Answer {
     let path = request.uri().path();
     let room = path.strip_prefix("/r/");
