@@ -38,10 +38,10 @@ docker-pair: ## the image, and two containers and a Redis on one Docker network,
 	tests/docker/pair.sh
 
 deploy: ## to AWS: ENV=… REGION=… [CERT=…] [DRY_RUN=1]
-	cfn/deploy.sh deploy
+	@cfn/deploy.sh deploy
 
 destroy: ## take it down again: ENV=… REGION=… [DRY_RUN=1]
-	cfn/deploy.sh destroy
+	@cfn/deploy.sh destroy
 
 clean: ## remove what was built
 	cargo clean
