@@ -30,14 +30,17 @@ pub fn capacity() -> (usize, &'static str) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
     let cgroup = cgroup_folder();
-    let at_cgroup = |file: &str| number(&format!("{cgroup}/{file}"));
+    // Version 2, or where a container sees version 1.
+    let at_cgroup = |file: &str, old: &str| {
+        number(&format!("{cgroup}/{file}")).or_else(|| number(&format!("/sys/fs/cgroup/{old}")))
+    };
     let cores = available_parallelism().map_or(1, NonZero::get);
     let address_space_reserve = ADDRESS_SPACE_RESERVE.0 + cores * ADDRESS_SPACE_RESERVE.1;
     let known = [
         (soft_limit(&limits, "Max open files").map(|n| n.saturating_sub(RESERVE)), "open files (RLIMIT_NOFILE)"),
         (soft_limit(&limits, "Max processes").map(|n| n.saturating_sub(RESERVE)), "threads (RLIMIT_NPROC)"),
         (number("/proc/sys/kernel/threads-max").map(|n| n.saturating_sub(RESERVE)), "kernel.threads-max"),
-        (at_cgroup("pids.max").map(|n| n.saturating_sub(RESERVE)), "the container's pids.max"),
+        (at_cgroup("pids.max", "pids/pids.max").map(|n| n.saturating_sub(RESERVE)), "the container's pids.max"),
         (
             soft_limit(&limits, "Max address space")
                 .map(|n| n.saturating_sub(address_space_reserve) / ADDRESS_SPACE_A_CONNECTION),
@@ -48,7 +51,8 @@ pub fn capacity() -> (usize, &'static str) {
             "vm.max_map_count",
         ),
         (
-            at_cgroup("memory.max").map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_A_CONNECTION),
+            at_cgroup("memory.max", "memory/memory.limit_in_bytes")
+                .map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_A_CONNECTION),
             "the container's memory.max",
         ),
     ];
