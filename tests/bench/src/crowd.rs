@@ -31,6 +31,8 @@ pub struct Crowd {
     /// Why the first of them ended.
     pub complaint: Option<String>,
     last_frame: Instant,
+    /// How many messages were ever said: each has a reference of its own, or the server would take it for a repetition.
+    references: u64,
 }
 
 /// How a group of clients comes in.
@@ -89,6 +91,7 @@ impl Crowd {
             gone: 0,
             complaint: None,
             last_frame: Instant::now(),
+            references: 0,
         }
     }
 
@@ -194,7 +197,8 @@ impl Crowd {
         let room = &rooms[number % rooms.len()];
         let member = room.members[number / rooms.len() % room.members.len()];
         let line = self.ledger.say(at, room.owed, size);
-        let reference = (self.ledger.said() as u64) << 20 | u64::from(std::process::id());
+        self.references += 1;
+        let reference = self.references << 24 | u64::from(std::process::id());
         let frame = self.dialect.say(&line, reference);
         self.send(member, &frame)
     }

@@ -2,7 +2,7 @@
 //! its value is dropped.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -60,6 +60,9 @@ impl Server {
                 let url = url.split_whitespace().next().unwrap_or(url);
                 let address = url.trim_end_matches('/').parse().map_err(io::Error::other)?;
                 let started_in = start.elapsed();
+                if recipe.dialect == Dialect::Bobbin {
+                    until_ready(address, deadline)?;
+                }
                 return Ok(Server { name: recipe.name, dialect: recipe.dialect, address, started_in, process });
             }
             said.push_str(&line);
@@ -70,6 +73,22 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.process.0.id()
     }
+}
+
+/// It listens before it has reached Redis; its own `/readyz` says when it has.
+fn until_ready(address: SocketAddr, deadline: Instant) -> io::Result<()> {
+    while Instant::now() < deadline {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 200") {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(io::Error::other("the server is not ready in time"))
 }
 
 /// Reads a stream to its end, so that the process never blocks on it; lines go to `lines` while someone listens.

@@ -106,10 +106,7 @@ impl Probe {
         let mut buffer = [0; 65536];
         while memchr::memmem::find(&self.received, wanted).is_none() {
             match self.stream.read(&mut buffer)? {
-                0 => {
-                    let text = String::from_utf8_lossy(&self.received).into_owned();
-                    return Err(io::Error::other(format!("the server closed the connection after {text:?}")));
-                }
+                0 => return Err(io::Error::other("the server closed the connection")),
                 read => self.received.extend_from_slice(&buffer[..read]),
             }
         }
