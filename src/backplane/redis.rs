@@ -12,7 +12,7 @@
 //! | `bobbin:{room}:ref:{ref}` | string | the id that a message with this ref got |
 //! | `bobbin:tasks` | hash | each task's count of sessions, and when it told |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -90,7 +90,7 @@ impl Redis {
             inbox,
             watched: subscriptions.registry(),
             rooms: HashMap::new(),
-            suspects: Vec::new(),
+            suspects: VecDeque::new(),
         }
         .start()?;
         let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
@@ -153,7 +153,7 @@ impl Backplane for Redis {
             match answer.and_then(|value| Vec::<String>::from_redis_value(value).map_err(not_understood)).as_deref() {
                 Ok([id]) => {
                     if let Ok(id) = id.parse() {
-                        subscriptions.expect(room, id);
+                        subscriptions.expect(room, id, Some((session, reference)));
                     }
                 }
                 Ok([id, body]) => {
@@ -348,7 +348,7 @@ impl Heartbeat {
                 let reply: Vec<String> = from_value(answer)?;
                 let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
                 taken_again += taken.parse::<u64>().map_err(not_understood)?;
-                self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?);
+                self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?, None);
                 for pair in lost.chunks_exact(2) {
                     self.lost(some.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
                 }

@@ -5,7 +5,7 @@
 //! a new connection, a message that was kept but not heard of within [`SUSPICION`], and the log's newest id, which
 //! every heartbeat brings. The thread never touches a client's socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::link::{Backoff, Link, Part, connect};
 use super::publisher::Publisher;
 use super::replies;
 use super::roster::Roster;
-use super::subscriptions::{Registry, Wish, channel_of_room, channel_of_task};
+use super::subscriptions::{Author, Registry, Wish, channel_of_room, channel_of_task};
 use super::{Change, Event, Listener, Room, Unavailable};
 use crate::protocol::{self, Id};
 use crate::threads;
@@ -50,8 +50,8 @@ pub struct Subscriber {
     pub watched: Registry,
     /// The rooms that are subscribed to, and how far each was delivered.
     pub rooms: HashMap<Room, Cursor>,
-    /// Messages that should have been heard of, oldest first.
-    pub suspects: Vec<(Room, Id, Instant)>,
+    /// Where a message should have been heard of since when, oldest first.
+    pub suspects: VecDeque<(Room, Instant)>,
 }
 
 /// How far a room was delivered.
@@ -61,6 +61,14 @@ pub struct Cursor {
     newest_ms: Arc<AtomicU64>,
     /// Who was told to be there.
     roster: Roster,
+    /// Messages that the log has and that were not heard of yet, by id.
+    unheard: VecDeque<Unheard>,
+}
+
+struct Unheard {
+    id: Id,
+    at: Instant,
+    author: Option<Author>,
 }
 
 /// Why listening ended.
@@ -112,6 +120,8 @@ impl Subscriber {
         for room in self.rooms.keys() {
             pubsub.subscribe(channel_of_room(room))?;
         }
+        // What was kept but not heard of must be known before the logs are read: see `fill`.
+        self.grant_wishes(&mut pubsub)?;
         let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
         for room in rooms {
             self.fill(&room).map_err(|_| End::Lost("the log can't be read".to_owned()))?;
@@ -147,7 +157,7 @@ impl Subscriber {
                     }
                 }
                 Ok(Wish::Unsubscribe { room }) => self.unsubscribe(pubsub, &room)?,
-                Ok(Wish::Tail { room, id, at }) => self.suspect(room, id, at),
+                Ok(Wish::Tail { room, id, at, author }) => self.suspect(room, Unheard { id, at, author }),
                 Ok(Wish::Compare { data_lost }) => self.compare_rosters(data_lost),
                 Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(End::Stopped),
@@ -165,7 +175,7 @@ impl Subscriber {
                 return Ok(false);
             };
             let (newest_ms, roster) = (Arc::new(AtomicU64::new(last.ms)), Roster::new(names));
-            self.rooms.insert(room.clone(), Cursor { last, newest_ms, roster });
+            self.rooms.insert(room.clone(), Cursor { last, newest_ms, roster, unheard: VecDeque::new() });
         }
         if let (Some(entry), Some(cursor)) = (self.watched.lock().get_mut(room), self.rooms.get(room)) {
             entry.ready = true;
@@ -223,7 +233,7 @@ impl Subscriber {
         let last = self.rooms.get(room)?.last;
         if before > last && self.fill(room).is_err() {
             // Not delivered, or what is in the hole never could be: it comes with the next try.
-            self.suspect(room.clone(), id, Instant::now());
+            self.suspect(room.clone(), Unheard { id, at: Instant::now(), author: None });
             return Some(());
         }
         self.deliver(room, id, body);
@@ -237,6 +247,10 @@ impl Subscriber {
         }
         cursor.last = id;
         cursor.newest_ms.store(id.ms, Relaxed);
+        let heard = cursor.unheard.partition_point(|unheard| unheard.id <= id);
+        let heard: Vec<Unheard> = cursor.unheard.drain(..heard).collect();
+        // One that was passed over is not in the log any more.
+        self.refuse(heard.into_iter().filter(|unheard| unheard.id < id));
         if !replies::is_body(body) {
             return;
         }
@@ -244,7 +258,8 @@ impl Subscriber {
         (self.listener)(Event::Message { room: room.clone(), id, frame });
     }
 
-    /// Delivers what the log has after the newest message delivered.
+    /// Delivers what the log has after the newest message delivered. What was kept and is not there was lost with
+    /// Redis's data: its author hears so, and can send it again.
     fn fill(&mut self, room: &Room) -> Result<(), Unavailable> {
         while let Some(cursor) = self.rooms.get(room) {
             let command = redis::cmd("XRANGE")
@@ -260,7 +275,15 @@ impl Subscriber {
                 break;
             }
         }
+        let lost = self.rooms.get_mut(room).map(|cursor| std::mem::take(&mut cursor.unheard));
+        self.refuse(lost.into_iter().flatten());
         Ok(())
+    }
+
+    fn refuse(&self, lost: impl Iterator<Item = Unheard>) {
+        for (session, reference) in lost.filter_map(|unheard| unheard.author) {
+            (self.listener)(Event::Refused { session, reference });
+        }
     }
 
     fn newest(&self, room: &Room) -> Result<Id, Unavailable> {
@@ -300,20 +323,24 @@ impl Subscriber {
         }
     }
 
-    fn suspect(&mut self, room: Room, id: Id, at: Instant) {
-        if self.rooms.get(&room).is_some_and(|cursor| cursor.last < id) {
-            self.suspects.push((room, id, at));
+    fn suspect(&mut self, room: Room, unheard: Unheard) {
+        if let Some(cursor) = self.rooms.get_mut(&room).filter(|cursor| cursor.last < unheard.id) {
+            let place = cursor.unheard.partition_point(|other| other.id <= unheard.id);
+            self.suspects.push_back((room, unheard.at));
+            cursor.unheard.insert(place, unheard);
         }
     }
 
     fn look_into_suspects(&mut self) {
-        let ripe = self.suspects.iter().take_while(|(_, _, at)| at.elapsed() >= SUSPICION).count();
-        let ripe: Vec<_> = self.suspects.drain(..ripe).collect();
-        for (room, id, _) in ripe {
-            if self.rooms.get(&room).is_some_and(|cursor| cursor.last < id) {
+        let is_ripe = |at: &Instant| at.elapsed() >= SUSPICION;
+        while self.suspects.front().is_some_and(|(_, at)| is_ripe(at))
+            && let Some((room, _)) = self.suspects.pop_front()
+        {
+            let unheard = self.rooms.get(&room).and_then(|cursor| cursor.unheard.front());
+            if let Some(Unheard { id, .. }) = unheard.filter(|unheard| is_ripe(&unheard.at)) {
                 log::info!("{room}: {id} was kept but not heard of; reading the log");
                 if self.fill(&room).is_err() {
-                    self.suspect(room, id, Instant::now());
+                    self.suspects.push_back((room, Instant::now()));
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::publisher::Publisher;
-use super::{Room, Unavailable};
+use super::{Room, SessionId, Unavailable};
 use crate::protocol::Id;
 
 /// Wishes that may wait. `Subscribe` waits for its turn; a `Tail` is only a hint and is dropped when it is full.
@@ -48,14 +48,17 @@ pub struct Watched {
     pub newest_ms: Arc<AtomicU64>,
 }
 
+/// A session that said something, and the message's `ref`.
+pub type Author = (SessionId, Option<String>);
+
 /// What the thread is asked for.
 pub enum Wish {
     /// Subscribe, then answer.
     Subscribe { room: Room, done: Sender<()> },
     /// Unsubscribe, if by then nobody is in the room.
     Unsubscribe { room: Room },
-    /// The log had this message at that time.
-    Tail { room: Room, id: Id, at: Instant },
+    /// The log had this message at that time. If it came from here, `author` waits for its receipt.
+    Tail { room: Room, id: Id, at: Instant, author: Option<Author> },
     /// Changes of presence may have been missed; all of them, if Redis lost its data.
     Compare { data_lost: bool },
 }
@@ -107,8 +110,8 @@ impl Subscriptions {
     }
 
     /// Says that the log has this message, so it should be heard of.
-    pub fn expect(&self, room: Room, id: Id) {
-        let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now() });
+    pub fn expect(&self, room: Room, id: Id, author: Option<Author>) {
+        let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now(), author });
     }
 
     /// Compares who is in each room with what was told here, and tells the difference.
