@@ -1,6 +1,6 @@
 // The box in which one writes, and the line above it that says who else is writing.
 
-import { byteLength, element, fold } from './text.js';
+import { byteLength, element, listen, onSubmit, same } from './text.js';
 
 const TEXT_MOST = 4096; // bytes, as the server counts
 const COUNT_FROM = 3600; // the counter shows from here
@@ -8,121 +8,114 @@ const TYPING_AGAIN = 3000; // how often "I am typing" is repeated
 const FORGET = 5000; // others' typing is forgotten unless repeated; one's own ends so long after the last key
 
 export class Composer {
-  #saidTyping = 0;
-  #quietTimer = 0;
+	#saidTyping = 0;
+	#quietTimer = 0;
 
-  /** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
-  constructor(form, box, counter, send, on) {
-    Object.assign(this, { box, counter, send, on });
-    box.addEventListener('input', () => this.#changed());
-    box.addEventListener('keydown', (event) => this.#key(event));
-    box.addEventListener('blur', () => this.#stopTyping());
-    form.addEventListener('submit', (event) => {
-      event.preventDefault();
-      this.#submit();
-    });
-    addEventListener('resize', () => this.#measure());
-  }
+	/** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
+	constructor(form, box, counter, send, on) {
+		Object.assign(this, { box, counter, send, on });
+		listen(box, 'input', () => this.#changed());
+		listen(box, 'keydown', (event) => this.#key(event));
+		listen(box, 'blur', () => this.#stopTyping());
+		onSubmit(form, () => this.#submit());
+		listen(window, 'resize', () => this.#measure());
+	}
 
-  /** A draft that was kept. */
-  restore(text) {
-    this.box.value = text;
-    this.#measure();
-  }
+	/** A draft that was kept. */
+	restore(text) {
+		this.box.value = text;
+		this.#measure();
+	}
 
-  /** Address somebody: puts "@Name " where the cursor is. */
-  mention(name) {
-    const { value, selectionStart, selectionEnd } = this.box;
-    const space = /\S$/.test(value.slice(0, selectionStart)) ? ' ' : '';
-    this.box.focus();
-    this.box.setRangeText(`${space}@${name} `, selectionStart, selectionEnd, 'end');
-    this.#changed();
-  }
+	/** Address somebody: puts "@Name " where the cursor is. */
+	mention(name) {
+		const { value, selectionStart, selectionEnd } = this.box;
+		const space = /\S$/.test(value.slice(0, selectionStart)) ? ' ' : '';
+		this.box.focus();
+		this.box.setRangeText(`${space}@${name} `, selectionStart, selectionEnd, 'end');
+		this.#changed();
+	}
 
-  #changed() {
-    this.#measure();
-    this.on.draft(this.box.value);
-    if (!this.box.value.trim()) return this.#stopTyping();
-    if (Date.now() - this.#saidTyping > TYPING_AGAIN) {
-      this.#saidTyping = Date.now();
-      this.on.typing(true);
-    }
-    clearTimeout(this.#quietTimer);
-    this.#quietTimer = setTimeout(() => this.#stopTyping(), FORGET);
-  }
+	#changed() {
+		this.#measure();
+		this.on.draft(this.box.value);
+		if (!this.box.value.trim()) return this.#stopTyping();
+		if (Date.now() - this.#saidTyping > TYPING_AGAIN) {
+			this.#saidTyping = Date.now();
+			this.on.typing(true);
+		}
+		clearTimeout(this.#quietTimer);
+		this.#quietTimer = setTimeout(() => this.#stopTyping(), FORGET);
+	}
 
-  #stopTyping(tell = true) {
-    clearTimeout(this.#quietTimer);
-    if (this.#saidTyping && tell) this.on.typing(false);
-    this.#saidTyping = 0;
-  }
+	#stopTyping() {
+		clearTimeout(this.#quietTimer);
+		if (this.#saidTyping) this.on.typing(false);
+		this.#saidTyping = 0;
+	}
 
-  #key(event) {
-    if (event.isComposing || event.keyCode === 229) return; // an input method is at work: its Enter chooses a word
-    if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
-      event.preventDefault();
-      this.#submit();
-    } else if (event.key === 'ArrowUp' && !this.box.value) {
-      event.preventDefault();
-      this.box.value = this.on.recall() ?? '';
-      this.#changed();
-    }
-  }
+	#key(event) {
+		if (event.isComposing || event.keyCode === 229) return; // an input method is at work: its Enter chooses a word
+		if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
+			event.preventDefault();
+			this.#submit();
+		} else if (event.key === 'ArrowUp' && !this.box.value) {
+			event.preventDefault();
+			this.box.value = this.on.recall() ?? '';
+			this.#changed();
+		}
+	}
 
-  #submit() {
-    const text = this.box.value.trimEnd();
-    this.box.focus();
-    if (!text.trim() || byteLength(text) > TEXT_MOST) return;
-    this.#stopTyping(false); // the message itself ends the typing line with the others
-    this.restore('');
-    this.on.draft('');
-    this.on.send(text);
-  }
+	#submit() {
+		const text = this.box.value.trimEnd();
+		this.box.focus();
+		if (!text.trim() || byteLength(text) > TEXT_MOST) return;
+		this.restore('');
+		this.#changed();
+		this.on.send(text);
+	}
 
-  #measure() {
-    const left = TEXT_MOST - byteLength(this.box.value);
-    this.counter.hidden = left > TEXT_MOST - COUNT_FROM;
-    this.counter.textContent = this.counter.hidden ? '' : left < 0 ? `${-left} too many` : `${left} left`;
-    this.counter.classList.toggle('problem', left < 0);
-    this.box.ariaInvalid = String(left < 0);
-    this.send.disabled = left < 0 || !this.box.value.trim();
-    this.box.style.height = 'auto'; // the box grows with its text; style.css sets the most
-    this.box.style.height = `${this.box.scrollHeight}px`;
-  }
+	#measure() {
+		const left = TEXT_MOST - byteLength(this.box.value);
+		this.counter.textContent = left > TEXT_MOST - COUNT_FROM ? '' : left < 0 ? `${-left} too many` : `${left} left`;
+		this.counter.classList.toggle('problem', left < 0);
+		this.send.disabled = left < 0 || !this.box.value.trim();
+		this.box.ariaInvalid = String(left < 0);
+		this.box.style.height = 'auto'; // the box grows with its text; style.css sets the most
+		this.box.style.height = `${this.box.scrollHeight}px`;
+	}
 }
 
 /** "Ada is typing". */
 export class TypingLine {
-  me = '';
-  #until = new Map(); // name → when it is forgotten
-  #timer = 0;
+	me = '';
+	#until = new Map(); // name → when it is forgotten
+	#timer = 0;
 
-  constructor(line) {
-    this.line = line;
-  }
+	constructor(line) {
+		this.line = line;
+	}
 
-  set(name, active) {
-    if (fold(name) === fold(this.me)) return;
-    if (active) this.#until.set(name, Date.now() + FORGET);
-    else if (!this.#until.delete(name)) return;
-    this.#draw();
-  }
+	set(name, active) {
+		if (same(name, this.me)) return;
+		if (active) this.#until.set(name, Date.now() + FORGET);
+		else if (!this.#until.delete(name)) return;
+		this.#draw();
+	}
 
-  clear() {
-    this.#until.clear();
-    this.#draw();
-  }
+	clear() {
+		this.#until.clear();
+		this.#draw();
+	}
 
-  #draw() {
-    clearTimeout(this.#timer);
-    const now = Date.now();
-    for (const [name, until] of this.#until) if (until <= now) this.#until.delete(name);
-    const [one, two, three] = [...this.#until.keys()].map((name) => element('bdi', '', name));
-    if (three) this.line.replaceChildren('Several people are typing');
-    else if (two) this.line.replaceChildren(one, ' and ', two, ' are typing');
-    else if (one) this.line.replaceChildren(one, ' is typing');
-    else return this.line.replaceChildren();
-    this.line.append(element('span', 'dots', element('i'), element('i'), element('i')));
-    this.#timer = setTimeout(() => this.#draw(), Math.min(...this.#until.values()) - now);
-  }
+	#draw() {
+		clearTimeout(this.#timer);
+		const now = Date.now();
+		for (const [name, until] of this.#until) if (until <= now) this.#until.delete(name);
+		const [one, two, three] = [...this.#until.keys()].map((name) => element('bdi', '', name));
+		if (!one) return this.line.replaceChildren();
+		const words = three ? ['Several people are typing'] : two ? [one, ' and ', two, ' are typing'] : [one, ' is typing'];
+		this.line.replaceChildren(...words);
+		this.#timer = setTimeout(() => this.#draw(), Math.min(...this.#until.values()) - now);
+	}
 }

@@ -6,7 +6,10 @@ from playwright.sync_api import expect
 from harness import ROOT, Talker
 
 PICTURES = ROOT / "tests" / "browser" / "screenshots"
-SIZES = {"desk": {"width": 1180, "height": 760}, "phone": {"width": 390, "height": 780}}
+SIZES = {
+    "desk": {"viewport": {"width": 1180, "height": 860}, "device_scale_factor": 2},
+    "phone": {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
+}
 
 
 def take(person, name):
@@ -38,7 +41,7 @@ def conversation(task, room, ada):
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_the_form_and_a_conversation(visit, own, scheme, size):
     task = own.task()
-    ada = visit(task, "weaving", color_scheme=scheme, viewport=SIZES[size], device_scale_factor=2)
+    ada = visit(task, "weaving", color_scheme=scheme, **SIZES[size])
     expect(ada("#join")).to_be_visible()
     ada("#name").fill("Ada")
     take(ada, f"join-{size}-{scheme}")
@@ -51,7 +54,7 @@ def test_pictures_of_the_form_and_a_conversation(visit, own, scheme, size):
 def test_pictures_of_being_offline(visit, own, scheme):
     task = own.task()
     link = own.link(task)
-    ada = visit(link, "weaving", "Ada", color_scheme=scheme, viewport=SIZES["phone"], device_scale_factor=2)
+    ada = visit(link, "weaving", "Ada", color_scheme=scheme, **SIZES["phone"])
     conversation(task, "weaving", ada)
     link.cut()
     ada.page.context.set_offline(True)
@@ -64,7 +67,7 @@ def test_pictures_of_being_offline(visit, own, scheme):
 
 def test_picture_of_the_drawer(visit, own):
     task = own.task()
-    ada = visit(task, "garden", "Ada", viewport=SIZES["phone"], device_scale_factor=2)
+    ada = visit(task, "garden", "Ada", **SIZES["phone"])
     ada.go("weaving").joined()
     conversation(task, "weaving", ada)
     ada("#open-drawer").click()
@@ -75,7 +78,7 @@ def test_picture_of_the_drawer(visit, own):
 
 def test_picture_of_the_other_tab(visit, own):
     task = own.task()
-    ada = visit(task, "weaving", "Ada", viewport=SIZES["desk"], device_scale_factor=2)
+    ada = visit(task, "weaving", "Ada", **SIZES["desk"])
     conversation(task, "weaving", ada)
     tab = visit(task, "weaving", beside=ada)
     expect(tab("#join-problem")).to_contain_text("another tab")
@@ -86,7 +89,7 @@ def test_picture_of_the_other_tab(visit, own):
 
 def test_picture_of_coming_back_to_news(visit, own):
     task = own.task()
-    ada = visit(task, "weaving", "Ada", viewport=SIZES["desk"], device_scale_factor=2)
+    ada = visit(task, "weaving", "Ada", **SIZES["desk"])
     ben, cleo = conversation(task, "weaving", ada)
     ada.look_away()
     ben.say("Read it. One question about the leases.", "When a task dies, who tells the others that its people have left?")
