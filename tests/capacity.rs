@@ -123,8 +123,8 @@ fn accept_survives_running_out_of_files() {
     }
     holds("it lives", Duration::from_millis(1500), || task.try_wait().is_none());
     drop(held);
-    poll_until("it answers again", PATIENCE, || open(&task).0 == Some(101));
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let (mut ada, _) = poll("a session again", PATIENCE, || Client::upgrade(task.addr, "tea", "").ok());
+    ada.enter("Ada", None);
     ada.say("as if nothing had been");
 }
 

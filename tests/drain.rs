@@ -39,6 +39,7 @@ both! {
         let mut ada = Client::join(server.addr, "tea", "Ada");
         let mut bob = Client::join(server.addr, "tea", "Bob");
         let refs: Vec<String> = (0..300).map(|n| ada.post(&format!("m{n}"))).collect();
+        bob.hear("m9");
         server.signal("TERM");
         ada.expect_close(1012);
         bob.expect_close(1012);

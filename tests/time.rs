@@ -149,11 +149,12 @@ together! {
         let mut watcher = Client::join(task.addr, "tea", "Watcher");
         let ada = Client::join(task.addr, "tea", "Ada");
         let start = Instant::now();
-        let ended = reads_to_the_end(ada.tcp(), seconds(70));
-        assert!((seconds(40)..seconds(56)).contains(&ended), "dropped after {ended:?}");
-        watcher.patience = seconds(30);
+        let silent = std::thread::spawn(move || reads_to_the_end(ada.tcp(), seconds(70)));
+        watcher.patience = seconds(75);
         watcher.see_leave("Ada");
         assert!(start.elapsed() < seconds(45 + 22), "45 s and a lease");
+        let ended = silent.join().expect("it is dropped");
+        assert!((seconds(40)..seconds(50)).contains(&ended), "dropped after {ended:?}");
     }
 
     fn a_broken_connection_leaves_with_its_lease_in_memory() {
@@ -307,7 +308,7 @@ together! {
             }
             http::metric(full.addr, "bobbin_connections") <= 212.0
         });
-        assert!((200..=240).contains(&told), "{told} were asked to go");
+        assert!((200..=300).contains(&told), "{told} were asked to go");
         assert!(last - first.expect("some") > seconds(2), "50 a second");
     }
 
@@ -352,21 +353,23 @@ together! {
         let task = Task::start(&[("RATE_LIMIT", "0")]);
         let mut ada = Client::join(task.addr, "tea", "Ada");
         let mut slow = slow_client(&task, "tea", "Slow");
-        // Fill the socket until it takes no more: then a small backlog stays behind. And say nothing more.
+        // Keep 128 KiB more than its socket takes waiting for it. The kernel takes some more now and then.
         let text = "x".repeat(4000);
-        // (A full socket takes some more some seconds later, when the kernel has tidied it up. So: 32 KB each time.)
-        let mut posted = Instant::now();
-        let mut held = (0, 0);
+        let (mut said, mut held) = (0, 0);
+        let mut moved = Instant::now();
         poll_until("it is cut", seconds(60), || {
-            let before = std::mem::replace(&mut held, queues(&task, &slow));
-            if held != before {
-                (0..8).for_each(|_| drop(ada.say(&text)));
-                posted = Instant::now();
+            let now_held = queues(&task, &slow);
+            if now_held > held + 1000 { // less is a probe of the kernel's
+                (held, moved) = (now_held, Instant::now());
             }
+            while said < now_held + 128 * 1024 {
+                said += ada.say(&text).to_string().len() + 4;
+            }
+            ada.take(Duration::from_millis(10));
             http::metric(task.addr, CUT) == 1.0
         });
-        let took = posted.elapsed();
-        assert!((seconds(5)..seconds(13)).contains(&took), "cut {took:?} after anything moved or was said");
+        let took = moved.elapsed();
+        assert!((seconds(8)..seconds(13)).contains(&took), "cut {took:?} after anything moved");
         slow.patience = seconds(20);
         let end = slow.end();
         assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
@@ -385,21 +388,22 @@ fn slow_client(task: &Task, room: &str, name: &str) -> Client {
     client
 }
 
-/// The bytes that the kernel holds for this client: in the task's send queue, and in the client's receive queue.
-fn queues(task: &Task, client: &Client) -> (u64, u64) {
+/// The bytes that the kernel holds for this client, in the task's send queue and in the client's receive queue.
+fn queues(task: &Task, client: &Client) -> usize {
     let port = client.tcp().local_addr().expect("it is connected").port();
     let (there, here) = (format!(":{:04X}", task.addr.port()), format!(":{port:04X}"));
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
-    let mut held = (0, 0);
-    for line in table.lines() {
+    let bytes = |hex: &str| usize::from_str_radix(hex, 16).unwrap_or_default();
+    let held = table.lines().map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (send, receive) = fields.get(4).and_then(|f| f.split_once(':')).unwrap_or_default();
-        let bytes = |hex: &str| u64::from_str_radix(hex, 16).unwrap_or_default();
         if fields[1].ends_with(&there) && fields[2].ends_with(&here) {
-            held.0 = bytes(send);
+            bytes(send)
         } else if fields[1].ends_with(&here) && fields[2].ends_with(&there) {
-            held.1 = bytes(receive);
+            bytes(receive)
+        } else {
+            0
         }
-    }
-    held
+    });
+    held.sum()
 }
