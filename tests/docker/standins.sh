@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes stand-ins for the images that the Dockerfile and pair.sh name, for an engine that can reach no image registry:
+# plain Debian packages, and this machine's Rust. They are imported under the real names, so never run this on an engine
+# that is used for anything else. Needs root, debootstrap, and the release of Debian that it runs on.
+#
+#     standins.sh FOLDER    a folder to work in, with 3 GB free, on a file system that allows device files
+set -euo pipefail
+
+folder=$1
+debian=$folder/debian
+runtime=$folder/runtime
+authorities=etc/ssl/certs/ca-certificates.crt
+
+echo "a small Debian, with a C compiler and Redis"
+debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,libstdc++6,netbase,redis-server \
+    bookworm "$debian" >"$folder/debootstrap.log" || { tail "$folder/debootstrap.log"; exit 1; }
+cp "/$authorities" "$debian/$authorities"
+
+echo "redis"
+tar -C "$debian" -c . | docker import --change 'EXPOSE 6379' \
+    --change 'CMD ["redis-server", "--protected-mode", "no", "--save", ""]' - redis >/dev/null
+
+echo "gcr.io/distroless/cc-debian12:nonroot"
+# Like the real one: the files of these packages, and nothing that could run them.
+mkdir -p "$runtime"/usr/{bin,sbin,lib,lib64} "$runtime/home/nonroot"
+chroot "$debian" dpkg --listfiles base-files ca-certificates libc6 libgcc-s1 libgomp1 libssl3 libstdc++6 netbase tzdata |
+    sed 's,^/,./,' | sort --unique | grep --invert-match --extended-regexp '^\./usr/share/(info|locale|man)' |
+    tar -C "$debian" --no-recursion --files-from=- -c | tar -C "$runtime" -x
+cp "$debian/$authorities" "$runtime/$authorities"
+printf '%s\n' 'root:x:0:0:root:/root:/sbin/nologin' 'nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin' \
+    >"$runtime/etc/passwd"
+printf '%s\n' 'root:x:0:' 'nonroot:x:65532:' >"$runtime/etc/group"
+chown 65532:65532 "$runtime/home/nonroot"
+tar -C "$runtime" -c . | docker import --change 'USER 65532' --change 'WORKDIR /home/nonroot' \
+    - gcr.io/distroless/cc-debian12:nonroot >/dev/null
+
+echo "rust:1-slim-bookworm"
+sysroot=$(rustc --print sysroot)
+cp "$sysroot/bin/cargo" "$sysroot/bin/rustc" "$debian/usr/local/bin"
+cp -r "$sysroot/lib" "$debian/usr/local"
+# How this machine's Cargo finds its crates.
+for config in "${CARGO_HOME:-$HOME/.cargo}"/config{,.toml}; do
+    if [ -e "$config" ]; then mkdir -p "$debian/root/.cargo" && cp "$config" "$debian/root/.cargo"; fi
+done
+tar -C "$debian" -c . | docker import --change 'ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+    - rust:1-slim-bookworm >/dev/null
+rm -rf "$debian" "$runtime"
