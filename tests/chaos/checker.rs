@@ -16,11 +16,11 @@
 //! for messages of a life that has ended:
 //!
 //! - *forgotten* is not asked of it.
-//! - *lost* is excused where the client had no chance to get it: between one second after the message and the end of the
-//!   life there was no moment at which the client had been joined for a second on a task that no fault had
-//!   touched for [`SETTLE`]. (Redis may die after it published to one task and before it published to the
-//!   next; and what a cut client would have fetched from the log, it cannot fetch from an empty one.) Where there was such
-//!   a moment, it is lost like any other.
+//! - *lost* is excused where the client had no chance to get it. It had one if it saw a later message of that life (but
+//!   for what it was still fetching page by page); or if, between one second after the message and the end of the life,
+//!   there was a moment at which it had been joined for a second on a task that no fault had touched for [`SETTLE`].
+//!   (Redis may die after it published to one task and before it published to the next; and what a cut client would
+//!   have fetched from the log, it cannot fetch from an empty one.)
 //! - *twice* is excused between two lives, if the sender had no receipt when the first life ended and so had to send
 //!   again; or if the message was under way just then, so that a task may have repeated it to Redis by itself.
 //!   Within one life there is no excuse.
@@ -123,6 +123,11 @@ impl Room<'_> {
 
     /// Whether a client could have got a message before the data was lost: see the head of this file.
     fn had_a_chance(&self, book: &Book, id: Id, lost: At) -> bool {
+        let fetching = book.connections.iter().filter_map(|c| c.hole).any(|(since, before)| since < id && id < before);
+        let later = book.seen.range(id..).next().is_some_and(|(later, _)| later.at() < lost);
+        if later && !fetching {
+            return true;
+        }
         let joined = book.connections.iter().filter_map(|c| Some((c.welcome?, c)));
         joined.into_iter().any(|(welcome, connection)| {
             let from = (welcome + 1000).max(id.at() + 1000);

@@ -101,6 +101,7 @@ impl Client {
                 since: self.cursor,
                 welcome: None,
                 gap: false,
+                hole: None,
                 ended: None,
             });
             book.connections.len() - 1

@@ -77,8 +77,8 @@ impl Cluster {
         task
     }
 
-    /// Carries out the whole schedule; returns when all that it broke has been put right again.
-    pub fn run(&mut self, plan: &[Planned]) {
+    /// Carries out the whole schedule, which ends at `length`; all that it broke has been put right again by then.
+    pub fn run(&mut self, plan: &[Planned], length: At) {
         let mut events: Vec<(At, bool, usize)> = Vec::new();
         for (i, planned) in plan.iter().enumerate() {
             events.push((planned.from, true, i));
@@ -88,15 +88,19 @@ impl Cluster {
         let start = clock::now();
         let mut windows = vec![0; plan.len()];
         for (at, begins, i) in events {
-            while clock::now() < start + at {
-                self.look_around();
-                thread::sleep(Duration::from_millis(20));
-            }
-            let planned = &plan[i];
+            self.watch_until(start + at);
             match begins {
-                true => windows[i] = self.strike(planned),
-                false => self.heal(planned, windows[i]),
+                true => windows[i] = self.strike(&plan[i]),
+                false => self.heal(&plan[i], windows[i]),
             }
+        }
+        self.watch_until(start + length);
+    }
+
+    fn watch_until(&mut self, until: At) {
+        while clock::now() < until {
+            self.look_around();
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

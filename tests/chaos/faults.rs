@@ -41,7 +41,7 @@ together! {
     fn a_rolling_restart_is_invisible_but_for_the_reconnect() {
         let mut arena = calm(&[Talk { name: "talk", clients: 30, pace: 500, at_home: 2 }], &[]);
         let drain = |task: usize| fault(Fault::TaskDrain, task, 1000 + 4000 * task as At, 2500);
-        arena.cluster.run(&[drain(0), drain(1), drain(2)]);
+        arena.cluster.run(&[drain(0), drain(1), drain(2)], 13_000);
         let outcome = arena.finish();
         all_held(&outcome);
         nobody_noticed(&outcome, &["close 1012"]);
@@ -51,7 +51,7 @@ together! {
     fn a_drain_under_full_talk_loses_nothing() {
         let talk = Talk { name: "talk", clients: 24, pace: 60, at_home: 1 };
         let mut arena = calm(&[talk], &[("RATE_LIMIT", "0")]);
-        arena.cluster.run(&[fault(Fault::TaskDrain, 0, 2000, 2500)]);
+        arena.cluster.run(&[fault(Fault::TaskDrain, 0, 2000, 2500)], 6000);
         let outcome = arena.finish();
         all_held(&outcome);
         nobody_noticed(&outcome, &["close 1012"]);

@@ -65,7 +65,7 @@ pub fn not_caught_up(stage: &Stage) -> Vec<String> {
             missing.push(format!("{} on task {} waits for {waiting} receipts", book.name, connection.task));
         }
         let newest = stage.ledger.newest(&book.room);
-        if book.paging || newest.is_some_and(|id| id > book.began && !book.seen.contains_key(&id)) {
+        if connection.hole.is_some() || newest.is_some_and(|id| id > book.began && !book.seen.contains_key(&id)) {
             missing.push(format!("{} on task {} has not seen {newest:?}", book.name, connection.task));
         }
     }

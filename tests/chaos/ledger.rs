@@ -90,8 +90,6 @@ pub struct Book {
     pub participants: u64,
     pub changes: Vec<Change>,
     pub backplane_down: bool,
-    /// Still fetching older pages after a long absence.
-    pub paging: bool,
     pub errors: BTreeMap<String, u64>,
     pub presence_frames: u64,
     pub pages: u64,
@@ -107,6 +105,8 @@ pub struct Connection {
     pub since: Option<Id>,
     pub welcome: Option<At>,
     pub gap: bool,
+    /// What the welcome left out and it has not fetched yet: newer than the first, older than the second.
+    pub hole: Option<(Id, Id)>,
     pub ended: Option<(At, String)>,
 }
 

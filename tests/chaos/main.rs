@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     println!("seed {}, {} s", options.seed, options.seconds);
     let plan = schedule::plan(options.seed, options.seconds * 1000, &options.only);
     let mut arena = Arena::start(&ROOMS, options.seed, &[]);
-    arena.cluster.run(&plan);
+    arena.cluster.run(&plan, options.seconds * 1000);
     let outcome = arena.finish();
     outcome.print();
     match outcome.verdict.broken.len() {

@@ -120,7 +120,7 @@ pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
         let name = format!("{fault:?}").to_lowercase();
         only.is_empty() || only.iter().any(|word| name.contains(&word.to_lowercase()))
     };
-    let rows = [(REDIS, 1500, 5000), (WIRES, 200, 1500), (TASK, 500, 3000), (CLIENT, 200, 1000)];
+    let rows = [(REDIS, 1500, 5000), (WIRES, 300, 2000), (TASK, 500, 3000), (CLIENT, 200, 1000)];
     let mut plan = Vec::new();
     for (stream, (kinds, shortest, longest)) in rows.into_iter().enumerate() {
         let kinds: Vec<Fault> = kinds.iter().copied().filter(wanted).collect();
@@ -149,7 +149,7 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
     match fault {
         RedisRestart | RedisWipe => rng.range(100, 5000),
         RedisHang => rng.range(500, 7000),
-        WireUp | WireDown => rng.range(1000, 9000),
+        WireUp | WireDown => rng.range(1000, 6000),
         WireSlow => rng.range(1000, 4000),
         TaskKill => rng.range(100, 4000),
         // Longer than the lease (15 s) where there is time for it.

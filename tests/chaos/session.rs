@@ -21,7 +21,7 @@ pub struct Session<'a> {
     task: usize,
     /// The newest id that this connection brought, or its `since`: what comes next must be greater.
     last: Id,
-    /// The part of the log that the welcome left out: newer than the first, older than the second.
+    /// See [`super::ledger::Connection::hole`].
     hole: Option<(Id, Id)>,
     /// Questions for older messages, in the order asked: whether it is for the hole, `before`, and when.
     asked: VecDeque<(bool, Id, At)>,
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
         // More than fits into a welcome: the cursor stays where it is until the rest has been fetched.
         let older = (frame["more"] == true).then(|| messages.first().and_then(id)).flatten();
         self.hole = since.zip(older);
-        self.client.stage.ledger.book(self.client.role.index).paging = self.hole.is_some();
+        self.write_down_hole();
         for message in messages {
             self.message(message);
         }
@@ -269,13 +269,16 @@ impl<'a> Session<'a> {
         }
         let done = frame["more"] != true || ids.first().is_none_or(|first| *first <= since);
         self.hole = if done { None } else { Some((since, ids[0])) };
-        let mut book = self.client.stage.ledger.book(self.client.role.index);
-        book.paging = !done;
-        book.pages += 1;
-        drop(book);
+        self.write_down_hole();
+        self.client.stage.ledger.book(self.client.role.index).pages += 1;
         if done {
             self.client.cursor = Some(self.last);
         }
+    }
+
+    fn write_down_hole(&self) {
+        let mut book = self.client.stage.ledger.book(self.client.role.index);
+        book.connections[self.connection].hole = self.hole;
     }
 
     fn error(&mut self, frame: &Value) {
