@@ -231,7 +231,7 @@ export class Timeline {
 		const entries = this.#entries();
 		const wanted = new Set(entries.map(({ key }) => key));
 		const anchor = this.#pinned ? null : this.#anchor(wanted);
-		const top = anchor?.getBoundingClientRect().top;
+		const bottom = anchor?.getBoundingClientRect().bottom;
 		for (const [key, row] of this.#rows) {
 			if (wanted.has(key)) continue;
 			row.remove();
@@ -249,7 +249,7 @@ export class Timeline {
 			if (row.nextSibling !== next || !row.parentNode) this.list.insertBefore(row, next);
 		}
 		if (this.#pinned) this.#toEnd();
-		else if (anchor) this.scroller.scrollTop += anchor.getBoundingClientRect().top - top;
+		else if (anchor) this.scroller.scrollTop += this.#rows.get(anchor.key).getBoundingClientRect().bottom - bottom;
 		const count = this.#unread;
 		this.on.unread(count);
 		this.jump.hidden = this.#pinned;

@@ -90,6 +90,17 @@ def test_every_names_colour_is_readable(visit, tasks, room, scheme):
     assert worst >= 4.5, worst
 
 
+def settled(person):
+    """Scrolling by keys is animated by the browser; wait until it has come to rest."""
+    person.page.evaluate("""async () => {
+        const scroller = document.querySelector('#scroller');
+        for (let still = 0, last = -1; still < 10; last = scroller.scrollTop) {
+            await new Promise(requestAnimationFrame);
+            still = scroller.scrollTop === last ? still + 1 : 0;
+        }
+    }""")
+
+
 def test_the_keyboard_alone_does_everything(visit, tasks, room):
     bob = Talker(tasks[1], room, "Bob")
     bob.say(*(f"line {i}" for i in range(80)))
@@ -117,6 +128,7 @@ def test_the_keyboard_alone_does_everything(visit, tasks, room):
     for _ in range(3):
         key.press("PageUp")
     expect(ada("#jump")).to_be_visible()
+    settled(ada)
     key.press("Tab")
     assert focus() == "jump"
     key.press("Enter")
