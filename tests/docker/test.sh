@@ -65,7 +65,7 @@ within() {
 of() { docker inspect --format "$2" "$1"; }
 url() { echo "http://$(docker port "$own-$1" 3000 | head -n 1)"; }
 answers() { "$python" -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)" "$1" 2>/dev/null; }
-health_is() { [ "$(of "$own-$1" '{{.State.Health.Status}}')" = "$2" ]; }
+health_is() { [ "$(of "$own-$1" '{{if .State.Health}}{{.State.Health.Status}}{{end}}')" = "$2" ]; }
 exited_with() {
     local code
     code=$(of "$own-$1" '{{.State.Status}} {{.State.ExitCode}}')
