@@ -59,7 +59,8 @@ impl Arena {
     /// Starts the system with `settings` beside its own, and the clients; all are joined when this returns.
     pub fn start(rooms: &[Talk], seed: u64, settings: &[(&str, &str)]) -> Arena {
         clock::now();
-        let roles = roles(rooms);
+        let limited = !settings.contains(&("RATE_LIMIT", "0"));
+        let roles = roles(rooms, if limited { 4.0 } else { 100.0 });
         let stage = Arc::new(Stage {
             ledger: Ledger::new(roles.len()),
             rooms: rooms.iter().map(|room| room.name.to_string()).collect(),
@@ -127,14 +128,14 @@ impl Outcome {
     }
 }
 
-fn roles(rooms: &[Talk]) -> Vec<Role> {
+fn roles(rooms: &[Talk], most: f64) -> Vec<Role> {
     let mut roles = Vec::new();
     for room in rooms {
         for number in 0..room.clients {
             let index = roles.len();
             let home = (number < room.at_home * TASKS).then_some(number % TASKS);
             let (name, room, pace) = (format!("c{index:02}"), room.name.to_string(), room.pace);
-            roles.push(Role { index, name, room, home, pace });
+            roles.push(Role { index, name, room, home, pace, most });
         }
     }
     roles

@@ -51,7 +51,7 @@ impl Client {
             cursor: None,
             pending: Vec::new(),
             impatient: rng.chance(50),
-            allowance: 15.0,
+            allowance: role.most,
             refilled: 0,
             role,
             stage,
@@ -238,10 +238,11 @@ impl Client {
         json!({"type": "message", "ref": &**key, "text": Client::text(key)})
     }
 
-    /// A bucket of its own below the server's (5 a second, burst 20), so that many resends at once are not refused.
+    /// A bucket of its own below the server's, so that many resends at once are not refused.
     pub fn may_send(&mut self) -> bool {
-        let now = clock::now();
-        self.allowance = (self.allowance + (now - self.refilled) as f64 * 0.004).min(15.0);
+        let (now, most) = (clock::now(), self.role.most);
+        let refill = (now - self.refilled) as f64 / 1000.0 * most;
+        self.allowance = (self.allowance + refill).min(most * 3.5);
         self.refilled = now;
         let may = self.allowance >= 1.0;
         self.allowance -= if may { 1.0 } else { 0.0 };

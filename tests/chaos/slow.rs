@@ -16,7 +16,8 @@ const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 pub fn start(kind: Fault, addr: SocketAddr, room: String, name: String, until: At) -> JoinHandle<Option<At>> {
     thread::spawn(move || {
         // A small window, so that what it does not read soon waits in the server and not in the kernel.
-        let mut wire = Wire::open(addr, &room, Some(4096)).ok()?;
+        let window = (kind != Fault::SlowHalf).then_some(4096);
+        let mut wire = Wire::open(addr, &room, window).ok()?;
         let secret = format!("secret-of-the-slow-{name}");
         wire.send(&json!({"type": "join", "name": name, "client": secret})).ok()?;
         let Got::Frame(_) = wire.read(Duration::from_secs(3)) else {
@@ -52,8 +53,9 @@ fn misbehave(kind: Fault, wire: &mut Wire, until: At) -> Option<At> {
             }
             _ => {}
         }
-        let pause = if kind == Fault::SlowHalf { 50 } else { 1000 };
-        thread::sleep(Duration::from_millis(pause));
+        if kind != Fault::SlowHalf {
+            thread::sleep(Duration::from_secs(1));
+        }
     }
     None
 }

@@ -41,4 +41,6 @@ pub struct Role {
     pub home: Option<usize>,
     /// Milliseconds between two messages, on average.
     pub pace: At,
+    /// How many messages it sends in a second at the most: somewhat less than the server allows.
+    pub most: f64,
 }
