@@ -30,9 +30,8 @@ fn the_endpoint_is_taken_in_each_form() {
 #[track_caller]
 fn ready_and_talking(task: &Task) {
     poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut ada = Client::join(task.addr, &unique("room"), "Ada");
     ada.say("hello through the lock");
-    ada.leave();
 }
 
 #[track_caller]
