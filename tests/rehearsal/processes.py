@@ -1,0 +1,86 @@
+"""The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the tasks. (The load balancer
+is in balancer.py.)"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin"))
+
+
+def poll(what, probe, patience=20):
+    """Ask `probe` until it gives something true; fail with `what` when time is up."""
+    end = time.monotonic() + patience
+    while True:
+        value = probe()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {patience} s: {what() if callable(what) else what}"
+        time.sleep(0.05)
+
+
+class Redis:
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen(args, cwd=folder, stdout=subprocess.DEVNULL)
+        poll("redis-server answers", self._answers)
+
+    def _answers(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+class Task:
+    """One running server; `log` is all that it wrote to stderr."""
+
+    def __init__(self, redis, **settings):
+        env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "REDIS_ENDPOINT": f"127.0.0.1:{redis.port}"}
+        env |= {name: str(value) for name, value in settings.items()}
+        self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.log = []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = int(poll("the task listens", self._listening))
+        poll("the task is ready", self._ready)
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def _listening(self):
+        assert self.process.poll() is None, f"the task ended: {''.join(self.log)}"
+        found = re.search(r"listening on http://\S*?:(\d+)", "".join(self.log))
+        return found and found[1]
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def _ready(self):
+        try:
+            return self.get("/readyz")
+        except OSError:
+            return False
+
+    def metric(self, name):
+        return int(re.search(rf"^{name} (\d+)", self.get("/metrics"), re.M)[1])
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def ended(self, patience=30):
+        """Its exit code, once it has ended."""
+        return self.process.wait(patience)
