@@ -89,6 +89,7 @@ both! {
             ("x".repeat(4096), "x".repeat(4096)),
             ("é".repeat(2048), "é".repeat(2048)),
             (format!("{}   \n", "y".repeat(4096)), "y".repeat(4096)),
+            ("a nul \u{0} and lines\r\n apart\u{2028}".into(), "a nul \u{0} and lines\r\n apart".into()),
             ("  the start stays  \n ".into(), "  the start stays".into()),
         ] {
             assert_eq!(ada.say(&text)["text"], kept.as_str());
@@ -262,6 +263,27 @@ both! {
             assert_eq!(answer["code"], "bad_frame", "since {bad}: {answer}");
         }
         ada.say("still here");
+    }
+
+    fn ids_at_the_edges_are_ids(at) {
+        let server = at.start(&[]);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let newest = "18446744073709551615-18446744073709551615";
+        for (before, more) in [("0-0", false), ("0-1", false), (newest, false)] {
+            ada.send(json!({"type": "history", "before": before, "limit": 5}));
+            assert_eq!(ada.expect("history"), json!({"type": "history", "messages": [], "more": more}), "{before}");
+        }
+        let said = ada.say("hi");
+        ada.send(json!({"type": "history", "before": "0-0", "limit": 5}));
+        assert_eq!(ada.expect("history")["messages"], json!([]));
+        ada.send(json!({"type": "history", "before": newest, "limit": 5}));
+        assert_eq!(ada.expect("history")["messages"], json!([said]));
+        for (since, messages) in [("0-1", json!([said])), (newest, json!([]))] {
+            let bob = Client::back(server.addr, "tea", "Bob", &ada.secret, Some(since));
+            assert_eq!(bob.welcome["messages"], messages, "{since}");
+            assert_eq!(bob.welcome["gap"], true, "{since}");
+            assert_eq!(bob.welcome["last"], said["id"], "{since}");
+        }
     }
 
     fn since_brings_all_that_came_after(at) {

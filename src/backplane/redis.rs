@@ -172,6 +172,10 @@ impl Backplane for Redis {
     }
 
     fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable> {
+        // Nothing is older, and Redis refuses an interval that excludes its only end; so it does with the largest id.
+        if before == Id::default() {
+            return Ok(Page::default());
+        }
         // One more than asked for tells whether there are older ones.
         let command = redis::cmd("XREVRANGE")
             .arg(log_key(room))
@@ -247,7 +251,7 @@ impl Shared {
 
     fn read(&self, room: &Room, since: Option<Id>) -> Result<Arrival, Unavailable> {
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
-        let since = since.map_or(String::new(), |id| id.to_string());
+        let since = since.map_or(String::new(), |id| id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }).to_string());
         let command = script(&READ, 1).arg(log_key(room)).arg(since).arg(limit).get_packed_command();
         let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
         let [last, more, gap, found @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
