@@ -30,6 +30,16 @@ both! {
         assert_eq!(ada.next(), json!({"type": "pong"}));
     }
 
+    fn a_websocket_ping_is_answered_with_a_pong(at) {
+        let server = at.start(&[]);
+        let mut ada = Client::connect(server.addr, "tea");
+        ada.send_ping();
+        ada.enter("Ada", None);
+        ada.send_ping();
+        ada.fence();
+        assert_eq!(ada.pongs, 2, "before the join and after it");
+    }
+
     fn unknown_fields_are_ignored(at) {
         let server = at.start(&[]);
         let (mut ada, welcome) = join_with(&server, "tea", json!({"name": "Ada", "colour": "red", "room": "milk", "id": {}}));

@@ -337,3 +337,59 @@ fn two_rooms_talk_through_a_redis_that_comes_and_goes() {
         assert_eq!(hers.len(), 3);
     }
 }
+
+#[test]
+fn sigterm_ends_a_task_whose_redis_was_never_there() {
+    let redis = Redis::absent(&[]);
+    let mut task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+    let _waiting = Client::connect(task.addr, "tea");
+    task.signal("TERM");
+    assert_eq!(task.wait(PATIENCE).code(), Some(0), "its log:\n{}", task.log());
+}
+
+#[test]
+fn refs_and_rooms_that_nobody_needs_do_not_stay_for_ever() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.send(json!({"type": "message", "text": "hi", "ref": "mine"}));
+    ada.hear("hi");
+    let seconds: i64 = redis.cmd("TTL bobbin:{tea}:ref:mine");
+    assert!((590..=600).contains(&seconds), "10 minutes, not {seconds} s");
+    ada.leave();
+    poll_until("who was there is forgotten", PATIENCE, || {
+        redis.cmd::<i64>("EXISTS bobbin:{tea}:here bobbin:{tea}:who") == 0
+    });
+    for key in redis.cmd::<Vec<String>>("KEYS *") {
+        assert!(redis.cmd::<i64>(&format!("TTL {key}")) > 0, "{key} stays for ever");
+    }
+}
+
+#[test]
+fn who_came_and_went_while_a_task_heard_nothing_is_told_afterwards() {
+    let redis = Redis::start();
+    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let bob = Client::join(second.addr, "tea", "Bob");
+    ada.see_join("Bob");
+    // While its subscription is ended again and again, one goes and one comes on the other task.
+    let cyd = std::thread::scope(|scope| {
+        let goes_and_comes = scope.spawn(|| {
+            bob.leave();
+            poll("Cyd joins", PATIENCE, || {
+                let mut client = Client::connect(second.addr, "tea");
+                (client.try_enter("Cyd", None)["type"] == "welcome").then_some(client)
+            })
+        });
+        for _ in 0..10 {
+            redis.cmd::<i64>("CLIENT KILL TYPE pubsub");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        goes_and_comes.join().expect("Cyd joins")
+    });
+    ada.patience = Duration::from_secs(20);
+    ada.see_leave("Bob");
+    ada.see_join("Cyd");
+    assert_eq!(ada.participants(), 2);
+    drop(cyd);
+}

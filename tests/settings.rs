@@ -246,3 +246,26 @@ fn rust_log_chooses_what_is_told() {
     Client::join(debug.addr, "tea", "Ada").leave();
     poll_until("a client's doings at debug", PATIENCE, || debug.log().lines().count() > info.log().lines().count());
 }
+
+#[test]
+fn ipv6_is_spoken_too() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return; // not on this machine
+    }
+    let mut command = Task::command();
+    command.envs([("PORT", "0"), ("BIND", "::1")]);
+    let task = Task::spawn(command);
+    assert!(task.addr.is_ipv6(), "{}", task.addr);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    ada.say("over IPv6");
+    let port = task.addr.port().to_string();
+    assert_eq!(run(&[("PORT", &port), ("BIND", "::1")], &["--healthcheck"]).status.code(), Some(0));
+
+    let mut command = Task::command();
+    command.envs([("PORT", "0"), ("BIND", "::")]);
+    let both = Task::spawn(command);
+    for host in ["127.0.0.1", "::1"] {
+        let addr = (host.parse::<std::net::IpAddr>().expect("an address"), both.addr.port()).into();
+        assert_eq!(get(addr, "/healthz").status, 200, "{host}");
+    }
+}

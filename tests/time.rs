@@ -349,6 +349,73 @@ together! {
         assert_eq!(http::metric(task.addr, CUT), 1.0);
     }
 
+    fn a_client_that_does_not_read_its_welcome_is_let_go() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let first = ada.say("first");
+        let text = "x".repeat(4000);
+        for _ in 0..600 {
+            ada.say(&text);
+        }
+        let quiet = task.threads();
+        // Each asks for 2 MB and takes nothing of it; they are more than the lanes are.
+        let since = first["id"].as_str().expect("an id").to_owned();
+        let mut stuck: Vec<Client> = (0..8).map(|_| tight_client(&task, "tea")).collect();
+        for (n, client) in stuck.iter_mut().enumerate() {
+            client.send(json!({"type": "join", "name": format!("Stuck{n}"), "since": since}));
+        }
+        let mut bob = Client::join(task.addr, "tea", "Bob");
+        for n in 0..300 {
+            let sent = Instant::now();
+            let said = ada.say(&format!("m{n}"));
+            bob.until("it", |f| f["id"] == said["id"]);
+            assert!(sent.elapsed() < seconds(3), "others notice: {:?}", sent.elapsed());
+        }
+        poll_until("their threads have ended", seconds(60), || {
+            ada.take(Duration::from_millis(50));
+            task.threads() <= quiet + 1
+        });
+        ada.say("still well");
+    }
+
+    fn a_client_that_asks_and_asks_and_does_not_read_is_cut() {
+        let task = Task::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let text = "x".repeat(4000);
+        for _ in 0..100 {
+            ada.say(&text);
+        }
+        let newest = ada.say("newest")["id"].clone();
+        let mut greedy = tight_client(&task, "tea");
+        greedy.enter("Greedy", None);
+        greedy.tcp().set_write_timeout(Some(seconds(5))).expect("a timeout");
+        let ask = json!({"type": "history", "before": newest, "limit": 100});
+        poll_until("it is cut", seconds(30), || {
+            greedy.send_or_end(ask.clone());
+            http::metric(task.addr, CUT) >= 1.0
+        });
+        ada.say("still well");
+    }
+
+    fn many_leases_that_lapse_at_once_are_all_told() {
+        let task = Task::start(&[]);
+        let mut watcher = Client::join(task.addr, "tea", "Watcher");
+        let crowd: Vec<Client> = (0..45).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+        watcher.see_join("N44");
+        let cut = Instant::now();
+        crowd.into_iter().for_each(Client::cut);
+        poll_until("the count is right", seconds(21), || {
+            watcher.take(Duration::from_millis(100));
+            watcher.participants() == 1
+        });
+        assert!(cut.elapsed() > seconds(14));
+        let lists: Vec<usize> =
+            watcher.received.iter().filter_map(|f| Some(f["left"].as_array()?.len())).filter(|n| *n > 0).collect();
+        assert!(lists.iter().all(|n| *n <= 20), "{lists:?}");
+        assert_eq!(lists.iter().sum::<usize>(), 45, "all names, in a room that is small");
+    }
+
     fn a_backlog_that_does_not_move_for_10_s_is_cut_even_if_small() {
         let task = Task::start(&[("RATE_LIMIT", "0")]);
         let mut ada = Client::join(task.addr, "tea", "Ada");
@@ -380,12 +447,17 @@ const CUT: &str = "bobbin_slow_clients_cut_total";
 
 /// Joins with small socket buffers on its side, and does not read from then on.
 fn slow_client(task: &Task, room: &str, name: &str) -> Client {
+    let mut client = tight_client(task, room);
+    client.enter(name, None);
+    client
+}
+
+/// Connects with small socket buffers on its side.
+fn tight_client(task: &Task, room: &str) -> Client {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     socket.connect(&task.addr.into()).expect("a connection");
-    let (mut client, _) = Client::upgrade_on(socket.into(), room, "").expect("an upgrade");
-    client.enter(name, None);
-    client
+    Client::upgrade_on(socket.into(), room, "").expect("an upgrade").0
 }
 
 /// The bytes that the kernel holds for this client, in the task's send queue and in the client's receive queue.

@@ -33,6 +33,8 @@ pub struct Client {
     pub received: Vec<Value>,
     /// How many WebSocket pings came.
     pub pings: usize,
+    /// How many WebSocket pongs came.
+    pub pongs: usize,
     /// How long each expectation waits.
     pub patience: Duration,
     /// What it sends as `client`: its secret.
@@ -88,6 +90,7 @@ impl Client {
             inbox: VecDeque::new(),
             received: Vec::new(),
             pings: 0,
+            pongs: 0,
             patience: PATIENCE,
             secret: unique("secret-of-a-test"),
             welcome: Value::Null,
@@ -391,6 +394,7 @@ impl Client {
                 self.end = Some(End::Close(code));
                 return false;
             }
+            Ok(Message::Pong(_)) => self.pongs += 1,
             Ok(_) => {}
             Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return false;
