@@ -5,7 +5,7 @@ import { element, isolated, listen, mentions } from './text.js';
 
 export class Alerts {
 	#toSay = [];
-	#timer = 0;
+	#timer;
 
 	/** `choice`: the select with off, mentions and all; `log`: the live region. */
 	constructor(icon, choice, hint, log, room, store) {
@@ -46,11 +46,11 @@ export class Alerts {
 				note.close();
 			};
 		} catch {
-			this.choice.value = 'off'; // Android's Chrome wants a service worker for it, which this page does without
+			this.choice.value = 'off'; // Android's Chrome wants a service worker
 		}
 	}
 
-	/** Read out by screen readers at the next pause, a burst summed up; taken away later, so that nobody finds it twice. */
+	/** Read out by screen readers at the next pause, a burst summed up; then taken away, so that nobody finds it twice. */
 	#say(lines) {
 		this.#toSay.push(...lines);
 		clearTimeout(this.#timer);
@@ -65,6 +65,6 @@ export class Alerts {
 
 /** The icon with a number, as a data: address: the one thing besides 'self' that the page's policy lets an image be. */
 function badge(count) {
-	const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-family="sans-serif" font-size="20" font-weight="700" text-anchor="middle" fill="#fff">${count}</text></svg>`;
+	const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-size="20" text-anchor="middle" fill="#fff">${count}</text></svg>`;
 	return `data:image/svg+xml,${encodeURIComponent(svg)}`;
 }

@@ -1,6 +1,5 @@
-// The page's wiring: who one is, what the browser keeps, and which part hears of what. The parts: connection.js (the
-// socket and the outbox), timeline.js (messages), composer.js (writing and typing), sidebar.js (rooms and people),
-// alerts.js (title, notifications, screen readers), text.js (text to DOM).
+// The page's wiring: who one is, what the browser keeps, and which part hears of what. Each part says at its head what
+// it is for.
 
 import { Alerts } from './alerts.js';
 import { Composer, TypingLine } from './composer.js';
@@ -12,7 +11,7 @@ import { Timeline } from './timeline.js';
 const $ = (id) => document.getElementById(id);
 const room = location.pathname.match(/^\/r\/([^/]+)/)?.[1] ?? 'lobby';
 
-/** Storage that may not be there (private windows, blocked cookies): then what is kept lives as long as the page. */
+/** Storage that may not be there (private windows, blocked cookies): then it lasts as long as the page. */
 function openStore(kind) {
 	const memory = {};
 	const attempt = (act) => {
@@ -34,8 +33,8 @@ function openStore(kind) {
 const browser = openStore('localStorage'); // shared by this browser's tabs
 const tab = openStore('sessionStorage'); // this tab's own; survives a reload
 
-// The secret by which the server knows a comeback from a stranger. It is the browser's, not the tab's, so that one's
-// place can be taken over in another tab: see `isInAnotherTab`.
+// The secret by which the server knows a comeback from a stranger. It is the browser's, not the tab's: one's place can
+// be taken over in another tab.
 const client = browser.get('client') ?? randomKey();
 browser.set('client', client);
 
@@ -73,13 +72,7 @@ const composer = new Composer($('composer'), $('text'), $('counter'), $('send'),
 });
 
 const typingLine = new TypingLine($('typing'));
-const people = new People($('people'), $('people-rest'), {
-	chosen(name) {
-		$('sidebar').hidePopover();
-		composer.mention(name);
-	},
-	counted: (count) => ($('count').textContent = $('people-count').textContent = count),
-});
+const people = new People($('people'), $('people-rest'), [$('people-count'), $('count')]);
 const alerts = new Alerts($('icon'), $('notify'), $('notify-hint'), $('announce'), room, browser);
 showRooms($('rooms'), $('go'), $('go-room'), $('go-problem'), room, browser);
 
@@ -92,7 +85,7 @@ function welcome({ name, names, participants, messages: latest, more, gap }, res
 	for (const dialog of [$('join'), $('away')]) answered(dialog);
 	typingLine.clear();
 	people.reset(name, names, participants);
-	if (gap) timeline.gap();
+	if (gap) timeline.append({ kind: 'gap' });
 	if (!resumed) timeline.open(latest, more, browser.get(`read.${room}`));
 }
 
@@ -104,7 +97,7 @@ function messages(list, news) {
 	alerts.came(list.filter(({ name }) => !same(name, connection.name)), connection.name);
 }
 
-const LEFT_AFTER = 2500; // who left is told after a moment, so that a reload or a short cut shows nothing at all
+const LEFT_AFTER = 2500; // told after a moment, so that a reload or a short cut shows nothing at all
 const leaving = new Map(); // name → timer
 
 function presence(frame) {
@@ -122,22 +115,17 @@ function presence(frame) {
 
 // --- the connection, in words for people
 
-const STOPPED = {
-	policy: 'The server ended the connection, because this page sent too much that it could not accept.',
-	locked: 'The passphrase was wrong too often.',
-};
-let statusTimer = 0;
+let statusTimer;
 
 function showState() {
-	const { state, reason, name } = connection;
+	const { state, reason } = connection;
 	document.body.dataset.state = state;
 	if (state === 'refused') askWho(reason);
-	if (state === 'elsewhere') showAway('You are here in another tab', `There you are ${name} in this room. This tab has stepped aside.`, 'Use this tab');
-	if (state === 'stopped') showAway('Disconnected', STOPPED[reason], 'Connect again');
+	if (state === 'elsewhere' || state === 'stopped') askBack(...AWAY[reason || state]);
 	const [line] = $('status').children;
 	const words = statusWords(connection);
 	clearTimeout(statusTimer);
-	// It comes with a delay, so that short cuts do not flash.
+	// Short cuts do not flash.
 	statusTimer = setTimeout(() => {
 		line.hidden = !words;
 		line.firstElementChild.textContent = words;
@@ -163,9 +151,16 @@ const REFUSED = {
 	name_taken: 'Somebody with this name is here. Choose another.',
 	unauthorized: 'That is not the passphrase.',
 	locked: 'The passphrase was wrong too often. Wait a moment, then try again.',
+	tab: 'You are here in another tab. Joining moves you to this one; under another name, you are two.',
 };
 
-function askWho(reason = '', words = REFUSED[reason] ?? reason) {
+const AWAY = {
+	elsewhere: ['You are here in another tab', 'You went on there, so this tab has stepped aside.', 'Use this tab'],
+	policy: ['Disconnected', 'This page sent too much that the server could not accept.', 'Connect again'],
+	locked: ['Disconnected', 'The passphrase was wrong too often.', 'Connect again'],
+};
+
+function askWho(reason = '') {
 	const [name, passphrase] = [$('name'), $('passphrase')];
 	if (!$('join').open) {
 		name.value = connection.name ?? browser.get('name') ?? '';
@@ -173,11 +168,11 @@ function askWho(reason = '', words = REFUSED[reason] ?? reason) {
 	}
 	const secret = reason === 'unauthorized' || reason === 'locked';
 	if (secret) passphrase.parentElement.hidden = false;
-	$('join-problem').textContent = secret && !connection.passphrase ? 'This chat asks for a passphrase.' : words;
+	$('join-problem').textContent = secret && !connection.passphrase ? 'This chat asks for a passphrase.' : REFUSED[reason] ?? reason;
 	(secret ? passphrase : name).select();
 }
 
-function showAway(title, text, label) {
+function askBack(title, text, label) {
 	$('away-title').textContent = title;
 	$('away-text').textContent = text;
 	$('come-back').textContent = label;
@@ -186,7 +181,7 @@ function showAway(title, text, label) {
 
 function onAnswer(dialog, act) {
 	onSubmit(dialog, act);
-	// It wants an answer: Escape does not make it go away, not even a second one.
+	// It wants an answer: Escape does not make it go away.
 	listen(dialog, 'cancel', (event) => event.preventDefault());
 	listen(dialog, 'close', () => dialog.returnValue || dialog.showModal());
 }
@@ -220,24 +215,24 @@ listen($('invite'), 'click', async ({ target }) => {
 		target.textContent = 'Link copied';
 		setTimeout(() => (target.textContent = 'Invite'), 3000);
 	} catch {
-		prompt('The link to this room:', link); // there is no clipboard on plain http
+		prompt('The link to this room:', link); // no clipboard on plain http
 	}
 });
 
 // --- other tabs of this browser
 
-// A second tab under the same name would take the first one's place. Fine if that is meant, so it is asked.
-const tabs = window.BroadcastChannel && new BroadcastChannel('bobbin');
+// A second tab under the same name takes the first one's place. Fine if that is meant, so it is asked.
+const tabs = new BroadcastChannel('bobbin');
 
-tabs?.addEventListener('message', ({ data }) => {
+listen(tabs, 'message', ({ data }) => {
 	if (data.asked === room && connection.state === 'joined' && same(connection.name, data.name)) tabs.postMessage({ here: room });
 });
 
 const isInAnotherTab = (name) =>
 	new Promise((resolve) => {
-		tabs?.addEventListener('message', ({ data }) => data.here === room && resolve(true));
-		tabs?.postMessage({ asked: room, name });
-		setTimeout(resolve, tabs ? 150 : 0, false);
+		listen(tabs, 'message', ({ data }) => data.here === room && resolve(true));
+		tabs.postMessage({ asked: room, name });
+		setTimeout(resolve, 150, false);
 	});
 
 // --- and go
@@ -247,7 +242,7 @@ composer.restore(browser.get(`draft.${room}`) ?? '');
 connection.restore(tab.get(`outbox.${room}`) ?? []);
 const name = tab.get('name') ?? browser.get('name');
 if (!name) askWho();
-else if (await isInAnotherTab(name)) askWho('', `You are here as ${name} in another tab. Joining moves you to this one; under another name, you are two.`);
+else if (await isInAnotherTab(name)) askWho('tab');
 else {
 	connection.join(name, tab.get('passphrase'));
 	$('text').focus();

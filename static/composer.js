@@ -9,7 +9,7 @@ const FORGET = 5000; // others' typing is forgotten unless repeated; one's own e
 
 export class Composer {
 	#saidTyping = 0;
-	#quietTimer = 0;
+	#quietTimer;
 
 	/** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
 	constructor(form, box, counter, send, on) {
@@ -25,15 +25,6 @@ export class Composer {
 	restore(text) {
 		this.box.value = text;
 		this.#measure();
-	}
-
-	/** Address somebody: puts "@Name " where the cursor is. */
-	mention(name) {
-		const { value, selectionStart, selectionEnd } = this.box;
-		const space = /\S$/.test(value.slice(0, selectionStart)) ? ' ' : '';
-		this.box.focus();
-		this.box.setRangeText(`${space}@${name} `, selectionStart, selectionEnd, 'end');
-		this.#changed();
 	}
 
 	#changed() {
@@ -55,7 +46,7 @@ export class Composer {
 	}
 
 	#key(event) {
-		if (event.isComposing || event.keyCode === 229) return; // an input method is at work: its Enter chooses a word
+		if (event.isComposing || event.keyCode === 229) return; // an input method's own Enter
 		if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
 			event.preventDefault();
 			this.#submit();
@@ -90,7 +81,7 @@ export class Composer {
 export class TypingLine {
 	me = '';
 	#until = new Map(); // name → when it is forgotten
-	#timer = 0;
+	#timer;
 
 	constructor(line) {
 		this.line = line;

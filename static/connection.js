@@ -1,9 +1,9 @@
 // The WebSocket's whole life: joining, coming back with the last id seen, noticing a dead line, and the outbox that
 // keeps each message until its receipt. It knows nothing of the page: what happens is told to `handlers`.
 //
-// Two rules make it dependable. A message leaves the outbox only with its receipt or a final refusal, and is sent again
-// under the same `ref` until then. And only the outbox's head is in flight, so the order of writing is the order of
-// arrival, whatever is refused, lost or late; at a human's pace that costs nothing.
+// Two rules make it dependable. A message leaves the outbox only with its receipt or a final refusal; until then it is
+// sent again under the same `ref`. And only the outbox's head is in flight, so the order of writing is the order of
+// arrival whatever is refused, lost or late; at a human's pace that costs nothing.
 
 const PING_AFTER = 10_000; // a quiet line is asked for a sign of life after this long,
 const PONG_WITHIN = 8000; // and given up when none came within this;
@@ -12,9 +12,9 @@ const OPEN_WITHIN = 10_000;
 const RECEIPT_WITHIN = 6000;
 const RESUME_MOST = 500; // messages in a `welcome`: where it is full, more were missed
 
-/** A key nobody else will choose. (`randomUUID` is missing on plain http.) */
+/** A key nobody else will choose. `randomUUID` needs https. */
 export const randomKey = () =>
-	Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+	Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36).padStart(7, '0')).join('');
 
 /** Ids are `milliseconds-sequence`, and grow strictly within a room. */
 export function compareIds(a, b) {
@@ -26,8 +26,7 @@ export function compareIds(a, b) {
 const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.random() / 2);
 
 export class Connection {
-	/** idle · connecting · joined · waiting (to try again) · refused (the join was: ask the person) · elsewhere (another
-	 *  tab took the place) · stopped (for `reason`) */
+	/** idle · connecting · joined · waiting (to try again) · refused (ask the person) · elsewhere (in another tab) · stopped */
 	state = 'idle';
 	reason = '';
 	offline = !navigator.onLine; // the browser says so, and nothing since has shown otherwise
@@ -39,15 +38,15 @@ export class Connection {
 	#retired = []; // given up but not closed: a close frame frees the place, so it waits until the next welcome
 	#cursor; // the newest id seen: what `since` says
 	#tries = 0;
-	#joinedAt = 0;
+	#joinedAt;
 	#heardAt = 0;
 	#answerBy = 0; // a ping is out
 	#history = []; // requests, oldest first; the head is in flight
-	#openTimer = 0; // to give up opening, or to try again
-	#pumpTimer = 0;
-	#historyTimer = 0;
+	#openTimer; // to give up opening, or to try again
+	#pumpTimer;
+	#historyTimer;
 
-	/** `handlers`: state() · outbox() · welcome(frame, resumed) · messages(list, news) · presence(frame) · typing(frame) */
+	/** `handlers`: state · outbox · welcome(frame, resumed) · messages(list, news) · presence(frame) · typing(frame) */
 	constructor(room, client, handlers) {
 		Object.assign(this, { client, handlers });
 		this.url = `${location.origin.replace('http', 'ws')}/ws/${room}`;
@@ -62,9 +61,7 @@ export class Connection {
 			// It is often another network, on which the old line is silently dead: replace it at once.
 			if (['connecting', 'joined', 'waiting'].includes(this.state)) this.#open();
 		});
-		for (const name of ['pageshow', 'visibilitychange']) {
-			addEventListener(name, () => document.visibilityState === 'visible' && this.wake(), true);
-		}
+		document.addEventListener('visibilitychange', () => document.hidden || this.wake());
 	}
 
 	/** Join, or join again after a refusal. */
@@ -82,7 +79,7 @@ export class Connection {
 		this.#become('idle');
 	}
 
-	/** Try now rather than later; on a line that looks alive, make sure that it is. */
+	/** Try now; on a line that looks alive, make sure that it is. */
 	wake() {
 		if (this.state === 'waiting') this.#open();
 		else if (Date.now() - this.#heardAt > DOUBT_WITHIN) this.#ping(DOUBT_WITHIN);
@@ -94,7 +91,7 @@ export class Connection {
 		this.#pump();
 	}
 
-	/** Messages that a reload interrupted: under the same refs, so what did arrive is not said twice. */
+	/** What a reload interrupted: under the same refs, so what did arrive is not said twice. */
 	restore(items) {
 		this.outbox.push(...items.map((item) => ({ state: 'waiting', ...item, tries: 0, notBefore: 0 })));
 		this.handlers.outbox();
@@ -112,7 +109,7 @@ export class Connection {
 		if (this.state === 'joined') this.#send({ type: 'typing', active });
 	}
 
-	/** A page of messages older than `before`; outlives a cut, since it is asked for again after the next welcome. */
+	/** A page of messages older than `before`; outlives a cut, being asked for again after the next welcome. */
 	history(before) {
 		return new Promise((resolve) => {
 			if (this.#history.push({ before, resolve }) === 1) this.#askHistory();
@@ -145,12 +142,12 @@ export class Connection {
 		this.#answerBy = 0;
 	}
 
-	/** The line is gone, or given up (without a code): ask, stop or try again. */
+	/** The line is gone, or (without a code) given up. */
 	#closed(code) {
 		this.#retire();
 		if (code === 4001) return this.#become('elsewhere');
 		if (code === 4003) return this.#become(this.state === 'refused' ? 'refused' : 'stopped', 'locked');
-		if (this.state === 'refused') return undefined; // the person is being asked, and the answer opens a new line
+		if (this.state === 'refused') return undefined; // the person is being asked; the answer opens a line
 		if (code === 1008) return this.#become('stopped', 'policy');
 		// After a line that held, waits start short again; not after one that was cut at once.
 		if (this.state === 'joined' && Date.now() - this.#joinedAt > 5000) this.#tries = 0;
@@ -191,7 +188,10 @@ export class Connection {
 		switch (frame.type) {
 			case 'welcome': return this.#welcome(frame);
 			case 'message': return this.#messages([frame], true);
-			case 'history': return this.#gotHistory(frame);
+			case 'history': {
+				this.#history.shift()?.resolve(frame);
+				return this.#askHistory();
+			}
 			case 'error': return this.#refused(frame);
 			// An answer where the browser says there is no network: a server on one's own machine, say.
 			case 'pong': return this.offline && this.#changed({ offline: false });
@@ -281,10 +281,5 @@ export class Connection {
 		const [first] = this.#history;
 		const ask = () => this.#send({ type: 'history', before: first.before, limit: 100 });
 		if (first && this.state === 'joined') this.#historyTimer = setTimeout(ask, wait);
-	}
-
-	#gotHistory(page) {
-		this.#history.shift()?.resolve(page);
-		this.#askHistory();
 	}
 }

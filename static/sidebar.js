@@ -1,7 +1,6 @@
-// Beside the conversation: the rooms visited before, and who is here. (On a small screen this is a popover, and takes
-// no script.)
+// Beside the conversation: the rooms visited before, and who is here. On a small screen it is a popover.
 
-import { button, element, fold, listen, onSubmit, picture, same, tint } from './text.js';
+import { element, fold, onSubmit, picture, same, tint } from './text.js';
 
 const ROOMS_MOST = 12;
 const ROOM = /^[a-z0-9][a-z0-9_-]{0,47}$/;
@@ -29,13 +28,9 @@ export function showRooms(list, form, input, problem, room, store) {
 export class People {
 	#names = new Map(); // folded → shown
 
-	/** `on`: chosen(name) · counted(count) */
-	constructor(list, rest, on) {
-		Object.assign(this, { list, rest, on });
-		listen(list, 'click', ({ target }) => {
-			const name = target.closest('button')?.dataset.name;
-			if (name) on.chosen(name);
-		});
+	/** `counts`: where the number is shown. */
+	constructor(list, rest, counts) {
+		Object.assign(this, { list, rest, counts });
 	}
 
 	get names() {
@@ -54,14 +49,11 @@ export class People {
 		const sorted = [...this.names].sort((a, b) => a.localeCompare(b));
 		this.list.replaceChildren(...sorted.map((name) => this.#person(name)));
 		this.rest.textContent = count > sorted.length ? `and ${count - sorted.length} more` : '';
-		this.on.counted(count);
+		for (const node of this.counts) node.textContent = count;
 	}
 
 	#person(name) {
-		const person = tint(button('person', picture(name), { name }), name);
-		person.append(element('bdi', '', name));
-		if (same(name, this.me)) person.append(element('span', 'quiet', 'you'));
-		else person.title = `Mention ${name}`;
-		return element('li', '', person);
+		const you = same(name, this.me) ? element('span', 'quiet', 'you') : '';
+		return tint(element('li', 'person', picture(name), element('bdi', '', name), you), name);
 	}
 }

@@ -1,5 +1,5 @@
-// Turns what people wrote into DOM nodes, and names into colours. All of it goes through text nodes: no string from the
-// network is ever parsed as HTML, so markup in a name or a message is just letters.
+// Turns what people wrote into DOM nodes, and names into colours. All of it goes through text nodes, never through HTML:
+// markup in a name or a message is just letters.
 
 export const listen = (target, name, act) => target.addEventListener(name, act);
 
@@ -9,7 +9,7 @@ export const onSubmit = (form, act) =>
 		act();
 	});
 
-/** An element with a class and children, the way most of the page is built; strings become text nodes. */
+/** An element with a class and children; strings become text nodes. */
 export function element(tag, className = '', ...children) {
 	const node = document.createElement(tag);
 	node.className = className;
@@ -19,7 +19,6 @@ export function element(tag, className = '', ...children) {
 
 export function button(className, label, data = {}) {
 	const node = element('button', className, label);
-	node.type = 'button';
 	Object.assign(node.dataset, data);
 	return node;
 }
@@ -53,7 +52,7 @@ export function picture(name) {
 const ONE_EMOJI = '\\p{Extended_Pictographic}(?:\\uFE0F|\\p{Emoji_Modifier})?';
 const EMOJI = new RegExp(`^(?:\\p{RI}{2}|[0-9#*]\\uFE0F?\\u20E3|${ONE_EMOJI}(?:\\u200D${ONE_EMOJI})*|\\s)+$`, 'u');
 
-/** A few emoji and nothing else; such a message is shown larger. */
+/** A few emoji and nothing else: shown larger. */
 export const emojiOnly = (text) => text.length <= 40 && EMOJI.test(text);
 
 /** Matches `@Name` for any of the names, the longest first: "@Ada Lovelace" is not "@Ada". */
@@ -65,8 +64,8 @@ function mentionPattern(names) {
 /** Whether the text speaks to this person. */
 export const mentions = (text, name) => new RegExp(mentionPattern([name]), 'iu').test(text);
 
-// A link ends at white space, at what hardly belongs to it, and at the invisible characters that would turn the
-// direction of its letters and so make it look like another address.
+// A link ends at white space, quotes and brackets, and at the invisible characters that would turn the direction of its
+// letters, to look like another address.
 const LINK = 'https?://[^\\s<>"`\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]+';
 const CODE = '`[^`\\n]+`';
 const FENCE = /```(?:[\w+#.-]*\n)?([\s\S]+?)\n?```/g;

@@ -1,9 +1,11 @@
 // The conversation on the screen. All loaded messages are in one sorted array; the page holds rows for a window of them
-// only, and the window follows the reader: 5,000 messages cost the browser no more than 200. `#draw` compares the rows
-// that should be there with those that are and changes only the difference; what the reader looks at keeps its place.
+// that follows the reader, so 5,000 cost the browser no more than 200. `#draw` compares the rows that should be there
+// with those that are and changes only the difference; what the reader looks at keeps its place.
 
 import { compareIds } from './connection.js';
 import { button, element, emojiOnly, isolated, listen, mentions, picture, render, same, tint } from './text.js';
+
+const boxOf = (node) => node.getBoundingClientRect();
 
 const WINDOW = 200;
 const STEP = 60; // rows by which the window moves
@@ -21,7 +23,7 @@ function dayOf(at) {
 
 export class Timeline {
 	me = '';
-	#items = []; // { kind: message | notice | gap, id, key, … } by id; one that is no message has the id before it
+	#items = []; // messages, notices and gaps by id; what is no message has no text, and the id before it
 	#pending = []; // the outbox, shown at the end
 	#more = false; // the server has older ones
 	#from = 0; // the window
@@ -42,7 +44,7 @@ export class Timeline {
 		new ResizeObserver(() => this.#pinned && this.#toEnd()).observe(scroller);
 		listen(jump, 'click', () => {
 			this.jumpToEnd();
-			scroller.focus({ preventScroll: true });
+			scroller.focus();
 		});
 		listen(list, 'click', ({ target }) => this.#clicked(target));
 		for (const name of ['focus', 'blur', 'visibilitychange']) addEventListener(name, () => this.#attention(), true);
@@ -53,11 +55,12 @@ export class Timeline {
 	/** A first welcome: the room's latest, and where this reader had stopped before. */
 	open(messages, more, lastRead) {
 		this.#more = more;
-		this.#lastRead = this.#lineAfter = lastRead;
+		this.#lastRead = lastRead;
 		for (const message of messages) {
 			this.#insert(message);
 			if (lastRead && compareIds(message.id, lastRead) > 0 && !this.#mine(message)) this.#unread++;
 		}
+		if (this.#unread) this.#lineAfter = lastRead;
 		this.#toWindowEnd();
 		this.#draw();
 		const line = this.#rows.get('new');
@@ -70,12 +73,12 @@ export class Timeline {
 		this.#schedule();
 	}
 
-	/** Messages that are new to this page: live, or missed while away. */
+	/** Messages new to this page: live, or missed while away. */
 	add(messages) {
 		const atEnd = this.#to === this.#items.length && this.#to - this.#from < 2 * WINDOW;
 		for (const message of messages) {
 			if (!this.#insert(message) || this.#mine(message) || this.#reading) continue;
-			if (!this.#unread++) this.#lineAfter ??= this.#lastRead;
+			if (!this.#unread++) this.#lineAfter = this.#lastRead;
 		}
 		if (this.#reading) this.#nowRead();
 		if (this.#pinned) this.#toWindowEnd();
@@ -85,14 +88,14 @@ export class Timeline {
 
 	/** The outbox as it is now. */
 	setPending(items) {
-		this.#pending = items.map((item) => ({ ...item, kind: 'pending', key: item.ref, name: this.me }));
+		this.#pending = items.map((item) => ({ ...item, key: item.ref, name: this.me }));
 		this.#schedule();
 	}
 
 	/** Who came and went. Neighbouring notices become one, and who came and went within it is left out. */
 	notice(joined, left) {
 		let last = this.#items.at(-1);
-		if (last?.kind !== 'notice') last = this.#append({ kind: 'notice', joined: new Set(), left: new Set() });
+		if (last?.kind !== 'notice') last = this.append({ kind: 'notice', joined: new Set(), left: new Set() });
 		for (const name of joined) if (!last.left.delete(name)) last.joined.add(name);
 		for (const name of left) if (!last.joined.delete(name)) last.left.add(name);
 		if (!last.joined.size && !last.left.size) this.#items.pop();
@@ -100,9 +103,12 @@ export class Timeline {
 		this.#schedule();
 	}
 
-	/** Some messages are no longer to be had; say so where they would have been. */
-	gap() {
-		this.#append({ kind: 'gap' });
+	/** A notice, or a gap: from here on, messages are no longer to be had. */
+	append(item) {
+		if (this.#to === this.#items.length) this.#to++;
+		this.#items.push({ ...item, id: this.#items.at(-1)?.id ?? '0-0', key: `k${this.#keys++}` });
+		this.#schedule();
+		return this.#items.at(-1);
 	}
 
 	/** The last text that this person said. */
@@ -138,18 +144,11 @@ export class Timeline {
 			if (compareIds(this.#items[middle].id, message.id) > 0) at = middle;
 			else low = middle + 1;
 		}
-		for (let i = at - 1; this.#items[i]?.id === message.id; i--) if (this.#items[i].kind === 'message') return false;
-		this.#items.splice(at, 0, { ...message, kind: 'message', key: message.id });
+		for (let i = at - 1; this.#items[i]?.id === message.id; i--) if (this.#items[i].text) return false;
+		this.#items.splice(at, 0, { ...message, key: message.id });
 		if (at < this.#from) this.#from++;
 		if (at < this.#to) this.#to++;
 		return true;
-	}
-
-	#append(item) {
-		if (this.#to === this.#items.length) this.#to++;
-		this.#items.push({ ...item, id: this.#items.at(-1)?.id ?? '0-0', key: `k${this.#keys++}` });
-		this.#schedule();
-		return this.#items.at(-1);
 	}
 
 	#toWindowEnd() {
@@ -177,7 +176,7 @@ export class Timeline {
 	/** The reader came, went, or reached the end. */
 	#attention() {
 		if (this.#reading) this.#nowRead();
-		else if (!this.#unread) this.#lineAfter = null; // gone with all read: the next message sets a new line
+		else if (!this.#unread && !document.hasFocus()) this.#lineAfter = null; // gone with all read
 		this.#schedule();
 	}
 
@@ -218,6 +217,7 @@ export class Timeline {
 	// --- drawing
 
 	#schedule() {
+		this.on.unread(this.#unread);
 		if (!this.#scheduled) requestAnimationFrame(() => this.#draw());
 		this.#scheduled = true;
 	}
@@ -231,7 +231,7 @@ export class Timeline {
 		const entries = this.#entries();
 		const wanted = new Set(entries.map(({ key }) => key));
 		const anchor = this.#pinned ? null : this.#anchor(wanted);
-		const bottom = anchor?.getBoundingClientRect().bottom;
+		const bottom = anchor && boxOf(anchor).bottom;
 		for (const [key, row] of this.#rows) {
 			if (wanted.has(key)) continue;
 			row.remove();
@@ -249,9 +249,8 @@ export class Timeline {
 			if (row.nextSibling !== next || !row.parentNode) this.list.insertBefore(row, next);
 		}
 		if (this.#pinned) this.#toEnd();
-		else if (anchor) this.scroller.scrollTop += this.#rows.get(anchor.key).getBoundingClientRect().bottom - bottom;
+		else if (anchor) this.scroller.scrollTop += boxOf(this.#rows.get(anchor.key)).bottom - bottom;
 		const count = this.#unread;
-		this.on.unread(count);
 		this.jump.hidden = this.#pinned;
 		this.jump.classList.toggle('fresh', count > 0);
 		this.jump.firstElementChild.textContent = count ? `${count} new message${count > 1 ? 's' : ''}` : 'Latest messages';
@@ -260,12 +259,11 @@ export class Timeline {
 
 	/** The first message in view, of those that will stay. */
 	#anchor(wanted) {
-		const { top } = this.scroller.getBoundingClientRect();
-		return [...this.list.children].find((row) => row.dataset.id && wanted.has(row.key) && row.getBoundingClientRect().bottom > top);
+		const { top } = boxOf(this.scroller);
+		return [...this.list.children].find((row) => row.dataset.id && wanted.has(row.key) && boxOf(row).bottom > top);
 	}
 
-	/** The rows that should be in the page: the window's items, and what stands between them. A row is built anew when
-	 *  its `shape` has changed. */
+	/** The window's items, and what stands between them. A row is built anew when its `shape` has changed. */
 	#entries() {
 		const entries = [];
 		let lead = true; // the next message is a group's first
@@ -282,12 +280,12 @@ export class Timeline {
 				continue;
 			}
 			if (!last || dayOf(last.at) !== dayOf(item.at)) line('day', `d${item.key}`, dayOf(item.at));
-			if (!marked && item.kind === 'message' && compareIds(item.id, this.#lineAfter) > 0 && !this.#mine(item)) {
+			if (!marked && item.id && compareIds(item.id, this.#lineAfter) > 0 && !this.#mine(item)) {
 				marked = true;
 				line('new', 'new', 'New');
 			}
 			lead ||= !same(last.name, item.name) || item.at - last.at > GROUP_WITHIN;
-			entries.push({ ...item, lead, shape: [lead, item.kind, item.state, item.reason, this.#mine(item)].join() });
+			entries.push({ ...item, lead, shape: [lead, item.state, item.reason, this.#mine(item)].join() });
 			last = item;
 			lead = false;
 		}
@@ -300,14 +298,14 @@ export class Timeline {
 		return Object.assign(row, { key, shape });
 	}
 
-	#message({ kind, id, name, text, at, lead, state, reason, ref }) {
+	#message({ id, name, text, at, lead, state, reason, ref }) {
 		const own = this.#mine({ name });
-		const flags = { lead, own, [state]: kind === 'pending', 'to-me': !own && mentions(text, this.me) };
-		const row = tint(element('li', `message ${Object.keys(flags).filter((flag) => flags[flag]).join(' ')}`), name);
+		const classes = ['message', lead && 'lead', own && 'own', state, !own && mentions(text, this.me) && 'to-me'];
+		const row = tint(element('li', classes.filter(Boolean).join(' ')), name);
 		if (id) row.dataset.id = id;
 		if (lead && !own) row.append(picture(name));
-		const time = element('time', '', kind === 'pending' ? STATES[reason] ?? STATES[state] : clock.format(at));
-		Object.assign(time, { dateTime: new Date(at).toISOString(), title: `${date.format(at)}, ${clock.format(at)}` });
+		const time = element('time', '', state ? STATES[reason] ?? STATES[state] : clock.format(at));
+		Object.assign(time, { dateTime: new Date(at).toISOString(), title: date.format(at) });
 		const body = element('div', `body ${emojiOnly(text) ? 'emoji' : ''}`, render(text, this.me, [...this.on.names()]));
 		body.dir = 'auto';
 		row.append(element('div', 'head', element('bdi', own || !lead ? 'visually-hidden' : 'name', own ? 'You' : name), time), body);
@@ -329,7 +327,7 @@ export class Timeline {
 }
 
 /** What stands in the place of the time until the receipt. */
-const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'A little slower…', unavailable: 'Waiting' };
+const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'A little slower…' };
 
 /** "Ada joined", "Ada and Bob left", "5 people joined, Cleo left". */
 function noticeText({ joined, left }) {

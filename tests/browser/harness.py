@@ -268,6 +268,10 @@ class Person:
     def texts(self):
         return self.page.evaluate("[...document.querySelectorAll('.message .body')].map((body) => body.textContent)")
 
+    def sent(self):
+        """Everything that was said has its receipt."""
+        self.wait("() => document.querySelector('.message') && !document.querySelector('.sending, .waiting')", timeout=20_000)
+
     def wait(self, script, arg=None, timeout=10_000):
         return self.page.wait_for_function(script, arg=arg, timeout=timeout)
 

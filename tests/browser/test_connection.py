@@ -24,7 +24,7 @@ def test_a_cut_line_comes_back_and_nothing_is_missed(visit, own, room):
     link.mend()
     ada.joined()
     expect(ada(STATUS)).to_be_hidden()
-    ada.wait("() => !document.querySelector('.sending, .waiting')")
+    ada.sent()
     assert ada.texts() == ["before", "meanwhile one", "meanwhile two", "from the train"]
 
 
@@ -74,7 +74,7 @@ def test_offline_and_back(visit, own, room):
     start = time.monotonic()
     ada.page.context.set_offline(False)
     ada.joined()
-    ada.wait("() => !document.querySelector('.sending, .waiting')")
+    ada.sent()
     assert time.monotonic() - start < 4
     assert ada.texts() == ["are you there?", "first", "second", "third"]
     assert [bob.next("message")["text"] for _ in range(3)] == ["first", "second", "third"]
@@ -92,7 +92,7 @@ def test_the_task_restarts_under_the_page(visit, own, room):
     ada.say("while it restarts")
     link.to(own.task(redis))
     ada.joined(timeout=20_000)
-    ada.wait("() => !document.querySelector('.sending, .waiting')")
+    ada.sent()
     expect(ada(STATUS)).to_be_hidden()
     assert ada.texts() == ["before", "while it restarts"]
     expect(ada(".notice")).to_have_count(0)
@@ -128,7 +128,7 @@ def test_redis_goes_away_and_comes_back(visit, own, room):
     ada.say("and another")
     redis.resume()
     expect(ada(STATUS)).to_be_hidden(timeout=20_000)
-    ada.wait("() => !document.querySelector('.sending, .waiting')", timeout=20_000)
+    ada.sent()
     bob.sees("and another")
     assert ada.texts() == bob.texts() == ["before", "into the void", "and another"]
 
@@ -189,7 +189,7 @@ def test_a_lost_receipt_is_asked_for_again_and_nothing_is_said_twice(visit, own,
     ada = visit(link, room, "Ada", script=deaf)
     bob = Talker(task, room, "Bob")
     ada.say("say it once")
-    ada.wait("() => document.querySelector('.message') && !document.querySelector('.sending, .waiting')")
+    ada.sent()
     ada.say("next")
     assert [bob.next("message")["text"] for _ in range(2)] == ["say it once", "next"]
     ada.sees("next")

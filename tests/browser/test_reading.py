@@ -96,6 +96,35 @@ def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, tasks, r
     expect(ada(".new")).to_have_count(0)
 
 
+def test_the_line_is_not_drawn_under_the_readers_eyes(visit, tasks, room):
+    bob = Talker(tasks[1], room, "Bob")
+    bob.say(*(f"old {i}" for i in range(60)))
+    ada = visit(tasks[0], room, "Ada")
+    ada.sees("old 59")
+    ada.page.reload()
+    ada.joined()
+    bob.say("read as it comes")
+    ada.sees("read as it comes")
+    expect(ada(".new")).to_have_count(0)
+    ada.look_away()
+    bob.say("missed")
+    ada.sees("missed")
+    ada.look_back()
+    expect(ada(".new")).to_have_count(1)
+    # It stays when one scrolls up to see what was before.
+    ada.scroll(-200)
+    expect(ada("#jump")).to_be_visible()
+    expect(ada(".new")).to_have_count(1)
+
+
+def test_the_title_counts_in_a_tab_that_is_not_painted(visit, tasks, room):
+    ada = visit(tasks[0], room, "Ada")
+    ada.page.evaluate("() => { window.requestAnimationFrame = () => 0; }")
+    ada.look_away()
+    Talker(tasks[1], room, "Bob").say("one", "two")
+    expect(ada.page).to_have_title(f"(2) #{room} · Bobbin")
+
+
 def test_coming_back_another_day_the_line_is_in_sight(visit, tasks, room):
     bob = Talker(tasks[1], room, "Bob")
     bob.say(*(f"old {i}" for i in range(20)))

@@ -133,12 +133,3 @@ def test_links_code_and_emoji(visit, tasks, room):
     assert ada.message("first").locator(".body").inner_text() == "first\nsecond"
     sizes = [float(ada.message(text).locator(".body").evaluate("(body) => parseFloat(getComputedStyle(body).fontSize)")) for text in ("🇫🇷", "👍 yes")]
     assert sizes[0] > 1.5 * sizes[1]
-
-
-def test_a_person_in_the_list_is_a_way_to_mention_them(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    Talker(tasks[1], room, "Bob Miller")
-    ada("#text").fill("hey")
-    ada("#people button", has_text="Bob Miller").click()
-    expect(ada("#text")).to_have_value("hey @Bob Miller ")
-    expect(ada("#text")).to_be_focused()
