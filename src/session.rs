@@ -46,7 +46,7 @@ const BURST_SECONDS: f64 = 4.0;
 /// Frames that are no messages may come so many times as fast.
 const OTHER_FRAMES: f64 = 10.0;
 /// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
-const READ_BUFFER: usize = 2048;
+const READ_BUFFER: usize = 1024;
 
 /// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
 pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, shared: &Shared) {

@@ -137,6 +137,8 @@ impl Worker {
         }
         while let Ok(first) = self.inbox.recv() {
             let mut batch = vec![first];
+            // Sessions that are about to speak go into the same pipeline; see `Lane::run`.
+            std::thread::yield_now();
             batch.extend(self.inbox.try_iter().take(PIPELINE - 1));
             self.exchange(&mut connection, batch)?;
         }
