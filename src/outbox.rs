@@ -243,6 +243,8 @@ impl Outbox {
             }
         }
         self.backlog = 0;
+        // A client that keeps up, and nearly all do, holds no memory for a queue.
+        self.queue = VecDeque::new();
         match &mut self.phase {
             // It is looked at again, until its session is gone or its deadline has come.
             Phase::Closing { said, .. } => {
