@@ -22,6 +22,7 @@ def from_template(name, attribute):
 
 IDLE_SECONDS = from_template("cluster.yml", "idle_timeout.timeout_seconds")
 COOKIE_SECONDS = from_template("chat-service.yml", "stickiness.lb_cookie.duration_seconds")
+GRAIN = 4  # seconds: HAProxy writes a cookie's time down no finer
 # Checked more often than on AWS, where three misses take half a minute: what is rehearsed is the order of things.
 CONFIG = """
 global

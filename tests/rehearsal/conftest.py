@@ -18,7 +18,7 @@ def stage(tmp_path):
     class Stage:
         def __init__(self):
             self.redis = Redis(tmp_path)
-            self.processes, self.tasks, self.crowds = [self.redis.process], [], []
+            self.processes, self.tasks, self.crowds, self.sockets = [self.redis.process], [], [], []
 
         def task(self, **settings):
             task = Task(self.redis, **settings)
@@ -36,8 +36,14 @@ def stage(tmp_path):
             self.crowds.append(crowd)
             return crowd
 
+        def keep(self, sockets):
+            """Close them at the end, not before."""
+            self.sockets += sockets
+
     stage = Stage()
     yield stage
+    for socket in stage.sockets:
+        socket.close()
     for crowd in stage.crowds:
         crowd.close()
     for process in reversed(stage.processes):
