@@ -29,7 +29,7 @@ export class Alerts {
 		this.icon.href = count ? badge(Math.min(count, 99)) : this.plain;
 	}
 
-	/** Messages from others that have just come. */
+	/** Messages from others. */
 	came(messages, me) {
 		this.#say(messages.map(({ name, text }) => `${name}: ${text}`));
 		if (document.hasFocus()) return;
