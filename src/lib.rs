@@ -11,53 +11,53 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-/// Wires the parts, waits for a signal, ends in order.
+// Wires the parts, waits for a signal, ends in order.
 pub mod server;
 
-/// Accepts connections and reads request heads.
+// Accepts connections and reads request heads.
 pub mod door;
 
-/// What is answered over plain HTTP.
+// What is answered over plain HTTP.
 pub mod pages;
 
-/// One client, from its join to its end.
+// One client, from its join to its end.
 pub mod session;
 
-/// The socket as tungstenite sees it.
+// The socket as tungstenite sees it.
 pub mod stream;
 
-/// Evens the load out after a scale-out.
+// Evens the load out after a scale-out.
 pub mod shedding;
 
-/// What every connection's thread needs.
+// What every connection's thread needs.
 pub mod shared;
 
-/// Fan-out: the threads that write.
+// Fan-out: the threads that write.
 pub mod lanes;
 
-/// One of those threads.
+// One of those threads.
 pub mod lane;
 
-/// One client's write side.
+// One client's write side.
 pub mod outbox;
 
-/// A socket that two threads share.
+// A socket that two threads share.
 pub mod wire;
 
-/// Where rooms are kept, and how tasks hear of each other.
+// Where rooms are kept, and how tasks hear of each other.
 pub mod backplane;
 
-/// The frames of the wire contract.
+// The frames of the wire contract.
 pub mod protocol;
 
-/// The settings, checked.
+// The settings, checked.
 pub mod settings;
 
-/// Counters, and how they are told.
+// Counters, and how they are told.
 pub mod metrics;
 
-/// Rates, slots and what the machine can bear.
+// Rates, slots and what the machine can bear.
 pub mod limits;
 
-/// Named threads, and what their panic means.
+// Named threads, and what their panic means.
 pub mod threads;

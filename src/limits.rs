@@ -148,7 +148,7 @@ impl Bucket {
 /// in a debug build: a connection's small stack would overflow, which ends the whole process.
 const MAX_NESTING: usize = 8;
 
-/// Whether JSON text nests no deeper than [`MAX_NESTING`]. The contract's own frames are flat; the rest is room for
+/// Whether JSON text nests no deeper than `MAX_NESTING`. The contract's own frames are flat; the rest is room for
 /// fields that are not known yet.
 pub fn is_shallow(json: &str) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

@@ -393,7 +393,7 @@ fn who_key(room: &str) -> String {
     format!("bobbin:{{{room}}}:who")
 }
 
-/// Asks who is in a room; [`super::replies::people`] understands the answer.
+/// Asks who is in a room; `replies::people` understands the answer.
 pub fn ask_for_people(room: &str) -> Vec<u8> {
     script(&ROSTER, 1).arg(who_key(room)).get_packed_command()
 }

@@ -5,11 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 
+/// What a test's thread ends with.
+type Verdict = JoinHandle<Result<(), String>>;
+
 /// One group of such tests: the first that Cargo runs starts all of them, each on a thread of its own, and every
 /// test then waits for its own thread and shows its failure.
 #[derive(Default)]
 pub struct Together {
-    running: Mutex<Option<HashMap<&'static str, JoinHandle<Result<(), String>>>>>,
+    running: Mutex<Option<HashMap<&'static str, Verdict>>>,
 }
 
 impl Together {
@@ -34,7 +37,7 @@ impl Together {
     }
 }
 
-fn start(name: &'static str, body: fn()) -> JoinHandle<Result<(), String>> {
+fn start(name: &'static str, body: fn()) -> Verdict {
     let caught = move || {
         catch_unwind(AssertUnwindSafe(body)).map_err(|payload| match payload.downcast::<String>() {
             Ok(text) => *text,
