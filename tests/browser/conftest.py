@@ -42,7 +42,7 @@ def redis(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tasks(redis):
     """Two tasks on one Redis."""
-    pair = [Task(redis, HISTORY_MESSAGES=6000), Task(redis, HISTORY_MESSAGES=6000)]
+    pair = [Task(redis, HISTORY_MESSAGES=6000, DRAIN_SECONDS=1) for _ in range(2)]
     yield pair
     codes = [task.stop() for task in pair]
     logs = "".join(line for task in pair for line in task.log)

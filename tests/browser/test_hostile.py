@@ -48,6 +48,8 @@ def test_hostile_texts_do_no_harm_to_the_layout(visit, tasks, room, size):
     hrefs = ada.page.evaluate("[...document.querySelectorAll('#list a')].map((a) => a.href)")
     assert hrefs and all(href.startswith("https://") for href in hrefs), hrefs
     assert "%E2%80%AE" not in "".join(hrefs)
+    # A link reads as what it is, whatever its surroundings do to the direction of letters.
+    assert set(ada("#list a").evaluate_all("(links) => links.map((link) => getComputedStyle(link).unicodeBidi)")) == {"isolate"}
 
 
 def test_a_long_message_is_folded_and_can_be_unfolded(visit, tasks, room):
