@@ -133,8 +133,8 @@ function showState() {
 	}, words && line.hidden ? 700 : 0);
 }
 
-function statusWords({ state, offline, restarting, backplane }) {
-	if (!['connecting', 'joined', 'waiting'].includes(state)) return '';
+function statusWords({ trying, state, offline, restarting, backplane }) {
+	if (!trying) return '';
 	if (offline) return 'You are offline. What you write waits here and goes out when you are back.';
 	if (backplane === 'down') return 'The server cannot reach its store. What you write waits here until it can.';
 	if (state === 'joined') return '';
@@ -181,14 +181,14 @@ function askBack(title, text, label) {
 
 function onAnswer(dialog, act) {
 	onSubmit(dialog, act);
-	// It wants an answer: Escape does not make it go away.
+	// Escape is no answer.
 	listen(dialog, 'cancel', (event) => event.preventDefault());
-	listen(dialog, 'close', () => dialog.returnValue || dialog.showModal());
+	listen(dialog, 'close', () => connection.trying || dialog.showModal());
 }
 
 function answered(dialog) {
 	if (!dialog.open) return;
-	dialog.close('answered');
+	dialog.close();
 	$('text').focus();
 }
 

@@ -59,9 +59,14 @@ export class Connection {
 		addEventListener('online', () => {
 			this.offline = false;
 			// It is often another network, on which the old line is silently dead: replace it at once.
-			if (['connecting', 'joined', 'waiting'].includes(this.state)) this.#open();
+			if (this.trying) this.#open();
 		});
 		document.addEventListener('visibilitychange', () => document.hidden || this.wake());
+	}
+
+	/** Joined, or about to be. */
+	get trying() {
+		return ['connecting', 'joined', 'waiting'].includes(this.state);
 	}
 
 	/** Join, or join again after a refusal. */

@@ -93,6 +93,14 @@ def test_taken_over_in_another_tab_and_back(visit, tasks, room):
     expect(ada("#away")).to_be_hidden()
     expect(ada("#text")).to_have_value("half")
     expect(tab("#away-title")).to_have_text("You are here in another tab")
+    # And once more; Escape, however often, is no answer.
+    tab("#come-back").click()
+    tab.joined()
+    expect(ada("#away")).to_be_visible()
+    for _ in range(4):
+        ada.page.keyboard.press("Escape")
+    ada("#come-back").click()
+    ada.joined()
     expect(bob("#people-count")).to_have_text("2")
     expect(bob(".notice")).to_have_count(0)
 
