@@ -108,13 +108,11 @@ impl Backplane for Redis {
         }
         self.subscriptions.enter(&seat.room)?;
         // Read first, sit down last: what is said in between comes as an event.
+        // If the answer alone was lost, the seat is taken all the same: it lapses like any other whose connection broke,
+        // unless the client comes back to it before.
         let arrival = self.shared.read(&seat.room, since).map_err(JoinError::from).and_then(|read| {
-            let seated = self.shared.sit(seat);
-            if seated == Err(JoinError::Unavailable) {
-                // It may have been carried out all the same, the answer alone lost.
-                self.shared.rise(seat);
-            }
-            seated.map(|(stamp, participants, names)| Arrival { stamp, participants, names, ..read })
+            let (stamp, participants, names) = self.shared.sit(seat)?;
+            Ok(Arrival { stamp, participants, names, ..read })
         });
         match &arrival {
             Ok(_) => drop(self.shared.seats().insert(seat.session, seat.clone())),
