@@ -164,8 +164,8 @@ fn those_still_waiting_for_their_close_can_talk() {
     }
     ada.expect_close(1012);
     // Each with a receipt is heard; the others she sends again from elsewhere, and then all are there once.
+    // (By chance she is the first to be told, and had no time for any.)
     let receipts = ada.messages();
-    assert!(!receipts.is_empty());
     let mut back = Client::back(second.addr, "tea", "Ada", &ada.secret, None);
     for key in refs.iter().filter(|key| !receipts.iter().any(|r| r["ref"] == key.as_str())) {
         back.send(json!({"type": "message", "text": "still talking", "ref": key}));
