@@ -205,7 +205,7 @@ fn stacks(out: &mut String, run: &Value) {
     for (path, threads) in run.as_object().into_iter().flatten() {
         for (name, stack) in threads.as_object().into_iter().flatten() {
             // The other threads do not depend on what clients do.
-            if path != "idle" && name != "conn" {
+            if !path.ends_with("idle sessions") && name != "conn" {
                 continue;
             }
             let figures = ["threads", "reserved_kb", "touched_kb_mean", "touched_kb_most"];

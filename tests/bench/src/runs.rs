@@ -284,7 +284,7 @@ impl Bench {
         everyone(&crowd, idle, &server)?;
         settle(&mut crowd)?;
         let mut result = Map::new();
-        result.insert("idle".to_owned(), stacks::by_thread(server.pid())?);
+        result.insert("200 idle sessions".to_owned(), stacks::by_thread(server.pid())?);
         drop((crowd, server));
 
         let (server, _) = self.start(self.bobbin())?;

@@ -122,7 +122,7 @@ pub fn paths() -> Vec<(&'static str, Vec<String>)> {
     };
     let message = |text: &str, number: usize| format!(r#"{{"type":"message","text":"{text}","ref":"stack-{number}"}}"#);
     vec![
-        ("idle", vec![]),
+        ("a join", vec![]),
         ("messages", (0..20).map(|number| message("hello", number)).collect()),
         ("the longest message", vec![message(&"x".repeat(4096), 100)]),
         ("a text full of escapes", vec![message(&"\\u00e9\\n".repeat(1000), 101)]),
