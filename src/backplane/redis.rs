@@ -91,6 +91,8 @@ impl Redis {
             watched: subscriptions.registry(),
             rooms: HashMap::new(),
             suspects: VecDeque::new(),
+            heard: Instant::now(),
+            sure_until: None,
         }
         .start()?;
         let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
@@ -115,7 +117,10 @@ impl Backplane for Redis {
             Ok(Arrival { stamp, participants, names, ..read })
         });
         match &arrival {
-            Ok(_) => drop(self.shared.seats().insert(seat.session, seat.clone())),
+            Ok(arrival) => {
+                self.shared.seats().insert(seat.session, seat.clone());
+                self.subscriptions.welcomed(&seat.room, arrival.names.clone());
+            }
             Err(_) => self.subscriptions.exit(&seat.room),
         }
         arrival
@@ -204,7 +209,7 @@ impl Backplane for Redis {
         for (room, seats) in self.shared.seats_by_room() {
             for some in seats.chunks(RENEW) {
                 if Instant::now() >= end
-                    || self.shared.publisher.ask(self.shared.renew(&room, &refs(some), false)).is_err()
+                    || self.shared.publisher.ask(self.shared.renew(&room, &Vec::from_iter(some), false)).is_err()
                 {
                     return;
                 }
@@ -346,7 +351,7 @@ impl Heartbeat {
         let mut taken_again = 0;
         for (room, seats) in self.shared.seats_by_room() {
             for some in seats.chunks(RENEW) {
-                let answer = self.shared.publisher.ask(self.shared.renew(&room, &refs(some), again))?;
+                let answer = self.shared.publisher.ask(self.shared.renew(&room, &Vec::from_iter(some), again))?;
                 let reply: Vec<String> = from_value(answer)?;
                 let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
                 taken_again += taken.parse::<u64>().map_err(not_understood)?;
@@ -368,10 +373,6 @@ impl Heartbeat {
             (self.shared.listener)(event(seat.session));
         }
     }
-}
-
-fn refs(seats: &[Seat]) -> Vec<&Seat> {
-    seats.iter().collect()
 }
 
 /// `EVALSHA` of a script that was loaded when the connection was made.

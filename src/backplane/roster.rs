@@ -3,19 +3,33 @@
 //! who is there, and tells them the difference.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::Change;
 
-/// The shown names in one room, as they were told.
+/// The shown names in one room that any client here may show.
 #[derive(Debug, Default)]
 pub struct Roster {
     names: HashSet<String>,
+    /// When the newest client was welcomed. What it was told then may be newer than what the others were.
+    welcomed: Option<Instant>,
 }
 
 impl Roster {
     /// A roster of those who are there.
     pub fn new(names: Vec<String>) -> Roster {
-        Roster { names: names.into_iter().collect() }
+        Roster { names: names.into_iter().collect(), welcomed: None }
+    }
+
+    /// Adds what a newcomer is told.
+    pub fn welcome(&mut self, names: Vec<String>, now: Instant) {
+        self.names.extend(names);
+        self.welcomed = Some(now);
+    }
+
+    /// Whether someone was welcomed after that.
+    pub fn welcomed_after(&self, then: Instant) -> bool {
+        self.welcomed.is_some_and(|at| at > then)
     }
 
     /// Follows a change that is told.
@@ -26,11 +40,11 @@ impl Roster {
         self.names.extend(change.joined.iter().cloned());
     }
 
-    /// What has to be told so that it is right, if anything. `stamp` is when these were there. After Redis `lost` its
-    /// data, clients that joined before all names were taken again know fewer than the others: all are named.
-    pub fn correct(&mut self, there: Vec<String>, stamp: u64, lost: bool) -> Option<Change> {
+    /// What has to be told so that it is right, if anything. `stamp` is when these were there. Where some clients know
+    /// fewer names than others, `all` are told.
+    pub fn correct(&mut self, there: Vec<String>, stamp: u64, all: bool) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
-        let joined: Vec<String> = there.iter().filter(|&name| lost || !self.names.contains(name)).cloned().collect();
+        let joined: Vec<String> = there.iter().filter(|&name| all || !self.names.contains(name)).cloned().collect();
         let left: Vec<String> = self.names.difference(&there).cloned().collect();
         let participants = there.len() as u64;
         self.names = there;
@@ -53,6 +67,8 @@ mod tests {
         assert_eq!((change.joined, change.left), (names(&["Dee"]), names(&["Bob"])));
         assert_eq!((change.participants, change.stamp), (2, 8));
         assert_eq!(roster.correct(names(&["Dee", "Cid"]), 9, false), None);
+        roster.welcome(names(&["Dee", "Eve"]), Instant::now());
+        assert_eq!(roster.correct(names(&["Cid", "Dee"]), 9, false).expect("Eve went").left, names(&["Eve"]));
         assert_eq!(roster.correct(names(&["Dee"]), 10, true).expect("all are named").joined, names(&["Dee"]));
     }
 }

@@ -52,6 +52,10 @@ pub struct Subscriber {
     pub rooms: HashMap<Room, Cursor>,
     /// Where a message should have been heard of since when, oldest first.
     pub suspects: VecDeque<(Room, Instant)>,
+    /// When the task's own probe was last heard.
+    pub heard: Instant,
+    /// Until when all was surely heard, if rosters were not compared since a connection was lost.
+    pub sure_until: Option<Instant>,
 }
 
 /// How far a room was delivered.
@@ -98,6 +102,7 @@ impl Subscriber {
                 End::Stopped => return,
                 End::Lost(why) => self.link.set(Part::Subscriber, Err(why)),
             }
+            self.sure_until.get_or_insert(self.heard);
             if started.elapsed() > DEAF {
                 backoff = Backoff::new();
             }
@@ -128,17 +133,17 @@ impl Subscriber {
         }
         pubsub.set_read_timeout(Some(TICK))?;
         self.link.set(Part::Subscriber, Ok(()));
-        let mut probed = Instant::now();
+        self.heard = Instant::now();
         loop {
             self.grant_wishes(&mut pubsub)?;
             match pubsub.get_message() {
-                Ok(message) if message.get_channel_name().starts_with("bobbin:task:") => probed = Instant::now(),
+                Ok(message) if message.get_channel_name().starts_with("bobbin:task:") => self.heard = Instant::now(),
                 Ok(message) => self.hear(&message),
                 Err(error) if error.is_timeout() => {}
                 Err(error) => return Err(error.into()),
             }
             self.look_into_suspects();
-            if probed.elapsed() > DEAF {
+            if self.heard.elapsed() > DEAF {
                 return Err(End::Lost("deaf: the task's own probes are not heard".to_owned()));
             }
         }
@@ -158,6 +163,11 @@ impl Subscriber {
                 }
                 Ok(Wish::Unsubscribe { room }) => self.unsubscribe(pubsub, &room)?,
                 Ok(Wish::Tail { room, id, at, author }) => self.suspect(room, Unheard { id, at, author }),
+                Ok(Wish::Welcomed { room, names, at }) => {
+                    if let Some(cursor) = self.rooms.get_mut(&room) {
+                        cursor.roster.welcome(names, at);
+                    }
+                }
                 Ok(Wish::Compare { data_lost }) => self.compare_rosters(data_lost),
                 Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(End::Stopped),
@@ -206,14 +216,14 @@ impl Subscriber {
             let room = self.rooms.get_key_value(room)?.0.clone();
             match (payload.get(..1)?, payload.get(1..)?) {
                 ("m", rest) => self.hear_message(&room, rest),
-                ("p", rest) => parse_change(rest, &self.task).map(|change| self.hear_change(room, change)),
+                ("p", rest) => replies::change(rest, &self.task).map(|change| self.hear_change(room, change)),
                 ("t", json) => {
                     let frame = protocol::text_frame(json.to_owned());
                     (self.listener)(Event::Typing { room, frame });
                     Some(())
                 }
                 ("k", session) => {
-                    if let Some(session) = own_session(session, &self.task) {
+                    if let Some(session) = replies::own_session(session, &self.task) {
                         (self.listener)(Event::TakenOver(session));
                     }
                     Some(())
@@ -310,17 +320,21 @@ impl Subscriber {
     }
 
     /// Tells what changes of presence were not heard. All that was heard is told when this thread asks who is there,
-    /// so the answer is never older than the roster.
+    /// so the answer is never older than the roster. Where someone joined while the subscription was away already, the
+    /// clients differ in what they know.
     fn compare_rosters(&mut self, data_lost: bool) {
         let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
         for room in rooms {
             let Ok((stamp, names)) = self.people(&room) else { return };
-            let change = self.rooms.get_mut(&room).and_then(|cursor| cursor.roster.correct(names, stamp, data_lost));
+            let Some(Cursor { roster, .. }) = self.rooms.get_mut(&room) else { continue };
+            let all = data_lost || self.sure_until.is_some_and(|sure| roster.welcomed_after(sure));
+            let change = roster.correct(names, stamp, all);
             if let Some(change) = change {
                 log::info!("{room}: {} came and {} went unheard", change.joined.len(), change.left.len());
                 (self.listener)(Event::Presence { room, change });
             }
         }
+        self.sure_until = None;
     }
 
     fn suspect(&mut self, room: Room, unheard: Unheard) {
@@ -344,49 +358,5 @@ impl Subscriber {
                 }
             }
         }
-    }
-}
-
-/// `stamp participants session`, then the names that joined, then those that left, each line parted by tabs.
-fn parse_change(text: &str, task: &str) -> Option<Change> {
-    let mut lines = text.split('\n');
-    let mut head = lines.next()?.split(' ');
-    let mut names = || -> Option<Vec<String>> {
-        Some(lines.next()?.split('\t').filter(|name| !name.is_empty()).map(str::to_owned).collect())
-    };
-    Some(Change {
-        stamp: head.next()?.parse().ok()?,
-        participants: head.next()?.parse().ok()?,
-        about: own_session(head.next()?, task),
-        joined: names()?,
-        left: names()?,
-    })
-}
-
-/// The number of a session known as `task/number`, if it is of this task.
-fn own_session(session: &str, task: &str) -> Option<u64> {
-    session.strip_prefix(task)?.strip_prefix('/')?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_parsed_as_the_scripts_write_them() {
-        let change = parse_change("1732412345678000001 3 t1/7\nAda\tBob Lee\n", "t1").expect("well-formed");
-        assert_eq!(change.joined, ["Ada", "Bob Lee"]);
-        assert!(change.left.is_empty());
-        assert_eq!((change.participants, change.about), (3, Some(7)));
-        assert_eq!(parse_change("5 0 t2/7\n\nAda", "t1").expect("well-formed").about, None);
-        assert!(parse_change("x 0 -\n\n", "t1").is_none());
-        assert!(parse_change("5 0 -", "t1").is_none());
-    }
-
-    #[test]
-    fn sessions_of_other_tasks_are_not_ours() {
-        assert_eq!(own_session("t1/12", "t1"), Some(12));
-        assert_eq!(own_session("t12/1", "t1"), None);
-        assert_eq!(own_session("-", "t1"), None);
     }
 }

@@ -59,6 +59,8 @@ pub enum Wish {
     Unsubscribe { room: Room },
     /// The log had this message at that time. If it came from here, `author` waits for its receipt.
     Tail { room: Room, id: Id, at: Instant, author: Option<Author> },
+    /// A newcomer was told these names.
+    Welcomed { room: Room, names: Vec<String>, at: Instant },
     /// Changes of presence may have been missed; all of them, if Redis lost its data.
     Compare { data_lost: bool },
 }
@@ -112,6 +114,11 @@ impl Subscriptions {
     /// Says that the log has this message, so it should be heard of.
     pub fn expect(&self, room: Room, id: Id, author: Option<Author>) {
         let _ = self.wishes.try_send(Wish::Tail { room, id, at: Instant::now(), author });
+    }
+
+    /// Says whom a newcomer was told to be there.
+    pub fn welcomed(&self, room: &Room, names: Vec<String>) {
+        let _ = self.wishes.send_timeout(Wish::Welcomed { room: room.clone(), names, at: Instant::now() }, PATIENCE);
     }
 
     /// Compares who is in each room with what was told here, and tells the difference.
