@@ -92,7 +92,15 @@ impl<'a> Session<'a> {
             return Some((End::Over, true));
         }
         match self.client.order()? {
-            Order::Cut => Some((End::Away(self.client.rng.range(0, 300)), false)),
+            Order::Cut => {
+                // In the midst of a word; it is said again on another task, perhaps while this one still hears it.
+                if self.client.stage.talking.load(SeqCst) {
+                    self.client.compose();
+                    let _ = self.send_what_is_due();
+                }
+                let wait = if self.client.rng.chance(50) { 0 } else { 300 };
+                Some((End::Away(wait), false))
+            }
             Order::Away(time) => Some((End::Away(time), false)),
             Order::Leave(time) => Some((End::Away(time), true)),
         }
@@ -115,8 +123,11 @@ impl<'a> Session<'a> {
                 // Without an answer it is sent again later, or only after a reconnect.
                 let again = if self.client.impatient { now + IMPATIENT_AFTER } else { At::MAX };
                 self.client.pending[i].1 = again;
-                let frame = self.client.attempt(message, self.connection);
-                self.wire.send(&frame)?;
+                // Now and then it cannot wait, and says it twice at once.
+                for _ in 0..if self.client.rng.chance(5) { 2 } else { 1 } {
+                    let frame = self.client.attempt(message, self.connection);
+                    self.wire.send(&frame)?;
+                }
             }
         }
         self.page_back(now)
