@@ -23,6 +23,7 @@ test: ## install what the tests need, if it is missing, and run them all (some 1
 	tests/setup.sh
 	cargo build --locked
 	SECONDS=20 cargo test --locked
+	tests/docker/test.sh
 	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/browser tests/rehearsal
 
 chaos: ## the fault test, for SECONDS=60, with SEED=… to see one run again
@@ -37,6 +38,14 @@ bench: ## the benchmark beside its peers: tests/bench/results (QUICK=1 for a sho
 docker-pair: ## the image, and two containers and a Redis on one Docker network, on ports 3000 and 3001
 	tests/docker/pair.sh
 
+docker-test: ## the image, with a Docker engine and base images of its own (root, Debian, some 8 minutes)
+	tests/docker/alone.sh
+
+screenshots: ## renew the page's pictures in tests/browser/screenshots
+	tests/setup.sh
+	cargo build --locked
+	SCREENSHOTS=1 target/venv/bin/pytest -q -p no:cacheprovider tests/browser -k picture
+
 deploy: ## to AWS: ENV=… REGION=… [CERT=…] [DRY_RUN=1]
 	@cfn/deploy.sh deploy
 
@@ -46,4 +55,4 @@ destroy: ## take it down again: ENV=… REGION=… [DRY_RUN=1]
 clean: ## remove what was built
 	cargo clean
 
-.PHONY: help run pair check test chaos bench docker-pair deploy destroy clean
+.PHONY: help run pair check test chaos bench docker-pair docker-test screenshots deploy destroy clean
