@@ -100,7 +100,7 @@ impl Arena {
                 stage.ledger.remark(format!("task {task} is not ready after the heal"));
             }
         }
-        let logs = visit_all(&stage);
+        let logs = self.visit_all();
         stage.ending.store(true, SeqCst);
         for client in self.clients {
             client.join().expect("a client does not panic");
@@ -114,6 +114,23 @@ impl Arena {
             verdict.broken.push(Broken { what: "slow to recover", story });
         }
         Outcome { stage, verdict, caught_up_after, counts_right_after }
+    }
+
+    /// A stranger visits every room on every task, and reads the log of each room once.
+    fn visit_all(&mut self) -> BTreeMap<String, Log> {
+        let mut logs = BTreeMap::new();
+        let stage = Arc::clone(&self.stage);
+        let tasks = stage.tasks.lock().expect("nobody panics holding it").clone();
+        for room in &stage.rooms {
+            for (task, addr) in tasks.iter().enumerate() {
+                match inspect::visit(&stage, *addr, task, room, task == 0) {
+                    Ok(log) if task == 0 => _ = logs.insert(room.clone(), log),
+                    Ok(_) => {}
+                    Err(story) => self.broken.push(Broken { what: "a stranger's welcome is wrong", story }),
+                }
+            }
+        }
+        logs
     }
 
     fn must(&mut self, what: &'static str, result: Result<At, Vec<String>>) {
@@ -139,20 +156,4 @@ fn roles(rooms: &[Talk], most: f64) -> Vec<Role> {
         }
     }
     roles
-}
-
-/// A stranger visits every room on every task, and reads the log of each room once.
-fn visit_all(stage: &Stage) -> BTreeMap<String, Log> {
-    let mut logs = BTreeMap::new();
-    let tasks = stage.tasks.lock().expect("nobody panics holding it").clone();
-    for room in &stage.rooms {
-        for (task, addr) in tasks.iter().enumerate() {
-            match inspect::visit(stage, *addr, task, room, task == 0) {
-                Ok(log) if task == 0 => _ = logs.insert(room.clone(), log),
-                Ok(_) => {}
-                Err(story) => stage.ledger.remark(story),
-            }
-        }
-    }
-    logs
 }
