@@ -229,7 +229,13 @@ impl Cage {
     pub fn around(&self, recipe: &Recipe) -> Recipe {
         let enter: String =
             self.folders.iter().map(|folder| format!("echo $$ > {}/cgroup.procs && ", folder.display())).collect();
-        let mut command = vec!["sh".to_owned(), "-c".to_owned(), format!("{enter} exec \"$@\""), "sh".to_owned()];
+        // Version 1 shows a container its own limits at the root; so does this, in a mount namespace of its own.
+        let show = self.folders.iter().find(|folder| folder.starts_with("/sys/fs/cgroup/memory")).map(|memory| {
+            let mount = format!("mount --bind {} /sys/fs/cgroup/memory && exec \\\"\\$@\\\"", memory.display());
+            format!("unshare -m sh -c \"{mount}\" sh ")
+        });
+        let script = format!("{enter} exec {}\"$@\"", show.unwrap_or_default());
+        let mut command = vec!["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()];
         command.extend(recipe.command.iter().cloned());
         Recipe { command, ..recipe.clone() }
     }
