@@ -30,10 +30,10 @@ chaos: ## the fault test, for SECONDS=60, with SEED=… to see one run again
 	tests/setup.sh redis-server
 	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
 
-bench: ## the benchmark beside its peers: tests/bench/results (QUICK=1 for a short one)
+bench: ## the benchmark beside its peers, some 25 quiet minutes; BENCH=--quick takes three
 	tests/setup.sh redis-server npm
 	cargo build --release --locked
-	cargo run --release --locked --manifest-path tests/bench/Cargo.toml -- $(if $(QUICK),--quick)
+	cargo run --release --locked --manifest-path tests/bench/Cargo.toml --target-dir target/bench/tool -- $(BENCH)
 
 docker-pair: ## the image, and two containers and a Redis on one Docker network, on ports 3000 and 3001
 	tests/docker/pair.sh
