@@ -113,8 +113,8 @@ impl Lane {
                 Ok(post) => {
                     self.take(post);
                     // Where one message is, others are close behind. Letting the subscriber run once more before the
-                    // first is written puts them into the same `send`: a third more deliveries under full load, and a
-                    // microsecond where nobody else wants to run.
+                    // first is written puts them into the same `send`: more deliveries under full load, and a microsecond
+                    // where nobody else wants to run.
                     std::thread::yield_now();
                     for _ in 1..GATHER.0 {
                         let Ok(post) = self.posts.try_recv() else { break };
