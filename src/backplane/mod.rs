@@ -3,6 +3,7 @@
 //! A trait with two implementations, [`memory`] for one process alone and [`redis`] for any number of them. The rest
 //! of the code does not know which it has: it calls the trait, and hears what happens as [`Event`]s.
 
+mod commands;
 mod link;
 pub mod memory;
 mod publisher;

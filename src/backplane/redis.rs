@@ -1,30 +1,22 @@
-//! The backplane of any number of tasks on one Redis: what each call means in keys and scripts, and the heartbeat.
-//!
-//! All that must be atomic is a Lua script beside this file. Keys carry the room as hash tag (Redis Cluster
-//! specification), so that a cluster keeps a room's keys together:
-//!
-//! | key | type | holds |
-//! | --- | --- | --- |
-//! | `bobbin:{room}:log` | stream | the messages |
-//! | `bobbin:{room}:live` | channel | events as they happen |
-//! | `bobbin:{room}:here` | sorted set | folded name, and the end of its lease |
-//! | `bobbin:{room}:who` | hash | folded name, and who has it |
-//! | `bobbin:{room}:ref:{ref}` | string | the id that a message with this ref got |
-//! | `bobbin:tasks` | hash | each task's count of sessions, and when it told |
+//! The backplane of any number of tasks on one Redis: what each call means in commands (see `commands.rs`), and the
+//! heartbeat that keeps leases alive.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use redis::{Client, Cmd, FromRedisValue, Script};
 
+use super::commands::{
+    CENSUS, JOIN, LEAVE, READ, RENEW_LEASES, SAY, SCRIPTS, channel_of_room, log_key, script, who_key,
+};
 use super::link::Link;
 use super::publisher::Publisher;
 use super::replies::{entries, from_value, is_body, not_understood};
 use super::subscriber::Subscriber;
-use super::subscriptions::{Subscriptions, channel_of_room};
+use super::subscriptions::Subscriptions;
 use super::{
     Arrival, Backplane, Event, HEARTBEAT, Health, JoinError, LEASE, Leave, Listener, Page, REF_LIFE, Room, Seat,
     SessionId, Unavailable,
@@ -37,23 +29,6 @@ const RENEW: usize = 250;
 /// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
 /// to renew its own first, after the longest back-off (5 s) and one heartbeat.
 const GRACE: Duration = Duration::from_secs(10);
-
-macro_rules! scripts {
-    ($($name:ident = $($file:literal)+;)+) => {
-        $(static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($(include_str!($file)),+)));)+
-        const SCRIPTS: &[&str] = &[$(concat!($(include_str!($file)),+)),+];
-    };
-}
-
-scripts! {
-    JOIN = "presence.lua" "join.lua";
-    LEAVE = "presence.lua" "leave.lua";
-    RENEW_LEASES = "presence.lua" "renew.lua";
-    SAY = "say.lua";
-    READ = "read.lua";
-    CENSUS = "census.lua";
-    ROSTER = "roster.lua";
-}
 
 /// The handle that sessions hold.
 pub struct Redis {
@@ -373,26 +348,4 @@ impl Heartbeat {
             (self.shared.listener)(event(seat.session));
         }
     }
-}
-
-/// `EVALSHA` of a script that was loaded when the connection was made.
-fn script(script: &Script, keys: usize) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys);
-    command
-}
-
-/// The key of a room's log.
-pub fn log_key(room: &str) -> String {
-    format!("bobbin:{{{room}}}:log")
-}
-
-/// The key of the people in a room.
-fn who_key(room: &str) -> String {
-    format!("bobbin:{{{room}}}:who")
-}
-
-/// Asks who is in a room; `replies::people` understands the answer.
-pub fn ask_for_people(room: &str) -> Vec<u8> {
-    script(&ROSTER, 1).arg(who_key(room)).get_packed_command()
 }

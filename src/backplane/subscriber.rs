@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use redis::{Client, Msg, PubSub, RedisResult};
 
+use super::commands::{ask_for_people, channel_of_room, channel_of_task, log_key};
 use super::link::{Backoff, Link, Part, connect};
 use super::publisher::Publisher;
 use super::replies;
 use super::roster::Roster;
-use super::subscriptions::{Author, Registry, Wish, channel_of_room, channel_of_task};
+use super::subscriptions::{Author, Registry, Wish};
 use super::{Change, Event, Listener, Room, Unavailable};
 use crate::protocol::{self, Id};
 use crate::threads;
@@ -273,7 +274,7 @@ impl Subscriber {
     fn fill(&mut self, room: &Room) -> Result<(), Unavailable> {
         while let Some(cursor) = self.rooms.get(room) {
             let command = redis::cmd("XRANGE")
-                .arg(super::redis::log_key(room))
+                .arg(log_key(room))
                 .arg(format!("({}", cursor.last))
                 .arg("+")
                 .arg("COUNT")
@@ -297,19 +298,14 @@ impl Subscriber {
     }
 
     fn newest(&self, room: &Room) -> Result<Id, Unavailable> {
-        let command = redis::cmd("XREVRANGE")
-            .arg(super::redis::log_key(room))
-            .arg("+")
-            .arg("-")
-            .arg("COUNT")
-            .arg(1)
-            .get_packed_command();
+        let command =
+            redis::cmd("XREVRANGE").arg(log_key(room)).arg("+").arg("-").arg("COUNT").arg(1).get_packed_command();
         Ok(replies::entries(self.publisher.ask(command)?)?.first().map_or(Id::default(), |(id, _)| *id))
     }
 
     /// When it was asked, and who is in a room then.
     fn people(&self, room: &Room) -> Result<(u64, Vec<String>), Unavailable> {
-        replies::people(self.publisher.ask(super::redis::ask_for_people(room))?)
+        replies::people(self.publisher.ask(ask_for_people(room))?)
     }
 
     fn hear_change(&mut self, room: Room, change: Change) {

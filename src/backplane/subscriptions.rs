@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::commands::channel_of_task;
 use super::publisher::Publisher;
 use super::{Room, SessionId, Unavailable};
 use crate::protocol::Id;
@@ -136,14 +137,4 @@ impl Subscriptions {
     pub fn registry(&self) -> Registry {
         self.watched.clone()
     }
-}
-
-/// The channel on which a room's events are published.
-pub fn channel_of_room(room: &str) -> String {
-    format!("bobbin:{{{room}}}:live")
-}
-
-/// The channel that only this task listens to.
-pub fn channel_of_task(task: &str) -> String {
-    format!("bobbin:task:{task}")
 }
