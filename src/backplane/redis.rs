@@ -326,17 +326,27 @@ impl Heartbeat {
         let mut taken_again = 0;
         for (room, seats) in self.shared.seats_by_room() {
             for some in seats.chunks(RENEW) {
-                let answer = self.shared.publisher.ask(self.shared.renew(&room, &Vec::from_iter(some), again))?;
-                let reply: Vec<String> = from_value(answer)?;
-                let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-                taken_again += taken.parse::<u64>().map_err(not_understood)?;
-                self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?, None);
-                for pair in lost.chunks_exact(2) {
-                    self.lost(some.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
+                match self.renew(&room, some, again) {
+                    Ok(taken) => taken_again += taken,
+                    Err(Unavailable) if !self.shared.link.is_up() => return Err(Unavailable),
+                    // One room that is spoilt in Redis must not cost the others their leases.
+                    Err(Unavailable) => log::warn!("{room}: leases could not be renewed"),
                 }
             }
         }
         Ok(taken_again)
+    }
+
+    /// Renews some leases of one room: how many names had to be taken again.
+    fn renew(&self, room: &Room, seats: &[Seat], again: bool) -> Result<u64, Unavailable> {
+        let answer = self.shared.publisher.ask(self.shared.renew(room, &Vec::from_iter(seats), again))?;
+        let reply: Vec<String> = from_value(answer)?;
+        let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+        self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?, None);
+        for pair in lost.chunks_exact(2) {
+            self.lost(seats.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
+        }
+        taken.parse().map_err(not_understood)
     }
 
     /// A session's name is another session's by now, or nobody's.
