@@ -31,6 +31,16 @@ struct Request {
     done: Done,
 }
 
+/// A command on its way, see [`Publisher::queue`].
+pub struct Queued(Receiver<Result<Value, Unavailable>>);
+
+impl Queued {
+    /// Waits for the answer.
+    pub fn wait(self) -> Result<Value, Unavailable> {
+        self.0.recv_timeout(PATIENCE).unwrap_or(Err(Unavailable))
+    }
+}
+
 /// The handle. When the last one is dropped, what is queued is still sent, and the thread ends.
 #[derive(Clone)]
 pub struct Publisher {
@@ -62,14 +72,19 @@ impl Publisher {
 
     /// Sends a packed command and waits for its answer.
     pub fn ask(&self, packed: Vec<u8>) -> Result<Value, Unavailable> {
-        let (reply, answer) = bounded(1);
+        self.queue(packed)?.wait()
+    }
+
+    /// Queues a packed command; all that is queued later is carried out later.
+    pub fn queue(&self, packed: Vec<u8>) -> Result<Queued, Unavailable> {
         // The subscriber asks too, and it must be able to before the link counts as up.
-        let request = Request { packed, done: Box::new(move |result| drop(reply.send(result))) };
         if !self.link.stands(Part::Publisher) {
             return Err(Unavailable);
         }
+        let (reply, answer) = bounded(1);
+        let request = Request { packed, done: Box::new(move |result| drop(reply.send(result))) };
         self.queue.send_timeout(request, PATIENCE).map_err(|_| Unavailable)?;
-        answer.recv_timeout(PATIENCE).unwrap_or(Err(Unavailable))
+        Ok(Queued(answer))
     }
 
     /// Sends a packed command whose answer nobody needs, but which must be carried out in the end: kept while Redis

@@ -339,12 +339,19 @@ impl Heartbeat {
 
     /// Renews some leases of one room: how many names had to be taken again.
     fn renew(&self, room: &Room, seats: &[Seat], again: bool) -> Result<u64, Unavailable> {
-        let answer = self.shared.publisher.ask(self.shared.renew(room, &Vec::from_iter(seats), again))?;
-        let reply: Vec<String> = from_value(answer)?;
+        // Queued while the seats are locked: who leaves is not among them, or leaves after it. Otherwise a name that has
+        // just left could be taken again, with nobody there.
+        let (here, queued) = {
+            let held = self.shared.seats();
+            let here: Vec<&Seat> = seats.iter().filter(|seat| held.contains_key(&seat.session)).collect();
+            let command = self.shared.renew(room, &here, again);
+            (here, self.shared.publisher.queue(command)?)
+        };
+        let reply: Vec<String> = from_value(queued.wait()?)?;
         let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
         self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?, None);
         for pair in lost.chunks_exact(2) {
-            self.lost(seats.get(pair[0].parse::<usize>().map_err(not_understood)?), pair[1] == "1");
+            self.lost(here.get(pair[0].parse::<usize>().map_err(not_understood)?).copied(), pair[1] == "1");
         }
         taken.parse().map_err(not_understood)
     }
