@@ -28,8 +28,6 @@ COPY --from=build /bobbin/target/release/bobbin /bobbin
 # `docker stop` kills after 10 seconds by itself: goodbyes within 6 leave time for the slowest answer. Where more time
 # is given, as on Fargate, set more.
 ENV DRAIN_SECONDS=6
-# glibc would keep for each thread what its join freed, some 8 KiB a connection; nothing here is faster for it.
-ENV GLIBC_TUNABLES=glibc.malloc.tcache_count=0
 # By number, so that whoever demands a user that is not root can see that it is none.
 USER 65532:65532
 EXPOSE 3000

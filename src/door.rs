@@ -35,10 +35,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// The wait after an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A connection's stack, in bytes: reserved, not taken. The deepest paths, as valgrind's drd reports them
-/// (`--show-stack-usage=yes`): 11 KiB in a release build, 20 KiB in a debug build (`history`), and 4.4 KiB for glibc on
-/// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
-pub const STACK: usize = 64 * 1024;
 
 /// Accepts connections for ever.
 pub fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -66,7 +62,7 @@ fn welcome(socket: TcpStream, number: u64, shared: &Arc<Shared>) {
     let Some(slot) = shared.connections.take() else { return turn_away(&socket) };
     let spare = socket.try_clone();
     let thread_shared = shared.clone();
-    let started = threads::connection(number, STACK, move || {
+    let started = threads::connection(number, move || {
         serve(socket, &thread_shared);
         drop(slot);
     });
@@ -88,11 +84,18 @@ fn full(why: &str) -> Answer {
     Answer::refusal(503, why).with("Retry-After", "3")
 }
 
-/// One connection: answers requests until it closes or becomes a WebSocket.
-///
-/// A session runs in this frame for as long as it lives, and every page of stack it touches stays in memory. So what is
-/// needed for a moment only (the head's lines, an answer) is kept in functions of its own, out of this frame: that is
-/// one page, 4 KiB, a session.
+/// What a connection does after a request.
+enum Next {
+    /// It waits for another one.
+    Request,
+    /// It is a WebSocket in this room, and has its `101`.
+    Session(Slot, Room),
+    /// It ends.
+    End,
+}
+
+/// One connection: answers requests until it closes or becomes a WebSocket. It sleeps in this frame and in
+/// `read_head`'s, so all that needs more stack is done aside.
 fn serve(socket: TcpStream, shared: &Shared) {
     let mut buffer = Vec::new();
     let mut wait = HEAD_TIME;
@@ -103,32 +106,37 @@ fn serve(socket: TcpStream, shared: &Shared) {
             Ok(None) => return,
             Err(refusal) => return say_last(&socket, refusal, false),
         };
-        let head_only = request.method() == Method::HEAD;
-        let answer = match request.uri().path().strip_prefix("/ws/") {
-            Some(room) => match open_session(&request, room, &socket, shared) {
-                Ok((slot, room)) => {
-                    drop(request);
-                    session::serve(socket, buffer, room, shared);
-                    return drop(slot);
-                }
-                Err(refusal) => refusal,
-            },
-            None => pages::answer(&request, shared),
-        };
-        // Near the cap, plain connections are not kept: health checks need a place too.
-        let crowded = shared.connections.taken() > shared.sessions.cap();
-        if crowded || !keeps_alive(&request) {
-            return say_last(&socket, answer, head_only);
+        match threads::aside(|| respond(&request, &socket, shared)) {
+            Next::Request => wait = KEEP_ALIVE,
+            Next::Session(slot, room) => {
+                drop(request);
+                session::serve(socket, buffer, room, shared);
+                return drop(slot);
+            }
+            Next::End => return,
         }
-        if (&socket).write_all(&answer.into_bytes(head_only)).is_err() {
-            return;
-        }
-        wait = KEEP_ALIVE;
     }
 }
 
+fn respond(request: &Request<()>, mut socket: &TcpStream, shared: &Shared) -> Next {
+    let head_only = request.method() == Method::HEAD;
+    let answer = match request.uri().path().strip_prefix("/ws/") {
+        Some(room) => match open_session(request, room, socket, shared) {
+            Ok((slot, room)) => return Next::Session(slot, room),
+            Err(refusal) => refusal,
+        },
+        None => pages::answer(request, shared),
+    };
+    // Near the cap, plain connections are not kept: health checks need a place too.
+    let crowded = shared.connections.taken() > shared.sessions.cap();
+    if crowded || !keeps_alive(request) {
+        say_last(socket, answer, head_only);
+        return Next::End;
+    }
+    if socket.write_all(&answer.into_bytes(head_only)).is_ok() { Next::Request } else { Next::End }
+}
+
 /// Writes the connection's last answer and waits a little for the client to close, so that it gets to read it.
-#[inline(never)]
 fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     if (&mut &*socket).write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
@@ -140,9 +148,9 @@ fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
 #[inline(never)]
 fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result<Option<Request<()>>, Answer> {
     let mut deadline = Instant::now() + if buffer.is_empty() { wait } else { HEAD_TIME };
-    let mut chunk = [0; 1024];
+    let mut chunk = [0; 512];
     loop {
-        if let Some((request, length)) = parse(buffer)? {
+        if let Some((request, length)) = threads::aside(|| parse(buffer))? {
             if length > MAX_HEAD {
                 return Err(Answer::refusal(431, "the head is over 8 KiB"));
             }
@@ -176,7 +184,6 @@ fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result
 }
 
 /// Parses a head and says how long it is; `None` while it is not complete.
-#[inline(never)]
 fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
@@ -212,7 +219,6 @@ fn keeps_alive(request: &Request<()>) -> bool {
 }
 
 /// Checks an upgrade and says `101`; the session has its slot from here on.
-#[inline(never)]
 fn open_session(
     request: &Request<()>,
     room: &str,

@@ -38,6 +38,9 @@ pub mod lanes;
 // One of those threads.
 pub mod lane;
 
+// Goodbyes, spread over a time.
+pub mod drain;
+
 // One client's write side.
 pub mod outbox;
 

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 const RESERVE: usize = 128;
 /// Memory maps of a thread: stack, its guard, signal stack, its guard.
 const MAPS_A_THREAD: usize = 4;
-/// Maps that the program, its libraries and its heap take, with room to grow.
-const MAPS_RESERVE: usize = 2048;
+/// Stacks that threads may borrow at a time, see [`crate::threads::aside`]: enough for all that wait for Redis on a
+/// usual day.
+pub const MAX_SPARE_STACKS: usize = 256;
+/// Maps that the program, its libraries and its heap take, with room to grow, and the spare stacks with two guards each.
+const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
 /// What a connection takes of the address space, in bytes: its stack and signal stack with their guards, and some heap.
 const ADDRESS_SPACE_A_CONNECTION: usize = 128 * 1024;
 /// What the program takes of it by itself, and what glibc takes a core: up to 8 heaps of 64 MiB.

@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use bobbin::server;
 use bobbin::settings::{Ask, Settings};
+use dlmalloc::GlobalDlmalloc;
+
+/// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
+#[global_allocator]
+static HEAP: GlobalDlmalloc = GlobalDlmalloc;
 
 /// `EX_USAGE` is 64, but a wrong setting has been 2 since the first shells.
 const WRONG_SETTING: u8 = 2;
