@@ -31,7 +31,7 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long a connection is kept without a request: longer than a load balancer keeps its own (60 s), so that it is
 /// not the server that closes under a request on its way.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// A client must take something of its response within this time.
+/// A client must take something of what the connection's thread itself writes within this time.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// The wait after an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -84,6 +84,14 @@ fn full(why: &str) -> Answer {
     Answer::refusal(503, why).with("Retry-After", "3")
 }
 
+/// One connection: answers requests until it closes or becomes a WebSocket.
+fn serve(socket: TcpStream, shared: &Shared) {
+    if let Some((slot, room, early)) = answer_requests(&socket, shared) {
+        session::serve(socket, early, room, shared);
+        drop(slot);
+    }
+}
+
 /// What a connection does after a request.
 enum Next {
     /// It waits for another one.
@@ -94,26 +102,24 @@ enum Next {
     End,
 }
 
-/// One connection: answers requests until it closes or becomes a WebSocket. It sleeps in this frame and in
-/// `read_head`'s, so all that needs more stack is done aside.
-fn serve(socket: TcpStream, shared: &Shared) {
+/// Answers requests until the connection closes (`None`) or is a WebSocket, and says what came early for that.
+#[inline(never)]
+fn answer_requests(socket: &TcpStream, shared: &Shared) -> Option<(Slot, Room, Vec<u8>)> {
     let mut buffer = Vec::new();
     let mut wait = HEAD_TIME;
-    let _ = socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true));
+    socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
-        let request = match read_head(&socket, &mut buffer, wait) {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
-            Err(refusal) => return say_last(&socket, refusal, false),
-        };
-        match threads::aside(|| respond(&request, &socket, shared)) {
-            Next::Request => wait = KEEP_ALIVE,
-            Next::Session(slot, room) => {
-                drop(request);
-                session::serve(socket, buffer, room, shared);
-                return drop(slot);
+        let request = match read_head(socket, &mut buffer, wait) {
+            Ok(request) => request?,
+            Err(refusal) => {
+                say_last(socket, refusal, false);
+                return None;
             }
-            Next::End => return,
+        };
+        match threads::aside(|| respond(&request, socket, shared)) {
+            Next::Request => wait = KEEP_ALIVE,
+            Next::Session(slot, room) => return Some((slot, room, buffer)),
+            Next::End => return None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A process that runs out of files gets an error and lives; one that runs out of memory maps dies, since a failed
 //! allocation aborts. So the cap on connections comes before any of the system's own limits.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -145,6 +146,21 @@ impl Bucket {
             return Ok(());
         }
         Err(Duration::from_secs_f64((1.0 - self.tokens) / self.rate))
+    }
+}
+
+/// When something last happened, to tell how often it did lately.
+#[derive(Default)]
+pub struct Recent(VecDeque<Instant>);
+
+impl Recent {
+    /// It happens: how many times it did within this time, now included.
+    pub fn count(&mut self, now: Instant, within: Duration) -> usize {
+        self.0.push_back(now);
+        while self.0.front().is_some_and(|at| now.saturating_duration_since(*at) > within) {
+            self.0.pop_front();
+        }
+        self.0.len()
     }
 }
 

@@ -4,7 +4,6 @@
 //! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
 //! lane holds everything else back.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -13,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use tungstenite::protocol::{Role, WebSocketConfig};
-use tungstenite::{Bytes, Error, Message, WebSocket, error::ProtocolError};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
 use crate::lane::Letter;
-use crate::limits::{self, Bucket};
+use crate::limits::{self, Bucket, Recent};
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -37,8 +36,6 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const PING: &[u8] = &[0x89, 0];
 /// A connection from which nothing came for so long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// A client to which the session's thread writes itself must take something within this time.
-const WRITE_TIME: Duration = Duration::from_secs(10);
 /// So many refused frames within so long end the connection.
 const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
 /// Typing is told at most so often.
@@ -51,15 +48,12 @@ const OTHER_FRAMES: f64 = 10.0;
 const READ_BUFFER: usize = 1024;
 
 /// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
+#[inline(never)]
 pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, shared: &Shared) {
     let id = shared.next_session.fetch_add(1, Relaxed);
-    let timeouts = socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true));
     let mut session = Session::new(socket, early, room, id, shared);
     shared.metrics.connections.inc();
-    let end = match timeouts {
-        Ok(()) => session.run(),
-        Err(error) => End::Broken(error.to_string()),
-    };
+    let end = session.run();
     log::debug!("session {id} in {}: {end}", session.room);
     session.finish(&end);
     shared.metrics.connections.dec();
@@ -105,12 +99,12 @@ struct Session<'a> {
     messages: Bucket,
     others: Bucket,
     typing_told: Option<Instant>,
-    /// When the newest refusals were.
-    refused: VecDeque<Instant>,
+    refused: Recent,
 }
 
 impl<'a> Session<'a> {
-    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, shared: &'a Shared) -> Session<'a> {
+    #[inline(never)]
+    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, shared: &'a Shared) -> Box<Session<'a>> {
         let now = Instant::now();
         let stream = Stream { wire: Wire::new(socket), id, lanes: &shared.lanes, joined: false, heard: now };
         let config = WebSocketConfig::default()
@@ -119,7 +113,7 @@ impl<'a> Session<'a> {
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let rate = f64::from(shared.settings.rate_limit);
-        Session {
+        Box::new(Session {
             id,
             room,
             socket: WebSocket::from_partially_read(stream, early, Role::Server, Some(config)),
@@ -132,13 +126,15 @@ impl<'a> Session<'a> {
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
             others: Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now),
             typing_told: None,
-            refused: VecDeque::new(),
-        }
+            refused: Recent::default(),
+        })
     }
 
+    #[inline(never)]
     fn run(&mut self) -> End {
         loop {
-            if let Err(end) = self.do_duties(Instant::now()).and_then(|()| self.read_frame()) {
+            let text = self.do_duties(Instant::now()).and_then(|()| self.read_text());
+            if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.hear(&text))) {
                 return end;
             }
         }
@@ -169,13 +165,15 @@ impl<'a> Session<'a> {
         Ok(self.socket.get_ref().wire.socket.set_read_timeout(Some(wait))?)
     }
 
-    fn read_frame(&mut self) -> Result<(), End> {
+    /// Reads one frame: `None` if it was no text, or none came in time.
+    #[inline(never)]
+    fn read_text(&mut self) -> Result<Option<Utf8Bytes>, End> {
         match self.socket.read() {
-            Ok(Message::Text(text)) => threads::aside(|| self.hear(&text)),
+            Ok(Message::Text(text)) => Ok(Some(text)),
             Ok(Message::Binary(_)) => Err(End::Refused(Close::Binary)),
             Ok(Message::Close(_)) => Err(End::Closed),
-            Ok(_) => Ok(()),
-            Err(Error::Io(error)) if wire::is_timeout(&error) => Ok(()),
+            Ok(_) => Ok(None),
+            Err(Error::Io(error)) if wire::is_timeout(&error) => Ok(None),
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
@@ -187,6 +185,7 @@ impl<'a> Session<'a> {
         }
     }
 
+    #[inline(never)]
     fn hear(&mut self, text: &str) -> Result<(), End> {
         let now = Instant::now();
         if !limits::is_shallow(text) {
@@ -203,10 +202,12 @@ impl<'a> Session<'a> {
             return self.refuse_rate(None, wait);
         }
         match frame {
-            ClientFrame::Join(join) => self.join(join),
+            ClientFrame::Join(join) => threads::aside(|| self.join(join)),
             ClientFrame::Ping => self.send(&ServerFrame::Pong),
             ClientFrame::Typing { active } => self.typing(active, now),
-            ClientFrame::History { before, limit } => self.history(before, limit.unwrap_or(MAX_HISTORY / 2)),
+            ClientFrame::History { before, limit } => {
+                threads::aside(|| self.history(before, limit.unwrap_or(MAX_HISTORY / 2)))
+            }
             ClientFrame::Message { .. } => Ok(()),
         }
     }
@@ -328,12 +329,8 @@ impl<'a> Session<'a> {
     }
 
     fn count_refusal(&mut self) -> Result<(), End> {
-        let now = Instant::now();
-        self.refused.push_back(now);
-        while self.refused.front().is_some_and(|at| now.saturating_duration_since(*at) > REFUSALS.1) {
-            self.refused.pop_front();
-        }
-        if self.refused.len() >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
+        let refused = self.refused.count(Instant::now(), REFUSALS.1);
+        if refused >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
     }
 
     fn error(
@@ -354,6 +351,7 @@ impl<'a> Session<'a> {
     }
 
     /// Says goodbye, gives the seat back, and lets the lane go.
+    #[inline(never)]
     fn finish(&mut self, end: &End) {
         let wire = self.socket.get_ref().wire.clone();
         match end {

@@ -16,6 +16,9 @@ const INTERNAL_ERROR: i32 = 70;
 /// A connection's stack, in bytes: reserved, not taken. The deepest paths, as valgrind's drd reports them
 /// (`--show-stack-usage=yes`): 11 KiB in a release build, 20 KiB in a debug build (`history`), and 4.4 KiB for glibc on
 /// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
+///
+/// What is touched are two pages, 8 KiB: that is enough to sleep and to hear a message. Functions that are not inlined,
+/// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`aside`].
 const STACK: usize = 64 * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 
@@ -34,7 +37,7 @@ pub fn vital(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
     })
 }
 
-/// Starts a connection's thread, with a stack of [`STACK`] bytes.
+/// Starts a connection's thread, with a stack of `STACK` bytes.
 ///
 /// # Errors
 /// The system can't start a thread.

@@ -36,7 +36,7 @@ pub struct Queued(Receiver<Result<Value, Unavailable>>);
 
 impl Queued {
     /// Waits for the answer.
-    pub fn wait(self) -> Result<Value, Unavailable> {
+    pub fn wait(&self) -> Result<Value, Unavailable> {
         self.0.recv_timeout(PATIENCE).unwrap_or(Err(Unavailable))
     }
 }

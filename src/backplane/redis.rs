@@ -13,7 +13,7 @@ use super::commands::{
     CENSUS, JOIN, LEAVE, READ, RENEW_LEASES, SAY, SCRIPTS, channel_of_room, log_key, script, who_key,
 };
 use super::link::Link;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Queued};
 use super::replies::{entries, from_value, is_body, not_understood};
 use super::subscriber::Subscriber;
 use super::subscriptions::Subscriptions;
@@ -24,7 +24,7 @@ use super::{
 use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES};
 use crate::{limits, threads};
 
-/// Sessions whose leases are renewed by one call of `renew.lua`: some 2 ms of Redis's time.
+/// Sessions whose leases are renewed at a time, in one room or in many: some 2 ms of Redis's time.
 const RENEW: usize = 250;
 /// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
 /// to renew its own first, after the longest back-off (5 s) and one heartbeat.
@@ -297,6 +297,15 @@ struct Heartbeat {
     subscriptions: Subscriptions,
 }
 
+/// Leases on their way to be renewed.
+struct Renewal<'a> {
+    room: &'a Room,
+    part: &'a [Seat],
+    /// Who of them was still there when it was sent.
+    here: Vec<&'a Seat>,
+    answer: Queued,
+}
+
 impl Heartbeat {
     fn run(&self, stopped: &Receiver<()>) {
         // Whether Redis was found without its data, and for which stretch of the link's life rosters were compared.
@@ -323,35 +332,51 @@ impl Heartbeat {
     /// One heartbeat: how many names were gone and had to be taken again.
     fn beat(&self, again: bool) -> Result<u64, Unavailable> {
         self.subscriptions.probe();
-        let mut taken_again = 0;
-        for (room, seats) in self.shared.seats_by_room() {
-            for some in seats.chunks(RENEW) {
-                match self.renew(&room, some, again) {
-                    Ok(taken) => taken_again += taken,
-                    Err(Unavailable) if !self.shared.link.is_up() => return Err(Unavailable),
-                    // One room that is spoilt in Redis must not cost the others their leases.
-                    Err(Unavailable) => log::warn!("{room}: leases could not be renewed"),
-                }
+        let rooms = self.shared.seats_by_room();
+        let parts = rooms.iter().flat_map(|(room, seats)| seats.chunks(RENEW).map(move |part| (room, part)));
+        let (mut under_way, mut seats, mut taken_again) = (VecDeque::<Renewal<'_>>::new(), 0, 0);
+        for (room, part) in parts {
+            while seats + part.len() > RENEW
+                && let Some(renewal) = under_way.pop_front()
+            {
+                seats -= renewal.part.len();
+                taken_again += self.renewed(&renewal)?;
             }
+            seats += part.len();
+            under_way.push_back(self.renew(room, part, again)?);
         }
-        Ok(taken_again)
+        under_way.iter().try_fold(taken_again, |taken_again, renewal| Ok(taken_again + self.renewed(renewal)?))
     }
 
-    /// Renews some leases of one room: how many names had to be taken again.
-    fn renew(&self, room: &Room, seats: &[Seat], again: bool) -> Result<u64, Unavailable> {
+    /// Has leases of one room renewed.
+    fn renew<'a>(&self, room: &'a Room, part: &'a [Seat], again: bool) -> Result<Renewal<'a>, Unavailable> {
         // Queued while the seats are locked: who leaves is not among them, or leaves after it. Otherwise a name that has
         // just left could be taken again, with nobody there.
-        let (here, queued) = {
-            let held = self.shared.seats();
-            let here: Vec<&Seat> = seats.iter().filter(|seat| held.contains_key(&seat.session)).collect();
-            let command = self.shared.renew(room, &here, again);
-            (here, self.shared.publisher.queue(command)?)
-        };
-        let reply: Vec<String> = from_value(queued.wait()?)?;
+        let held = self.shared.seats();
+        let here: Vec<&Seat> = part.iter().filter(|seat| held.contains_key(&seat.session)).collect();
+        let answer = self.shared.publisher.queue(self.shared.renew(room, &here, again))?;
+        Ok(Renewal { room, part, here, answer })
+    }
+
+    /// How many names had to be taken again.
+    fn renewed(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
+        match self.take_in(renewal) {
+            // One room that is spoilt in Redis must not cost the others their leases.
+            Err(Unavailable) if self.shared.link.is_up() => {
+                log::warn!("{}: leases could not be renewed", renewal.room);
+                Ok(0)
+            }
+            taken_again => taken_again,
+        }
+    }
+
+    fn take_in(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
+        let reply: Vec<String> = from_value(renewal.answer.wait()?)?;
         let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-        self.subscriptions.expect(room.clone(), newest.parse().map_err(not_understood)?, None);
+        self.subscriptions.expect(renewal.room.clone(), newest.parse().map_err(not_understood)?, None);
         for pair in lost.chunks_exact(2) {
-            self.lost(here.get(pair[0].parse::<usize>().map_err(not_understood)?).copied(), pair[1] == "1");
+            let number: usize = pair[0].parse().map_err(not_understood)?;
+            self.lost(renewal.here.get(number).copied(), pair[1] == "1");
         }
         taken.parse().map_err(not_understood)
     }
