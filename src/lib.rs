@@ -59,8 +59,8 @@ pub mod settings;
 // Counters, and how they are told.
 pub mod metrics;
 
+// Named threads, their stacks, and what their panic means.
+pub mod threads;
+
 // Rates, slots and what the machine can bear.
 pub mod limits;
-
-// Named threads, and what their panic means.
-pub mod threads;

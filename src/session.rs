@@ -122,7 +122,8 @@ impl<'a> Session<'a> {
             tries: 0,
             unauthorized: 0,
             join_by: now + JOIN_TIME,
-            next_ping: now + PING_EVERY,
+            // After many joins at once the pings come spread out.
+            next_ping: now + PING_EVERY.mul_f64(0.5 + limits::chance() / 2.0),
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
             others: Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now),
             typing_told: None,

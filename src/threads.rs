@@ -1,4 +1,4 @@
-//! How threads are started: named, and with a rule for what their panic means.
+//! How threads are started: named, with a rule for what their panic means, and with little stack.
 //!
 //! A session's panic ends that session alone. Any other thread is vital: without it the process would go on in a
 //! state that nobody thought through, so it ends, and whoever runs it starts it anew.

@@ -26,6 +26,8 @@ use crate::{limits, threads};
 
 /// Sessions whose leases are renewed at a time, in one room or in many: some 2 ms of Redis's time.
 const RENEW: usize = 250;
+/// And then Redis and the processor are left to others for so long: 16,000 sessions take a second and a half.
+const RENEW_PAUSE: Duration = Duration::from_millis(10);
 /// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
 /// to renew its own first, after the longest back-off (5 s) and one heartbeat.
 const GRACE: Duration = Duration::from_secs(10);
@@ -300,7 +302,6 @@ struct Heartbeat {
 /// Leases on their way to be renewed.
 struct Renewal<'a> {
     room: &'a Room,
-    part: &'a [Seat],
     /// Who of them was still there when it was sent.
     here: Vec<&'a Seat>,
     answer: Queued,
@@ -334,18 +335,18 @@ impl Heartbeat {
         self.subscriptions.probe();
         let rooms = self.shared.seats_by_room();
         let parts = rooms.iter().flat_map(|(room, seats)| seats.chunks(RENEW).map(move |part| (room, part)));
-        let (mut under_way, mut seats, mut taken_again) = (VecDeque::<Renewal<'_>>::new(), 0, 0);
+        let mut taken_again = 0;
+        let (mut under_way, mut seats) = (Vec::new(), 0);
         for (room, part) in parts {
-            while seats + part.len() > RENEW
-                && let Some(renewal) = under_way.pop_front()
-            {
-                seats -= renewal.part.len();
-                taken_again += self.renewed(&renewal)?;
+            if seats + part.len() > RENEW {
+                taken_again += self.renewed(under_way.drain(..))?;
+                seats = 0;
+                std::thread::sleep(RENEW_PAUSE);
             }
             seats += part.len();
-            under_way.push_back(self.renew(room, part, again)?);
+            under_way.push(self.renew(room, part, again)?);
         }
-        under_way.iter().try_fold(taken_again, |taken_again, renewal| Ok(taken_again + self.renewed(renewal)?))
+        Ok(taken_again + self.renewed(under_way.drain(..))?)
     }
 
     /// Has leases of one room renewed.
@@ -355,19 +356,20 @@ impl Heartbeat {
         let held = self.shared.seats();
         let here: Vec<&Seat> = part.iter().filter(|seat| held.contains_key(&seat.session)).collect();
         let answer = self.shared.publisher.queue(self.shared.renew(room, &here, again))?;
-        Ok(Renewal { room, part, here, answer })
+        Ok(Renewal { room, here, answer })
     }
 
-    /// How many names had to be taken again.
-    fn renewed(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
-        match self.take_in(renewal) {
+    /// Waits for answers: how many names had to be taken again.
+    fn renewed<'a>(&self, mut renewals: impl Iterator<Item = Renewal<'a>>) -> Result<u64, Unavailable> {
+        renewals.try_fold(0, |sum, renewal| match self.take_in(&renewal) {
+            Ok(taken_again) => Ok(sum + taken_again),
             // One room that is spoilt in Redis must not cost the others their leases.
             Err(Unavailable) if self.shared.link.is_up() => {
                 log::warn!("{}: leases could not be renewed", renewal.room);
-                Ok(0)
+                Ok(sum)
             }
-            taken_again => taken_again,
-        }
+            unavailable => unavailable,
+        })
     }
 
     fn take_in(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
