@@ -26,7 +26,7 @@ use crate::{limits, threads};
 
 /// Sessions whose leases are renewed at a time, in one room or in many: some 2 ms of Redis's time.
 const RENEW: usize = 250;
-/// And then Redis and the processor are left to others for so long: 16,000 sessions take a second and a half.
+/// And then Redis and the processor are left to others for so long: 16,000 sessions pause for two thirds of a second.
 const RENEW_PAUSE: Duration = Duration::from_millis(10);
 /// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
 /// to renew its own first, after the longest back-off (5 s) and one heartbeat.
