@@ -5,49 +5,31 @@
 //! people and messages, and the six promises of its wire contract (see the README).
 //!
 //! The way of a message: [`session`] reads it and hands it to the [`backplane`]; that keeps it and tells all tasks;
-//! each task's [`lanes`] write it to their sessions' [`outbox`]es. The modules stand in the order in which a newcomer
+//! each instance's [`fanout`] writes it to the sessions of that room. The modules stand in the order in which a newcomer
 //! should read them; each uses only those below it.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// Wires the parts, waits for a signal, ends in order.
+// Wires the parts together, waits for a signal, ends in order.
 pub mod server;
 
-// Accepts connections and reads request heads.
-pub mod door;
+// Moves sessions to other instances after a scale-out.
+pub mod rebalance;
 
-// What is answered over plain HTTP.
-pub mod pages;
+// Accepts connections, reads request heads, answers plain HTTP.
+pub mod http;
 
 // One client, from its join to its end.
 pub mod session;
 
-// The socket as tungstenite sees it.
-pub mod stream;
-
-// Evens the load out after a scale-out.
-pub mod shedding;
-
 // What every connection's thread needs.
-pub mod shared;
+pub mod app;
 
-// Fan-out: the threads that write.
-pub mod lanes;
+// Fan-out: the threads that write to all sockets.
+pub mod fanout;
 
-// One of those threads.
-pub mod lane;
-
-// Goodbyes, spread over a time.
-pub mod drain;
-
-// One client's write side.
-pub mod outbox;
-
-// A socket that two threads share.
-pub mod wire;
-
-// Where rooms are kept, and how tasks hear of each other.
+// Where rooms are kept, and how instances reach each other.
 pub mod backplane;
 
 // The frames of the wire contract.
@@ -56,7 +38,7 @@ pub mod protocol;
 // The settings, checked.
 pub mod settings;
 
-// Counters, and how they are told.
+// Counters, and the two forms in which they are published.
 pub mod metrics;
 
 // Named threads, their stacks, and what their panic means.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const RESERVE: usize = 128;
 /// Memory maps of a thread: stack, its guard, signal stack, its guard.
 const MAPS_A_THREAD: usize = 4;
-/// Stacks that threads may borrow at a time, see [`crate::threads::aside`]: enough for all that wait for Redis on a
+/// Stacks that threads may borrow at a time, see [`crate::threads::on_temporary_stack`]: enough for all that wait for Redis on a
 /// usual day.
 pub const MAX_SPARE_STACKS: usize = 256;
 /// Maps that the program, its libraries and its heap take, with room to grow, and the spare stacks with two guards each.
@@ -189,7 +189,7 @@ pub fn is_shallow(json: &str) -> bool {
 }
 
 /// A random number from 0 up to 1, for spreading things out.
-pub fn chance() -> f64 {
+pub fn jitter() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 

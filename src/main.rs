@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bobbin::server;
-use bobbin::settings::{Ask, Settings};
+use bobbin::settings::{CliAction, Settings};
 use dlmalloc::GlobalDlmalloc;
 
 /// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
@@ -15,9 +15,9 @@ const WRONG_SETTING: u8 = 2;
 
 fn main() -> ExitCode {
     let settings = match Settings::parse(std::env::args()) {
-        Ok(Ask::Serve(settings)) => *settings,
-        Ok(Ask::Healthcheck(address)) => return ExitCode::from(u8::from(!server::is_healthy(address))),
-        Ok(Ask::Print(text)) => {
+        Ok(CliAction::Serve(settings)) => *settings,
+        Ok(CliAction::Healthcheck(address)) => return ExitCode::from(u8::from(!server::is_healthy(address))),
+        Ok(CliAction::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }

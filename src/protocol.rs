@@ -50,7 +50,7 @@ pub enum ClientFrame {
         /// True at the start.
         active: bool,
     },
-    /// Ask for older messages.
+    /// CliAction for older messages.
     History {
         /// Messages older than this one.
         before: Id,

@@ -16,14 +16,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::backplane::{Backplane, Listener, memory::Memory, redis::Redis};
-use crate::lanes::Lanes;
+use crate::app::App;
+use crate::backplane::{Backplane, EventSink, local::Local, redis::Redis};
+use crate::fanout::Lanes;
 use crate::limits::{self, Slots};
 use crate::metrics::{EMF_PERIOD, Emf, Metrics};
+use crate::rebalance::Rebalancing;
 use crate::settings::{RedisSettings, Settings};
-use crate::shared::Shared;
-use crate::shedding::Shedding;
-use crate::{door, threads};
+use crate::{http::accept, threads};
 
 /// Connections that may wait to be accepted: a whole room's that comes back at once.
 const BACKLOG: i32 = 4096;
@@ -90,26 +90,26 @@ pub fn run(settings: Settings) -> Result<(), StartError> {
     let listener = listen(address).map_err(|error| StartError::Listen(address, error))?;
     let address = listener.local_addr()?;
     let signals = signals()?;
-    let shared = build(settings)?;
-    let for_door = shared.clone();
-    threads::vital("accept", move || door::accept(&listener, &for_door))?;
+    let app = build(settings)?;
+    let for_door = app.clone();
+    threads::spawn_critical("accept", move || accept::accept(&listener, &for_door))?;
     log::info!("listening on http://{address}");
-    let signal = keep_house(&shared, &signals);
-    drain(&shared, signal, &signals);
+    let signal = run_maintenance(&app, &signals);
+    drain(&app, signal, &signals);
     Ok(())
 }
 
-fn build(settings: Settings) -> Result<Arc<Shared>, StartError> {
+fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let metrics = Arc::new(Metrics::default());
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let for_backplane = lanes.clone();
-    let listener: Listener = Arc::new(move |event| for_backplane.hear(event));
+    let listener: EventSink = Arc::new(move |event| for_backplane.hear(event));
     let (keep, life) = (settings.history_messages, settings.history_life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
             log::info!("rooms are in memory, for this process alone (REDIS_ENDPOINT is not set)");
-            Box::new(Memory::start(keep, life, listener)?)
+            Box::new(Local::start(keep, life, listener)?)
         }
         Some(redis) => {
             let client = client(redis).map_err(StartError::Redis)?;
@@ -125,7 +125,7 @@ fn build(settings: Settings) -> Result<Arc<Shared>, StartError> {
         None => log::info!("up to {cap} connections, by {why}"),
     }
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
-    Ok(Arc::new(Shared {
+    Ok(Arc::new(App {
         settings,
         lanes,
         backplane,
@@ -170,7 +170,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn signals() -> io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(2);
-    threads::vital("signals", move || {
+    threads::spawn_critical("signals", move || {
         for signal in signals.forever() {
             // Full: two wait already, and a second one ends the process.
             let _ = sender.try_send(signal);
@@ -180,10 +180,10 @@ fn signals() -> io::Result<Receiver<i32>> {
 }
 
 /// What is done by the clock, until a signal comes.
-fn keep_house(shared: &Shared, signals: &Receiver<i32>) -> i32 {
-    let mut emf = shared.settings.emf.as_deref().and_then(Emf::new);
+fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
+    let mut emf = app.settings.emf.as_deref().and_then(Emf::new);
     let mut next_line = Instant::now() + EMF_PERIOD;
-    let mut shedding = Shedding::new(shared.settings.shed);
+    let mut rebalancing = Rebalancing::new(app.settings.rebalance);
     loop {
         match signals.recv_timeout(TICK) {
             Ok(signal) => return signal,
@@ -191,32 +191,32 @@ fn keep_house(shared: &Shared, signals: &Receiver<i32>) -> i32 {
             Err(RecvTimeoutError::Disconnected) => return SIGTERM,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        shedding.tick(shared);
+        rebalancing.tick(app);
         if let Some(emf) = &mut emf
             && Instant::now() >= next_line
         {
             next_line += EMF_PERIOD;
-            emf.tell(&shared.metrics);
+            emf.tell(&app.metrics);
         }
     }
 }
 
 /// Ends in order: no new sessions, goodbye to all, leases at their full length, the queue sent. SIGINT, from a person
 /// at a terminal, does not spread the goodbyes. A second signal ends at once.
-fn drain(shared: &Shared, signal: i32, signals: &Receiver<i32>) {
-    let time = if signal == SIGINT { Duration::ZERO } else { shared.settings.drain };
-    let sessions = shared.sessions.taken();
+fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
+    let time = if signal == SIGINT { Duration::ZERO } else { app.settings.drain };
+    let sessions = app.sessions.taken();
     log::info!("draining {sessions} sessions over {} s; a second signal ends at once", time.as_secs());
-    shared.draining.store(true, Relaxed);
-    shared.lanes.drain(time.mul_f64(GOODBYES));
+    app.draining.store(true, Relaxed);
+    app.lanes.drain(time.mul_f64(GOODBYES));
     let deadline = Instant::now() + time + DRAIN_GRACE;
-    while shared.sessions.taken() > 0 && Instant::now() < deadline {
+    while app.sessions.taken() > 0 && Instant::now() < deadline {
         if signals.recv_timeout(Duration::from_millis(20)).is_ok() {
             log::warn!("a second signal: ending at once");
             return;
         }
     }
-    shared.backplane.stop(STOP_TIME);
+    app.backplane.stop(STOP_TIME);
     log::info!("ended in order");
 }
 

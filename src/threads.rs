@@ -18,7 +18,7 @@ const INTERNAL_ERROR: i32 = 70;
 /// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
 ///
 /// What is touched are two pages, 8 KiB: that is enough to sleep and to hear a message. Functions that are not inlined,
-/// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`aside`].
+/// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`on_temporary_stack`].
 const STACK: usize = 64 * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 
@@ -26,7 +26,7 @@ static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPAR
 ///
 /// # Errors
 /// The system can't start a thread.
-pub fn vital(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let label = name.to_owned();
     Builder::new().name(name.to_owned()).spawn(move || {
         // The panic's message and place are on stderr by then, from the standard hook.
@@ -41,14 +41,14 @@ pub fn vital(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
 ///
 /// # Errors
 /// The system can't start a thread.
-pub fn connection(number: u64, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub fn spawn_connection(number: u64, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Builder::new().name(format!("conn-{number}")).stack_size(STACK).spawn(body).map(drop)
 }
 
 /// Does something for a moment on another stack, which is given back afterwards: what a thread's own stack once
 /// touched stays in memory for as long as the thread lives, and a session lives long. With too many at it, the
 /// thread's own stack serves as well.
-pub fn aside<R>(work: impl FnOnce() -> R) -> R {
+pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     match SPARE_STACKS.take() {
         Some(_slot) => stacker::grow(STACK, work),
         None => work(),
@@ -65,9 +65,9 @@ mod tests {
             let local = std::hint::black_box(0_u8);
             std::ptr::from_ref(&local) as usize
         };
-        let is_aside = || here().abs_diff(aside(here)) > STACK;
+        let is_aside = || here().abs_diff(on_temporary_stack(here)) > STACK;
         assert!(is_aside());
-        assert!(catch_unwind(|| aside(|| panic!("as planned"))).is_err());
+        assert!(catch_unwind(|| on_temporary_stack(|| panic!("as planned"))).is_err());
         let all: Vec<_> = std::iter::from_fn(|| SPARE_STACKS.take()).collect();
         assert_eq!(all.len(), MAX_SPARE_STACKS, "a panic gives its stack back");
         assert!(!is_aside(), "none is left, so it is done here");

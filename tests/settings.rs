@@ -24,7 +24,7 @@ const NAMES: &[&str] = &[
     "DRAIN_SECONDS",
     "PASSPHRASE",
     "METRICS_EMF",
-    "SHED",
+    "REBALANCE",
     "RUST_LOG",
 ];
 
@@ -72,7 +72,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("MAX_CONNECTIONS", &["all", "-1"]),
         ("DRAIN_SECONDS", &["soon", "-3", "99999999999999999999"]),
         ("METRICS_EMF", &["1", "Bobbin/chat", "Bobbin//chat"]),
-        ("SHED", &["x", "-1"]),
+        ("REBALANCE", &["x", "-1"]),
         ("RUST_LOG", &["shout"]),
     ] {
         for value in values {

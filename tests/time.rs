@@ -288,11 +288,11 @@ together! {
 
     fn a_task_with_too_many_sessions_sheds_some_to_the_others() {
         let redis = Redis::start();
-        let full = Task::on(&redis, &[("SHED", "50")]);
+        let full = Task::on(&redis, &[("REBALANCE", "50")]);
         let mut clients: Vec<Client> =
             (0..420).map(|n| Client::join(full.addr, &format!("r{}", n % 30), &format!("N{n}"))).collect();
         // The share of each is 210 now. It asks some to go, slowly, until it has no more than that.
-        let empty = Task::on(&redis, &[("SHED", "50")]);
+        let empty = Task::on(&redis, &[("REBALANCE", "50")]);
         let (mut told, mut first, mut last) = (0, None, Instant::now());
         poll_until("it holds its share", seconds(40), || {
             for n in (0..clients.len()).rev() {
@@ -314,9 +314,9 @@ together! {
 
     fn without_shed_nobody_is_asked_to_go() {
         let redis = Redis::start();
-        let full = Task::on(&redis, &[("SHED", "0")]);
+        let full = Task::on(&redis, &[("REBALANCE", "0")]);
         let mut clients: Vec<Client> = (0..20).map(|n| Client::join(full.addr, "tea", &format!("N{n}"))).collect();
-        let _empty = Task::on(&redis, &[("SHED", "0")]);
+        let _empty = Task::on(&redis, &[("REBALANCE", "0")]);
         let mut last = clients.pop().expect("one");
         last.quiet("anybody leaving", seconds(30), |f| f["type"] == "presence" && f["left"] != json!([]));
         assert!(clients.iter_mut().all(|client| client.ended().is_none()));

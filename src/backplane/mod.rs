@@ -1,17 +1,10 @@
 //! The backplane: where the rooms' messages and people are kept, and how the tasks hear of each other.
 //!
-//! A trait with two implementations, [`memory`] for one process alone and [`redis`] for any number of them. The rest
+//! A trait with two implementations, [`local`] for one process alone and [`redis`] for any number of them. The rest
 //! of the code does not know which it has: it calls the trait, and hears what happens as [`Event`]s.
 
-mod commands;
-mod link;
-pub mod memory;
-mod publisher;
+pub mod local;
 pub mod redis;
-mod replies;
-mod roster;
-mod subscriber;
-mod subscriptions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +14,7 @@ use tungstenite::Bytes;
 
 use crate::protocol::Id;
 
-/// A room's name, shared by all that speak of it.
+/// A room's name, app by all that speak of it.
 pub type Room = Arc<str>;
 
 /// A session's number within its task. Between tasks it is known as `task/number`.
@@ -110,7 +103,7 @@ pub enum Leave {
     /// The client said goodbye: at once, and the room is told.
     Now,
     /// The connection ended otherwise: the lease runs out by itself, unless the client comes back before.
-    Lapse,
+    Expire,
 }
 
 /// What happens in the rooms that this task has sessions in, in the room's order.
@@ -200,7 +193,7 @@ fn move_names(names: &[String], from: &mut Vec<String>, to: &mut Vec<String>) {
 }
 
 /// Where events go: called on the backplane's own threads, so it must not wait for any client.
-pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Whether the backplane answers, and if not, why: what `/readyz` says.
 pub type Health = Result<(), String>;
@@ -230,7 +223,7 @@ pub trait Backplane: Send + Sync {
     fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable>;
 
     /// Tells the other tasks how many sessions this one holds, and hears of all: (tasks, sessions), this one included.
-    fn census(&self, sessions: u64) -> Option<(u64, u64)>;
+    fn load_report(&self, sessions: u64) -> Option<(u64, u64)>;
 
     /// Whether it answers.
     fn health(&self) -> Health;

@@ -28,7 +28,7 @@ pub fn recipes(redis: &Redis, bobbin: &Path, names: &[String]) -> io::Result<Vec
                     .env("REDIS_ENDPOINT", format!("127.0.0.1:{}", redis.port))
                     // A client here says far more than a person does, and an overloaded task would send clients away.
                     .env("RATE_LIMIT", 0)
-                    .env("SHED", 0)
+                    .env("REBALANCE", 0)
             }
             "socket.io" => {
                 let folder = npm(&workshop, "socketio")?;

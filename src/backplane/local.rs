@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{
-    Arrival, Backplane, Change, Event, Health, JoinError, LEASE, Leave, Listener, Page, REF_LIFE, Room, Seat,
+    Arrival, Backplane, Change, Event, EventSink, Health, JoinError, LEASE, Leave, Page, REF_LIFE, Room, Seat,
     SessionId, Unavailable,
 };
 use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
@@ -25,7 +25,7 @@ const REAP: Duration = Duration::from_secs(1);
 const MAX_ROOMS: usize = 10_000;
 
 /// The handle that sessions hold. When the last one is dropped, the thread ends.
-pub struct Memory {
+pub struct Local {
     commands: Sender<Command>,
 }
 
@@ -38,13 +38,13 @@ enum Command {
     Stop { reply: Sender<()> },
 }
 
-impl Memory {
+impl Local {
     /// Starts the thread. `keep` messages a room, for `life` at the longest.
-    pub fn start(keep: usize, life: Duration, listener: Listener) -> std::io::Result<Memory> {
+    pub fn start(keep: usize, life: Duration, listener: EventSink) -> std::io::Result<Local> {
         let (commands, inbox) = bounded(QUEUE);
         let mut rooms = Rooms { keep, life, listener, rooms: HashMap::new(), changes: 0 };
-        threads::vital("memory", move || rooms.serve(&inbox))?;
-        Ok(Memory { commands })
+        threads::spawn_critical("local", move || rooms.serve(&inbox))?;
+        Ok(Local { commands })
     }
 
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unavailable> {
@@ -59,7 +59,7 @@ impl Memory {
     }
 }
 
-impl Backplane for Memory {
+impl Backplane for Local {
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
         self.ask(|reply| Command::Join { seat: seat.clone(), since, reply })?
     }
@@ -80,7 +80,7 @@ impl Backplane for Memory {
         self.ask(|reply| Command::History { room: room.clone(), before, limit, reply })
     }
 
-    fn census(&self, sessions: u64) -> Option<(u64, u64)> {
+    fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
         Some((1, sessions))
     }
 
@@ -96,14 +96,14 @@ impl Backplane for Memory {
 struct Rooms {
     keep: usize,
     life: Duration,
-    listener: Listener,
-    rooms: HashMap<Room, MemoryRoom>,
+    listener: EventSink,
+    rooms: HashMap<Room, LocalRoom>,
     /// Numbers the changes of presence: their stamp.
     changes: u64,
 }
 
 #[derive(Default)]
-struct MemoryRoom {
+struct LocalRoom {
     log: VecDeque<(Id, String)>,
     last: Id,
     /// Whether the log has lost its beginning.
@@ -194,7 +194,7 @@ impl Rooms {
         let Some(room) = self.rooms.get_mut(&seat.room) else { return };
         let Some(person) = room.people.get_mut(&*seat.key).filter(|p| p.session == seat.session) else { return };
         match how {
-            Leave::Lapse => person.lapses = Some(Instant::now() + LEASE),
+            Leave::Expire => person.lapses = Some(Instant::now() + LEASE),
             Leave::Now => {
                 room.people.remove(&*seat.key);
                 let left = vec![seat.name.to_string()];
@@ -267,7 +267,7 @@ impl Rooms {
     }
 }
 
-impl MemoryRoom {
+impl LocalRoom {
     /// The newest `limit` messages after `since` and before `before`, oldest first.
     fn page(&self, since: Option<Id>, before: Option<Id>, limit: usize) -> Page {
         let start = since.map_or(0, |id| self.log.partition_point(|(i, _)| *i <= id));
@@ -302,9 +302,9 @@ fn unix_ms() -> u64 {
 mod tests {
     use super::*;
 
-    fn room(ids: &[u64]) -> MemoryRoom {
+    fn room(ids: &[u64]) -> LocalRoom {
         let log: VecDeque<_> = ids.iter().map(|&ms| (Id { ms, seq: 0 }, format!("{{{ms}}}"))).collect();
-        MemoryRoom { last: log.back().map_or(Id::default(), |(id, _)| *id), log, ..MemoryRoom::default() }
+        LocalRoom { last: log.back().map_or(Id::default(), |(id, _)| *id), log, ..LocalRoom::default() }
     }
 
     fn id(ms: u64) -> Id {

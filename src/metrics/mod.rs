@@ -26,9 +26,9 @@ pub struct Metrics {
     /// Clients that were cut for being too slow.
     pub cut: IntCounter,
     /// Sessions that were asked to reconnect because this task had too many.
-    pub shed: IntCounter,
+    pub rebalanced: IntCounter,
     /// Upgrades that were answered with 503.
-    pub turned_away: IntCounter,
+    pub rejected: IntCounter,
     /// 1 while the backplane answers.
     pub backplane_up: IntGauge,
 }
@@ -56,8 +56,8 @@ impl Default for Metrics {
             deliveries: counter("bobbin_deliveries_total", "Message frames handed to clients' sockets."),
             refused: counter("bobbin_refused_total", "Frames answered with an error."),
             cut: counter("bobbin_slow_clients_cut_total", "Clients cut for being too slow."),
-            shed: counter("bobbin_shed_total", "Sessions asked to reconnect to even the load out."),
-            turned_away: counter("bobbin_turned_away_total", "Upgrades refused at the cap or while draining."),
+            rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect to even the load out."),
+            rejected: counter("bobbin_rejected_total", "Upgrades refused at the cap or while draining."),
             backplane_up: gauge("bobbin_backplane_up", "1 while the backplane answers."),
             registry,
         }

@@ -6,6 +6,11 @@
 //! ids and nothing else. Messages reach it encoded. Joins and leaves come through the same channel as messages, so the
 //! channel's order is their order, and no lock is needed.
 
+pub mod drain;
+pub mod lane;
+pub mod outbox;
+pub mod socket;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::backplane::{Event, SessionId};
-use crate::lane::{Lane, Letter, Post};
+use crate::fanout::lane::{Lane, LaneCommand, SessionCommand};
 use crate::metrics::Metrics;
 use crate::protocol::Close;
 use crate::threads;
@@ -23,7 +28,7 @@ const QUEUE: usize = 1024;
 
 /// The handle. When the last one is dropped, the lanes end.
 pub struct Lanes {
-    inboxes: Vec<Sender<Post>>,
+    inboxes: Vec<Sender<LaneCommand>>,
 }
 
 impl Lanes {
@@ -35,17 +40,17 @@ impl Lanes {
         let start = |number| {
             let (inbox, posts) = bounded(QUEUE);
             let lane = Lane::new(posts, metrics.clone());
-            threads::vital(&format!("lane-{number}"), move || lane.run()).map(|_| inbox)
+            threads::spawn_critical(&format!("lane-{number}"), move || lane.run()).map(|_| inbox)
         };
         Ok(Lanes { inboxes: (0..count.max(1)).map(start).collect::<io::Result<_>>()? })
     }
 
     /// Tells a session's lane something.
-    pub fn post(&self, session: SessionId, letter: Letter) {
-        self.send(session, Post::To(session, letter));
+    pub fn post(&self, session: SessionId, letter: SessionCommand) {
+        self.send(session, LaneCommand::To(session, letter));
     }
 
-    fn send(&self, session: SessionId, post: Post) {
+    fn send(&self, session: SessionId, post: LaneCommand) {
         // Lanes are vital: were one gone, the process would be too.
         let _ = self.inboxes[session as usize % self.inboxes.len()].send(post);
     }
@@ -54,28 +59,28 @@ impl Lanes {
     pub fn hear(&self, event: Event) {
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {
-                self.send(*session, Post::Event(Arc::new(event)));
+                self.send(*session, LaneCommand::Event(Arc::new(event)));
             }
-            Event::TakenOver(session) => self.post(*session, Letter::Close(Close::TakenOver)),
-            Event::Evicted(session) => self.post(*session, Letter::Close(Close::GoingAway)),
+            Event::TakenOver(session) => self.post(*session, SessionCommand::Close(Close::TakenOver)),
+            Event::Evicted(session) => self.post(*session, SessionCommand::Close(Close::GoingAway)),
             _ => {
                 let event = Arc::new(event);
-                self.inboxes.iter().for_each(|inbox| drop(inbox.send(Post::Event(event.clone()))));
+                self.inboxes.iter().for_each(|inbox| drop(inbox.send(LaneCommand::Event(event.clone()))));
             }
         }
     }
 
     /// Says goodbye to all sessions, spread over this time, and to all that come later.
     pub fn drain(&self, over: Duration) {
-        self.inboxes.iter().for_each(|inbox| drop(inbox.send(Post::Drain(over))));
+        self.inboxes.iter().for_each(|inbox| drop(inbox.send(LaneCommand::Drain(over))));
     }
 
     /// Says goodbye to so many sessions, to be served by other tasks.
-    pub fn shed(&self, count: usize) {
+    pub fn rebalance(&self, count: usize) {
         let lanes = self.inboxes.len();
         for (number, inbox) in self.inboxes.iter().enumerate() {
             let share = count / lanes + usize::from(number < count % lanes);
-            let _ = inbox.send(Post::Shed(share));
+            let _ = inbox.send(LaneCommand::Rebalance(share));
         }
     }
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use tiny_http::{HTTPVersion, Header, Response};
 use tungstenite::http::{Method, Request, header};
 
+use crate::app::App;
 use crate::protocol;
-use crate::shared::Shared;
 
 /// The page's own rules for what a browser may load: this server, and small pictures that the page draws itself.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; \
@@ -32,7 +32,7 @@ struct File {
 macro_rules! files {
     ($($path:literal $name:literal $kind:expr),+ $(,)?) => {
         static FILES: LazyLock<Vec<File>> = LazyLock::new(|| vec![
-            $(File::new($path, $kind, include_bytes!(concat!("../static/", $name)))),+
+            $(File::new($path, $kind, include_bytes!(concat!("../../static/", $name)))),+
         ]);
     };
 }
@@ -122,7 +122,7 @@ impl Answer {
 
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
-pub fn answer(request: &Request<()>, shared: &Shared) -> Answer {
+pub fn answer(request: &Request<()>, app: &App) -> Answer {
     let path = request.uri().path();
     let room = path.strip_prefix("/r/");
     if room.is_some_and(|room| !protocol::is_room(room)) {
@@ -135,8 +135,8 @@ pub fn answer(request: &Request<()>, shared: &Shared) -> Answer {
         }
         _ if !matches!(*request.method(), Method::GET | Method::HEAD) => wrong_method(),
         "/healthz" => Answer::new(200, TEXT, b"alive\n".to_vec()),
-        "/readyz" => ready(shared),
-        "/metrics" => Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", shared.metrics.prometheus()),
+        "/readyz" => ready(app),
+        "/metrics" => Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus()),
         _ => file.map_or_else(no_such_room, |file| serve_file(file, request)),
     }
 }
@@ -151,8 +151,8 @@ pub fn wrong_method() -> Answer {
     Answer::refusal(405, "only GET and HEAD").with("Allow", "GET, HEAD")
 }
 
-fn ready(shared: &Shared) -> Answer {
-    let health = if shared.draining.load(Relaxed) { Err("draining".to_owned()) } else { shared.backplane.health() };
+fn ready(app: &App) -> Answer {
+    let health = if app.draining.load(Relaxed) { Err("draining".to_owned()) } else { app.backplane.health() };
     let (status, body) = match health {
         Ok(()) => (200, serde_json::json!({ "ready": true })),
         Err(why) => (503, serde_json::json!({ "ready": false, "reason": why })),

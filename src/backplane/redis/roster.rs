@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::Change;
+use crate::backplane::Change;
 
 /// The shown names in one room that any client here may show.
 #[derive(Debug, Default)]

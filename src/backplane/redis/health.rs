@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, RedisError, RedisResult};
 
-use super::{Event, Listener};
+use crate::backplane::{Event, EventSink};
 
 /// How long Redis may take to connect, to take a command or to answer. A client must hear within 2 s that it does not.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -29,7 +29,7 @@ pub struct Link {
     stands: [AtomicBool; 2],
     /// Guards changes.
     state: Mutex<State>,
-    listener: Listener,
+    listener: EventSink,
 }
 
 struct State {
@@ -41,7 +41,7 @@ struct State {
 
 impl Link {
     /// A link that is down until both threads say otherwise.
-    pub fn new(listener: Listener) -> Arc<Link> {
+    pub fn new(listener: EventSink) -> Arc<Link> {
         let fault = || Some("not connected yet".to_owned());
         let state = Mutex::new(State { faults: [fault(), fault()], up_since: None });
         Arc::new(Link { stands: [AtomicBool::new(false), AtomicBool::new(false)], state, listener })
@@ -96,7 +96,7 @@ impl Backoff {
     pub fn next(&mut self) -> Duration {
         let wait = self.0;
         self.0 = (wait * 2).min(BACKOFF.1);
-        wait - wait.mul_f64(crate::limits::chance() / 2.0)
+        wait - wait.mul_f64(crate::limits::jitter() / 2.0)
     }
 }
 

@@ -10,11 +10,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tungstenite::Bytes;
 
 use crate::backplane::{Change, Event, Room, SessionId, Unavailable};
-use crate::drain::Drain;
+use crate::fanout::drain::Drain;
+use crate::fanout::outbox::{Batch, OrderKey, OutFrame, Outbox, Outcome};
+use crate::fanout::socket::SharedSocket;
 use crate::metrics::Metrics;
-use crate::outbox::{Batch, Mark, Outbox, Outcome, Piece};
 use crate::protocol::{self, Close, ErrorCode, Id, PRESENCE_NAMES, ServerFrame};
-use crate::wire::Wire;
 
 /// Posts that are taken at a time before messages are written, and the bytes of one room's messages written together.
 const GATHER: (usize, usize) = (256, 64 * 1024);
@@ -29,9 +29,9 @@ const GATHER_PRESENCE: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// What a lane is told about one session.
-pub enum Letter {
+pub enum SessionCommand {
     /// It is about to join: hold what comes for it.
-    Join(Room, Arc<Wire>),
+    Join(Room, Arc<SharedSocket>),
     /// Its `welcome` is written, with messages up to this and presence up to that, see [`Outbox::open`].
     Open(Id, u64),
     /// A frame of its own thread.
@@ -43,20 +43,20 @@ pub enum Letter {
 }
 
 /// What a lane is told.
-pub enum Post {
+pub enum LaneCommand {
     /// Something about one session.
-    To(SessionId, Letter),
+    To(SessionId, SessionCommand),
     /// What the backplane tells.
     Event(Arc<Event>),
     /// Say goodbye to all, spread over this time.
     Drain(Duration),
     /// Say goodbye to this many.
-    Shed(usize),
+    Rebalance(usize),
 }
 
 /// See the module.
 pub struct Lane {
-    posts: Receiver<Post>,
+    posts: Receiver<LaneCommand>,
     metrics: Arc<Metrics>,
     rooms: HashMap<Room, LaneRoom>,
     /// Which room a session is in.
@@ -66,7 +66,7 @@ pub struct Lane {
     /// When each room with gathered presence is to be told, soonest first.
     gathering: VecDeque<(Instant, Room)>,
     /// Sessions whose outbox wants another look.
-    restless: HashSet<SessionId>,
+    pending_writes: HashSet<SessionId>,
     retry_at: Instant,
     retry_wait: Duration,
     /// When messages were last written, and for how long.
@@ -78,7 +78,7 @@ pub struct Lane {
 struct LaneRoom {
     /// In the order in which they came, which mostly is that of their sockets in memory: a tenth more deliveries/s.
     outboxes: BTreeMap<SessionId, Outbox>,
-    messages: Vec<Piece>,
+    messages: Vec<OutFrame>,
     message_bytes: usize,
     /// Gathered presence.
     change: Option<Change>,
@@ -86,7 +86,7 @@ struct LaneRoom {
 
 impl Lane {
     /// A lane with nobody in it.
-    pub fn new(posts: Receiver<Post>, metrics: Arc<Metrics>) -> Lane {
+    pub fn new(posts: Receiver<LaneCommand>, metrics: Arc<Metrics>) -> Lane {
         Lane {
             posts,
             metrics,
@@ -94,7 +94,7 @@ impl Lane {
             homes: HashMap::new(),
             dirty: Vec::new(),
             gathering: VecDeque::new(),
-            restless: HashSet::new(),
+            pending_writes: HashSet::new(),
             retry_at: Instant::now(),
             retry_wait: RETRY.0,
             wrote: (Instant::now(), Duration::ZERO),
@@ -143,9 +143,9 @@ impl Lane {
         }
     }
 
-    fn take(&mut self, post: Post) {
+    fn take(&mut self, post: LaneCommand) {
         let now = Instant::now();
-        if let Post::Event(event) = &post
+        if let LaneCommand::Event(event) = &post
             && let Event::Message { room, id, frame } = &**event
         {
             return self.gather_message(room, *id, frame);
@@ -153,41 +153,41 @@ impl Lane {
         // All else keeps its place behind the messages that came before it.
         self.write_messages();
         match post {
-            Post::To(session, letter) => self.open_letter(session, letter, now),
-            Post::Drain(over) => {
+            LaneCommand::To(session, letter) => self.open_letter(session, letter, now),
+            LaneCommand::Drain(over) => {
                 let sessions: Vec<SessionId> = self.homes.keys().copied().collect();
                 self.drain = Some(Drain::new(sessions, over, now));
             }
-            Post::Shed(count) => self.shed(count, now),
-            Post::Event(event) => self.hear(&event, now),
+            LaneCommand::Rebalance(count) => self.rebalance(count, now),
+            LaneCommand::Event(event) => self.hear(&event, now),
         }
     }
 
-    fn open_letter(&mut self, session: SessionId, letter: Letter, now: Instant) {
+    fn open_letter(&mut self, session: SessionId, letter: SessionCommand, now: Instant) {
         match letter {
-            Letter::Join(room, wire) => {
+            SessionCommand::Join(room, wire) => {
                 self.homes.insert(session, room.clone());
                 self.rooms.entry(room).or_default().outboxes.insert(session, Outbox::new(wire, now));
                 if self.drain.is_some() {
                     self.close(session, Close::GoingAway, now);
                 }
             }
-            Letter::Open(last, stamp) => self.with(session, now, |outbox| outbox.open(last, stamp, now)),
-            Letter::Own(bytes) => self.own(session, bytes, now),
-            Letter::Close(code) => self.close(session, code, now),
-            Letter::Leave => self.leave(session),
+            SessionCommand::Open(last, stamp) => self.with(session, now, |outbox| outbox.open(last, stamp, now)),
+            SessionCommand::Own(bytes) => self.own(session, bytes, now),
+            SessionCommand::Close(code) => self.close(session, code, now),
+            SessionCommand::Leave => self.leave(session),
         }
     }
 
     fn hear(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Typing { room, frame } => {
-                let piece = Piece { bytes: frame.clone(), mark: Mark::Other };
+                let piece = OutFrame { bytes: frame.clone(), mark: OrderKey::Other };
                 self.each_in(room, now, |_, outbox| outbox.put(&piece, now));
             }
             Event::Presence { room, change } => self.gather_presence(room, change, now),
             Event::Receipt { session, id, frame } => {
-                let piece = Piece { bytes: frame.clone(), mark: Mark::Other };
+                let piece = OutFrame { bytes: frame.clone(), mark: OrderKey::Other };
                 // One that is not delivered yet will be, in its order, and then is the receipt.
                 self.with(
                     *session,
@@ -210,7 +210,7 @@ impl Lane {
             Event::Status(up) => {
                 self.metrics.backplane_up.set(i64::from(*up));
                 let status = ServerFrame::Status { backplane: if *up { "up" } else { "down" } };
-                let piece = Piece { bytes: protocol::text_frame(protocol::json(&status)), mark: Mark::Other };
+                let piece = OutFrame { bytes: protocol::text_frame(protocol::json(&status)), mark: OrderKey::Other };
                 let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| outbox.put(&piece, now)));
             }
@@ -225,7 +225,7 @@ impl Lane {
             self.dirty.push(name.clone());
         }
         room.message_bytes += frame.len();
-        room.messages.push(Piece { bytes: frame.clone(), mark: Mark::Message(id) });
+        room.messages.push(OutFrame { bytes: frame.clone(), mark: OrderKey::Message(id) });
         if room.message_bytes > GATHER.1 {
             self.write_messages();
         }
@@ -273,8 +273,10 @@ impl Lane {
             };
             let (joined, left) = (part(&change.joined), part(&change.left));
             let frame = ServerFrame::Presence { joined: &joined, left: &left, participants: change.participants };
-            let piece =
-                Piece { bytes: protocol::text_frame(protocol::json(&frame)), mark: Mark::Presence(change.stamp) };
+            let piece = OutFrame {
+                bytes: protocol::text_frame(protocol::json(&frame)),
+                mark: OrderKey::Presence(change.stamp),
+            };
             self.each_in(name, now, |session, outbox| {
                 let known = change.about == Some(session) && !outbox.told_presence();
                 if known { Outcome::Done } else { outbox.put(&piece, now) }
@@ -283,7 +285,7 @@ impl Lane {
     }
 
     fn own(&mut self, session: SessionId, bytes: Bytes, now: Instant) {
-        let piece = Piece { bytes, mark: Mark::Other };
+        let piece = OutFrame { bytes, mark: OrderKey::Other };
         self.with(session, now, |outbox| outbox.put(&piece, now));
     }
 
@@ -296,7 +298,7 @@ impl Lane {
 
     fn leave(&mut self, session: SessionId) {
         let Some(name) = self.homes.remove(&session) else { return };
-        self.restless.remove(&session);
+        self.pending_writes.remove(&session);
         if let Some(room) = self.rooms.get_mut(&name) {
             room.outboxes.remove(&session);
             if room.outboxes.is_empty() {
@@ -305,11 +307,11 @@ impl Lane {
         }
     }
 
-    fn shed(&mut self, count: usize, now: Instant) {
+    fn rebalance(&mut self, count: usize, now: Instant) {
         let open = |(session, outbox): (&SessionId, &Outbox)| outbox.is_open().then_some(*session);
         let some: Vec<SessionId> =
             self.rooms.values().flat_map(|room| room.outboxes.iter().filter_map(open)).take(count).collect();
-        self.metrics.shed.inc_by(some.len() as u64);
+        self.metrics.rebalanced.inc_by(some.len() as u64);
         some.into_iter().for_each(|session| self.close(session, Close::GoingAway, now));
     }
 
@@ -318,7 +320,7 @@ impl Lane {
         let home = self.homes.get(&session).and_then(|room| self.rooms.get_mut(room));
         let Some(outbox) = home.and_then(|room| room.outboxes.get_mut(&session)) else { return };
         let outcome = act(outbox);
-        self.see_to(session, outcome, now);
+        self.handle_outcome(session, outcome, now);
     }
 
     /// Does something with all outboxes of a room.
@@ -331,18 +333,18 @@ impl Lane {
                 outcome => unfinished.push((*session, outcome)),
             }
         }
-        unfinished.into_iter().for_each(|(session, outcome)| self.see_to(session, outcome, now));
+        unfinished.into_iter().for_each(|(session, outcome)| self.handle_outcome(session, outcome, now));
     }
 
-    fn see_to(&mut self, session: SessionId, outcome: Outcome, now: Instant) {
+    fn handle_outcome(&mut self, session: SessionId, outcome: Outcome, now: Instant) {
         match outcome {
-            Outcome::Done => drop(self.restless.remove(&session)),
+            Outcome::Done => drop(self.pending_writes.remove(&session)),
             Outcome::Waiting => {
-                if self.restless.is_empty() {
+                if self.pending_writes.is_empty() {
                     self.retry_wait = RETRY.0;
                     self.retry_at = now + RETRY.0;
                 }
-                self.restless.insert(session);
+                self.pending_writes.insert(session);
             }
             Outcome::TooSlow => {
                 self.metrics.cut.inc();
@@ -354,7 +356,7 @@ impl Lane {
 
     /// When something is to be done without being told.
     fn next_duty(&self) -> Option<Instant> {
-        let retry = (!self.restless.is_empty()).then_some(self.retry_at);
+        let retry = (!self.pending_writes.is_empty()).then_some(self.retry_at);
         let gathered = self.gathering.front().map(|(at, _)| *at);
         [retry, gathered, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
     }
@@ -369,11 +371,11 @@ impl Lane {
         while let Some(session) = self.drain.as_mut().and_then(|drain| drain.due(now)) {
             self.close(session, Close::GoingAway, now);
         }
-        if !self.restless.is_empty() && now >= self.retry_at {
+        if !self.pending_writes.is_empty() && now >= self.retry_at {
             self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
             self.retry_at = now + self.retry_wait;
-            let restless: Vec<SessionId> = self.restless.iter().copied().collect();
-            restless.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
+            let pending_writes: Vec<SessionId> = self.pending_writes.iter().copied().collect();
+            pending_writes.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
         }
     }
 }

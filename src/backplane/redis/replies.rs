@@ -4,7 +4,7 @@
 use redis::{FromRedisValue, Value};
 use serde_json::value::RawValue;
 
-use super::{Change, Unavailable};
+use crate::backplane::{Change, Unavailable};
 use crate::protocol::Id;
 
 /// The entries that `XRANGE` or `XREVRANGE` answered, in its order.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use redis::{Client, Connection, RedisResult, ServerErrorKind, Value};
 
-use super::Unavailable;
-use super::link::{self, Backoff, Link, Part, REDIS_TIMEOUT, connect};
+use super::health::{self, Backoff, Link, Part, REDIS_TIMEOUT, connect};
+use crate::backplane::Unavailable;
 use crate::threads;
 
 /// Commands that may wait to be sent. Full means that Redis is slower than its callers: they wait, up to [`PATIENCE`].
@@ -55,7 +55,7 @@ impl Publisher {
         let (queue, inbox) = bounded(QUEUE);
         let publisher = Publisher { queue, notes: Arc::default(), link: link.clone() };
         let worker = Worker { client, scripts, inbox, notes: publisher.notes.clone(), link };
-        threads::vital("publisher", move || worker.run())?;
+        threads::spawn_critical("publisher", move || worker.run())?;
         Ok(publisher)
     }
 
@@ -126,7 +126,7 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            self.link.set(Part::Publisher, Err(link::why(&lost)));
+            self.link.set(Part::Publisher, Err(health::why(&lost)));
             if self.refuse_for(backoff.next()).is_err() {
                 return;
             }

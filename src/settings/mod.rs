@@ -33,7 +33,7 @@ pub const SPECS: &[Spec] = &[
     ("PASSPHRASE", "", "if set, what everyone must know to join"),
     ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line a minute on stdout"),
     (
-        "SHED",
+        "REBALANCE",
         "10",
         "sessions a second that a task asks to go when it holds over 1.5 times its share; 0 is off, at most 1000",
     ),
@@ -63,7 +63,7 @@ pub struct Settings {
     /// Where the embedded metric line says it is from.
     pub emf: Option<String>,
     /// Sessions a second that an overloaded task sheds; 0: off.
-    pub shed: u32,
+    pub rebalance: u32,
     /// What is logged.
     pub log: LevelFilter,
 }
@@ -80,7 +80,7 @@ pub struct RedisSettings {
 }
 
 /// What the command line asks for.
-pub enum Ask {
+pub enum CliAction {
     /// Serve.
     Serve(Box<Settings>),
     /// `--healthcheck`: ask the server at this address whether it lives.
@@ -106,10 +106,10 @@ impl Settings {
     ///
     /// # Errors
     /// The first setting that is wrong, by its variable's name, and what it takes.
-    pub fn parse<I: IntoIterator<Item = String>>(arguments: I) -> Result<Ask, SettingError> {
+    pub fn parse<I: IntoIterator<Item = String>>(arguments: I) -> Result<CliAction, SettingError> {
         let matches = match command().try_get_matches_from(arguments) {
             Ok(matches) => matches,
-            Err(error) if error.exit_code() == 0 => return Ok(Ask::Print(error.to_string())),
+            Err(error) if error.exit_code() == 0 => return Ok(CliAction::Print(error.to_string())),
             Err(error) => {
                 let text = error.to_string();
                 let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
@@ -121,7 +121,7 @@ impl Settings {
         let bind: IpAddr = read.parsed("BIND")?;
         if matches.get_flag("healthcheck") {
             let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
-            return Ok(Ask::Healthcheck(SocketAddr::new(own, port)));
+            return Ok(CliAction::Healthcheck(SocketAddr::new(own, port)));
         }
         let emf = read.text("METRICS_EMF");
         if emf.as_deref().is_some_and(|target| Emf::new(target).is_none()) {
@@ -131,7 +131,7 @@ impl Settings {
             None | Some("auto") => None,
             Some(_) => Some(read.number("MAX_CONNECTIONS", 1..=10_000_000)?),
         };
-        Ok(Ask::Serve(Box::new(Settings {
+        Ok(CliAction::Serve(Box::new(Settings {
             port,
             bind,
             redis: redis_settings(&read)?,
@@ -142,7 +142,7 @@ impl Settings {
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
             passphrase: read.text("PASSPHRASE"),
             emf,
-            shed: read.number("SHED", 0..=1000)?,
+            rebalance: read.number("REBALANCE", 0..=1000)?,
             log: read.parsed("RUST_LOG")?,
         })))
     }
@@ -262,7 +262,7 @@ mod tests {
     fn parse(flags: &[&str]) -> Result<Settings, String> {
         let arguments = std::iter::once("bobbin").chain(flags.iter().copied()).map(str::to_owned);
         match Settings::parse(arguments) {
-            Ok(Ask::Serve(settings)) => Ok(*settings),
+            Ok(CliAction::Serve(settings)) => Ok(*settings),
             Ok(_) => Err("something else was asked".to_owned()),
             Err(error) => Err(error.to_string()),
         }

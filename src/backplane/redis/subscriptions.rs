@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::commands::channel_of_task;
 use super::publisher::Publisher;
-use super::{Room, SessionId, Unavailable};
+use crate::backplane::{Room, SessionId, Unavailable};
 use crate::protocol::Id;
 
 /// Wishes that may wait. `Subscribe` waits for its turn; a `Tail` is only a hint and is dropped when it is full.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tungstenite::Bytes;
 
+use crate::fanout::socket::SharedSocket;
 use crate::protocol::{Close, Id};
-use crate::wire::Wire;
 
 /// A backlog over this many bytes is too slow. One piece may exceed it: an answer that the client itself asked for.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -23,16 +23,16 @@ const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// Bytes to write, and what they are.
 #[derive(Debug, Clone)]
-pub struct Piece {
+pub struct OutFrame {
     /// One frame or several, whole.
     pub bytes: Bytes,
     /// What they are.
-    pub mark: Mark,
+    pub mark: OrderKey,
 }
 
 /// What a piece is, as far as its order matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum OrderKey {
     /// A message, or several, the newest being this one.
     Message(Id),
     /// A change of presence of that moment (see [`crate::backplane::Change::stamp`]).
@@ -44,23 +44,23 @@ pub enum Mark {
 /// Messages of one room that are written together.
 pub struct Batch {
     /// One by one.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<OutFrame>,
     /// The oldest one's id.
     pub first: Id,
     /// All in one.
-    pub whole: Piece,
+    pub whole: OutFrame,
 }
 
 impl Batch {
     /// Joins pieces; there is at least one, and all are messages.
-    pub fn new(pieces: Vec<Piece>) -> Option<Batch> {
-        let Mark::Message(first) = pieces.first()?.mark else { return None };
+    pub fn new(pieces: Vec<OutFrame>) -> Option<Batch> {
+        let OrderKey::Message(first) = pieces.first()?.mark else { return None };
         let mark = pieces.last()?.mark;
         let bytes = match pieces.as_slice() {
             [one] => one.bytes.clone(),
             many => many.iter().flat_map(|piece| &piece.bytes[..]).copied().collect(),
         };
-        Some(Batch { pieces, first, whole: Piece { bytes, mark } })
+        Some(Batch { pieces, first, whole: OutFrame { bytes, mark } })
     }
 }
 
@@ -93,13 +93,13 @@ enum Phase {
 
 /// See the module.
 pub struct Outbox {
-    wire: Arc<Wire>,
+    wire: Arc<SharedSocket>,
     phase: Phase,
     /// The newest message written or queued.
     last: Id,
     /// Presence was told since `welcome`.
     told_presence: bool,
-    queue: VecDeque<Piece>,
+    queue: VecDeque<OutFrame>,
     /// Bytes in the queue.
     backlog: usize,
     /// The front of the queue is the rest of a piece.
@@ -110,7 +110,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// An outbox that holds everything back until [`Outbox::open`].
-    pub fn new(wire: Arc<Wire>, now: Instant) -> Outbox {
+    pub fn new(wire: Arc<SharedSocket>, now: Instant) -> Outbox {
         Outbox {
             wire,
             phase: Phase::Joining { then: None },
@@ -131,18 +131,18 @@ impl Outbox {
         self.backlog = 0;
         for piece in std::mem::take(&mut self.queue) {
             let news = match piece.mark {
-                Mark::Message(id) => id > last,
-                Mark::Presence(at) => at > stamp,
-                Mark::Other => true,
+                OrderKey::Message(id) => id > last,
+                OrderKey::Presence(at) => at > stamp,
+                OrderKey::Other => true,
             };
             if news {
                 self.backlog += piece.bytes.len();
                 self.queue.push_back(piece);
             }
         }
-        self.told_presence = self.queue.iter().any(|piece| matches!(piece.mark, Mark::Presence(_)));
+        self.told_presence = self.queue.iter().any(|piece| matches!(piece.mark, OrderKey::Presence(_)));
         for piece in &self.queue {
-            if let Mark::Message(id) = piece.mark {
+            if let OrderKey::Message(id) = piece.mark {
                 self.last = self.last.max(id);
             }
         }
@@ -178,14 +178,14 @@ impl Outbox {
     }
 
     /// Writes one piece, or queues it.
-    pub fn put(&mut self, piece: &Piece, now: Instant) -> Outcome {
+    pub fn put(&mut self, piece: &OutFrame, now: Instant) -> Outcome {
         match (self.phase, piece.mark) {
             (Phase::Closing { .. } | Phase::Dead, _) => return Outcome::Done,
             (Phase::Joining { .. }, _) => return self.push(piece.clone(), now),
-            (Phase::Open, Mark::Message(id)) if id <= self.last => return Outcome::Done,
-            (Phase::Open, Mark::Message(id)) => self.last = id,
-            (Phase::Open, Mark::Presence(_)) => self.told_presence = true,
-            (Phase::Open, Mark::Other) => {}
+            (Phase::Open, OrderKey::Message(id)) if id <= self.last => return Outcome::Done,
+            (Phase::Open, OrderKey::Message(id)) => self.last = id,
+            (Phase::Open, OrderKey::Presence(_)) => self.told_presence = true,
+            (Phase::Open, OrderKey::Other) => {}
         }
         if !self.queue.is_empty() {
             return self.push(piece.clone(), now);
@@ -194,7 +194,7 @@ impl Outbox {
             Ok(sent) if sent == piece.bytes.len() => Outcome::Done,
             Ok(sent) => {
                 self.cut_piece = sent > 0;
-                self.push(Piece { bytes: piece.bytes.slice(sent..), mark: Mark::Other }, now)
+                self.push(OutFrame { bytes: piece.bytes.slice(sent..), mark: OrderKey::Other }, now)
             }
             Err(_) => self.die(),
         }
@@ -208,7 +208,7 @@ impl Outbox {
                 if code == Close::TooSlow {
                     self.queue.truncate(usize::from(self.cut_piece));
                 }
-                self.queue.push_back(Piece { bytes: code.bytes(), mark: Mark::Other });
+                self.queue.push_back(OutFrame { bytes: code.bytes(), mark: OrderKey::Other });
                 self.phase = Phase::Closing { deadline: now + CLOSE_GRACE, said: false };
             }
             Phase::Closing { .. } | Phase::Dead => {}
@@ -263,7 +263,7 @@ impl Outbox {
         if stalled { Outcome::TooSlow } else { Outcome::Waiting }
     }
 
-    fn push(&mut self, piece: Piece, now: Instant) -> Outcome {
+    fn push(&mut self, piece: OutFrame, now: Instant) -> Outcome {
         if self.queue.is_empty() {
             self.moved = now;
         }
@@ -303,11 +303,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (server, _) = listener.accept().expect("connected");
-        (Outbox::new(Wire::new(server), Instant::now()), client)
+        (Outbox::new(SharedSocket::new(server), Instant::now()), client)
     }
 
-    fn message(ms: u64, text: &str) -> Piece {
-        Piece { bytes: text.to_owned().into(), mark: Mark::Message(Id { ms, seq: 0 }) }
+    fn message(ms: u64, text: &str) -> OutFrame {
+        OutFrame { bytes: text.to_owned().into(), mark: OrderKey::Message(Id { ms, seq: 0 }) }
     }
 
     fn heard(client: &mut TcpStream, bytes: usize) -> String {
@@ -320,7 +320,7 @@ mod tests {
     fn what_welcome_held_is_not_said_again() {
         let (mut outbox, mut client) = pair();
         let now = Instant::now();
-        let presence = |at, text: &str| Piece { bytes: text.to_owned().into(), mark: Mark::Presence(at) };
+        let presence = |at, text: &str| OutFrame { bytes: text.to_owned().into(), mark: OrderKey::Presence(at) };
         for piece in [message(1, "a"), message(2, "b"), presence(5, "old"), presence(6, "new"), message(3, "c")] {
             assert_eq!(outbox.put(&piece, now), Outcome::Waiting);
         }

@@ -8,14 +8,14 @@ use std::time::Instant;
 use tungstenite::Bytes;
 
 use crate::backplane::SessionId;
-use crate::lane::Letter;
-use crate::lanes::Lanes;
-use crate::wire::Wire;
+use crate::fanout::Lanes;
+use crate::fanout::lane::SessionCommand;
+use crate::fanout::socket::SharedSocket;
 
 /// The socket as tungstenite sees it: reads come from it, writes go where they have to.
 pub struct Stream<'a> {
     /// The socket.
-    pub wire: Arc<Wire>,
+    pub wire: Arc<SharedSocket>,
     /// Whose it is.
     pub id: SessionId,
     /// For its lane.
@@ -33,7 +33,7 @@ impl Stream<'_> {
     /// The connection is broken, or took nothing within its time.
     pub fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         if self.joined {
-            self.lanes.post(self.id, Letter::Own(bytes));
+            self.lanes.post(self.id, SessionCommand::Own(bytes));
             return Ok(());
         }
         (&self.wire.socket).write_all(&bytes)

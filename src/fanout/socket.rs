@@ -15,16 +15,16 @@ use socket2::SockRef;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have let go.
-pub struct Wire {
+pub struct SharedSocket {
     /// Blocking; the outbox asks not to wait each time it sends.
     pub socket: TcpStream,
     closing: AtomicBool,
 }
 
-impl Wire {
+impl SharedSocket {
     /// Wraps a connected socket.
-    pub fn new(socket: TcpStream) -> Arc<Wire> {
-        Arc::new(Wire { socket, closing: AtomicBool::new(false) })
+    pub fn new(socket: TcpStream) -> Arc<SharedSocket> {
+        Arc::new(SharedSocket { socket, closing: AtomicBool::new(false) })
     }
 
     /// Says that it is the server that ends this connection.

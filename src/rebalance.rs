@@ -1,20 +1,20 @@
-//! Shedding: a task that holds more than its share asks some sessions to go, so that a scale-out takes load from the
+//! Rebalancing: a task that holds more than its share asks some sessions to go, so that a scale-out takes load from the
 //! tasks that have it. Sockets stay where they are otherwise, and the average looks fine while the first tasks burn.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::shared::Shared;
+use crate::app::App;
 
 /// How often the tasks count their sessions.
-const CENSUS: Duration = Duration::from_secs(3);
+const LOAD_REPORT: Duration = Duration::from_secs(3);
 /// It starts over this many times the average, if that is at least [`MIN_SURPLUS`] more, and goes on to the average.
 const START: f64 = 1.5;
 /// Fewer sessions too many are not worth anybody's reconnect.
 const MIN_SURPLUS: u64 = 200;
 
 /// What the main thread keeps between two looks.
-pub struct Shedding {
+pub struct Rebalancing {
     /// Sessions a second; 0: off.
     rate: u32,
     next_census: Instant,
@@ -22,31 +22,31 @@ pub struct Shedding {
     surplus: u64,
 }
 
-impl Shedding {
+impl Rebalancing {
     /// At most `rate` sessions a second; 0 is off.
-    pub fn new(rate: u32) -> Shedding {
-        Shedding { rate, next_census: Instant::now() + CENSUS, surplus: 0 }
+    pub fn new(rate: u32) -> Rebalancing {
+        Rebalancing { rate, next_census: Instant::now() + LOAD_REPORT, surplus: 0 }
     }
 
     /// To be called once a second.
-    pub fn tick(&mut self, shared: &Shared) {
-        if self.rate == 0 || shared.draining.load(Relaxed) {
+    pub fn tick(&mut self, app: &App) {
+        if self.rate == 0 || app.draining.load(Relaxed) {
             return;
         }
         let now = Instant::now();
         if now >= self.next_census {
-            self.next_census = now + CENSUS;
-            let own = shared.sessions.taken() as u64;
-            let counted = shared.backplane.census(own);
+            self.next_census = now + LOAD_REPORT;
+            let own = app.sessions.taken() as u64;
+            let counted = app.backplane.load_report(own);
             let going_on = self.surplus > 0;
             self.surplus = counted.map_or(0, |(tasks, sessions)| surplus(own, tasks, sessions, going_on));
             if self.surplus > 0 && !going_on {
-                log::info!("shedding {} of {own} sessions, {} a second", self.surplus, self.rate);
+                log::info!("rebalancing {} of {own} sessions, {} a second", self.surplus, self.rate);
             }
         }
         let some = self.surplus.min(u64::from(self.rate));
         if some > 0 {
-            shared.lanes.shed(some as usize);
+            app.lanes.rebalance(some as usize);
             self.surplus -= some;
         }
     }

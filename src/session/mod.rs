@@ -4,6 +4,8 @@
 //! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
 //! lane holds everything else back.
 
+pub mod transport;
+
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -14,14 +16,14 @@ use serde_json::value::RawValue;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
+use crate::app::App;
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
-use crate::lane::Letter;
+use crate::fanout::lane::SessionCommand;
+use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{self, Bucket, Recent};
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
-use crate::shared::Shared;
-use crate::stream::Stream;
+use crate::session::transport::Stream;
 use crate::threads;
-use crate::wire::{self, Wire};
 
 /// The first join must come within this time.
 const JOIN_TIME: Duration = Duration::from_secs(10);
@@ -49,14 +51,14 @@ const READ_BUFFER: usize = 1024;
 
 /// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
 #[inline(never)]
-pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, shared: &Shared) {
-    let id = shared.next_session.fetch_add(1, Relaxed);
-    let mut session = Session::new(socket, early, room, id, shared);
-    shared.metrics.connections.inc();
+pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, app: &App) {
+    let id = app.next_session.fetch_add(1, Relaxed);
+    let mut session = Session::new(socket, early, room, id, app);
+    app.metrics.connections.inc();
     let end = session.run();
     log::debug!("session {id} in {}: {end}", session.room);
     session.finish(&end);
-    shared.metrics.connections.dec();
+    app.metrics.connections.dec();
 }
 
 /// How a session ends.
@@ -89,7 +91,7 @@ struct Session<'a> {
     id: SessionId,
     room: Room,
     socket: WebSocket<Stream<'a>>,
-    shared: &'a Shared,
+    app: &'a App,
     /// There is one from a join that was carried out until the end.
     seat: Option<Seat>,
     tries: u32,
@@ -104,26 +106,26 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     #[inline(never)]
-    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, shared: &'a Shared) -> Box<Session<'a>> {
+    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, app: &'a App) -> Box<Session<'a>> {
         let now = Instant::now();
-        let stream = Stream { wire: Wire::new(socket), id, lanes: &shared.lanes, joined: false, heard: now };
+        let stream = Stream { wire: SharedSocket::new(socket), id, lanes: &app.lanes, joined: false, heard: now };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let rate = f64::from(shared.settings.rate_limit);
+        let rate = f64::from(app.settings.rate_limit);
         Box::new(Session {
             id,
             room,
             socket: WebSocket::from_partially_read(stream, early, Role::Server, Some(config)),
-            shared,
+            app,
             seat: None,
             tries: 0,
             unauthorized: 0,
             join_by: now + JOIN_TIME,
             // After many joins at once the pings come spread out.
-            next_ping: now + PING_EVERY.mul_f64(0.5 + limits::chance() / 2.0),
+            next_ping: now + PING_EVERY.mul_f64(0.5 + limits::jitter() / 2.0),
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
             others: Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now),
             typing_told: None,
@@ -143,7 +145,7 @@ impl<'a> Session<'a> {
 
     /// What the clock asks for; and it sets the time until it asks again.
     fn do_duties(&mut self, now: Instant) -> Result<(), End> {
-        if self.seat.is_none() && self.shared.draining.load(Relaxed) {
+        if self.seat.is_none() && self.app.draining.load(Relaxed) {
             return Err(End::Refused(Close::GoingAway));
         }
         if self.seat.is_none() && now >= self.join_by {
@@ -174,7 +176,7 @@ impl<'a> Session<'a> {
             Ok(Message::Binary(_)) => Err(End::Refused(Close::Binary)),
             Ok(Message::Close(_)) => Err(End::Closed),
             Ok(_) => Ok(None),
-            Err(Error::Io(error)) if wire::is_timeout(&error) => Ok(None),
+            Err(Error::Io(error)) if socket::is_timeout(&error) => Ok(None),
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
@@ -203,11 +205,11 @@ impl<'a> Session<'a> {
             return self.refuse_rate(None, wait);
         }
         match frame {
-            ClientFrame::Join(join) => threads::aside(|| self.join(join)),
+            ClientFrame::Join(join) => threads::on_temporary_stack(|| self.join(join)),
             ClientFrame::Ping => self.send(&ServerFrame::Pong),
             ClientFrame::Typing { active } => self.typing(active, now),
             ClientFrame::History { before, limit } => {
-                threads::aside(|| self.history(before, limit.unwrap_or(MAX_HISTORY / 2)))
+                threads::on_temporary_stack(|| self.history(before, limit.unwrap_or(MAX_HISTORY / 2)))
             }
             ClientFrame::Message { .. } => Ok(()),
         }
@@ -222,7 +224,7 @@ impl<'a> Session<'a> {
         }
         self.tries += 1;
         self.join_by = Instant::now() + REJOIN_TIME;
-        if !self.shared.settings.admits(join.passphrase.as_deref()) {
+        if !self.app.settings.admits(join.passphrase.as_deref()) {
             self.unauthorized += 1;
             return self.refuse_join(ErrorCode::Unauthorized, "the passphrase is not right");
         }
@@ -238,11 +240,11 @@ impl<'a> Session<'a> {
             client: join.client.unwrap_or_else(limits::random_name).into(),
         };
         let wire = self.socket.get_ref().wire.clone();
-        self.shared.lanes.post(self.id, Letter::Join(self.room.clone(), wire));
-        let arrival = match self.shared.backplane.join(&seat, join.since) {
+        self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
+        let arrival = match self.app.backplane.join(&seat, join.since) {
             Ok(arrival) => arrival,
             Err(error) => {
-                self.shared.lanes.post(self.id, Letter::Leave);
+                self.app.lanes.post(self.id, SessionCommand::Leave);
                 return match error {
                     JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
@@ -251,7 +253,7 @@ impl<'a> Session<'a> {
         };
         let name = seat.name.clone();
         self.seat = Some(seat);
-        self.shared.metrics.joins.inc();
+        self.app.metrics.joins.inc();
         self.send(&ServerFrame::Welcome {
             name: &name,
             room: &self.room.clone(),
@@ -262,7 +264,7 @@ impl<'a> Session<'a> {
             more: arrival.page.more,
             gap: arrival.gap,
         })?;
-        self.shared.lanes.post(self.id, Letter::Open(arrival.last, arrival.stamp));
+        self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
         self.socket.get_mut().joined = true;
         Ok(())
     }
@@ -281,9 +283,9 @@ impl<'a> Session<'a> {
             let why = "a text has 1 to 4096 bytes, its trailing white space not counted";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
-        self.shared.metrics.messages.inc();
+        self.app.metrics.messages.inc();
         let body = protocol::message_body(&seat.name, text, reference.as_deref());
-        self.shared.backplane.say(&seat, body, reference);
+        self.app.backplane.say(&seat, body, reference);
         Ok(())
     }
 
@@ -291,7 +293,7 @@ impl<'a> Session<'a> {
         let Some(seat) = &self.seat else { return self.refuse(ErrorCode::NotJoined, "join first", None) };
         if self.typing_told.is_none_or(|told| now >= told + TYPING_EVERY) {
             self.typing_told = Some(now);
-            self.shared.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
+            self.app.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
         }
         Ok(())
     }
@@ -300,7 +302,7 @@ impl<'a> Session<'a> {
         if self.seat.is_none() {
             return self.refuse(ErrorCode::NotJoined, "join first", None);
         }
-        match self.shared.backplane.history(&self.room, before, limit.clamp(1, MAX_HISTORY)) {
+        match self.app.backplane.history(&self.room, before, limit.clamp(1, MAX_HISTORY)) {
             Ok(page) => self.send(&ServerFrame::History { messages: &raw_messages(&page)?, more: page.more }),
             Err(Unavailable) => self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None),
         }
@@ -341,7 +343,7 @@ impl<'a> Session<'a> {
         reference: Option<&str>,
         retry_ms: Option<u64>,
     ) -> Result<(), End> {
-        self.shared.metrics.refused.inc();
+        self.app.metrics.refused.inc();
         self.send(&ServerFrame::Error { code, message, reference, retry_ms })
     }
 
@@ -358,7 +360,7 @@ impl<'a> Session<'a> {
         match end {
             End::Closed => drop(self.socket.flush()),
             End::Refused(code) if self.socket.get_ref().joined => {
-                self.shared.lanes.post(self.id, Letter::Close(*code));
+                self.app.lanes.post(self.id, SessionCommand::Close(*code));
             }
             End::Refused(code) => {
                 let _ = self.socket.get_mut().send(code.bytes());
@@ -367,16 +369,16 @@ impl<'a> Session<'a> {
             End::Broken(_) => {}
         }
         let goodbye = matches!(end, End::Closed) && !wire.is_closing();
-        self.give_seat_back(if goodbye { Leave::Now } else { Leave::Lapse });
+        self.give_seat_back(if goodbye { Leave::Now } else { Leave::Expire });
         if matches!(end, End::Refused(_)) {
-            wire::linger(&wire.socket);
+            socket::linger(&wire.socket);
         }
-        self.shared.lanes.post(self.id, Letter::Leave);
+        self.app.lanes.post(self.id, SessionCommand::Leave);
     }
 
     fn give_seat_back(&mut self, how: Leave) {
         if let Some(seat) = self.seat.take() {
-            self.shared.backplane.leave(&seat, how);
+            self.app.backplane.leave(&seat, how);
         }
     }
 }
@@ -385,9 +387,9 @@ impl<'a> Session<'a> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.metrics.connections.dec();
-            self.give_seat_back(Leave::Lapse);
-            self.shared.lanes.post(self.id, Letter::Leave);
+            self.app.metrics.connections.dec();
+            self.give_seat_back(Leave::Expire);
+            self.app.lanes.post(self.id, SessionCommand::Leave);
         }
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::backplane::Backplane;
-use crate::lanes::Lanes;
+use crate::fanout::Lanes;
 use crate::limits::Slots;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
 /// See the module.
-pub struct Shared {
+pub struct App {
     /// As the process was started.
     pub settings: Settings,
     /// Who writes.

@@ -1,6 +1,15 @@
 //! The backplane of any number of tasks on one Redis: what each call means in commands (see `commands.rs`), and the
 //! heartbeat that keeps leases alive.
 
+mod commands;
+mod health;
+mod heartbeat;
+mod publisher;
+mod replies;
+mod roster;
+mod subscriber;
+mod subscriptions;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +18,16 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use redis::{Client, Cmd, FromRedisValue, Script};
 
-use super::commands::{
-    CENSUS, JOIN, LEAVE, READ, RENEW_LEASES, SAY, SCRIPTS, channel_of_room, log_key, script, who_key,
+use self::commands::{
+    JOIN, LEAVE, LOAD_REPORT, READ, RENEW_LEASES, SAY, SCRIPTS, channel_of_room, log_key, script, who_key,
 };
-use super::link::Link;
-use super::publisher::{Publisher, Queued};
-use super::replies::{entries, from_value, is_body, not_understood};
-use super::subscriber::Subscriber;
-use super::subscriptions::Subscriptions;
+use self::health::Link;
+use self::publisher::{Publisher, Queued};
+use self::replies::{entries, from_value, is_body, not_understood};
+use self::subscriber::Subscriber;
+use self::subscriptions::Subscriptions;
 use super::{
-    Arrival, Backplane, Event, HEARTBEAT, Health, JoinError, LEASE, Leave, Listener, Page, REF_LIFE, Room, Seat,
+    Arrival, Backplane, Event, EventSink, HEARTBEAT, Health, JoinError, LEASE, Leave, Page, REF_LIFE, Room, Seat,
     SessionId, Unavailable,
 };
 use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES};
@@ -45,7 +54,7 @@ struct Shared {
     task: Arc<str>,
     publisher: Publisher,
     link: Arc<Link>,
-    listener: Listener,
+    listener: EventSink,
     seats: Mutex<HashMap<SessionId, Seat>>,
     keep: usize,
     life: Duration,
@@ -53,7 +62,7 @@ struct Shared {
 
 impl Redis {
     /// Starts the three threads. Whether Redis is there shows later, in [`Backplane::health`].
-    pub fn start(client: Client, keep: usize, life: Duration, listener: Listener) -> std::io::Result<Redis> {
+    pub fn start(client: Client, keep: usize, life: Duration, listener: EventSink) -> std::io::Result<Redis> {
         let task: Arc<str> = limits::random_name().into();
         let link = Link::new(listener.clone());
         let publisher = Publisher::start(client.clone(), SCRIPTS.to_vec(), link.clone())?;
@@ -74,8 +83,8 @@ impl Redis {
         .start()?;
         let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
         let (heart, stopped) = bounded(0);
-        let heartbeat = Heartbeat { shared: shared.clone(), subscriptions: subscriptions.clone() };
-        threads::vital("heartbeat", move || heartbeat.run(&stopped))?;
+        let heartbeat = heartbeat::Heartbeat { shared: shared.clone(), subscriptions: subscriptions.clone() };
+        threads::spawn_critical("heartbeat", move || heartbeat.run(&stopped))?;
         Ok(Redis { shared, subscriptions, _heart: heart })
     }
 }
@@ -109,7 +118,7 @@ impl Backplane for Redis {
         }
         match how {
             Leave::Now => self.shared.rise(seat),
-            Leave::Lapse => self.shared.publisher.send(self.shared.renew(&seat.room, &[seat], false), drop),
+            Leave::Expire => self.shared.publisher.send(self.shared.renew(&seat.room, &[seat], false), drop),
         }
         self.subscriptions.exit(&seat.room);
     }
@@ -172,8 +181,9 @@ impl Backplane for Redis {
         Ok(Page { messages, more })
     }
 
-    fn census(&self, sessions: u64) -> Option<(u64, u64)> {
-        let command = script(&CENSUS, 1).arg("bobbin:tasks").arg(&*self.shared.task).arg(sessions).get_packed_command();
+    fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
+        let command =
+            script(&LOAD_REPORT, 1).arg("bobbin:tasks").arg(&*self.shared.task).arg(sessions).get_packed_command();
         from_value(self.shared.publisher.ask(command).ok()?).ok()
     }
 
@@ -290,106 +300,5 @@ impl Shared {
             command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.client).arg(&*seat.name);
         }
         command.get_packed_command()
-    }
-}
-
-/// Keeps the task's leases alive, clears lapsed ones away, probes the subscription.
-struct Heartbeat {
-    shared: Arc<Shared>,
-    subscriptions: Subscriptions,
-}
-
-/// Leases on their way to be renewed.
-struct Renewal<'a> {
-    room: &'a Room,
-    /// Who of them was still there when it was sent.
-    here: Vec<&'a Seat>,
-    answer: Queued,
-}
-
-impl Heartbeat {
-    fn run(&self, stopped: &Receiver<()>) {
-        // Whether Redis was found without its data, and for which stretch of the link's life rosters were compared.
-        let (mut data_lost, mut compared) = (false, None);
-        while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-            let Ok(up_since) = self.shared.link.state() else { continue };
-            // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other
-            // time others cleared it away, because this process was frozen: its clients, if they are still there,
-            // join anew, so the room never sees one that is not.
-            let grace = up_since.elapsed() < GRACE;
-            match self.beat(grace) {
-                Err(Unavailable) => log::debug!("heartbeat: redis does not answer"),
-                Ok(taken_again) => data_lost |= taken_again > 0,
-            }
-            // What happened while the link was down was not heard. If the data was lost too, all tasks must have
-            // taken their names again first, or the room would see people leave who are there.
-            if compared != Some(up_since) && !(grace && data_lost) {
-                self.subscriptions.compare(data_lost);
-                (data_lost, compared) = (false, Some(up_since));
-            }
-        }
-    }
-
-    /// One heartbeat: how many names were gone and had to be taken again.
-    fn beat(&self, again: bool) -> Result<u64, Unavailable> {
-        self.subscriptions.probe();
-        let rooms = self.shared.seats_by_room();
-        let parts = rooms.iter().flat_map(|(room, seats)| seats.chunks(RENEW).map(move |part| (room, part)));
-        let mut taken_again = 0;
-        let (mut under_way, mut seats) = (Vec::new(), 0);
-        for (room, part) in parts {
-            if seats + part.len() > RENEW {
-                taken_again += self.renewed(under_way.drain(..))?;
-                seats = 0;
-                std::thread::sleep(RENEW_PAUSE);
-            }
-            seats += part.len();
-            under_way.push(self.renew(room, part, again)?);
-        }
-        Ok(taken_again + self.renewed(under_way.drain(..))?)
-    }
-
-    /// Has leases of one room renewed.
-    fn renew<'a>(&self, room: &'a Room, part: &'a [Seat], again: bool) -> Result<Renewal<'a>, Unavailable> {
-        // Queued while the seats are locked: who leaves is not among them, or leaves after it. Otherwise a name that has
-        // just left could be taken again, with nobody there.
-        let held = self.shared.seats();
-        let here: Vec<&Seat> = part.iter().filter(|seat| held.contains_key(&seat.session)).collect();
-        let answer = self.shared.publisher.queue(self.shared.renew(room, &here, again))?;
-        Ok(Renewal { room, here, answer })
-    }
-
-    /// Waits for answers: how many names had to be taken again.
-    fn renewed<'a>(&self, mut renewals: impl Iterator<Item = Renewal<'a>>) -> Result<u64, Unavailable> {
-        renewals.try_fold(0, |sum, renewal| match self.take_in(&renewal) {
-            Ok(taken_again) => Ok(sum + taken_again),
-            // One room that is spoilt in Redis must not cost the others their leases.
-            Err(Unavailable) if self.shared.link.is_up() => {
-                log::warn!("{}: leases could not be renewed", renewal.room);
-                Ok(sum)
-            }
-            unavailable => unavailable,
-        })
-    }
-
-    fn take_in(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
-        let reply: Vec<String> = from_value(renewal.answer.wait()?)?;
-        let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-        self.subscriptions.expect(renewal.room.clone(), newest.parse().map_err(not_understood)?, None);
-        for pair in lost.chunks_exact(2) {
-            let number: usize = pair[0].parse().map_err(not_understood)?;
-            self.lost(renewal.here.get(number).copied(), pair[1] == "1");
-        }
-        taken.parse().map_err(not_understood)
-    }
-
-    /// A session's name is another session's by now, or nobody's.
-    fn lost(&self, seat: Option<&Seat>, own_client: bool) {
-        let Some(seat) = seat else { return };
-        // It may have left while the heartbeat was under way.
-        if self.shared.seats().contains_key(&seat.session) {
-            let event = if own_client { Event::TakenOver } else { Event::Evicted };
-            (self.shared.listener)(event(seat.session));
-        }
     }
 }

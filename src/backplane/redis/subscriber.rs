@@ -14,12 +14,12 @@ use crossbeam_channel::Receiver;
 use redis::{Client, Msg, PubSub, RedisResult};
 
 use super::commands::{ask_for_people, channel_of_room, channel_of_task, log_key};
-use super::link::{Backoff, Link, Part, connect};
+use super::health::{Backoff, Link, Part, connect};
 use super::publisher::Publisher;
 use super::replies;
 use super::roster::Roster;
 use super::subscriptions::{Author, Registry, Wish};
-use super::{Change, Event, Listener, Room, Unavailable};
+use crate::backplane::{Change, Event, EventSink, Room, Unavailable};
 use crate::protocol::{self, Id};
 use crate::threads;
 
@@ -44,7 +44,7 @@ pub struct Subscriber {
     /// The state of the connection.
     pub link: Arc<Link>,
     /// Where events go.
-    pub listener: Listener,
+    pub listener: EventSink,
     /// What is asked for.
     pub inbox: Receiver<Wish>,
     /// Which rooms have sessions here.
@@ -92,7 +92,7 @@ impl<E: std::fmt::Display> From<E> for End {
 impl Subscriber {
     /// Starts the thread.
     pub fn start(mut self) -> std::io::Result<()> {
-        threads::vital("subscriber", move || self.run()).map(drop)
+        threads::spawn_critical("subscriber", move || self.run()).map(drop)
     }
 
     fn run(&mut self) {
@@ -120,7 +120,7 @@ impl Subscriber {
     }
 
     fn try_listen(&mut self) -> Result<std::convert::Infallible, End> {
-        let mut connection = connect(&self.client, super::link::REDIS_TIMEOUT)?;
+        let mut connection = connect(&self.client, super::health::REDIS_TIMEOUT)?;
         let mut pubsub = connection.as_pubsub();
         pubsub.subscribe(channel_of_task(&self.task))?;
         for room in self.rooms.keys() {
@@ -154,7 +154,7 @@ impl Subscriber {
         loop {
             match self.inbox.try_recv() {
                 Ok(Wish::Subscribe { room, done }) => {
-                    pubsub.set_read_timeout(Some(super::link::REDIS_TIMEOUT))?;
+                    pubsub.set_read_timeout(Some(super::health::REDIS_TIMEOUT))?;
                     let answer = self.subscribe(pubsub, &room);
                     pubsub.set_read_timeout(Some(TICK))?;
                     // Dropped without an answer, it says no.

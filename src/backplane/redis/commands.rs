@@ -32,7 +32,7 @@ scripts! {
     RENEW_LEASES = "presence.lua" "renew.lua";
     SAY = "say.lua";
     READ = "read.lua";
-    CENSUS = "census.lua";
+    LOAD_REPORT = "load_report.lua";
     ROSTER = "roster.lua";
 }
 

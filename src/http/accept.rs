@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
+use super::pages::{self, Answer};
+use crate::app::App;
 use crate::backplane::Room;
+use crate::fanout::socket;
 use crate::limits::Slot;
-use crate::pages::{self, Answer};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session;
-use crate::shared::Shared;
-use crate::{threads, wire};
+use crate::threads;
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
@@ -37,7 +38,7 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections for ever.
-pub fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let mut number = 0_u64;
     let mut failing = false;
     loop {
@@ -45,7 +46,7 @@ pub fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             Ok((socket, _)) => {
                 failing = false;
                 number += 1;
-                welcome(socket, number, shared);
+                welcome(socket, number, app);
             }
             Err(error) => {
                 // Said once, not at each try.
@@ -58,24 +59,24 @@ pub fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn welcome(socket: TcpStream, number: u64, shared: &Arc<Shared>) {
-    let Some(slot) = shared.connections.take() else { return turn_away(&socket) };
+fn welcome(socket: TcpStream, number: u64, app: &Arc<App>) {
+    let Some(slot) = app.connections.take() else { return reject(&socket) };
     let spare = socket.try_clone();
-    let thread_shared = shared.clone();
-    let started = threads::connection(number, move || {
+    let thread_shared = app.clone();
+    let started = threads::spawn_connection(number, move || {
         serve(socket, &thread_shared);
         drop(slot);
     });
     if let Err(error) = started {
         log::error!("no thread for a connection: {error}");
         if let Ok(socket) = spare {
-            turn_away(&socket);
+            reject(&socket);
         }
     }
 }
 
 /// Refuses a connection on the accept thread, so without waiting for it.
-fn turn_away(socket: &TcpStream) {
+fn reject(socket: &TcpStream) {
     let bytes = full("no free connection").closing().into_bytes(false);
     let _ = socket.set_nonblocking(true).and_then(|()| (&mut &*socket).write(&bytes));
 }
@@ -85,9 +86,9 @@ fn full(why: &str) -> Answer {
 }
 
 /// One connection: answers requests until it closes or becomes a WebSocket.
-fn serve(socket: TcpStream, shared: &Shared) {
-    if let Some((slot, room, early)) = answer_requests(&socket, shared) {
-        session::serve(socket, early, room, shared);
+fn serve(socket: TcpStream, app: &App) {
+    if let Some((slot, room, early)) = answer_requests(&socket, app) {
+        session::serve(socket, early, room, app);
         drop(slot);
     }
 }
@@ -104,7 +105,7 @@ enum Next {
 
 /// Answers requests until the connection closes (`None`) or is a WebSocket, and says what came early for that.
 #[inline(never)]
-fn answer_requests(socket: &TcpStream, shared: &Shared) -> Option<(Slot, Room, Vec<u8>)> {
+fn answer_requests(socket: &TcpStream, app: &App) -> Option<(Slot, Room, Vec<u8>)> {
     let mut buffer = Vec::new();
     let mut wait = HEAD_TIME;
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
@@ -116,7 +117,7 @@ fn answer_requests(socket: &TcpStream, shared: &Shared) -> Option<(Slot, Room, V
                 return None;
             }
         };
-        match threads::aside(|| respond(&request, socket, shared)) {
+        match threads::on_temporary_stack(|| respond(&request, socket, app)) {
             Next::Request => wait = KEEP_ALIVE,
             Next::Session(slot, room) => return Some((slot, room, buffer)),
             Next::End => return None,
@@ -124,17 +125,17 @@ fn answer_requests(socket: &TcpStream, shared: &Shared) -> Option<(Slot, Room, V
     }
 }
 
-fn respond(request: &Request<()>, mut socket: &TcpStream, shared: &Shared) -> Next {
+fn respond(request: &Request<()>, mut socket: &TcpStream, app: &App) -> Next {
     let head_only = request.method() == Method::HEAD;
     let answer = match request.uri().path().strip_prefix("/ws/") {
-        Some(room) => match open_session(request, room, socket, shared) {
+        Some(room) => match open_session(request, room, socket, app) {
             Ok((slot, room)) => return Next::Session(slot, room),
             Err(refusal) => refusal,
         },
-        None => pages::answer(request, shared),
+        None => pages::answer(request, app),
     };
     // Near the cap, plain connections are not kept: health checks need a place too.
-    let crowded = shared.connections.taken() > shared.sessions.cap();
+    let crowded = app.connections.taken() > app.sessions.cap();
     if crowded || !keeps_alive(request) {
         say_last(socket, answer, head_only);
         return Next::End;
@@ -146,7 +147,7 @@ fn respond(request: &Request<()>, mut socket: &TcpStream, shared: &Shared) -> Ne
 fn say_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     if (&mut &*socket).write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
-        wire::linger(socket);
+        socket::linger(socket);
     }
 }
 
@@ -156,7 +157,7 @@ fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result
     let mut deadline = Instant::now() + if buffer.is_empty() { wait } else { HEAD_TIME };
     let mut chunk = [0; 512];
     loop {
-        if let Some((request, length)) = threads::aside(|| parse(buffer))? {
+        if let Some((request, length)) = threads::on_temporary_stack(|| parse(buffer))? {
             if length > MAX_HEAD {
                 return Err(Answer::refusal(431, "the head is over 8 KiB"));
             }
@@ -177,8 +178,8 @@ fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result
                 buffer.extend_from_slice(&chunk[..count]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if wire::is_timeout(&error) && kept_and_silent => return Ok(None),
-            Err(error) if wire::is_timeout(&error) => {
+            Err(error) if socket::is_timeout(&error) && kept_and_silent => return Ok(None),
+            Err(error) if socket::is_timeout(&error) => {
                 return Err(Answer::refusal(408, "the head was not complete within 5 s"));
             }
             Err(_) => return Ok(None),
@@ -225,12 +226,7 @@ fn keeps_alive(request: &Request<()>) -> bool {
 }
 
 /// Checks an upgrade and says `101`; the session has its slot from here on.
-fn open_session(
-    request: &Request<()>,
-    room: &str,
-    mut socket: &TcpStream,
-    shared: &Shared,
-) -> Result<(Slot, Room), Answer> {
+fn open_session(request: &Request<()>, room: &str, mut socket: &TcpStream, app: &App) -> Result<(Slot, Room), Answer> {
     if !protocol::is_room(room) {
         return Err(pages::no_such_room());
     }
@@ -248,14 +244,14 @@ fn open_session(
     if !same_origin(said(header::ORIGIN), said(header::HOST)) {
         return Err(Answer::refusal(403, "the page is from another origin than the chat"));
     }
-    let turned_away = |why| {
-        shared.metrics.turned_away.inc();
+    let rejected = |why| {
+        app.metrics.rejected.inc();
         full(why)
     };
-    if shared.draining.load(Relaxed) {
-        return Err(turned_away("this task is going away; try again"));
+    if app.draining.load(Relaxed) {
+        return Err(rejected("this task is going away; try again"));
     }
-    let slot = shared.sessions.take().ok_or_else(|| turned_away("all connections are taken; try again"))?;
+    let slot = app.sessions.take().ok_or_else(|| rejected("all connections are taken; try again"))?;
     if said(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }

@@ -1,0 +1,4 @@
+//! HTTP: accepting connections, reading request heads, and what is answered besides the WebSocket.
+
+pub mod accept;
+pub mod pages;
