@@ -4,10 +4,9 @@
 //! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
 //! lane holds everything else back.
 
+mod end;
 pub mod transport;
 
-use std::fmt;
-use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,13 +15,14 @@ use serde_json::value::RawValue;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
+use self::end::End;
+use self::transport::Transport;
 use crate::app::App;
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
 use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{self, Bucket, Recent};
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
-use crate::session::transport::Stream;
 use crate::threads;
 
 /// The first join must come within this time.
@@ -61,36 +61,10 @@ pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, app: &App) {
     app.metrics.connections.dec();
 }
 
-/// How a session ends.
-enum End {
-    /// The client sent a close frame.
-    Closed,
-    /// The server closes, and says why.
-    Refused(Close),
-    /// The connection broke, or is dead.
-    Broken(String),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Closed => f.write_str("the client closed"),
-            End::Refused(code) => write!(f, "closed with {}", code.number()),
-            End::Broken(why) => write!(f, "broke: {why}"),
-        }
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> End {
-        End::Broken(error.to_string())
-    }
-}
-
 struct Session<'a> {
     id: SessionId,
     room: Room,
-    socket: WebSocket<Stream<'a>>,
+    socket: WebSocket<Transport<'a>>,
     app: &'a App,
     /// There is one from a join that was carried out until the end.
     seat: Option<Seat>,
@@ -108,7 +82,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, app: &'a App) -> Box<Session<'a>> {
         let now = Instant::now();
-        let stream = Stream { wire: SharedSocket::new(socket), id, lanes: &app.lanes, joined: false, heard: now };
+        let stream = Transport { wire: SharedSocket::new(socket), id, lanes: &app.lanes, joined: false, heard: now };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)

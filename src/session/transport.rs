@@ -13,7 +13,7 @@ use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::SharedSocket;
 
 /// The socket as tungstenite sees it: reads come from it, writes go where they have to.
-pub struct Stream<'a> {
+pub struct Transport<'a> {
     /// The socket.
     pub wire: Arc<SharedSocket>,
     /// Whose it is.
@@ -26,7 +26,7 @@ pub struct Stream<'a> {
     pub heard: Instant,
 }
 
-impl Stream<'_> {
+impl Transport<'_> {
     /// Writes whole frames, or has them written.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Stream<'_> {
     }
 }
 
-impl Read for Stream<'_> {
+impl Read for Transport<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = (&self.wire.socket).read(buffer)?;
         self.heard = Instant::now();
@@ -48,7 +48,7 @@ impl Read for Stream<'_> {
     }
 }
 
-impl Write for Stream<'_> {
+impl Write for Transport<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // tungstenite hands over whole frames: its pongs and its answers to close frames.
         self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
