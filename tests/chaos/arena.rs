@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Tasks behind the imagined load balancer.
-pub const TASKS: usize = 3;
-/// What the tasks are started with.
+/// Instances behind the imagined load balancer.
+pub const INSTANCES: usize = 3;
+/// What the instances are started with.
 pub const DRAIN_SECONDS: u64 = 2;
 /// After a heal, what is promised within 20 s must be so; the rest is for a busy machine.
 const QUIET_WITHIN: At = 25_000;
 
-/// A room: how many talk in it, how often each says something (milliseconds), and how many of them stay with each task, so
+/// A room: how many talk in it, how often each says something (milliseconds), and how many of them stay with each instance, so
 /// that each can be seen to recover.
 pub struct Talk {
     pub name: &'static str,
@@ -64,7 +64,7 @@ impl Arena {
         let stage = Arc::new(Stage {
             ledger: Ledger::new(roles.len()),
             rooms: rooms.iter().map(|room| room.name.to_string()).collect(),
-            tasks: Mutex::new(vec![SocketAddr::from(([127, 0, 0, 1], 0)); TASKS]),
+            instances: Mutex::new(vec![SocketAddr::from(([127, 0, 0, 1], 0)); INSTANCES]),
             talking: AtomicBool::new(true),
             ending: AtomicBool::new(false),
             orders: roles.iter().map(|_| Mutex::default()).collect(),
@@ -79,14 +79,14 @@ impl Arena {
         arena
     }
 
-    /// All is healed. The clients talk on until every task has given a receipt again, then everything must come to rest
+    /// All is healed. The clients talk on until every instance has given a receipt again, then everything must come to rest
     /// and be right; they leave, and the books are judged.
     pub fn finish(mut self) -> Outcome {
         let stage = Arc::clone(&self.stage);
         let healed = clock::now();
         let left = || QUIET_WITHIN.saturating_sub(clock::now() - healed).max(5000);
         self.cluster.wait_settled();
-        let silent = || inspect::tasks_without_receipt(&stage, healed);
+        let silent = || inspect::instances_without_receipt(&stage, healed);
         self.must("no receipt after the heal", inspect::wait_until_none(left(), silent));
         stage.talking.store(false, SeqCst);
         let behind = || inspect::not_caught_up(&stage);
@@ -95,9 +95,9 @@ impl Arena {
         let wrong = || inspect::wrong_counts(&stage);
         self.must("who is here is wrong", inspect::wait_until_none(left(), wrong));
         let counts_right_after = clock::now() - healed;
-        for task in 0..TASKS {
-            if !self.cluster.wait_ready(task, 5000) {
-                stage.ledger.remark(format!("task {task} is not ready after the heal"));
+        for instance in 0..INSTANCES {
+            if !self.cluster.wait_ready(instance, 5000) {
+                stage.ledger.remark(format!("instance {instance} is not ready after the heal"));
             }
         }
         let logs = self.visit_all();
@@ -116,15 +116,15 @@ impl Arena {
         Outcome { stage, verdict, caught_up_after, counts_right_after }
     }
 
-    /// A stranger visits every room on every task, and reads the log of each room once.
+    /// A stranger visits every room on every instance, and reads the log of each room once.
     fn visit_all(&mut self) -> BTreeMap<String, Log> {
         let mut logs = BTreeMap::new();
         let stage = Arc::clone(&self.stage);
-        let tasks = stage.tasks.lock().expect("nobody panics holding it").clone();
+        let instances = stage.instances.lock().expect("nobody panics holding it").clone();
         for room in &stage.rooms {
-            for (task, addr) in tasks.iter().enumerate() {
-                match inspect::visit(&stage, *addr, task, room, task == 0) {
-                    Ok(log) if task == 0 => _ = logs.insert(room.clone(), log),
+            for (instance, addr) in instances.iter().enumerate() {
+                match inspect::visit(&stage, *addr, instance, room, instance == 0) {
+                    Ok(log) if instance == 0 => _ = logs.insert(room.clone(), log),
                     Ok(_) => {}
                     Err(story) => self.broken.push(Broken { what: "a stranger's welcome is wrong", story }),
                 }
@@ -150,7 +150,7 @@ fn roles(rooms: &[Talk], most: f64) -> Vec<Role> {
     for room in rooms {
         for number in 0..room.clients {
             let index = roles.len();
-            let home = (number < room.at_home * TASKS).then_some(number % TASKS);
+            let home = (number < room.at_home * INSTANCES).then_some(number % INSTANCES);
             let (name, room, pace) = (format!("c{index:02}"), room.name.to_string(), room.pace);
             roles.push(Role { index, name, room, home, pace, most });
         }

@@ -18,11 +18,11 @@
 //! - *forgotten* is not asked of it.
 //! - *lost* is excused where the client had no chance to get it. It had one if it saw a later message of that life (but
 //!   for what it was still fetching page by page); or if, between one second after the message and the end of the life,
-//!   there was a moment at which it had been joined for a second on a task that no fault had touched for [`SETTLE`].
-//!   (Redis may die after it published to one task and before it published to the next; and what a cut client would
+//!   there was a moment at which it had been joined for a second on an instance that no fault had touched for [`SETTLE`].
+//!   (Redis may die after it published to one instance and before it published to the next; and what a cut client would
 //!   have fetched from the log, it cannot fetch from an empty one.)
 //! - *twice* is excused between two lives, if the sender had no receipt when the first life ended and so had to send
-//!   again; or if the message was under way just then, so that a task may have repeated it to Redis by itself.
+//!   again; or if the message was under way just then, so that an instance may have repeated it to Redis by itself.
 //!   Within one life there is no excuse.
 //!
 //! In return `gap` must be true in exactly those welcomes whose `since` is from a former life.
@@ -33,12 +33,12 @@ use super::ledger::{Book, Broken, Connection, Id, Ledger, Window};
 use super::story;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What a task may take, after a fault, until its clients have everything again: back-off of up to 5 s, or a deaf subscription
+/// What an instance may take, after a fault, until its clients have everything again: back-off of up to 5 s, or a deaf subscription
 /// that the probe finds after 10 s.
 pub const SETTLE: At = 14_000;
 /// `unavailable` is promised within 2 s; the rest is for a busy machine.
 const REFUSED_WITHIN: At = 3500;
-/// How long a task may hold a message before it has to refuse it.
+/// How long an instance may hold a message before it has to refuse it.
 const UNDER_WAY: At = 5000;
 
 pub struct Verdict {
@@ -132,7 +132,7 @@ impl Room<'_> {
         joined.into_iter().any(|(welcome, connection)| {
             let from = (welcome + 1000).max(id.at() + 1000);
             let to = connection.end().min(lost);
-            let faults = || self.windows.iter().filter(|w| w.deafens && w.touches(connection.task));
+            let faults = || self.windows.iter().filter(|w| w.deafens && w.touches(connection.instance));
             let settled = |w: &Window| w.to.saturating_add(SETTLE);
             // If there is a sound moment at all, one is at the beginning, or where a fault has just settled.
             let mut moments = faults().map(settled).chain([from]).filter(|m| from <= *m && *m < to);
@@ -186,12 +186,12 @@ fn vanished(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
 }
 
 /// While Redis was away for long enough, every message had to be refused in time, unless its connection ended or
-/// its task stood still.
+/// its instance stood still.
 fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     for (i, attempt) in book.attempts.iter().enumerate() {
         let connection = &book.connections[attempt.connection];
         let due = attempt.at + REFUSED_WITHIN;
-        let touching = || windows.iter().filter(|w| w.touches(connection.task));
+        let touching = || windows.iter().filter(|w| w.touches(connection.instance));
         let away = touching().any(|w| w.refuses && w.from + 100 < attempt.at && due < w.to);
         let stopped = touching().any(|w| w.stops && w.from < due && attempt.at < w.to);
         if !away || stopped || connection.end() < due {
@@ -224,7 +224,7 @@ fn gaps(verdict: &mut Verdict, book: &Book, lives: &Lives) {
     }
 }
 
-/// Nobody may be told that someone left who sat all the time on a task that no fault touched.
+/// Nobody may be told that someone left who sat all the time on an instance that no fault touched.
 fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Window]) {
     for change in &book.changes {
         for name in &change.left {
@@ -237,13 +237,13 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
                 continue;
             };
             let touched =
-                |w: &Window| w.deafens && w.touches(connection.task) && w.from < change.at && w.to + SETTLE > long;
+                |w: &Window| w.deafens && w.touches(connection.instance) && w.from < change.at && w.to + SETTLE > long;
             if !windows.iter().any(touched) {
                 let story = format!(
-                    "{} was told at {} that {name} left, who sat on task {} since {}",
+                    "{} was told at {} that {name} left, who sat on instance {} since {}",
                     book.name,
                     show(change.at),
-                    connection.task,
+                    connection.instance,
                     show(connection.welcome.unwrap_or_default())
                 );
                 verdict.broken.push(Broken { what: "seen leaving, but here", story });

@@ -1,11 +1,11 @@
 //! A faithful client of `bobbin.v1`: what a good program would do, and a book of all that it does and sees.
 //!
-//! It sends again, with the same ref, what has no receipt; comes back on another task with `since` and its own
+//! It sends again, with the same ref, what has no receipt; comes back on another instance with `since` and its own
 //! `client` secret; pages back when a welcome could not hold all it missed; pings every 10 s and takes a connection for
 //! dead on which nothing came for 30 s; waits as the close code says. What it can judge alone (ids that do not grow, a
 //! code that makes no sense) it writes down as a broken promise at once; what takes all books together is `checker`'s.
 
-use super::arena::TASKS;
+use super::arena::INSTANCES;
 use super::clock::{self, At};
 use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, Seen};
 use super::rng::Rng;
@@ -70,10 +70,10 @@ impl Client {
             book.name = self.role.name.clone();
             book.room = self.role.room.clone();
         }
-        let mut task = self.role.home.unwrap_or(self.rng.range(0, TASKS as u64) as usize);
+        let mut instance = self.role.home.unwrap_or(self.rng.range(0, INSTANCES as u64) as usize);
         let mut back_off = 100;
         while !self.stage.ending.load(SeqCst) {
-            let (end, joined) = self.connect(task);
+            let (end, joined) = self.connect(instance);
             back_off = if joined { 100 } else { (back_off * 2).min(3000) };
             let wait = match end {
                 End::Over => return,
@@ -86,17 +86,17 @@ impl Client {
                 End::Broken(_) => self.rng.range(50, back_off + 50),
             };
             self.sleep(wait);
-            let step = self.rng.range(1, TASKS as u64) as usize;
-            task = self.role.home.unwrap_or((task + step) % TASKS);
+            let step = self.rng.range(1, INSTANCES as u64) as usize;
+            instance = self.role.home.unwrap_or((instance + step) % INSTANCES);
         }
     }
 
     /// One connection from the first SYN to its end; and whether it had joined.
-    fn connect(&mut self, task: usize) -> (End, bool) {
+    fn connect(&mut self, instance: usize) -> (End, bool) {
         let connection = {
             let mut book = self.stage.ledger.book(self.role.index);
             book.connections.push(Connection {
-                task,
+                instance,
                 opened: clock::now(),
                 since: self.cursor,
                 welcome: None,
@@ -106,7 +106,7 @@ impl Client {
             });
             book.connections.len() - 1
         };
-        let addr = self.stage.tasks.lock().expect("nobody panics holding it")[task];
+        let addr = self.stage.instances.lock().expect("nobody panics holding it")[instance];
         let (end, joined) = match Wire::open(addr, &self.role.room, None) {
             Err(e) => (End::Broken(e), false),
             Ok(mut wire) => match self.join(&mut wire) {
@@ -114,7 +114,7 @@ impl Client {
                     wire.cut(false);
                     (end, false)
                 }
-                Ok(welcome) => (Session::new(self, wire, connection, task).run(&welcome), true),
+                Ok(welcome) => (Session::new(self, wire, connection, instance).run(&welcome), true),
             },
         };
         let how = match &end {
@@ -197,14 +197,14 @@ impl Client {
     }
 
     /// Its own message came back: the receipt.
-    pub fn receipt(&mut self, key: &str, id: Id, connection: usize, task: usize) {
+    pub fn receipt(&mut self, key: &str, id: Id, connection: usize, instance: usize) {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
         let Some(message) = number_of(key).filter(|&n| book.messages.get(n).is_some_and(|m| &*m.key == key)) else {
             drop(book);
             return self.broken("a message under my name that I did not send", format!("{key} {id}"));
         };
-        book.messages[message].receipt.get_or_insert((at, id, task));
+        book.messages[message].receipt.get_or_insert((at, id, instance));
         answer(&mut book.attempts, message, connection, (at, Answer::Receipt));
         self.pending.retain(|(pending, _)| *pending != message);
     }

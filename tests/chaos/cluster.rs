@@ -1,10 +1,10 @@
-//! The system under test, as processes: one Redis with an append-only file, three tasks, each behind a proxy of its
+//! The system under test, as processes: one Redis with an append-only file, three instances, each behind a proxy of its
 //! own. Carries out the schedule's faults, heals them, and writes down when.
 
-use super::arena::{DRAIN_SECONDS, TASKS};
+use super::arena::{DRAIN_SECONDS, INSTANCES};
 use super::clock::{self, At};
 use super::common::http::Connection;
-use super::common::{Redis, Task};
+use super::common::{Instance, Redis};
 use super::process::{Running, Usage, names_of_threads, settled, tail, usage};
 use super::proxy::{Proxy, Which};
 use super::rng::Rng;
@@ -22,28 +22,28 @@ const DEAF_AT_MOST: At = 14_000;
 pub struct Cluster {
     redis: Redis,
     proxies: Vec<Proxy>,
-    tasks: Vec<Running>,
-    /// Tasks that have had their SIGTERM, and when.
+    instances: Vec<Running>,
+    /// Instances that have had their SIGTERM, and when.
     draining: Vec<(Running, At)>,
     /// The slots whose subscription is deaf, with the number of the window.
     deaf: Vec<(usize, usize)>,
     stage: Arc<Stage>,
     rng: Rng,
     slow_ones: usize,
-    /// What the tasks are started with beside what we need.
+    /// What the instances are started with beside what we need.
     settings: Vec<(String, String)>,
 }
 
 impl Cluster {
-    /// Starts everything. The tasks' addresses are on the stage then.
+    /// Starts everything. The instances' addresses are on the stage then.
     pub fn start(stage: Arc<Stage>, seed: u64, settings: &[(&str, &str)]) -> Cluster {
         // Each command is on disk before it is answered; so what a killed Redis forgets, nobody had been promised.
         let redis = Redis::durable();
-        let proxies: Vec<Proxy> = (0..TASKS).map(|_| Proxy::start(redis.addr())).collect();
+        let proxies: Vec<Proxy> = (0..INSTANCES).map(|_| Proxy::start(redis.addr())).collect();
         let mut cluster = Cluster {
             redis,
             proxies,
-            tasks: Vec::new(),
+            instances: Vec::new(),
             draining: Vec::new(),
             deaf: Vec::new(),
             stage,
@@ -52,19 +52,19 @@ impl Cluster {
             settings: settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         };
         let idle = Usage { threads: 0, files: 0 };
-        for slot in 0..TASKS {
-            let task = cluster.new_task(slot);
-            cluster.tasks.push(Running { task, slot, idle, killed: false });
+        for slot in 0..INSTANCES {
+            let instance = cluster.new_instance(slot);
+            cluster.instances.push(Running { instance, slot, idle, killed: false });
         }
-        for slot in 0..TASKS {
+        for slot in 0..INSTANCES {
             let ready = cluster.wait_ready(slot, 10_000);
-            assert!(ready, "task {slot} is not ready at the start");
-            cluster.tasks[slot].idle = settled(&cluster.tasks[slot].task);
+            assert!(ready, "instance {slot} is not ready at the start");
+            cluster.instances[slot].idle = settled(&cluster.instances[slot].instance);
         }
         cluster
     }
 
-    fn new_task(&self, slot: usize) -> Task {
+    fn new_instance(&self, slot: usize) -> Instance {
         let (endpoint, drain) = (self.proxies[slot].addr.to_string(), DRAIN_SECONDS.to_string());
         let mut settings = vec![
             ("REDIS_ENDPOINT", &*endpoint),
@@ -72,9 +72,9 @@ impl Cluster {
             ("HISTORY_MESSAGES", "1000000"), // nothing is trimmed, so `gap` means lost data
         ];
         settings.extend(self.settings.iter().map(|(name, value)| (&**name, &**value)));
-        let task = Task::start(&settings);
-        self.stage.tasks.lock().expect("nobody panics holding it")[slot] = task.addr;
-        task
+        let instance = Instance::start(&settings);
+        self.stage.instances.lock().expect("nobody panics holding it")[slot] = instance.addr;
+        instance
     }
 
     /// Carries out the whole schedule, which ends at `length`; all that it broke has been put right again by then.
@@ -115,14 +115,14 @@ impl Cluster {
     pub fn heal(&mut self, planned: &Planned, window: usize) {
         self.end(planned);
         // Two kinds end when the system has dealt with them, and `look_around` sees that.
-        if !matches!(planned.fault, Fault::SubscriberDeaf | Fault::TaskDrain) {
+        if !matches!(planned.fault, Fault::PubsubDeaf | Fault::InstanceDrain) {
             self.stage.ledger.close(window);
         }
     }
 
     fn begin(&mut self, planned: &Planned, window: usize) {
-        let slots = || planned.task.map_or(0..TASKS, |slot| slot..slot + 1);
-        let slot = planned.task.unwrap_or_default();
+        let slots = || planned.instance.map_or(0..INSTANCES, |slot| slot..slot + 1);
+        let slot = planned.instance.unwrap_or_default();
         match planned.fault {
             Fault::RedisRestart => self.redis.kill(),
             Fault::RedisWipe => {
@@ -134,11 +134,11 @@ impl Cluster {
             }
             Fault::RedisHang => self.redis.freeze(),
             Fault::WireReset => slots().for_each(|s| _ = self.proxies[s].cut(Which::All)),
-            Fault::WireUp => slots().for_each(|s| self.proxies[s].hold(true, false)),
-            Fault::WireDown => slots().for_each(|s| self.proxies[s].hold(false, true)),
-            Fault::SubscriberCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Subscriber)),
-            Fault::PublisherCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Publisher)),
-            Fault::SubscriberDeaf => slots().for_each(|s| {
+            Fault::WireUp => slots().for_each(|s| self.proxies[s].hold(Some(Which::All), None)),
+            Fault::WireDown => slots().for_each(|s| self.proxies[s].hold(None, Some(Which::All))),
+            Fault::PubsubCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Pubsub)),
+            Fault::OtherCut => slots().for_each(|s| _ = self.proxies[s].cut(Which::Other)),
+            Fault::PubsubDeaf => slots().for_each(|s| {
                 self.proxies[s].deafen();
                 self.deaf.push((s, window));
             }),
@@ -146,16 +146,16 @@ impl Cluster {
                 let delay = self.rng.millis(20, 150);
                 slots().for_each(|s| self.proxies[s].delay(delay));
             }
-            Fault::TaskKill => {
-                self.tasks[slot].killed = true;
-                self.tasks[slot].task.kill();
+            Fault::InstanceKill => {
+                self.instances[slot].killed = true;
+                self.instances[slot].instance.kill();
             }
-            Fault::TaskFreeze => self.tasks[slot].task.signal("STOP"),
-            Fault::TaskDrain => {
-                let idle = self.tasks[slot].idle;
-                let fresh = Running { task: self.new_task(slot), slot, idle, killed: false };
-                let old = std::mem::replace(&mut self.tasks[slot], fresh);
-                old.task.signal("TERM");
+            Fault::InstanceFreeze => self.instances[slot].instance.signal("STOP"),
+            Fault::InstanceDrain => {
+                let idle = self.instances[slot].idle;
+                let fresh = Running { instance: self.new_instance(slot), slot, idle, killed: false };
+                let old = std::mem::replace(&mut self.instances[slot], fresh);
+                old.instance.signal("TERM");
                 self.draining.push((old, clock::now()));
                 let planned_to = planned.to.saturating_sub(planned.from) + clock::now();
                 self.stage.ledger.windows.lock().expect("nobody panics holding it")[window].to = planned_to;
@@ -165,7 +165,7 @@ impl Cluster {
             Fault::ClientLeave => self.order(1, 4, Order::Leave(planned.to - planned.from)),
             Fault::SlowDeaf | Fault::SlowSip | Fault::SlowHalf => {
                 self.slow_ones += 1;
-                let addr = self.tasks[slot].task.addr;
+                let addr = self.instances[slot].instance.addr;
                 let room = self.rng.pick(&self.stage.rooms).clone();
                 let name = format!("slow-{}", self.slow_ones);
                 let until = clock::now() + planned.to - planned.from;
@@ -175,8 +175,8 @@ impl Cluster {
     }
 
     fn end(&mut self, planned: &Planned) {
-        let slots = || planned.task.map_or(0..TASKS, |slot| slot..slot + 1);
-        let slot = planned.task.unwrap_or_default();
+        let slots = || planned.instance.map_or(0..INSTANCES, |slot| slot..slot + 1);
+        let slot = planned.instance.unwrap_or_default();
         match planned.fault {
             Fault::RedisRestart | Fault::RedisWipe => self.redis.up(),
             Fault::RedisHang => self.redis.thaw(),
@@ -185,16 +185,16 @@ impl Cluster {
                 if self.rng.chance(50) {
                     slots().for_each(|s| _ = self.proxies[s].cut(Which::All));
                 }
-                slots().for_each(|s| self.proxies[s].hold(false, false));
+                slots().for_each(|s| self.proxies[s].release());
             }
             Fault::WireSlow => slots().for_each(|s| self.proxies[s].delay(Default::default())),
-            Fault::TaskKill => {
-                let idle = self.tasks[slot].idle;
-                let fresh = Running { task: self.new_task(slot), slot, idle, killed: false };
-                let old = std::mem::replace(&mut self.tasks[slot], fresh);
+            Fault::InstanceKill => {
+                let idle = self.instances[slot].idle;
+                let fresh = Running { instance: self.new_instance(slot), slot, idle, killed: false };
+                let old = std::mem::replace(&mut self.instances[slot], fresh);
                 self.bury(old);
             }
-            Fault::TaskFreeze => self.tasks[slot].task.signal("CONT"),
+            Fault::InstanceFreeze => self.instances[slot].instance.signal("CONT"),
             _ => {}
         }
     }
@@ -208,32 +208,33 @@ impl Cluster {
         }
     }
 
-    /// What happens without the schedule's doing: drained tasks end, deaf subscriptions are found, and no task ends
+    /// What happens without the schedule's doing: drained instances end, deaf subscriptions are found, and no instance ends
     /// by itself.
     pub fn look_around(&mut self) {
         let now = clock::now();
         for (mut old, since) in std::mem::take(&mut self.draining) {
-            match old.task.try_wait() {
+            match old.instance.try_wait() {
                 Some(status) if status.success() => self.bury(old),
                 None if now < since + DRAIN_SECONDS * 1000 + 5000 => self.draining.push((old, since)),
                 status => {
                     let how = status.map_or("does not end".into(), |s| format!("ended with {s}"));
                     self.stage.ledger.remark(format!(
-                        "a drained task {how}, {} after its SIGTERM; its log ends:\n{}",
+                        "a drained instance {how}, {} after its SIGTERM; its log ends:\n{}",
                         clock::show(now - since),
-                        tail(&old.task.log())
+                        tail(&old.instance.log())
                     ));
-                    old.task.kill();
+                    old.instance.kill();
                     self.bury(old);
                 }
             }
         }
-        for running in &mut self.tasks {
-            if let Some(status) = running.task.try_wait()
+        for running in &mut self.instances {
+            if let Some(status) = running.instance.try_wait()
                 && !running.killed
             {
                 running.killed = true;
-                let story = format!("task {} ended by itself: {status}\n{}", running.slot, tail(&running.task.log()));
+                let story =
+                    format!("instance {} ended by itself: {status}\n{}", running.slot, tail(&running.instance.log()));
                 self.stage.ledger.remark(story);
             }
         }
@@ -241,24 +242,25 @@ impl Cluster {
             match self.proxies[slot].deaf_since() {
                 None => self.stage.ledger.close(window),
                 Some(since) if now > self.sound_since(slot, window, since).saturating_add(DEAF_AT_MOST) => {
-                    self.stage
-                        .ledger
-                        .remark(format!("task {slot} did not find its subscription deaf since {}", clock::show(since)));
-                    self.proxies[slot].cut(Which::Subscriber);
+                    self.stage.ledger.remark(format!(
+                        "instance {slot} did not find its subscription deaf since {}",
+                        clock::show(since)
+                    ));
+                    self.proxies[slot].cut(Which::Pubsub);
                 }
                 Some(_) => self.deaf.push((slot, window)),
             }
         }
     }
 
-    /// Since when no fault but this one has touched a task.
+    /// Since when no fault but this one has touched an instance.
     fn sound_since(&self, slot: usize, own: usize, since: At) -> At {
         let windows = self.stage.ledger.windows.lock().expect("nobody panics holding it");
         let others = windows.iter().enumerate().filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
         others.map(|(_, w)| w.to).fold(since, At::max)
     }
 
-    /// Until all drained tasks have ended and all deaf subscriptions are found.
+    /// Until all drained instances have ended and all deaf subscriptions are found.
     pub fn wait_settled(&mut self) {
         while !self.draining.is_empty() || !self.deaf.is_empty() {
             self.look_around();
@@ -270,7 +272,7 @@ impl Cluster {
     pub fn wait_ready(&self, slot: usize, within: At) -> bool {
         let deadline = clock::now() + within;
         while clock::now() < deadline {
-            if let Ok(stream) = std::net::TcpStream::connect(self.tasks[slot].task.addr)
+            if let Ok(stream) = std::net::TcpStream::connect(self.instances[slot].instance.addr)
                 && Connection::over(stream).request("GET", "/readyz", "").status == 200
             {
                 return true;
@@ -280,20 +282,20 @@ impl Cluster {
         false
     }
 
-    /// When everybody has gone: waits until no task has more threads or open files than at its start.
+    /// When everybody has gone: waits until no instance has more threads or open files than at its start.
     pub fn check_leaks(&self, within: At) {
         let deadline = clock::now() + within;
-        for running in &self.tasks {
+        for running in &self.instances {
             loop {
-                let (now, idle) = (usage(&running.task), running.idle);
+                let (now, idle) = (usage(&running.instance), running.idle);
                 if now.threads <= idle.threads && now.files <= idle.files {
                     break;
                 }
                 if clock::now() > deadline {
                     let story = format!(
-                        "task {} leaks: {idle:?} before, {now:?} after everybody left\n{}",
+                        "instance {} leaks: {idle:?} before, {now:?} after everybody left\n{}",
                         running.slot,
-                        names_of_threads(&running.task)
+                        names_of_threads(&running.instance)
                     );
                     self.stage.ledger.remark(story);
                     break;
@@ -305,27 +307,27 @@ impl Cluster {
 
     /// Ends everything and looks through the logs.
     pub fn finish(mut self) {
-        for mut running in std::mem::take(&mut self.tasks) {
-            running.task.kill();
+        for mut running in std::mem::take(&mut self.instances) {
+            running.instance.kill();
             self.bury(running);
         }
     }
 
-    /// A task has ended: what does its log say?
+    /// An instance has ended: what does its log say?
     fn bury(&self, mut running: Running) {
-        running.task.wait(super::common::PATIENCE);
-        let log = running.task.log();
+        running.instance.wait(super::common::PATIENCE);
+        let log = running.instance.log();
         if let Ok(folder) = std::env::var("LOGS") {
-            let file = format!("{folder}/task-{}-{}.log", running.slot, running.task.pid());
+            let file = format!("{folder}/instance-{}-{}.log", running.slot, running.instance.pid());
             std::fs::write(file, &log).expect("LOGS names a folder");
         }
         if let Some(at) = log.find("panicked") {
             self.stage.ledger.remark(format!(
-                "task {} panicked: …{}",
+                "instance {} panicked: …{}",
                 running.slot,
                 tail(&log[..(at + 400).min(log.len())])
             ));
-            std::mem::forget(running.task); // its drop would panic too, and we have a report to print
+            std::mem::forget(running.instance); // its drop would panic too, and we have a report to print
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The look at the system once it is healed: is everybody caught up, does every client know who is here, and what does
 //! the log itself hold? Waits with a deadline, then takes what is as the answer.
 
-use super::arena::TASKS;
+use super::arena::INSTANCES;
 use super::clock::{self, At};
 use super::ledger::{Facts, Id};
 use super::stage::Stage;
@@ -36,17 +36,17 @@ pub fn never_joined(stage: &Stage) -> Vec<String> {
     books.filter(|book| book.participants == 0).map(|book| book.name.clone()).collect()
 }
 
-/// Tasks that have given no receipt since then.
-pub fn tasks_without_receipt(stage: &Stage, since: At) -> Vec<String> {
-    let mut receipts = [0; TASKS];
+/// Instances that have given no receipt since then.
+pub fn instances_without_receipt(stage: &Stage, since: At) -> Vec<String> {
+    let mut receipts = [0; INSTANCES];
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
-        for (at, _, task) in book.messages.iter().rev().take(20).filter_map(|m| m.receipt) {
-            receipts[task] += usize::from(at > since);
+        for (at, _, instance) in book.messages.iter().rev().take(20).filter_map(|m| m.receipt) {
+            receipts[instance] += usize::from(at > since);
         }
     }
-    let without = (0..TASKS).filter(|task| receipts[*task] == 0);
-    without.map(|task| format!("task {task}")).collect()
+    let without = (0..INSTANCES).filter(|instance| receipts[*instance] == 0);
+    without.map(|instance| format!("instance {instance}")).collect()
 }
 
 /// Clients without a connection, with messages whose fate they do not know, or behind the others.
@@ -62,11 +62,11 @@ pub fn not_caught_up(stage: &Stage) -> Vec<String> {
         };
         let waiting = book.messages.iter().filter(|m| m.receipt.is_none() && !m.given_up).count();
         if waiting > 0 {
-            missing.push(format!("{} on task {} waits for {waiting} receipts", book.name, connection.task));
+            missing.push(format!("{} on instance {} waits for {waiting} receipts", book.name, connection.instance));
         }
         let newest = stage.ledger.newest(&book.room);
         if connection.hole.is_some() || newest.is_some_and(|id| id > book.began && !book.seen.contains_key(&id)) {
-            missing.push(format!("{} on task {} has not seen {newest:?}", book.name, connection.task));
+            missing.push(format!("{} on instance {} has not seen {newest:?}", book.name, connection.instance));
         }
     }
     missing
@@ -83,12 +83,12 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
         let right = &here[&book.room];
-        let task = book.connections.last().map_or(0, |c| c.task);
+        let instance = book.connections.last().map_or(0, |c| c.instance);
         if book.participants != right.len() as u64 || book.names != *right {
             let ghosts: Vec<_> = book.names.difference(right).collect();
             let unseen: Vec<_> = right.difference(&book.names).collect();
             wrong.push(format!(
-                "{} in {} on task {task}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
+                "{} in {} on instance {instance}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
                 book.name,
                 book.room,
                 book.participants,
@@ -96,15 +96,15 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
             ));
         }
         if book.backplane_down {
-            wrong.push(format!("{} on task {task}: status says that Redis is down", book.name));
+            wrong.push(format!("{} on instance {instance}: status says that Redis is down", book.name));
         }
     }
     wrong
 }
 
-/// A stranger joins a room on a task: is its welcome right? Gives the whole log if asked to read it.
-pub fn visit(stage: &Stage, addr: SocketAddr, task: usize, room: &str, read: bool) -> Result<Log, String> {
-    let name = format!("visitor-{task}");
+/// A stranger joins a room on an instance: is its welcome right? Gives the whole log if asked to read it.
+pub fn visit(stage: &Stage, addr: SocketAddr, instance: usize, room: &str, read: bool) -> Result<Log, String> {
+    let name = format!("visitor-{instance}");
     let mut right: BTreeSet<String> = BTreeSet::from([name.clone()]);
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
@@ -121,7 +121,7 @@ pub fn visit(stage: &Stage, addr: SocketAddr, task: usize, room: &str, read: boo
         let (ghosts, unseen): (Vec<_>, Vec<_>) =
             (names.difference(&right).collect(), right.difference(&names).collect());
         return Err(format!(
-            "welcome in {room} on task {task}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
+            "welcome in {room} on instance {instance}: count {} for {}, ghosts {ghosts:?}, unseen {unseen:?}",
             welcome["participants"],
             right.len()
         ));

@@ -39,7 +39,7 @@ pub struct Ledger {
     pub windows: Mutex<Vec<Window>>,
     /// When Redis was killed and its data removed: each begins a new life of the data.
     pub losses: Mutex<Vec<At>>,
-    /// What nobody's book holds: a task that ended by itself, a deaf subscription that was not found.
+    /// What nobody's book holds: an instance that ended by itself, a deaf subscription that was not found.
     pub remarks: Mutex<Vec<String>>,
 }
 
@@ -55,22 +55,22 @@ pub struct Facts {
 #[derive(Clone, Debug)]
 pub struct Window {
     pub what: String,
-    /// The task it touched; `None` for all (Redis itself).
-    pub task: Option<usize>,
+    /// The instance it touched; `None` for all (Redis itself).
+    pub instance: Option<usize>,
     pub from: At,
     /// `At::MAX` while it lasts.
     pub to: At,
     /// Nothing can be kept while it lasts: messages have to be refused.
     pub refuses: bool,
-    /// It stops the task itself.
+    /// It stops the instance itself.
     pub stops: bool,
-    /// It can keep messages from a task's clients (the client faults cannot).
+    /// It can keep messages from an instance's clients (the client faults cannot).
     pub deafens: bool,
 }
 
 impl Window {
-    pub fn touches(&self, task: usize) -> bool {
-        self.task.is_none_or(|own| own == task)
+    pub fn touches(&self, instance: usize) -> bool {
+        self.instance.is_none_or(|own| own == instance)
     }
 }
 
@@ -100,7 +100,7 @@ pub struct Book {
 /// One connection that it tried for.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub task: usize,
+    pub instance: usize,
     pub opened: At,
     pub since: Option<Id>,
     pub welcome: Option<At>,

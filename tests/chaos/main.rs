@@ -1,4 +1,4 @@
-//! The fault test: three tasks, one Redis, 60 clients that talk, and a random schedule of everything that can break.
+//! The fault test: three instances, one Redis, 60 clients that talk, and a random schedule of everything that can break.
 //! At the end all is healed, and every promise of the wire contract is checked against what each client saw.
 //!
 //!     cargo test --release --test chaos                          60 s, a new seed each time
@@ -6,7 +6,7 @@
 //!     cargo test --release --test chaos -- 20 7 Redis Deaf       20 s, seed 7, only faults with these words
 //!
 //! It sees the system as its users do: it speaks the wire contract, sends signals to processes, and sits on the
-//! wire between the tasks and Redis. `LOGS=folder` keeps the tasks' logs.
+//! wire between the instances and Redis. `LOGS=folder` keeps the instances' logs.
 //!
 //! | file | owns |
 //! | --- | --- |

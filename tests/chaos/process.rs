@@ -1,10 +1,10 @@
-//! A task as a process: its threads, its open files, the end of its log.
+//! An instance as a process: its threads, its open files, the end of its log.
 
-use super::common::Task;
+use super::common::Instance;
 
-/// A task, and what is to be known of its process.
+/// An instance, and what is to be known of its process.
 pub struct Running {
-    pub task: Task,
+    pub instance: Instance,
     pub slot: usize,
     /// What the process had when nobody was connected.
     pub idle: Usage,
@@ -20,11 +20,11 @@ pub struct Usage {
 }
 
 /// The usage, once it has stayed the same for a moment (a request for `/readyz` just ended).
-pub fn settled(task: &Task) -> Usage {
-    let mut before = usage(task);
+pub fn settled(instance: &Instance) -> Usage {
+    let mut before = usage(instance);
     for _ in 0..50 {
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let now = usage(task);
+        let now = usage(instance);
         if now == before {
             break;
         }
@@ -33,14 +33,14 @@ pub fn settled(task: &Task) -> Usage {
     before
 }
 
-pub fn usage(task: &Task) -> Usage {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", task.pid()));
-    Usage { threads: task.threads(), files: files.map_or(0, Iterator::count) }
+pub fn usage(instance: &Instance) -> Usage {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", instance.pid()));
+    Usage { threads: instance.threads(), files: files.map_or(0, Iterator::count) }
 }
 
-pub fn names_of_threads(task: &Task) -> String {
+pub fn names_of_threads(instance: &Instance) -> String {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{}/task", task.pid())).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(format!("/proc/{}/task", instance.pid())).into_iter().flatten().flatten() {
         let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         names.push(name.trim().to_string());
     }

@@ -1,5 +1,5 @@
-//! A TCP proxy between one task and Redis, with the means to be a bad network. Each task has its own, so that one
-//! task can lose Redis while the others keep it.
+//! A TCP proxy between one instance and Redis, with the means to be a bad network. Each instance has its own, so that one
+//! instance can lose Redis while the others keep it.
 //!
 //! What it does to a connection is what TCP allows: bytes are late, or the connection ends; none is lost or changed
 //! in the middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP sends
@@ -16,14 +16,25 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Which of a task's connections.
+/// Which of an instance's connections. How many there are, and what for, is the instance's own business; the proxy
+/// only sees whether one has subscribed to something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Which {
     All,
-    /// Those that have sent SUBSCRIBE.
-    Subscriber,
-    /// Those that have not.
-    Publisher,
+    /// Those that carry pub/sub, whatever else they carry.
+    Pubsub,
+    /// Those that do not.
+    Other,
+}
+
+impl Which {
+    fn fits(self, link: &Link) -> bool {
+        match self {
+            Which::All => true,
+            Which::Pubsub => link.subscribed.load(SeqCst),
+            Which::Other => !link.subscribed.load(SeqCst),
+        }
+    }
 }
 
 /// A listening proxy. It lives as long as the process: tests end, and their threads with them.
@@ -42,16 +53,17 @@ struct Shared {
 
 #[derive(Clone, Copy, Default)]
 struct Rules {
-    hold_up: bool,
-    hold_down: bool,
+    hold_up: Option<Which>,
+    hold_down: Option<Which>,
     delay: Duration,
 }
 
-/// One connection of the task and its other half to Redis. Two pumps own it, and the list while it lives.
+/// One connection of the instance and its other half to Redis. Two pumps own it, and the list while it lives.
 struct Link {
-    task: TcpStream,
+    instance: TcpStream,
     redis: TcpStream,
-    subscriber: AtomicBool,
+    /// Something was subscribed to on it.
+    subscribed: AtomicBool,
     /// When it was made deaf; 0 while it hears.
     deaf_since: AtomicU64,
     /// Ended by a fault: the pumps must not pass on an orderly end.
@@ -72,16 +84,21 @@ impl Proxy {
         let shared = Arc::new(Shared { redis, rules: Mutex::default(), bell: Condvar::new(), links: Mutex::default() });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
-            for task in listener.incoming().flatten() {
-                accepting.join_up(task);
+            for instance in listener.incoming().flatten() {
+                accepting.join_up(instance);
             }
         });
         Proxy { addr, shared }
     }
 
-    /// Blackholes what the task sends (`up`) and what it is sent (`down`), or opens the way again.
-    pub fn hold(&self, up: bool, down: bool) {
+    /// Blackholes what the instance sends (`up`) and what it is sent (`down`) on these connections.
+    pub fn hold(&self, up: Option<Which>, down: Option<Which>) {
         self.change(|rules| (rules.hold_up, rules.hold_down) = (up, down));
+    }
+
+    /// Opens the way again.
+    pub fn release(&self) {
+        self.hold(None, None);
     }
 
     /// Makes every piece of data this late, both ways.
@@ -94,7 +111,7 @@ impl Proxy {
         let mut cut = 0;
         for link in self.links(which) {
             link.cut.store(true, SeqCst);
-            for end in [&link.task, &link.redis] {
+            for end in [&link.instance, &link.redis] {
                 // With no linger, the close that follows when both pumps are gone is a reset.
                 let _ = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
                 let _ = end.shutdown(Shutdown::Read); // wakes the pump, tells the peer nothing
@@ -107,7 +124,7 @@ impl Proxy {
 
     /// Makes the present subscriptions deaf for the rest of their lives; later ones hear.
     pub fn deafen(&self) -> usize {
-        let links = self.links(Which::Subscriber);
+        let links = self.links(Which::Pubsub);
         for link in &links {
             let _ = link.deaf_since.compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
         }
@@ -116,19 +133,14 @@ impl Proxy {
 
     /// Since when the oldest deaf subscription that is still open has been deaf.
     pub fn deaf_since(&self) -> Option<At> {
-        let links = self.links(Which::Subscriber);
+        let links = self.links(Which::Pubsub);
         let since = links.iter().map(|link| link.deaf_since.load(SeqCst));
         since.filter(|&at| at > 0).min()
     }
 
     fn links(&self, which: Which) -> Vec<Arc<Link>> {
         let links = self.shared.links.lock().expect("nobody panics holding it");
-        let fits = |link: &&Arc<Link>| match which {
-            Which::All => true,
-            Which::Subscriber => link.subscriber.load(SeqCst),
-            Which::Publisher => !link.subscriber.load(SeqCst),
-        };
-        links.iter().filter(fits).cloned().collect()
+        links.iter().filter(|link| which.fits(link)).cloned().collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut Rules)) {
@@ -138,16 +150,16 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Connects a new connection through. Where Redis is away, the task's is dropped at once.
-    fn join_up(self: &Arc<Shared>, task: TcpStream) {
+    /// Connects a new connection through. Where Redis is away, the instance's is dropped at once.
+    fn join_up(self: &Arc<Shared>, instance: TcpStream) {
         let Ok(redis) = TcpStream::connect_timeout(&self.redis, Duration::from_secs(1)) else {
             return;
         };
-        let _ = (task.set_nodelay(true), redis.set_nodelay(true));
+        let _ = (instance.set_nodelay(true), redis.set_nodelay(true));
         let link = Arc::new(Link {
-            task,
+            instance,
             redis,
-            subscriber: AtomicBool::new(false),
+            subscribed: AtomicBool::new(false),
             deaf_since: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             pumps: AtomicU64::new(2),
@@ -168,8 +180,8 @@ impl Shared {
     /// Carries bytes one way until the connection ends, then passes the end on.
     fn pump(&self, link: &Link, way: Way) {
         let (mut from, mut to) = match way {
-            Way::Up => (&link.task, &link.redis),
-            Way::Down => (&link.redis, &link.task),
+            Way::Up => (&link.instance, &link.redis),
+            Way::Down => (&link.redis, &link.instance),
         };
         let mut buffer = [0; 16 * 1024];
         let mut unfinished = Vec::new(); // the beginning of a reply on a subscription
@@ -181,9 +193,9 @@ impl Shared {
                 _ => break,
             };
             if way == Way::Up && says_subscribe(bytes) {
-                link.subscriber.store(true, SeqCst);
+                link.subscribed.store(true, SeqCst);
             }
-            let sent = if way == Way::Down && link.subscriber.load(SeqCst) {
+            let sent = if way == Way::Down && link.subscribed.load(SeqCst) {
                 unfinished.extend_from_slice(bytes);
                 let deaf = link.deaf_since.load(SeqCst) > 0;
                 to.write_all(&take_replies(&mut unfinished, deaf))
@@ -197,7 +209,7 @@ impl Shared {
         if !link.cut.load(SeqCst) {
             let _ = to.shutdown(Shutdown::Write);
             if way == Way::Down {
-                // Redis is gone: nothing that the task says from now on has an answer.
+                // Redis is gone: nothing that the instance says from now on has an answer.
                 let _ = from.shutdown(Shutdown::Both);
             }
         }
@@ -207,7 +219,7 @@ impl Shared {
         let rules = self.rules.lock().expect("nobody panics holding it");
         let held = |rules: &mut Rules| {
             let hold = if way == Way::Up { rules.hold_up } else { rules.hold_down };
-            hold && !link.cut.load(SeqCst)
+            hold.is_some_and(|which| which.fits(link)) && !link.cut.load(SeqCst)
         };
         let rules = self.bell.wait_while(rules, held).expect("nobody panics holding it");
         let delay = rules.delay;
@@ -237,6 +249,6 @@ fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
 }
 
 fn says_subscribe(bytes: &[u8]) -> bool {
-    let word = b"\r\nSUBSCRIBE\r\n";
+    let word = b"SUBSCRIBE\r\n"; // and its kin: SSUBSCRIBE, PSUBSCRIBE
     bytes.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
 }

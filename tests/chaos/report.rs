@@ -1,13 +1,13 @@
 //! The table at the end of a run, and the stories where a promise was broken.
 
-use super::arena::{Outcome, TASKS};
+use super::arena::{INSTANCES, Outcome};
 use super::clock::{At, show};
 use super::ledger::{Answer, Ledger, Window};
 use std::collections::BTreeMap;
 
 /// So many stories of one kind are told in full.
 const STORIES: usize = 3;
-/// How long after a heal a task may take to its first receipt: back-off of 5 s, clients' back-off, and the probe.
+/// How long after a heal an instance may take to its first receipt: back-off of 5 s, clients' back-off, and the probe.
 const RECOVERS_WITHIN: At = 20_000;
 
 pub fn print(outcome: &Outcome) {
@@ -73,7 +73,7 @@ pub fn print(outcome: &Outcome) {
     }
 }
 
-/// Faults that a task took too long to get over.
+/// Faults that an instance took too long to get over.
 pub fn slow_recoveries(ledger: &Ledger) -> Vec<String> {
     let windows = ledger.windows.lock().expect("all is over");
     let recoveries = recoveries(ledger, &windows);
@@ -90,29 +90,29 @@ pub fn slow_recoveries(ledger: &Ledger) -> Vec<String> {
     .collect()
 }
 
-/// For each fault, the longest that a task it touched took from its heal to the first receipt of a message. Where the next fault
+/// For each fault, the longest that an instance it touched took from its heal to the first receipt of a message. Where the next fault
 /// came in between, that cannot be told.
 fn recoveries(ledger: &Ledger, windows: &[Window]) -> Vec<Option<At>> {
-    let mut receipts: Vec<Vec<At>> = vec![Vec::new(); TASKS];
+    let mut receipts: Vec<Vec<At>> = vec![Vec::new(); INSTANCES];
     for client in &ledger.clients {
         let book = client.lock().expect("all is over");
         for attempt in &book.attempts {
             if let Some((at, Answer::Receipt)) = attempt.answer {
-                receipts[book.connections[attempt.connection].task].push(at);
+                receipts[book.connections[attempt.connection].instance].push(at);
             }
         }
     }
     receipts.iter_mut().for_each(|at| at.sort());
-    let one = |i: usize, task: usize| -> Option<At> {
+    let one = |i: usize, instance: usize| -> Option<At> {
         let healed = windows[i].to;
-        let first = *receipts[task].get(receipts[task].partition_point(|at| *at < healed))?;
-        let others = windows.iter().enumerate().filter(|(j, w)| *j != i && w.deafens && w.touches(task));
+        let first = *receipts[instance].get(receipts[instance].partition_point(|at| *at < healed))?;
+        let others = windows.iter().enumerate().filter(|(j, w)| *j != i && w.deafens && w.touches(instance));
         let disturbed = others.into_iter().any(|(_, w)| w.from < first && w.to > healed);
         (!disturbed).then(|| first - healed)
     };
     let all = (0..windows.len()).map(|i| {
-        let tasks = (0..TASKS).filter(|task| windows[i].deafens && windows[i].touches(*task));
-        tasks.filter_map(|task| one(i, task)).max()
+        let instances = (0..INSTANCES).filter(|instance| windows[i].deafens && windows[i].touches(*instance));
+        instances.filter_map(|instance| one(i, instance)).max()
     });
     all.collect()
 }

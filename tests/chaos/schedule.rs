@@ -2,11 +2,11 @@
 //! a run can be repeated. (The threads of the system under test still interleave as they like: a seed repeats the
 //! faults, and mostly, not surely, their consequence.)
 //!
-//! Faults come in four rows that run side by side: Redis itself, the wires to it, the tasks, the clients. Within a row one
-//! ends before the next begins; so two tasks are always up. Each row goes through all of its kinds, in a random
+//! Faults come in four rows that run side by side: Redis itself, the wires to it, the instances, the clients. Within a row one
+//! ends before the next begins; so two instances are always up. Each row goes through all of its kinds, in a random
 //! order, before it repeats one.
 
-use super::arena::{DRAIN_SECONDS, TASKS};
+use super::arena::{DRAIN_SECONDS, INSTANCES};
 use super::clock::{self, At};
 use super::ledger::Window;
 use super::rng::Rng;
@@ -21,26 +21,26 @@ pub enum Fault {
     RedisWipe,
     /// Stopped (SIGSTOP): connections stay open, nothing is answered.
     RedisHang,
-    /// All connections between a task and Redis reset.
+    /// All connections between an instance and Redis reset.
     WireReset,
-    /// What the task sends does not arrive.
+    /// What the instance sends does not arrive.
     WireUp,
     /// What Redis answers does not arrive.
     WireDown,
-    /// The subscriber's connection alone is reset.
-    SubscriberCut,
-    /// The publisher's connection alone is reset.
-    PublisherCut,
+    /// The connections that carry pub/sub are reset.
+    PubsubCut,
+    /// The other connections are reset.
+    OtherCut,
     /// The subscription hears nothing more, and its connection looks well.
-    SubscriberDeaf,
+    PubsubDeaf,
     /// Everything is late by a tenth of a second or so.
     WireSlow,
     /// kill -9, and a new one after a while.
-    TaskKill,
+    InstanceKill,
     /// SIGSTOP, then SIGCONT.
-    TaskFreeze,
+    InstanceFreeze,
     /// SIGTERM, its replacement being there already: a deployment.
-    TaskDrain,
+    InstanceDrain,
     /// Some clients' connections break.
     ClientCut,
     /// A client's machine sleeps for a while.
@@ -64,13 +64,13 @@ impl fmt::Display for Fault {
             WireReset => "all connections to Redis reset",
             WireUp => "blackhole towards Redis",
             WireDown => "blackhole from Redis",
-            SubscriberCut => "subscriber's connection cut",
-            PublisherCut => "publisher's connection cut",
-            SubscriberDeaf => "subscription deaf",
+            PubsubCut => "connection with pub/sub cut",
+            OtherCut => "connection without pub/sub cut",
+            PubsubDeaf => "subscription deaf",
             WireSlow => "Redis far away",
-            TaskKill => "task killed (-9), restarted",
-            TaskFreeze => "task frozen, then goes on",
-            TaskDrain => "task drained (SIGTERM), replaced",
+            InstanceKill => "instance killed (-9), restarted",
+            InstanceFreeze => "instance frozen, then goes on",
+            InstanceDrain => "instance drained (SIGTERM), replaced",
             ClientCut => "clients cut off",
             ClientAway => "client asleep, comes back",
             ClientLeave => "client leaves, comes back",
@@ -87,8 +87,8 @@ pub struct Planned {
     pub fault: Fault,
     pub from: At,
     pub to: At,
-    /// The task it strikes; for wires, `None` is all of them.
-    pub task: Option<usize>,
+    /// The instance it strikes; for wires, `None` is all of them.
+    pub instance: Option<usize>,
 }
 
 impl Planned {
@@ -98,19 +98,19 @@ impl Planned {
         let client = matches!(fault, ClientCut | ClientAway | ClientLeave | SlowDeaf | SlowSip | SlowHalf);
         Window {
             what: fault.to_string(),
-            task: self.task,
+            instance: self.instance,
             from: clock::now(),
             to: At::MAX,
             refuses: matches!(fault, RedisRestart | RedisWipe | RedisHang | WireUp | WireDown),
-            stops: matches!(fault, TaskKill | TaskFreeze | TaskDrain),
+            stops: matches!(fault, InstanceKill | InstanceFreeze | InstanceDrain),
             deafens: !client,
         }
     }
 }
 
 const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang, RedisRestart, RedisHang];
-const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, SubscriberCut, PublisherCut, SubscriberDeaf, WireSlow];
-const TASK: &[Fault] = &[TaskKill, TaskFreeze, TaskDrain];
+const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, PubsubCut, OtherCut, PubsubDeaf, WireSlow];
+const INSTANCE: &[Fault] = &[InstanceKill, InstanceFreeze, InstanceDrain];
 const CLIENT: &[Fault] = &[ClientCut, ClientAway, ClientLeave, SlowDeaf, SlowSip, SlowHalf, ClientCut];
 
 /// Makes a schedule of `length` milliseconds, in the order of beginning. `only` keeps those kinds whose names (as in
@@ -123,7 +123,7 @@ pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
     // The kinds of a row, the shortest and the longest calm between two of them, and whether the next one waits for the
     // end of the one before. Data is lost less often than not: what is lost with it cannot be asked for.
     let rows =
-        [(REDIS, 1500, 5000, true), (WIRES, 300, 2000, true), (TASK, 500, 3000, true), (CLIENT, 500, 1500, false)];
+        [(REDIS, 1500, 5000, true), (WIRES, 300, 2000, true), (INSTANCE, 500, 3000, true), (CLIENT, 500, 1500, false)];
     let mut plan = Vec::new();
     for (stream, (kinds, shortest, longest, waits)) in rows.into_iter().enumerate() {
         let kinds: Vec<Fault> = kinds.iter().copied().filter(wanted).collect();
@@ -140,7 +140,7 @@ pub fn plan(seed: u64, length: At, only: &[String]) -> Vec<Planned> {
                 bag.pop().expect("there are kinds")
             });
             let to = (at + duration(fault, length, &mut rng)).min(length);
-            plan.push(Planned { fault, from: at, to, task: target(fault, &mut rng) });
+            plan.push(Planned { fault, from: at, to, instance: target(fault, &mut rng) });
             at = if waits { to } else { at } + rng.range(shortest, longest);
         }
     }
@@ -154,25 +154,25 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         RedisHang => rng.range(500, 5000),
         WireUp | WireDown => rng.range(1000, 6000),
         WireSlow => rng.range(1000, 4000),
-        TaskKill => rng.range(100, 4000),
+        InstanceKill => rng.range(100, 4000),
         // Longer than the lease (15 s) where there is time for it.
-        TaskFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
-        TaskFreeze => rng.range(1000, 8000),
-        // As long as it takes to drain; the next task fault waits for it.
-        TaskDrain => DRAIN_SECONDS * 1000 + 500,
+        InstanceFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
+        InstanceFreeze => rng.range(1000, 8000),
+        // As long as it takes to drain; the next instance fault waits for it.
+        InstanceDrain => DRAIN_SECONDS * 1000 + 500,
         // Now and then long enough to miss more than the 500 messages that one welcome brings.
         ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
         ClientLeave => rng.range(100, 3000),
         SlowDeaf | SlowSip | SlowHalf => rng.range(2000, 6000),
-        WireReset | SubscriberCut | PublisherCut | SubscriberDeaf | ClientCut => 0,
+        WireReset | PubsubCut | OtherCut | PubsubDeaf | ClientCut => 0,
     }
 }
 
 fn target(fault: Fault, rng: &mut Rng) -> Option<usize> {
-    let one = rng.range(0, TASKS as u64) as usize;
+    let one = rng.range(0, INSTANCES as u64) as usize;
     match fault {
         RedisRestart | RedisWipe | RedisHang => None,
-        WireReset | WireUp | WireDown | SubscriberCut | PublisherCut | SubscriberDeaf | WireSlow => {
+        WireReset | WireUp | WireDown | PubsubCut | OtherCut | PubsubDeaf | WireSlow => {
             (!rng.chance(25)).then_some(one)
         }
         _ => Some(one),

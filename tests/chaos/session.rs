@@ -18,7 +18,7 @@ pub struct Session<'a> {
     client: &'a mut Client,
     wire: Wire,
     connection: usize,
-    task: usize,
+    instance: usize,
     /// The newest id that this connection brought, or its `since`: what comes next must be greater.
     last: Id,
     /// See [`super::ledger::Connection::hole`].
@@ -32,7 +32,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(client: &'a mut Client, wire: Wire, connection: usize, task: usize) -> Session<'a> {
+    pub fn new(client: &'a mut Client, wire: Wire, connection: usize, instance: usize) -> Session<'a> {
         let now = clock::now();
         let talk = now + client.rng.range(0, client.role.pace);
         let last = client.cursor.unwrap_or_default();
@@ -40,7 +40,7 @@ impl<'a> Session<'a> {
             client,
             wire,
             connection,
-            task,
+            instance,
             last,
             hole: None,
             asked: VecDeque::new(),
@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
         }
         match self.client.order()? {
             Order::Cut => {
-                // In the midst of a word; it is said again on another task, perhaps while this one still hears it.
+                // In the midst of a word; it is said again on another instance, perhaps while this one still hears it.
                 if self.client.stage.talking.load(SeqCst) {
                     self.client.compose();
                     let _ = self.send_what_is_due();
@@ -240,11 +240,11 @@ impl<'a> Session<'a> {
         if id > self.last {
             self.last = id;
         } else if !(mine && self.sent_again(key)) {
-            let story = format!("{id} (ref {key}) after {} on task {}", self.last, self.task);
+            let story = format!("{id} (ref {key}) after {} on instance {}", self.last, self.instance);
             self.client.broken("doubled, or out of order", story);
         }
         if mine {
-            self.client.receipt(key, id, self.connection, self.task);
+            self.client.receipt(key, id, self.connection, self.instance);
         }
         if self.hole.is_none() {
             self.client.cursor = self.client.cursor.max(Some(id));
@@ -275,7 +275,7 @@ impl<'a> Session<'a> {
                 && message["name"] == *self.client.role.name
             {
                 let key = message["ref"].as_str().unwrap_or_default();
-                self.client.receipt(key, *id, self.connection, self.task);
+                self.client.receipt(key, *id, self.connection, self.instance);
             }
         }
         let done = frame["more"] != true || ids.first().is_none_or(|first| *first <= since);

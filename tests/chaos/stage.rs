@@ -1,4 +1,4 @@
-//! What the clients and the one who breaks things share: the ledger, where the tasks are, and orders. Nobody here calls
+//! What the clients and the one who breaks things share: the ledger, where the instances are, and orders. Nobody here calls
 //! anybody; each looks when it is time.
 
 use super::clock::At;
@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 pub struct Stage {
     pub ledger: Ledger,
     pub rooms: Vec<String>,
-    /// Where each task listens at present.
-    pub tasks: Mutex<Vec<SocketAddr>>,
+    /// Where each instance listens at present.
+    pub instances: Mutex<Vec<SocketAddr>>,
     /// Clients say new things.
     pub talking: AtomicBool,
     /// Clients leave for good.
@@ -37,7 +37,7 @@ pub struct Role {
     pub index: usize,
     pub name: String,
     pub room: String,
-    /// The only task it goes to, or any.
+    /// The only instance it goes to, or any.
     pub home: Option<usize>,
     /// Milliseconds between two messages, on average.
     pub pace: At,

@@ -1,4 +1,4 @@
-//! The shortest story of a broken promise that the books can tell: who sent it when and on which task, what became of
+//! The shortest story of a broken promise that the books can tell: who sent it when and on which instance, what became of
 //! it, who missed it and where that client was, and which faults were active.
 
 use super::checker::Room;
@@ -16,8 +16,9 @@ pub fn lost(room: &Room, id: Id, missed_by: &[&Book]) -> String {
     let after = book.seen.range(id..).next();
     for (word, seen) in [("before", before), ("after", after)] {
         if let Some((id, seen)) = seen {
-            let task = book.connections[seen.connection].task;
-            let _ = write!(story, "\n    {} saw {id} {word} it, at {} on task {task}", book.name, show(seen.at));
+            let instance = book.connections[seen.connection].instance;
+            let _ =
+                write!(story, "\n    {} saw {id} {word} it, at {} on instance {instance}", book.name, show(seen.at));
         }
     }
     let from = id.at().saturating_sub(500);
@@ -66,7 +67,7 @@ fn attempts(book: &Book, message: usize) -> String {
     let mut story = String::new();
     for attempt in book.attempts.iter().filter(|a| a.message == message) {
         let connection = &book.connections[attempt.connection];
-        let _ = write!(story, "\n    sent at {} on task {}: ", show(attempt.at), connection.task);
+        let _ = write!(story, "\n    sent at {} on instance {}: ", show(attempt.at), connection.instance);
         let _ = match attempt.answer {
             Some((at, Answer::Receipt)) => write!(story, "receipt at {}", show(at)),
             Some((at, Answer::Refused)) => write!(story, "refused at {}", show(at)),
@@ -78,8 +79,8 @@ fn attempts(book: &Book, message: usize) -> String {
             },
         };
     }
-    if let Some((at, id, task)) = book.messages[message].receipt {
-        let _ = write!(story, "\n    the receipt: {id} at {} on task {task}", show(at));
+    if let Some((at, id, instance)) = book.messages[message].receipt {
+        let _ = write!(story, "\n    the receipt: {id} at {} on instance {instance}", show(at));
     }
     story
 }
@@ -93,9 +94,9 @@ fn place(book: &Book, connection: &Connection) -> String {
     };
     let gap = if connection.gap { ", gap" } else { "" };
     format!(
-        "{} on task {} from {}, since={since}, {welcome}{gap}, {ended}",
+        "{} on instance {} from {}, since={since}, {welcome}{gap}, {ended}",
         book.name,
-        connection.task,
+        connection.instance,
         show(connection.opened)
     )
 }
@@ -103,9 +104,9 @@ fn place(book: &Book, connection: &Connection) -> String {
 fn faults(windows: &[Window], from: At, until: At) -> String {
     let mut story = String::new();
     for window in windows.iter().filter(|w| w.deafens && w.from <= until && w.to.saturating_add(6000) >= from) {
-        let task = window.task.map_or("all tasks".into(), |task| format!("task {task}"));
+        let instance = window.instance.map_or("all instances".into(), |instance| format!("instance {instance}"));
         let to = if window.to == At::MAX { "the end".into() } else { show(window.to) };
-        let _ = write!(story, "\n    fault: {} ({task}), {} to {to}", window.what, show(window.from));
+        let _ = write!(story, "\n    fault: {} ({instance}), {} to {to}", window.what, show(window.from));
     }
     story
 }

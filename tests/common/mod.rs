@@ -1,4 +1,4 @@
-//! What all black-box tests share: the real binary as a [`Task`], a real redis-server as a [`Redis`], a WebSocket
+//! What all black-box tests share: the real binary as an [`Instance`], a real redis-server as a [`Redis`], a WebSocket
 //! [`Client`] that remembers every frame, plain HTTP, and waiting with an end.
 //!
 //! Nothing here knows how Bobbin is made inside: it starts the program, speaks `bobbin.v1` and plain HTTP to it and
@@ -8,16 +8,17 @@
 
 pub mod client;
 pub mod http;
+pub mod instance;
 pub mod redis;
-pub mod task;
 #[macro_use]
 pub mod both;
 #[macro_use]
 pub mod together;
 
 pub use client::{Client, End};
+pub use instance::Instance;
+pub use instance::Instance as Task;
 pub use redis::Redis;
-pub use task::Task;
 
 pub use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! One task: a process of the real binary on a free port, with its log kept.
+//! One instance: a process of the real binary on a free port, with its log kept.
 
 use super::{PATIENCE, Redis, http, poll, poll_until, signal};
 use std::io::{BufRead, BufReader, Read};
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A running server. Dropping it kills the process and fails the test if anything ever panicked inside it.
-pub struct Task {
+pub struct Instance {
     child: Child,
     /// Where it listens.
     pub addr: SocketAddr,
@@ -19,29 +19,29 @@ pub struct Task {
     status: Option<ExitStatus>,
 }
 
-impl Task {
+impl Instance {
     /// Starts one on a free port of 127.0.0.1 and waits until it listens. `settings` are environment variables; no
     /// others reach it, save `PATH`.
     #[track_caller]
-    pub fn start(settings: &[(&str, &str)]) -> Task {
-        let mut command = Task::command();
+    pub fn start(settings: &[(&str, &str)]) -> Instance {
+        let mut command = Instance::command();
         command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
         command.envs(settings.iter().copied());
-        Task::spawn(command)
+        Instance::spawn(command)
     }
 
     /// Starts one that is joined with others by `redis`, and waits until it has found it.
     #[track_caller]
-    pub fn on(redis: &Redis, settings: &[(&str, &str)]) -> Task {
+    pub fn on(redis: &Redis, settings: &[(&str, &str)]) -> Instance {
         let endpoint = redis.endpoint();
-        let task = Task::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())], settings].concat());
-        poll_until("ready", PATIENCE, || http::get(task.addr, "/readyz").status == 200);
-        task
+        let instance = Instance::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())], settings].concat());
+        poll_until("ready", PATIENCE, || http::get(instance.addr, "/readyz").status == 200);
+        instance
     }
 
     /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
     #[track_caller]
-    pub fn spawn(mut command: Command) -> Task {
+    pub fn spawn(mut command: Command) -> Instance {
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         let (log, out) = (Arc::default(), Arc::default());
         let readers = vec![
@@ -49,23 +49,24 @@ impl Task {
             keep(child.stdout.take().expect("stdout is piped"), Arc::clone(&out)),
         ];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut task = Task { child, addr: nowhere, log, out, readers, status: None };
+        let mut instance = Instance { child, addr: nowhere, log, out, readers, status: None };
         let mut ended = false;
         let addr = poll("the server listens or ends", PATIENCE, || {
-            let found = address(&task.log()).map(Some);
+            let found = address(&instance.log()).map(Some);
             if found.is_none() && ended {
                 return Some(None);
             }
-            ended = task.try_wait().is_some();
+            ended = instance.try_wait().is_some();
             found
         });
-        task.addr = addr.unwrap_or_else(|| panic!("ended at the start, {:?}; its log:\n{}", task.status, task.log()));
-        task
+        instance.addr =
+            addr.unwrap_or_else(|| panic!("ended at the start, {:?}; its log:\n{}", instance.status, instance.log()));
+        instance
     }
 
     /// The binary with an empty environment and its output piped, not yet started: `BOBBIN_BIN`, or the one Cargo built.
     pub fn command() -> Command {
-        let mut command = Command::new(Task::binary());
+        let mut command = Command::new(Instance::binary());
         bare(&mut command);
         command
     }
@@ -130,7 +131,7 @@ impl Task {
     }
 }
 
-impl Drop for Task {
+impl Drop for Instance {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -138,7 +139,7 @@ impl Drop for Task {
             let _ = reader.join();
         }
         if std::thread::panicking() {
-            eprintln!("--- log of the task at {} ---\n{}", self.addr, self.log());
+            eprintln!("--- log of the instance at {} ---\n{}", self.addr, self.log());
         } else {
             let log = self.log();
             assert!(!log.contains("panicked"), "the server panicked; its log:\n{log}");

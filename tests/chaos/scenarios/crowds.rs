@@ -1,0 +1,69 @@
+//! Many at once, and those who do not read.
+
+use super::*;
+use crate::common::{Instance, Redis};
+use crate::slow;
+
+together! {
+    /// Clients that do not read, read a byte a second, or stop within a frame: they are cut, and nobody else notices.
+    fn slow_clients_are_cut_and_the_others_do_not_notice() {
+        let arena = calm(&[Talk { name: "talk", clients: 24, pace: 50, at_home: 2 }], &[("RATE_LIMIT", "0")]);
+        let addr = arena.stage.instances.lock().unwrap()[0];
+        let until = clock::now() + 60_000;
+        let start = clock::now();
+        let kinds = [Fault::SlowDeaf, Fault::SlowSip, Fault::SlowHalf];
+        let slow = kinds.map(|kind| (kind, slow::start(kind, addr, "talk".into(), format!("{kind:?}"), until)));
+        for (kind, thread) in slow {
+            let cut = thread.join().unwrap().unwrap_or_else(|| panic!("{kind:?} was not cut within 60 s"));
+            println!("{kind} was cut after {}", clock::show(cut - start));
+        }
+        let outcome = arena.finish();
+        all_held(&outcome);
+        for book in outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()) {
+            assert_eq!(book.connections.len(), 1, "{} was cut too", book.name);
+            let waits = book.attempts.iter().filter_map(|a| Some(a.answer?.0 - a.at));
+            let worst = waits.max().unwrap_or_default();
+            assert!(worst < 1500, "{} waited {worst} ms for a receipt", book.name);
+        }
+    }
+}
+
+/// 2,000 join one room within seconds. Notices are gathered: each client gets a frame for each of the first 50 at the most, and
+/// then one a second, so the frames grow with the clients and not with their square.
+#[test]
+fn a_join_storm_costs_each_client_a_notice_a_second() {
+    const CLIENTS: usize = 2000;
+    const THREADS: usize = 8;
+    let redis = Redis::start();
+    let instances: Vec<Instance> = (0..2).map(|_| Instance::on(&redis, &[("MAX_CONNECTIONS", "1500")])).collect();
+    let start = Instant::now();
+    let addrs: Vec<_> = instances.iter().map(|instance| instance.addr).collect();
+    let join_some = |thread: usize| -> Vec<Client> {
+        let names = (thread..CLIENTS).step_by(THREADS);
+        names.map(|n| Client::join(addrs[n % addrs.len()], "storm", &format!("c{n}"))).collect()
+    };
+    let mut clients: Vec<Client> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || join_some(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("all joined")).collect()
+    });
+    let joined = start.elapsed();
+    let mut deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        // Reading what came for 2,000 takes a while; the deadline is for what had come before it.
+        let asked = Instant::now();
+        clients.iter_mut().for_each(|client| _ = client.ended());
+        let right = clients.iter().filter(|client| client.participants() == CLIENTS as u64).count();
+        if right == CLIENTS {
+            break;
+        }
+        assert!(asked < deadline, "{right} of {CLIENTS} count {CLIENTS}");
+        deadline += asked.elapsed();
+    }
+    let seconds = start.elapsed().as_secs() + 1;
+    let notices = |client: &Client| client.received.iter().filter(|f| f["type"] == "presence").count() as u64;
+    let most = clients.iter().map(notices).max().unwrap_or_default();
+    let all: u64 = clients.iter().map(notices).sum();
+    println!("{CLIENTS} joined in {joined:?}; {all} notices in {seconds} s, {most} for one client at the most");
+    assert!(most <= 50 + seconds + 2, "one client got {most} notices in {seconds} s");
+    assert!(all <= 50 * 50 + CLIENTS as u64 * (seconds + 2), "{all} notices in {seconds} s");
+}

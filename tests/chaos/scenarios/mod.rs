@@ -1,0 +1,69 @@
+//! The scenarios by topic, and what they share: an arena at rest, and what is asserted of it afterwards.
+
+mod crowds;
+mod presence;
+mod restarts;
+mod tools;
+
+use super::arena::{Arena, Outcome, Talk};
+use super::clock::{self, At};
+use super::common::{Client, poll_until};
+use super::inspect;
+use super::ledger::Book;
+use super::schedule::{Fault, Planned};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// An arena where everybody has joined, knows who is here, and the book of notices is empty.
+pub fn calm(rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
+    let arena = Arena::start(rooms, 1, settings);
+    let right = inspect::wait_until_none(10_000, || inspect::wrong_counts(&arena.stage));
+    right.unwrap_or_else(|wrong| panic!("at the start: {}", wrong.join("\n")));
+    for client in &arena.stage.ledger.clients {
+        client.lock().unwrap().changes.clear();
+    }
+    arena
+}
+
+pub fn fault(fault: Fault, instance: usize, from: At, length: At) -> Planned {
+    Planned { fault, from, to: from + length, instance: Some(instance) }
+}
+
+#[track_caller]
+pub fn all_held(outcome: &Outcome) {
+    outcome.print();
+    assert!(outcome.verdict.broken.is_empty(), "promises were broken: see above");
+}
+
+/// No notice of any client but the visitors at the end, and no error or close but these.
+#[track_caller]
+pub fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
+    for book in outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()) {
+        let names = book.changes.iter().flat_map(|c| c.joined.iter().chain(&c.left));
+        let seen: BTreeSet<_> = names.filter(|name| !name.starts_with("visitor")).collect();
+        assert!(seen.is_empty(), "{} was told that these came or left: {seen:?}", book.name);
+        let others: Vec<_> = book.errors.keys().filter(|code| !but.contains(&code.as_str())).collect();
+        assert!(others.is_empty(), "{} met {others:?}", book.name);
+    }
+}
+
+/// Waits until all clients on the other instances know that those on this one, and `more`, are gone.
+#[track_caller]
+pub fn gone_within_20_s(arena: &Arena, instance: usize, more: &[&str]) {
+    let on_it = |book: &Book| book.connections.last().is_some_and(|c| c.instance == instance);
+    let start = Instant::now();
+    poll_until("those on the instance are gone for all others", Duration::from_millis(20_500), || {
+        // Those who came back on another instance meanwhile are rightly here.
+        let away: BTreeSet<String> = books(arena).filter(|b| on_it(b)).map(|b| b.name.clone()).collect();
+        books(arena).filter(|b| !on_it(b)).all(|book| {
+            book.names.is_disjoint(&away)
+                && more.iter().all(|name| !book.names.contains(*name))
+                && book.participants == book.names.len() as u64
+        })
+    });
+    println!("gone for all others after {:?}", start.elapsed());
+}
+
+pub fn books(arena: &Arena) -> impl Iterator<Item = std::sync::MutexGuard<'_, Book>> {
+    arena.stage.ledger.clients.iter().map(|client| client.lock().unwrap())
+}
