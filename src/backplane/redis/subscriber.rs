@@ -181,11 +181,11 @@ impl Subscriber {
     fn subscribe(&mut self, pubsub: &mut PubSub<'_>, room: &Room) -> Result<bool, End> {
         if !self.rooms.contains_key(room) {
             pubsub.subscribe(channel_of_room(room))?;
-            let (Ok(last), Ok((_, names))) = (self.newest(room), self.people(room)) else {
+            let (Ok(last), Ok((stamp, names))) = (self.newest(room), self.people(room)) else {
                 pubsub.unsubscribe(channel_of_room(room))?;
                 return Ok(false);
             };
-            let (newest_ms, roster) = (Arc::new(AtomicU64::new(last.ms)), Roster::new(names));
+            let (newest_ms, roster) = (Arc::new(AtomicU64::new(last.ms)), Roster::new(names, stamp));
             self.rooms.insert(room.clone(), Cursor { last, newest_ms, roster, unheard: VecDeque::new() });
         }
         if let (Some(entry), Some(cursor)) = (self.watched.lock().get_mut(room), self.rooms.get(room)) {
@@ -309,14 +309,14 @@ impl Subscriber {
     }
 
     fn hear_change(&mut self, room: Room, change: Change) {
-        if let Some(cursor) = self.rooms.get_mut(&room) {
-            cursor.roster.follow(&change);
+        if self.rooms.get_mut(&room).is_some_and(|cursor| !cursor.roster.follow(&change)) {
+            return;
         }
         (self.listener)(Event::Presence { room, change });
     }
 
     /// Tells what changes of presence were not heard. All that was heard is told when this thread asks who is there,
-    /// so the answer is never older than the roster. Where someone joined while the subscription was away already, the
+    /// so the answer is never older than the roster; what it contains and is read only later is dropped then. Where someone joined while the subscription was away already, the
     /// clients differ in what they know.
     fn compare_rosters(&mut self, data_lost: bool) {
         let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
