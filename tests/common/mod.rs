@@ -17,7 +17,7 @@ pub mod together;
 
 pub use client::{Client, End};
 pub use instance::Instance;
-pub use instance::Instance as Task;
+pub use instance::{self as task, Instance as Task};
 pub use redis::Redis;
 
 pub use serde_json::{Value, json};
