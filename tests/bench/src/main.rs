@@ -10,6 +10,7 @@ mod plot;
 mod process;
 mod report;
 mod runs;
+mod scripts;
 mod stacks;
 mod ws;
 
@@ -23,23 +24,25 @@ const HELP: &str = "\
 Measures Bobbin beside its peers, on this machine only.
 
   --quick          small sizes, under three minutes
-  --only A,B       only these runs: fanout, memory, many, rooms, joins, start, stacks, and, which --quick
+  --only A,B       only these runs: fanout, scripts, memory, many, rooms, joins, start, stacks, and, which --quick
                    leaves out, sweep, slow, containers
   --servers A,B    only these servers: bobbin, socket.io, axum, uws, floor
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
+  --before PATH    another build of it, measured in the same runs as `before`
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
   --draw FILE      no run: print and draw the figures of this file
 ";
 
-/// All runs; the first seven are those of `--quick`.
-const RUNS: [&str; 10] =
-    ["fanout", "memory", "many", "rooms", "joins", "start", "stacks", "sweep", "slow", "containers"];
+/// All runs; the first eight are those of `--quick`.
+const RUNS: [&str; 11] =
+    ["fanout", "scripts", "memory", "many", "rooms", "joins", "start", "stacks", "sweep", "slow", "containers"];
 
 struct Options {
     quick: bool,
     only: Vec<String>,
     servers: Vec<String>,
     bobbin: PathBuf,
+    before: Option<PathBuf>,
     out: Option<PathBuf>,
     draw: Option<PathBuf>,
 }
@@ -69,6 +72,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         only: Vec::new(),
         servers: peers::NAMES.map(str::to_owned).to_vec(),
         bobbin: PathBuf::from("target/release/bobbin"),
+        before: None,
         out: None,
         draw: None,
     };
@@ -81,6 +85,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
             "--only" => options.only = list(value()?),
             "--servers" => options.servers = list(value()?),
             "--bobbin" => options.bobbin = value()?.into(),
+            "--before" => options.before = Some(value()?.into()),
             "--out" => options.out = Some(value()?.into()),
             "--draw" => options.draw = Some(value()?.into()),
             other => return Err(io::Error::other(format!("{other} is no option; --help lists them"))),
@@ -90,7 +95,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
     }
     if options.only.is_empty() {
-        let runs = if options.quick { &RUNS[..7] } else { &RUNS };
+        let runs = if options.quick { &RUNS[..8] } else { &RUNS };
         options.only = runs.iter().map(|run| (*run).to_owned()).collect();
     }
     Ok(options)
@@ -98,10 +103,10 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
 
 fn bench(options: Options) -> io::Result<()> {
     let default = if options.quick { "target/bench/quick" } else { "tests/bench/results" };
-    let out = options.out.unwrap_or_else(|| default.into());
+    let out = options.out.clone().unwrap_or_else(|| default.into());
     let results = match &options.draw {
         Some(file) => serde_json::from_slice(&std::fs::read(file)?)?,
-        None => measure(options.quick, &options.only, &options.servers, &options.bobbin, &out)?,
+        None => measure(&options, &out)?,
     };
     print!("{}", report::tables(&results));
     plot::draw(&results, &out)?;
@@ -110,15 +115,16 @@ fn bench(options: Options) -> io::Result<()> {
 }
 
 /// Runs what is asked for. The figures so far are written after each run, so that one that fails loses nothing.
-fn measure(quick: bool, only: &[String], servers: &[String], bobbin: &Path, out: &Path) -> io::Result<Value> {
+fn measure(options: &Options, out: &Path) -> io::Result<Value> {
     std::fs::create_dir_all(out)?;
     let redis = process::Redis::start()?;
-    let servers = peers::recipes(&redis, bobbin, servers)?;
-    let mut results = json!({ "about": report::about(quick) });
-    let bench = runs::Bench { redis, servers, quick };
-    for run in RUNS.into_iter().filter(|run| only.iter().any(|name| name == run)) {
+    let servers = peers::recipes(&redis, &options.bobbin, options.before.as_deref(), &options.servers)?;
+    let mut results = json!({ "about": report::about(options.quick) });
+    let bench = runs::Bench { redis, servers, quick: options.quick };
+    for run in RUNS.into_iter().filter(|run| options.only.iter().any(|name| name == run)) {
         let figures = match run {
             "fanout" => bench.fanout(),
+            "scripts" => bench.scripts(),
             "sweep" => bench.sweep(),
             "memory" => bench.memory(),
             "many" => bench.many(),

@@ -13,22 +13,17 @@ pub const NAMES: [&str; 5] = ["bobbin", "socket.io", "axum", "uws", "floor"];
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
-/// The servers that are asked for, ready to start.
-pub fn recipes(redis: &Redis, bobbin: &Path, names: &[String]) -> io::Result<Vec<Recipe>> {
+/// The servers that are asked for, ready to start; `before` is another build of Bobbin, to be compared with this one.
+pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[String]) -> io::Result<Vec<Recipe>> {
     let workshop = std::env::current_dir()?.join("target/bench/peers");
     let mut recipes = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|asked| asked == name)) {
         let recipe = match name {
             "bobbin" => {
-                let bobbin = bobbin.canonicalize().map_err(|_| {
-                    io::Error::other(format!("{} is not there: cargo build --release makes it", bobbin.display()))
-                })?;
-                recipe(name, Dialect::Bobbin, vec![text(&bobbin)])
-                    .env("BIND", "127.0.0.1")
-                    .env("REDIS_ENDPOINT", format!("127.0.0.1:{}", redis.port))
-                    // A client here says far more than a person does, and an overloaded task would send clients away.
-                    .env("RATE_LIMIT", 0)
-                    .env("REBALANCE", 0)
+                if let Some(before) = before {
+                    recipes.push(self::bobbin("before", before, redis)?);
+                }
+                self::bobbin(name, bobbin, redis)?
             }
             "socket.io" => {
                 let folder = npm(&workshop, "socketio")?;
@@ -45,7 +40,21 @@ pub fn recipes(redis: &Redis, bobbin: &Path, names: &[String]) -> io::Result<Vec
         };
         recipes.push(recipe.env("REDIS_URL", redis.url()));
     }
+    // The build under test comes first: it is the one that runs of Bobbin alone measure.
+    recipes.sort_by_key(|recipe| recipe.name != "bobbin");
     Ok(recipes)
+}
+
+fn bobbin(name: &'static str, binary: &Path, redis: &Redis) -> io::Result<Recipe> {
+    let binary = binary
+        .canonicalize()
+        .map_err(|_| io::Error::other(format!("{} is not there: cargo build --release makes it", binary.display())))?;
+    Ok(recipe(name, Dialect::Bobbin, vec![text(&binary)])
+        .env("BIND", "127.0.0.1")
+        .env("REDIS_ENDPOINT", format!("127.0.0.1:{}", redis.port))
+        // A client here sends far more than a person does, and an overloaded instance would send clients away.
+        .env("RATE_LIMIT", 0)
+        .env("REBALANCE", 0))
 }
 
 fn recipe(name: &'static str, dialect: Dialect, command: Vec<String>) -> Recipe {

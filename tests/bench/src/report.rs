@@ -60,6 +60,7 @@ pub fn tables(results: &Value) -> String {
             "memory" => memory(&mut out, run),
             "containers" => containers(&mut out, run),
             "stacks" => stacks(&mut out, run),
+            "scripts" => scripts(&mut out, run),
             "about" => {}
             _ => {
                 let _ = writeln!(out, "### {key}\n");
@@ -199,6 +200,16 @@ fn containers(out: &mut String, run: &Value) {
     table(out, &head, &rows);
 }
 
+fn scripts(out: &mut String, run: &Value) {
+    let _ = writeln!(out, "### Redis alone: CPU per message, 64 in flight\n");
+    let figures = |value: &Value| {
+        ["redis_us_per_message", "least_us", "messages_per_s_and_core"].map(|key| plain(&value[key])).to_vec()
+    };
+    let rows = run.as_object().into_iter().flatten();
+    let rows: Vec<Vec<String>> = rows.map(|(name, value)| [vec![name.clone()], figures(value)].concat()).collect();
+    table(out, &["commands", "Redis's CPU µs", "least of the rounds", "messages/s per core"], &rows);
+}
+
 fn stacks(out: &mut String, run: &Value) {
     let _ = writeln!(out, "### Stack touched so far, by kind of thread\n");
     let mut rows = Vec::new();
@@ -254,6 +265,7 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
 pub fn label(name: &str) -> String {
     match name {
         "bobbin" => "Bobbin",
+        "before" => "Bobbin before",
         "uws" => "uWebSockets (Bun)",
         "axum" => "axum + tokio",
         "socket.io" => "socket.io 4",

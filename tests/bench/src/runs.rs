@@ -9,8 +9,10 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::crowd::{self, Crowd, Entrance};
+use crate::dialect::Dialect;
 use crate::ledger::Ledger;
 use crate::process::{self, Cage, Recipe, Redis, Server};
+use crate::scripts;
 use crate::stacks::{self, Probe};
 
 /// What a run is made of.
@@ -85,6 +87,13 @@ impl Bench {
         Ok(
             json!({ "clients": clients, "bytes": SIZE, "messages_per_s": RATE, "in_flight": IN_FLIGHT, "servers": servers }),
         )
+    }
+
+    /// What Redis spends on one message, apart from everything else.
+    pub fn scripts(&self) -> io::Result<Value> {
+        say("Redis alone: the scripts");
+        let builds: Vec<&Recipe> = self.servers.iter().filter(|recipe| recipe.dialect == Dialect::Bobbin).collect();
+        scripts::measure(&self.redis, &builds, self.pick(3, 9), self.pick(10_000, 40_000))
     }
 
     /// What a delivery costs as the room grows.
