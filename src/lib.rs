@@ -14,6 +14,9 @@
 // Wires the parts together, waits for a signal, ends in order.
 pub mod server;
 
+// Reports to systemd: ready, stopping.
+pub mod notify;
+
 // Moves sessions to other instances after a scale-out.
 pub mod rebalance;
 

@@ -23,7 +23,7 @@ use crate::limits::{self, Slots};
 use crate::metrics::{EMF_PERIOD, Emf, Metrics};
 use crate::rebalance::Rebalancing;
 use crate::settings::{RedisSettings, Settings};
-use crate::{http::accept, threads};
+use crate::{http::accept, notify, threads};
 
 /// Connections that may wait to be accepted: a whole room's that comes back at once.
 const BACKLOG: i32 = 4096;
@@ -94,6 +94,7 @@ pub fn run(settings: Settings) -> Result<(), StartError> {
     let for_door = app.clone();
     threads::spawn_critical("accept", move || accept::accept(&listener, &for_door))?;
     log::info!("listening on http://{address}");
+    notify::ready(address);
     let signal = run_maintenance(&app, &signals);
     drain(&app, signal, &signals);
     Ok(())
@@ -207,6 +208,7 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     let time = if signal == SIGINT { Duration::ZERO } else { app.settings.drain };
     let sessions = app.sessions.taken();
     log::info!("draining {sessions} sessions over {} s; a second signal ends at once", time.as_secs());
+    notify::stopping(sessions, time.as_secs());
     app.draining.store(true, Relaxed);
     app.lanes.drain(time.mul_f64(GOODBYES));
     let deadline = Instant::now() + time + DRAIN_GRACE;

@@ -1,0 +1,54 @@
+//! Proves that systemd can follow the process's life (`Type=notify`): "ready" is sent once it listens and "stopping"
+//! when it drains, to a socket in the file system and to an abstract one, and a manager that is not there changes nothing.
+
+mod common;
+
+use common::http::get;
+use common::*;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+fn receive(manager: &UnixDatagram) -> String {
+    manager.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut buffer = [0; 512];
+    let length = manager.recv(&mut buffer).expect("a report within the time");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+/// Starts and ends a server under a service manager that listens here.
+#[track_caller]
+fn lives_and_ends(manager: &UnixDatagram, name: &str) {
+    let mut task = Task::start(&[("NOTIFY_SOCKET", name), ("DRAIN_SECONDS", "1")]);
+    assert_eq!(receive(manager), format!("READY=1\nSTATUS=listening on http://{}", task.addr));
+    assert_eq!(get(task.addr, "/healthz").status, 200, "ready means that it answers");
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    task.signal("TERM");
+    assert_eq!(receive(manager), "STOPPING=1\nSTATUS=draining 1 sessions over 1 s");
+    ada.expect_close(1012);
+    assert!(task.wait(PATIENCE).success());
+}
+
+#[test]
+fn systemd_is_told_of_the_start_and_the_end() {
+    let path = std::env::temp_dir().join(unique("notify"));
+    let manager = UnixDatagram::bind(&path).expect("a socket in the file system");
+    lives_and_ends(&manager, path.to_str().expect("a plain name"));
+    std::fs::remove_file(&path).expect("its file");
+
+    let name = unique("bobbin-notify");
+    let address = SocketAddr::from_abstract_name(&name).expect("an abstract name");
+    let manager = UnixDatagram::bind_addr(&address).expect("an abstract socket");
+    lives_and_ends(&manager, &format!("@{name}"));
+}
+
+#[test]
+fn a_manager_that_is_not_there_is_a_warning() {
+    for name in ["/nowhere/at/all", "@nobody-listens-here", "relative"] {
+        let task = Task::start(&[("NOTIFY_SOCKET", name)]);
+        task.logged("can't report to the service manager");
+        assert_eq!(get(task.addr, "/healthz").status, 200);
+    }
+    let task = Task::start(&[("NOTIFY_SOCKET", "")]);
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    assert!(!task.log().contains("service manager"));
+}
