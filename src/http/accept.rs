@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
+use super::body::Body;
 use super::pages::{self, Answer};
+use super::routes;
 use crate::app::App;
 use crate::backplane::Room;
 use crate::fanout::socket;
@@ -117,7 +119,7 @@ fn answer_requests(socket: &TcpStream, app: &App) -> Option<(Slot, Room, Vec<u8>
                 return None;
             }
         };
-        match threads::on_temporary_stack(|| respond(&request, socket, app)) {
+        match threads::on_temporary_stack(|| respond(&request, &mut buffer, socket, app)) {
             Next::Request => wait = KEEP_ALIVE,
             Next::Session(slot, room) => return Some((slot, room, buffer)),
             Next::End => return None,
@@ -125,18 +127,19 @@ fn answer_requests(socket: &TcpStream, app: &App) -> Option<(Slot, Room, Vec<u8>
     }
 }
 
-fn respond(request: &Request<()>, mut socket: &TcpStream, app: &App) -> Next {
+fn respond(request: &Request<()>, buffer: &mut Vec<u8>, mut socket: &TcpStream, app: &App) -> Next {
     let head_only = request.method() == Method::HEAD;
+    let mut body = Body::new(socket, buffer);
     let answer = match request.uri().path().strip_prefix("/ws/") {
         Some(room) => match open_session(request, room, socket, app) {
             Ok((slot, room)) => return Next::Session(slot, room),
             Err(refusal) => refusal,
         },
-        None => pages::answer(request, app),
+        None => routes::answer(request, &mut body, app),
     };
     // Near the cap, plain connections are not kept: health checks need a place too.
     let crowded = app.connections.taken() > app.sessions.cap();
-    if crowded || !keeps_alive(request) {
+    if crowded || !keeps_alive(request) || !body.is_done(request) {
         say_last(socket, answer, head_only);
         return Next::End;
     }
@@ -213,16 +216,11 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     Ok(Some((request, length)))
 }
 
-/// Whether the connection stays after the answer. A body would have to be read first; nothing here takes one.
+/// Whether the client lets the connection stay after the answer.
 fn keeps_alive(request: &Request<()>) -> bool {
-    let has = |name, what: &str| {
-        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(what))
-    };
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    let has_body =
-        length.is_some_and(|length| length != "0") || request.headers().contains_key(header::TRANSFER_ENCODING);
-    request.version() == Version::HTTP_11 && !has(header::CONNECTION, "close") && !has_body
+    let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let closes = values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"));
+    request.version() == Version::HTTP_11 && !closes
 }
 
 /// Checks an upgrade and says `101`; the session has its slot from here on.

@@ -73,7 +73,8 @@ impl Answer {
         Answer::new(status, TEXT, format!("{why}\n").into_bytes())
     }
 
-    fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
+    /// An answer with a body of this kind.
+    pub fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
         let headers = vec![("Content-Type", kind.to_owned()), ("X-Content-Type-Options", "nosniff".to_owned())];
         Answer { status, headers, body, connection: "" }
     }
@@ -82,6 +83,11 @@ impl Answer {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.status
     }
 
     /// Says what the client should speak instead (RFC 9110, section 15.5.22).

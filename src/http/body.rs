@@ -1,0 +1,98 @@
+//! The body of a request: read only where an answer needs it, after the sender has shown that it may, and under a limit
+//! and a deadline. Most requests have none, so the head's reader knows nothing of bodies.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use tungstenite::http::{HeaderMap, Request, header};
+
+use super::pages::Answer;
+use crate::fanout::socket;
+
+/// The largest body, in bytes: the longest text with every byte escaped in JSON, twice over.
+pub const MAX_BODY: usize = 64 * 1024;
+/// A body must be complete this long after its head.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The body that may follow a head on its connection.
+pub struct Body<'a> {
+    socket: &'a TcpStream,
+    /// Bytes already read past the head: the body's first, or the next request's.
+    early: &'a mut Vec<u8>,
+    read: bool,
+}
+
+impl<'a> Body<'a> {
+    /// The body behind a head that was read from this socket.
+    pub fn new(socket: &'a TcpStream, early: &'a mut Vec<u8>) -> Body<'a> {
+        Body { socket, early, read: false }
+    }
+
+    /// Whether the connection stands at the next request: there was no body, or it was read.
+    pub fn is_done(&self, request: &Request<()>) -> bool {
+        self.read || matches!(length(request.headers()), Ok(0))
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// The refusal: 400, 408, 411 or 413.
+    pub fn read(&mut self, request: &Request<()>) -> Result<Vec<u8>, Answer> {
+        let length = length(request.headers())?;
+        let broken = |_| Answer::refusal(400, "the body ended early");
+        let expects = request.headers().get(header::EXPECT).is_some_and(|what| what == "100-continue");
+        if expects && self.early.len() < length {
+            self.socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(broken)?;
+        }
+        let deadline = Instant::now() + BODY_TIME;
+        let mut chunk = [0; 4096];
+        while self.early.len() < length {
+            let late = || Answer::refusal(408, "the body was not complete within 10 s");
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            let wanted = chunk.len().min(length - self.early.len());
+            match self.socket.set_read_timeout(Some(left)).and_then(|()| self.socket.read(&mut chunk[..wanted])) {
+                Ok(0) => return Err(Answer::refusal(400, "the body ended early")),
+                Ok(count) => self.early.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if socket::is_timeout(&error) => return Err(late()),
+                Err(error) => return Err(broken(error)),
+            }
+        }
+        self.read = true;
+        Ok(self.early.drain(..length).collect())
+    }
+}
+
+/// The length that a head announces (RFC 9112, section 6.3). Chunks are refused: a script that can send them can count.
+fn length(headers: &HeaderMap) -> Result<usize, Answer> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Answer::refusal(411, "send the body with a Content-Length, not in chunks"));
+    }
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(0) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty());
+    let digits = digits.ok_or_else(|| Answer::refusal(400, "Content-Length is no number"))?;
+    let length = digits.parse().ok().filter(|length| *length <= MAX_BODY);
+    length.ok_or_else(|| Answer::refusal(413, "the body is over 64 KiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_numbers_within_the_limit() {
+        for (value, right) in
+            [("0", Ok(0)), ("65536", Ok(65_536)), ("65537", Err(413)), ("99999999999999999999999", Err(413))]
+                .into_iter()
+                .chain(["", "-1", "+1", "1,1", "0x1"].map(|wrong| (wrong, Err(400))))
+        {
+            let headers = [(header::CONTENT_LENGTH, value.parse().expect("a header"))].into_iter().collect();
+            assert_eq!(length(&headers).map_err(|refusal| refusal.status()), right, "{value:?}");
+        }
+        assert_eq!(length(&HeaderMap::new()).ok(), Some(0));
+    }
+}
