@@ -51,12 +51,39 @@ both! {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
         assert!(now.abs_diff(at) < 10_000, "at {at}, now {now}");
         assert_eq!(at, ms, "the id carries the time");
-        assert_eq!(heard.as_object().unwrap().len(), 6, "no other fields: {heard}");
+        assert_eq!(heard["by"], ada.welcome["by"], "the sender's own mark");
+        assert_ne!(heard["by"], bob.welcome["by"]);
+        assert_eq!(heard.as_object().unwrap().len(), 7, "no other fields: {heard}");
 
         ada.send(json!({"type": "message", "text": "no ref"}));
         let plain = bob.hear("no ref");
         assert!(plain.get("ref").is_none(), "{plain}");
         assert_eq!(ada.hear("no ref"), plain);
+    }
+
+    fn a_ref_is_its_clients_own(at) {
+        let server = at.start(&[]);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let mut bob = Client::join(server.addr, "tea", "Bob");
+        ada.send(json!({"type": "message", "text": "Ada's first", "ref": "1"}));
+        bob.hear("Ada's first");
+        bob.send(json!({"type": "message", "text": "Bob's first", "ref": "1"}));
+        let receipt = bob.hear("Bob's first");
+        assert_eq!((&receipt["by"], &receipt["ref"]), (&bob.welcome["by"], &json!("1")));
+        assert_eq!(ada.hear("Bob's first"), receipt, "nobody's message is lost to another's ref");
+    }
+
+    fn the_mark_is_the_same_for_the_same_secret_only(at) {
+        let server = at.start(&[]);
+        let secret = "0123456789abcdef";
+        let one = Client::back(server.addr, "tea", "Ada", secret, None);
+        let mark = one.welcome["by"].as_str().expect("a mark").to_owned();
+        one.leave();
+        let elsewhere = Client::back(server.addr, "coffee", "Eve", secret, None);
+        assert_eq!(elsewhere.welcome["by"], mark.as_str(), "whatever room and name");
+        let other = Client::back(server.addr, "tea", "Ada", "0123456789abcdeg", None);
+        assert_ne!(other.welcome["by"], mark.as_str());
+        assert!(mark.len() == 16 && mark.bytes().all(|b| b.is_ascii_alphanumeric()), "{mark}");
     }
 
     fn ids_grow_strictly_and_all_see_one_order(at) {

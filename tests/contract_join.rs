@@ -39,7 +39,7 @@ both! {
         let welcome = ada.next();
         assert_eq!(
             welcome,
-            json!({"type": "welcome", "name": "Ada", "room": "tea", "participants": 1, "names": ["Ada"],
+            json!({"type": "welcome", "name": "Ada", "by": welcome["by"], "room": "tea", "participants": 1, "names": ["Ada"],
                    "messages": [], "last": "0-0", "more": false, "gap": false})
         );
         ada.fence();

@@ -355,7 +355,8 @@ fn refs_and_rooms_that_nobody_needs_do_not_stay_for_ever() {
     let mut ada = Client::join(task.addr, "tea", "Ada");
     ada.send(json!({"type": "message", "text": "hi", "ref": "mine"}));
     ada.hear("hi");
-    let seconds: i64 = redis.cmd("TTL bobbin:{tea}:ref:mine");
+    let seconds: i64 =
+        redis.cmd(&format!("TTL bobbin:{{tea}}:ref:{}:mine", ada.welcome["by"].as_str().expect("a mark")));
     assert!((590..=600).contains(&seconds), "10 minutes, not {seconds} s");
     ada.leave();
     poll_until("who was there is forgotten", PATIENCE, || {

@@ -122,7 +122,10 @@ fn rooms_do_not_leak_across_tasks() {
 fn one_ref_sent_from_four_connections_on_two_tasks_is_one_message() {
     let (tasks, _redis) = tasks(2, &[("RATE_LIMIT", "0")]);
     let mut watcher = Client::join(tasks[0].addr, "tea", "Watcher");
-    let mut clients: Vec<Client> = (0..4).map(|n| Client::join(tasks[n % 2].addr, "tea", &format!("N{n}"))).collect();
+    // One client under four names: what a ref belongs to is the secret.
+    let secret = unique("secret");
+    let join = |n: usize| Client::back(tasks[n % 2].addr, "tea", &format!("N{n}"), &secret, None);
+    let mut clients: Vec<Client> = (0..4).map(join).collect();
     for round in 0..25 {
         let key = unique("race");
         let gate = std::sync::Barrier::new(clients.len());

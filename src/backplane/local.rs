@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{
     Arrival, Backplane, Change, Event, EventSink, Health, JoinError, LEASE, Leave, Page, REF_LIFE, Room, Seat,
-    SessionId, Unavailable,
+    SessionId, Span, Unavailable,
 };
 use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 use crate::threads;
@@ -33,8 +33,9 @@ enum Command {
     Join { seat: Seat, since: Option<Id>, reply: Sender<Result<Arrival, JoinError>> },
     Leave { seat: Seat, how: Leave },
     Say { seat: Seat, body: String, reference: Option<String> },
+    Post { room: Room, by: String, body: String, reference: Option<String>, reply: Sender<(Id, String)> },
     Typing { room: Room, json: String },
-    History { room: Room, before: Id, limit: usize, reply: Sender<Page> },
+    History { room: Room, span: Span, limit: usize, reply: Sender<Page> },
     Stop { reply: Sender<()> },
 }
 
@@ -76,8 +77,18 @@ impl Backplane for Local {
         self.tell(Command::Typing { room: room.clone(), json });
     }
 
-    fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable> {
-        self.ask(|reply| Command::History { room: room.clone(), before, limit, reply })
+    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
+        self.ask(|reply| Command::History { room: room.clone(), span, limit, reply })
+    }
+
+    fn post(
+        &self,
+        room: &Room,
+        by: &str,
+        body: String,
+        reference: Option<String>,
+    ) -> Result<(Id, String), Unavailable> {
+        self.ask(|reply| Command::Post { room: room.clone(), by: by.to_owned(), body, reference, reply })
     }
 
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
@@ -116,7 +127,7 @@ struct LocalRoom {
 
 struct Person {
     name: String,
-    client: String,
+    by: String,
     session: SessionId,
     /// When the lease ends; `None` while the connection lives.
     lapses: Option<Instant>,
@@ -147,8 +158,15 @@ impl Rooms {
             Command::Typing { room, json } => {
                 (self.listener)(Event::Typing { room, frame: protocol::text_frame(json) });
             }
-            Command::History { room, before, limit, reply } => {
-                drop(reply.send(self.rooms.get(&room).map(|r| r.page(None, Some(before), limit)).unwrap_or_default()));
+            Command::Post { room, by, body, reference, reply } => {
+                self.make_space(&room);
+                self.rooms.entry(room.clone()).or_default();
+                if let Some((_, id, body)) = self.keep(&room, &by, body, reference) {
+                    drop(reply.send((id, body)));
+                }
+            }
+            Command::History { room, span, limit, reply } => {
+                drop(reply.send(self.rooms.get(&room).map(|r| r.history(span, limit)).unwrap_or_default()));
             }
             Command::Stop { reply } => drop(reply.send(())),
         }
@@ -157,15 +175,11 @@ impl Rooms {
     fn join(&mut self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
         self.make_space(&seat.room);
         let room = self.rooms.entry(seat.room.clone()).or_default();
-        let person = Person {
-            name: seat.name.to_string(),
-            client: seat.client.to_string(),
-            session: seat.session,
-            lapses: None,
-        };
+        let person =
+            Person { name: seat.name.to_string(), by: seat.by.to_string(), session: seat.session, lapses: None };
         let mut change = Change { about: Some(seat.session), ..Change::default() };
         match room.people.get(&*seat.key) {
-            Some(old) if old.client == *seat.client => (self.listener)(Event::TakenOver(old.session)),
+            Some(old) if old.by == *seat.by => (self.listener)(Event::TakenOver(old.session)),
             Some(old) if old.lapses.is_none_or(|end| end > Instant::now()) => return Err(JoinError::NameTaken),
             Some(old) => {
                 change.left.push(old.name.clone());
@@ -204,17 +218,24 @@ impl Rooms {
     }
 
     fn say(&mut self, seat: &Seat, body: String, reference: Option<String>) {
-        let Some(room) = self.rooms.get_mut(&seat.room) else { return };
+        if let Some((false, id, body)) = self.keep(&seat.room, &seat.by, body, reference) {
+            let frame = protocol::text_frame(protocol::message_json(id, &body));
+            (self.listener)(Event::Receipt { session: seat.session, id, frame });
+        }
+    }
+
+    /// Keeps a message, unless its ref is known: whether it is new, its id, and the body that is kept.
+    fn keep(&mut self, name: &Room, by: &str, body: String, reference: Option<String>) -> Option<(bool, Id, String)> {
+        let room = self.rooms.get_mut(name)?;
         let now = Instant::now();
         while room.ref_ends.front().is_some_and(|(end, _)| *end <= now) {
             if let Some((_, old)) = room.ref_ends.pop_front() {
                 room.refs.remove(&old);
             }
         }
-        let frame = |id, body: &str| protocol::text_frame(protocol::message_json(id, body));
+        let reference = reference.map(|reference| format!("{by}:{reference}"));
         if let Some((id, body)) = reference.as_ref().and_then(|r| room.refs.get(r)) {
-            (self.listener)(Event::Receipt { session: seat.session, id: *id, frame: frame(*id, body) });
-            return;
+            return Some((false, *id, body.clone()));
         }
         let ms = unix_ms();
         let id = if ms > room.last.ms { Id { ms, seq: 0 } } else { Id { seq: room.last.seq + 1, ..room.last } };
@@ -222,10 +243,12 @@ impl Rooms {
             room.refs.insert(reference.clone(), (id, body.clone()));
             room.ref_ends.push_back((now + REF_LIFE, reference));
         }
-        (self.listener)(Event::Message { room: seat.room.clone(), id, frame: frame(id, &body) });
+        let frame = protocol::text_frame(protocol::message_json(id, &body));
+        (self.listener)(Event::Message { room: name.clone(), id, frame });
         room.last = id;
-        room.log.push_back((id, body));
+        room.log.push_back((id, body.clone()));
         room.trim(self.keep, self.life);
+        Some((true, id, body))
     }
 
     /// Gives lapsed seats free, and forgets what is too old.
@@ -274,6 +297,18 @@ impl LocalRoom {
         let end = before.map_or(self.log.len(), |id| self.log.partition_point(|(i, _)| *i < id)).max(start);
         let start = start.max(end.saturating_sub(limit));
         Page { messages: self.log.range(start..end).cloned().collect(), more: start > 0 }
+    }
+
+    fn history(&self, span: Span, limit: usize) -> Page {
+        match span {
+            Span::Before(before) => self.page(None, before, limit),
+            Span::After { after, before } => {
+                let start = self.log.partition_point(|(id, _)| *id <= after);
+                let end = before.map_or(self.log.len(), |id| self.log.partition_point(|(i, _)| *i < id)).max(start);
+                let cut = end.min(start + limit);
+                Page { messages: self.log.range(start..cut).cloned().collect(), more: cut < end }
+            }
+        }
     }
 
     fn lost_some_after(&self, since: Id) -> bool {

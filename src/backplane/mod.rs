@@ -42,8 +42,8 @@ pub struct Seat {
     pub name: Arc<str>,
     /// The name folded: what must be unique in the room.
     pub key: Arc<str>,
-    /// The client's secret; the same secret may take the name over.
-    pub client: Arc<str>,
+    /// The client's public mark (see [`crate::protocol::mark`]): a client with the same one may take the name over.
+    pub by: Arc<str>,
 }
 
 /// What a newcomer is told.
@@ -63,12 +63,26 @@ pub struct Arrival {
     pub stamp: u64,
 }
 
+/// Which part of a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// The newest messages older than this one, or the newest of all.
+    Before(Option<Id>),
+    /// The oldest messages newer than `after` and, if it is given, older than `before`.
+    After {
+        /// Excluded.
+        after: Id,
+        /// Excluded.
+        before: Option<Id>,
+    },
+}
+
 /// Messages out of the log, oldest first.
 #[derive(Debug, Default)]
 pub struct Page {
     /// Id and body (see [`crate::protocol::message_body`]).
     pub messages: Vec<(Id, String)>,
-    /// Whether the log has older ones.
+    /// Whether the log has more of them: older ones, or newer ones for [`Span::After`].
     pub more: bool,
 }
 
@@ -220,7 +234,15 @@ pub trait Backplane: Send + Sync {
     ///
     /// # Errors
     /// [`Unavailable`].
-    fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable>;
+    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable>;
+
+    /// Keeps a message that no session sent, and waits for it. Returns its id and its body, or those of the first one
+    /// if this `by` has used this `ref` before.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; whether the message was kept is then unknown.
+    fn post(&self, room: &Room, by: &str, body: String, reference: Option<String>)
+    -> Result<(Id, String), Unavailable>;
 
     /// Tells the other tasks how many sessions this one holds, and hears of all: (tasks, sessions), this one included.
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)>;

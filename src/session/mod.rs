@@ -18,11 +18,13 @@ use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolEr
 use self::end::End;
 use self::transport::Transport;
 use crate::app::App;
-use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Unavailable};
+use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Span, Unavailable};
 use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{self, Bucket, Recent};
-use crate::protocol::{self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, ServerFrame};
+use crate::protocol::{
+    self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame,
+};
 use crate::threads;
 
 /// The first join must come within this time.
@@ -193,16 +195,16 @@ impl<'a> Session<'a> {
         if self.seat.is_some() {
             return self.refuse(ErrorCode::AlreadyJoined, "this connection has joined", None);
         }
-        if join.client.as_deref().is_some_and(|client| !protocol::is_client(client)) {
+        if join.client.as_ref().is_some_and(|client| !protocol::is_client(client.expose())) {
             return self.refuse(ErrorCode::BadFrame, "client: 16 to 64 characters A-Z a-z 0-9 _ -", None);
         }
         self.tries += 1;
         self.join_by = Instant::now() + REJOIN_TIME;
-        if !self.app.settings.admits(join.passphrase.as_deref()) {
+        if !self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose)) {
             self.unauthorized += 1;
             return self.refuse_join(ErrorCode::Unauthorized, "the passphrase is not right");
         }
-        let Some(name) = protocol::clean_name(&join.name) else {
+        let Some(name) = protocol::clean_name(join.name.as_deref().unwrap_or_default()) else {
             let why = "a name has 1 to 32 characters, without control or direction characters";
             return self.refuse_join(ErrorCode::NameInvalid, why);
         };
@@ -211,7 +213,11 @@ impl<'a> Session<'a> {
             session: self.id,
             key: protocol::fold_name(&name).into(),
             name: name.into(),
-            client: join.client.unwrap_or_else(limits::random_name).into(),
+            by: join
+                .client
+                .as_ref()
+                .map_or_else(|| protocol::mark(&limits::random_name()), |c| protocol::mark(c.expose()))
+                .into(),
         };
         let wire = self.socket.get_ref().wire.clone();
         self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
@@ -225,11 +231,12 @@ impl<'a> Session<'a> {
                 };
             }
         };
-        let name = seat.name.clone();
+        let (name, by) = (seat.name.clone(), seat.by.clone());
         self.seat = Some(seat);
         self.app.metrics.joins.inc();
         self.send(&ServerFrame::Welcome {
             name: &name,
+            by: &by,
             room: &self.room.clone(),
             participants: arrival.participants,
             names: &arrival.names,
@@ -258,7 +265,7 @@ impl<'a> Session<'a> {
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
         self.app.metrics.messages.inc();
-        let body = protocol::message_body(&seat.name, text, reference.as_deref());
+        let body = protocol::message_body(&seat.by, &seat.name, text, reference.as_deref());
         self.app.backplane.say(&seat, body, reference);
         Ok(())
     }
@@ -276,7 +283,7 @@ impl<'a> Session<'a> {
         if self.seat.is_none() {
             return self.refuse(ErrorCode::NotJoined, "join first", None);
         }
-        match self.app.backplane.history(&self.room, before, limit.clamp(1, MAX_HISTORY)) {
+        match self.app.backplane.history(&self.room, Span::Before(Some(before)), limit.clamp(1, MAX_HISTORY)) {
             Ok(page) => self.send(&ServerFrame::History { messages: &raw_messages(&page)?, more: page.more }),
             Err(Unavailable) => self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None),
         }

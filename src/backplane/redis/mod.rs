@@ -23,14 +23,14 @@ use self::commands::{
 };
 use self::health::Link;
 use self::publisher::{Publisher, Queued};
-use self::replies::{entries, from_value, is_body, not_understood};
+use self::replies::{entries, from_value, not_understood};
 use self::subscriber::Subscriber;
 use self::subscriptions::Subscriptions;
 use super::{
     Arrival, Backplane, Event, EventSink, HEARTBEAT, Health, JoinError, LEASE, Leave, Page, REF_LIFE, Room, Seat,
-    SessionId, Unavailable,
+    SessionId, Span, Unavailable,
 };
-use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES};
+use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES, is_body};
 use crate::{limits, threads};
 
 /// Sessions whose leases are renewed at a time, in one room or in many: some 2 ms of Redis's time.
@@ -89,6 +89,22 @@ impl Redis {
     }
 }
 
+impl Redis {
+    fn say_command(&self, room: &Room, by: &str, body: &str, reference: Option<&str>) -> Vec<u8> {
+        let newest = Id { ms: self.subscriptions.newest_ms(room).load(Relaxed), seq: 0 };
+        script(&SAY, 2)
+            .arg(log_key(room))
+            .arg(format!("bobbin:{{{room}}}:ref:{by}:{}", reference.unwrap_or_default()))
+            .arg(channel_of_room(room))
+            .arg(body)
+            .arg(newest.to_string())
+            .arg(self.shared.keep)
+            .arg(self.shared.life.as_secs())
+            .arg(if reference.is_some() { REF_LIFE.as_secs() } else { 0 })
+            .get_packed_command()
+    }
+}
+
 impl Backplane for Redis {
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
         if !self.shared.link.is_up() {
@@ -125,17 +141,7 @@ impl Backplane for Redis {
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
         let shared = &self.shared;
-        let newest = Id { ms: self.subscriptions.newest_ms(&seat.room).load(Relaxed), seq: 0 };
-        let command = script(&SAY, 2)
-            .arg(log_key(&seat.room))
-            .arg(format!("bobbin:{{{}}}:ref:{}", seat.room, reference.as_deref().unwrap_or_default()))
-            .arg(channel_of_room(&seat.room))
-            .arg(&body)
-            .arg(newest.to_string())
-            .arg(shared.keep)
-            .arg(shared.life.as_secs())
-            .arg(if reference.is_some() { REF_LIFE.as_secs() } else { 0 })
-            .get_packed_command();
+        let command = self.say_command(&seat.room, &seat.by, &body, reference.as_deref());
         let (session, room) = (seat.session, seat.room.clone());
         let (listener, subscriptions) = (shared.listener.clone(), self.subscriptions.clone());
         shared.publisher.send(command, move |answer| {
@@ -160,24 +166,39 @@ impl Backplane for Redis {
         self.shared.publisher.send(command, drop);
     }
 
-    fn history(&self, room: &Room, before: Id, limit: usize) -> Result<Page, Unavailable> {
-        // Nothing is older, and Redis refuses an interval that excludes its only end; so it does with the largest id.
-        if before == Id::default() {
-            return Ok(Page::default());
-        }
-        // One more than asked for tells whether there are older ones.
-        let command = redis::cmd("XREVRANGE")
-            .arg(log_key(room))
-            .arg(format!("({before}"))
-            .arg("-")
-            .arg("COUNT")
-            .arg(limit + 1)
-            .get_packed_command();
+    fn post(
+        &self,
+        room: &Room,
+        by: &str,
+        body: String,
+        reference: Option<String>,
+    ) -> Result<(Id, String), Unavailable> {
+        let command = self.say_command(room, by, &body, reference.as_deref());
+        let mut reply: Vec<String> = from_value(self.shared.publisher.ask(command)?)?;
+        let body = reply.get_mut(1).map(std::mem::take).unwrap_or(body);
+        let id = reply.first().ok_or(Unavailable)?;
+        Ok((id.parse().map_err(not_understood)?, body))
+    }
+
+    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
+        let (order, from, to) = match span {
+            // Nothing is older, and Redis refuses an interval that excludes its only end.
+            Span::Before(Some(before)) if before == Id::default() => return Ok(Page::default()),
+            Span::Before(before) => ("XREVRANGE", before.map_or("+".to_owned(), |id| format!("({id}")), "-".to_owned()),
+            Span::After { after, before } => {
+                ("XRANGE", format!("({after}"), before.map_or("+".to_owned(), |id| format!("({id}")))
+            }
+        };
+        // One more than wanted shows whether there are more.
+        let command =
+            redis::cmd(order).arg(log_key(room)).arg(from).arg(to).arg("COUNT").arg(limit + 1).get_packed_command();
         let mut messages = entries(self.shared.publisher.ask(command)?)?;
         let more = messages.len() > limit;
         messages.truncate(limit);
         messages.retain(|(_, body)| is_body(body));
-        messages.reverse();
+        if order == "XREVRANGE" {
+            messages.reverse();
+        }
         Ok(Page { messages, more })
     }
 
@@ -265,7 +286,7 @@ impl Shared {
             .presence(&JOIN, &seat.room)
             .arg(&*seat.key)
             .arg(self.session(seat.session))
-            .arg(&*seat.client)
+            .arg(&*seat.by)
             .arg(&*seat.name)
             .get_packed_command();
         let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
@@ -297,7 +318,7 @@ impl Shared {
         let mut command = self.presence(&RENEW_LEASES, room);
         command.arg(u8::from(again)).arg(now.saturating_sub(self.life).as_millis() as u64);
         for seat in seats {
-            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.client).arg(&*seat.name);
+            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by).arg(&*seat.name);
         }
         command.get_packed_command()
     }

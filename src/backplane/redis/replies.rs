@@ -2,7 +2,6 @@
 //! here takes a form for granted: what is not understood is logged and counts as no answer.
 
 use redis::{FromRedisValue, Value};
-use serde_json::value::RawValue;
 
 use crate::backplane::{Change, Unavailable};
 use crate::protocol::Id;
@@ -16,12 +15,6 @@ pub fn entries(value: Value) -> Result<Vec<(Id, String)>, Unavailable> {
             Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { String::new() }))
         })
         .collect()
-}
-
-/// Whether this is a message as `say.lua` keeps it. Whatever else someone put into a log (by hand, with `XADD`) is
-/// passed over: in a frame it would not be JSON.
-pub fn is_body(body: &str) -> bool {
-    body.starts_with(r#"{"name":"#) && serde_json::from_str::<&RawValue>(body).is_ok()
 }
 
 /// When it was, and the shown names of all who were in the room: the answer of `roster.lua`.

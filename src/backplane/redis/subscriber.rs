@@ -262,7 +262,7 @@ impl Subscriber {
         let heard: Vec<Unheard> = cursor.unheard.drain(..heard).collect();
         // One that was passed over is not in the log any more.
         self.refuse(heard.into_iter().filter(|unheard| unheard.id < id));
-        if !replies::is_body(body) {
+        if !protocol::is_body(body) {
             return;
         }
         let frame = protocol::text_frame(protocol::message_json(id, body));

@@ -3,8 +3,11 @@
 //! Nothing here touches a socket, a thread or Redis: text goes in, values come out, and the other way round. So all
 //! that the wire contract says about names, texts and ids is decided, and tested, in this one place.
 
-use std::fmt;
-use std::str::FromStr;
+mod message;
+mod name;
+
+pub use message::{Id, is_body, message_body, message_json};
+pub use name::{Secret, clean_name, clean_text, fold_name, is_client, is_mark, is_reference, is_room, mark};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -64,14 +67,14 @@ pub enum ClientFrame {
 /// The `join` frame's fields.
 #[derive(Debug, Deserialize)]
 pub struct Join {
-    /// As typed; see [`clean_name`].
-    pub name: String,
-    /// The client's secret, by which it is known when it comes back.
-    pub client: Option<String>,
+    /// As typed, see [`clean_name`]; left out where a proxy names the user.
+    pub name: Option<String>,
+    /// The client's secret, by which it is recognized when it comes back; see [`mark`].
+    pub client: Option<Secret>,
     /// The newest message that the client has seen.
     pub since: Option<Id>,
-    /// What the settings ask of everyone, if they do.
-    pub passphrase: Option<String>,
+    /// Required from everyone if the settings name one.
+    pub passphrase: Option<Secret>,
 }
 
 /// What the server says. Messages and typing are not here: they are built once a room, by [`message_json`] and
@@ -83,6 +86,8 @@ pub enum ServerFrame<'a> {
     Welcome {
         /// The name as others see it.
         name: &'a str,
+        /// This client's own [`mark`].
+        by: &'a str,
         /// The room.
         room: &'a str,
         /// How many are in the room, the newcomer included.
@@ -114,7 +119,16 @@ pub enum ServerFrame<'a> {
         /// Whether there are older ones.
         more: bool,
     },
-    /// This task lost or regained Redis.
+    /// The host removed messages.
+    Removed {
+        /// These.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ids: Option<&'a [Id]>,
+        /// All up to this one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        upto: Option<Id>,
+    },
+    /// This instance lost or regained its backplane.
     Status {
         /// `up` or `down`.
         backplane: &'a str,
@@ -150,6 +164,8 @@ pub enum ErrorCode {
     RateLimited,
     Unauthorized,
     Unavailable,
+    Full,
+    Banned,
 }
 
 /// Why the server ends a connection; the number is the WebSocket close code (RFC 6455, section 7.4, and the
@@ -174,6 +190,8 @@ pub enum Close {
     TakenOver,
     /// 4003: unauthorized too often.
     Unauthorized,
+    /// 4004: the host sent this client away.
+    SentAway,
 }
 
 impl Close {
@@ -188,6 +206,7 @@ impl Close {
             Close::TooSlow => (1013, "too slow"),
             Close::TakenOver => (4001, "the same client came back elsewhere"),
             Close::Unauthorized => (4003, "unauthorized too often"),
+            Close::SentAway => (4004, "sent away by the host"),
         }
     }
 
@@ -201,63 +220,6 @@ impl Close {
         let (code, reason) = self.parts();
         encode(Frame::close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() })))
     }
-}
-
-/// A message's id: a Redis stream's entry id (`XADD`), milliseconds and a sequence number. Its order is the order of
-/// the room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Id {
-    /// Unix time in milliseconds, by Redis's clock.
-    pub ms: u64,
-    /// Tells apart what was said within one millisecond.
-    pub seq: u64,
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.seq)
-    }
-}
-
-impl FromStr for Id {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Id, String> {
-        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok()).flatten();
-        let id = text.split_once('-').and_then(|(ms, seq)| Some(Id { ms: digits(ms)?, seq: digits(seq)? }));
-        id.ok_or_else(|| "an id looks like 1732412345678-0".to_owned())
-    }
-}
-
-impl Serialize for Id {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Id, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// The part of a message that its sender decides: the JSON object that the log keeps. The rest of the frame follows
-/// from the entry's id, see [`message_json`].
-pub fn message_body(name: &str, text: &str, reference: Option<&str>) -> String {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        name: &'a str,
-        text: &'a str,
-        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<&'a str>,
-    }
-    json(&Body { name, text, reference })
-}
-
-/// A whole `message` frame: the id, the time that is in it, and the body as [`message_body`] made it.
-pub fn message_json(id: Id, body: &str) -> String {
-    let fields = body.strip_prefix('{').unwrap_or("}");
-    format!(r#"{{"type":"message","id":"{id}","at":{},{fields}"#, id.ms)
 }
 
 /// A whole `typing` frame.
@@ -288,105 +250,9 @@ fn encode(frame: Frame) -> Bytes {
     bytes.into()
 }
 
-/// A name as it is shown: trimmed, inner white space folded to one space, 1 to 32 characters, none of them a control
-/// or a bidirectional override. `None` if it can't be made so.
-pub fn clean_name(raw: &str) -> Option<String> {
-    let name = raw.split_whitespace().collect::<Vec<_>>().join(" ");
-    let fits = (1..=32).contains(&name.chars().count());
-    (fits && !name.chars().any(forbidden_in_names)).then_some(name)
-}
-
-/// Controls, and the characters that reorder or hide their neighbours (Unicode Standard Annex 9, section 2, and the
-/// zero-width ones, by which one person could look like another).
-fn forbidden_in_names(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{2028}' | '\u{2029}' | '\u{FEFF}')
-        || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}')
-}
-
-/// What makes two names one: `Ada` and `ADA` are the same person.
-pub fn fold_name(name: &str) -> String {
-    name.to_lowercase()
-}
-
-/// A text as it is kept: its end trimmed, 1 to [`MAX_TEXT_BYTES`] bytes. `None` if it is not.
-pub fn clean_text(raw: &str) -> Option<&str> {
-    let text = raw.trim_end();
-    (1..=MAX_TEXT_BYTES).contains(&text.len()).then_some(text)
-}
-
-/// Whether this can be a room's name: `[a-z0-9][a-z0-9_-]{0,47}`.
-pub fn is_room(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    (1..=48).contains(&name.len())
-        && plain(name.as_bytes()[0])
-        && name.bytes().all(|b| plain(b) || b == b'_' || b == b'-')
-}
-
-/// Whether this can be a client's secret: 16 to 64 characters `[A-Za-z0-9_-]`.
-pub fn is_client(secret: &str) -> bool {
-    (16..=64).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
-
-/// Whether this can be a message's own key: 1 to 64 characters.
-pub fn is_reference(reference: &str) -> bool {
-    (1..=64).contains(&reference.chars().count())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_trimmed_folded_and_bounded() {
-        let long = "x".repeat(33);
-        for (raw, clean) in [
-            (" Ada ", Some("Ada")),
-            ("Ada \t  Lovelace", Some("Ada Lovelace")),
-            ("", None),
-            ("   ", None),
-            ("a\u{7}b", None),
-            ("a\u{202E}b", None),
-            ("\u{200B}", None),
-            ("Ærøskøbing", Some("Ærøskøbing")),
-            (&long, None),
-            (&long[1..], Some(&long[1..])),
-        ] {
-            assert_eq!(clean_name(raw).as_deref(), clean, "{raw:?}");
-        }
-    }
-
-    #[test]
-    fn texts_lose_their_end_and_have_a_limit() {
-        assert_eq!(clean_text("  hi \n"), Some("  hi"));
-        assert_eq!(clean_text(" \n "), None);
-        assert!(clean_text(&"é".repeat(2048)).is_some());
-        assert!(clean_text(&"é".repeat(2049)).is_none());
-    }
-
-    #[test]
-    fn rooms_and_ids_are_what_the_contract_says() {
-        for (room, right) in [("lobby", true), ("a", true), ("-a", false), ("A", false), ("", false), ("a_b-9", true)] {
-            assert_eq!(is_room(room), right, "{room:?}");
-        }
-        assert!(is_room(&"a".repeat(48)) && !is_room(&"a".repeat(49)));
-        assert_eq!("12-3".parse(), Ok(Id { ms: 12, seq: 3 }));
-        for wrong in ["", "12", "12-", "-3", "+1-0", "a-b", "99999999999999999999-0", "1-2-3"] {
-            assert!(wrong.parse::<Id>().is_err(), "{wrong:?}");
-        }
-        assert!(Id { ms: 9, seq: 10 } > Id { ms: 9, seq: 9 } && Id { ms: 10, seq: 0 } > Id { ms: 9, seq: 10 });
-    }
-
-    #[test]
-    fn a_message_is_its_body_and_its_id() {
-        let body = message_body("Ada", "a \"b\"", Some("r1"));
-        assert_eq!(
-            message_json(Id { ms: 5, seq: 1 }, &body),
-            r#"{"type":"message","id":"5-1","at":5,"name":"Ada","text":"a \"b\"","ref":"r1"}"#
-        );
-        assert_eq!(message_body("Ada", "hi", None), r#"{"name":"Ada","text":"hi"}"#);
-        assert_eq!(typing_json("Ada", true), r#"{"type":"typing","name":"Ada","active":true}"#);
-    }
 
     #[test]
     fn client_frames_ignore_what_they_do_not_know() {

@@ -1,0 +1,135 @@
+//! A message: its id, and the part of it that its sender decides, which is what a room's log keeps.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::json;
+use super::name::{clean_name, clean_text, is_mark, is_reference};
+
+/// A message's id: a Redis stream's entry id (`XADD`), milliseconds and a sequence number. Its order is the order of
+/// the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Id {
+    /// Unix time in milliseconds, by Redis's clock.
+    pub ms: u64,
+    /// Tells apart what was said within one millisecond.
+    pub seq: u64,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+impl FromStr for Id {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Id, String> {
+        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok()).flatten();
+        let id = text.split_once('-').and_then(|(ms, seq)| Some(Id { ms: digits(ms)?, seq: digits(seq)? }));
+        id.ok_or_else(|| "an id looks like 1732412345678-0".to_owned())
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Id, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The part of a message that its sender decides: the JSON object that the log keeps. The rest of the frame follows from
+/// the entry's id, see [`message_json`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body<'a> {
+    #[serde(borrow)]
+    by: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+    #[serde(borrow, rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<Cow<'a, str>>,
+}
+
+/// A body as the log keeps it, from values that are already checked.
+pub fn message_body(by: &str, name: &str, text: &str, reference: Option<&str>) -> String {
+    json(&Body { by: by.into(), name: name.into(), text: text.into(), reference: reference.map(Cow::from) })
+}
+
+/// Whether this is a body exactly as [`message_body`] makes it. Other programs may write into a log or a channel; what
+/// they put there reaches no client.
+pub fn is_body(text: &str) -> bool {
+    let Ok(body) = serde_json::from_str::<Body<'_>>(text) else { return false };
+    is_mark(&body.by)
+        && clean_name(&body.name).is_some_and(|name| name == body.name)
+        && clean_text(&body.text).is_some_and(|text| text == body.text)
+        && body.reference.as_deref().is_none_or(is_reference)
+        && json(&body) == text
+}
+
+/// A whole `message` frame: the id, the time that is in it, and the body as [`message_body`] made it.
+pub fn message_json(id: Id, body: &str) -> String {
+    let fields = body.strip_prefix('{').unwrap_or("}");
+    format!(r#"{{"type":"message","id":"{id}","at":{},{fields}"#, id.ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BY: &str = "abcdefgh234567ab";
+
+    #[test]
+    fn ids_have_a_text_form_and_an_order() {
+        assert_eq!("12-3".parse(), Ok(Id { ms: 12, seq: 3 }));
+        for wrong in ["", "12", "12-", "-3", "+1-0", "a-b", "99999999999999999999-0", "1-2-3"] {
+            assert!(wrong.parse::<Id>().is_err(), "{wrong:?}");
+        }
+        assert!(Id { ms: 9, seq: 10 } > Id { ms: 9, seq: 9 } && Id { ms: 10, seq: 0 } > Id { ms: 9, seq: 10 });
+    }
+
+    #[test]
+    fn a_message_is_its_body_and_its_id() {
+        let body = message_body(BY, "Ada", "a \"b\"", Some("r1"));
+        assert_eq!(
+            message_json(Id { ms: 5, seq: 1 }, &body),
+            r#"{"type":"message","id":"5-1","at":5,"by":"abcdefgh234567ab","name":"Ada","text":"a \"b\"","ref":"r1"}"#
+        );
+        assert_eq!(message_body(BY, "Ada", "hi", None), r#"{"by":"abcdefgh234567ab","name":"Ada","text":"hi"}"#);
+    }
+
+    #[test]
+    fn only_our_own_bodies_are_bodies() {
+        assert!(is_body(&message_body(BY, "Ada", "a\nb \u{1F600} \"", Some("r"))));
+        assert!(is_body(&message_body(BY, "Ada", "hi", None)));
+        let with = |fields: &str| format!(r#"{{"by":"abcdefgh234567ab","name":"Ada",{fields}}}"#);
+        assert!(is_body(&with(r#""text":"hi""#)));
+        for wrong in [
+            with(r#""text":["hi"]"#),
+            with(r#""text":"hi","x":[[[[[[]]]]]]"#),
+            with(r#""text":"hi","ref":null"#),
+            with(r#""text":"hi","ref":7"#),
+            with(r#""text":"hi","text":"ho""#),
+            with(r#""text":"""#),
+            with(r#""text": "hi""#),
+            with(&format!(r#""text":"{}""#, "x".repeat(4097))),
+            r#"{"by":"ABCDEFGH234567AB","name":"Ada","text":"hi"}"#.to_owned(),
+            r#"{"by":"abcdefgh234567ab","name":"A\u202eda","text":"hi"}"#.to_owned(),
+            r#"{"name":"Ada","text":"hi"}"#.to_owned(),
+            String::new(),
+        ] {
+            assert!(!is_body(&wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The rules for names, texts, rooms and keys that clients choose, and the public mark that is derived from a secret.
+
+use std::fmt;
+
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+
+use super::MAX_TEXT_BYTES;
+
+/// Characters of a [`mark`].
+pub const MARK_CHARS: usize = 16;
+
+/// Something that must not be printed: a client's secret, or the passphrase that it offers.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Secret {
+        Secret(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A client's public mark, the `by` of its messages: 80 bits of a SHA-256 of its secret, in base32 (RFC 4648, section
+/// 6, lower case). Whoever knows the secret has the mark, on every instance; nobody gets from the mark to the secret.
+pub fn mark(secret: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let hash = digest(&SHA256, format!("bobbin.by\0{secret}").as_bytes());
+    let bits = hash.as_ref().iter().take(10).fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    let digit = |place: usize| char::from(ALPHABET[(bits >> (5 * (MARK_CHARS - 1 - place)) & 31) as usize]);
+    (0..MARK_CHARS).map(digit).collect()
+}
+
+/// Whether this can be a [`mark`].
+pub fn is_mark(text: &str) -> bool {
+    text.len() == MARK_CHARS && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
+}
+
+/// A name as it is shown: trimmed, inner white space folded to one space, 1 to 32 characters, none of them a control
+/// or a bidirectional override. `None` if it can't be made so.
+pub fn clean_name(raw: &str) -> Option<String> {
+    let name = raw.split_whitespace().collect::<Vec<_>>().join(" ");
+    let fits = (1..=32).contains(&name.chars().count());
+    (fits && !name.chars().any(forbidden_in_names)).then_some(name)
+}
+
+/// Controls, and the characters that reorder or hide their neighbours (Unicode Standard Annex 9, section 2, and the
+/// zero-width ones, by which one person could look like another).
+fn forbidden_in_names(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{2028}' | '\u{2029}' | '\u{FEFF}')
+        || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}')
+}
+
+/// What makes two names one: `Ada` and `ADA` are the same person.
+pub fn fold_name(name: &str) -> String {
+    name.to_lowercase()
+}
+
+/// A text as it is kept: its end trimmed, 1 to [`MAX_TEXT_BYTES`] bytes. `None` if it is not.
+pub fn clean_text(raw: &str) -> Option<&str> {
+    let text = raw.trim_end();
+    (1..=MAX_TEXT_BYTES).contains(&text.len()).then_some(text)
+}
+
+/// Whether this can be a room's name: `[a-z0-9][a-z0-9_-]{0,47}`.
+pub fn is_room(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=48).contains(&name.len())
+        && plain(name.as_bytes()[0])
+        && name.bytes().all(|b| plain(b) || b == b'_' || b == b'-')
+}
+
+/// Whether this can be a client's secret: 16 to 64 characters `[A-Za-z0-9_-]`.
+pub fn is_client(secret: &str) -> bool {
+    (16..=64).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Whether this can be a message's own key: 1 to 64 characters.
+pub fn is_reference(reference: &str) -> bool {
+    (1..=64).contains(&reference.chars().count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_trimmed_folded_and_bounded() {
+        let long = "x".repeat(33);
+        for (raw, clean) in [
+            (" Ada ", Some("Ada")),
+            ("Ada \t  Lovelace", Some("Ada Lovelace")),
+            ("", None),
+            ("   ", None),
+            ("a\u{7}b", None),
+            ("a\u{202E}b", None),
+            ("\u{200B}", None),
+            ("Ærøskøbing", Some("Ærøskøbing")),
+            (&long, None),
+            (&long[1..], Some(&long[1..])),
+        ] {
+            assert_eq!(clean_name(raw).as_deref(), clean, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn texts_lose_their_end_and_have_a_limit() {
+        assert_eq!(clean_text("  hi \n"), Some("  hi"));
+        assert_eq!(clean_text(" \n "), None);
+        assert!(clean_text(&"é".repeat(2048)).is_some());
+        assert!(clean_text(&"é".repeat(2049)).is_none());
+    }
+
+    #[test]
+    fn rooms_are_what_the_contract_says() {
+        for (room, right) in [("lobby", true), ("a", true), ("-a", false), ("A", false), ("", false), ("a_b-9", true)] {
+            assert_eq!(is_room(room), right, "{room:?}");
+        }
+        assert!(is_room(&"a".repeat(48)) && !is_room(&"a".repeat(49)));
+    }
+
+    #[test]
+    fn a_mark_is_the_same_for_the_same_secret_and_tells_nothing_of_it() {
+        // sha256("bobbin.by\0" + secret), its first 10 bytes in base32.
+        assert_eq!(mark("0123456789abcdef"), "u62n6rt35ofth3et");
+        assert!(is_mark(&mark("0123456789abcdef")) && mark("0123456789abcdef") != mark("0123456789abcdeg"));
+        assert!(!is_mark("ABCDEFGH234567AB") && !is_mark("abc") && !is_mark("abcdefgh2345678a"));
+        assert_eq!(format!("{:?}", Secret::from("sesame".to_owned())), "(secret)");
+    }
+}
