@@ -23,6 +23,14 @@ const NAMES: &[&str] = &[
     "MAX_CONNECTIONS",
     "DRAIN_SECONDS",
     "PASSPHRASE",
+    "PASSPHRASE_FILE",
+    "POST_TOKEN",
+    "POST_TOKEN_FILE",
+    "POST_TOKENS_FILE",
+    "ADMIN_TOKEN",
+    "ADMIN_TOKEN_FILE",
+    "METRICS_TOKEN",
+    "METRICS_TOKEN_FILE",
     "METRICS_EMF",
     "REBALANCE",
     "RUST_LOG",
@@ -71,6 +79,14 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("RATE_LIMIT", &["fast", "-1", "0.5", "NaN", "inf"]),
         ("MAX_CONNECTIONS", &["all", "-1"]),
         ("DRAIN_SECONDS", &["soon", "-3", "99999999999999999999"]),
+        ("PASSPHRASE_FILE", &["/nowhere/at/all", "/dev/null"]),
+        ("POST_TOKEN", &["short", "with spaces in between", "0123456789abcdé"]),
+        ("POST_TOKEN_FILE", &["/nowhere/at/all", "/dev/null"]),
+        ("POST_TOKENS_FILE", &["/nowhere/at/all", "/etc/hostname"]),
+        ("ADMIN_TOKEN", &["short"]),
+        ("ADMIN_TOKEN_FILE", &["/nowhere/at/all"]),
+        ("METRICS_TOKEN", &["short"]),
+        ("METRICS_TOKEN_FILE", &["/nowhere/at/all"]),
         ("METRICS_EMF", &["1", "Bobbin/chat", "Bobbin//chat"]),
         ("REBALANCE", &["x", "-1"]),
         ("RUST_LOG", &["shout"]),
@@ -123,10 +139,24 @@ fn help_names_every_setting_and_its_flag() {
     let help = text(&output.stdout);
     for name in NAMES {
         assert!(help.contains(name), "no {name} in\n{help}");
-        if *name != "RUST_LOG" {
-            assert!(help.contains(&flag(name)), "no {} in\n{help}", flag(name));
-        }
+        let secret = ["PASSPHRASE", "PASSWORD", "TOKEN"].iter().any(|ending| name.ends_with(ending));
+        let line = format!("{} <", flag(name));
+        assert_eq!(help.contains(&line), !secret, "{line} in\n{help}");
     }
+}
+
+#[test]
+fn secrets_are_read_from_files() {
+    let dir = std::env::temp_dir().join(unique("bobbin-secrets"));
+    std::fs::create_dir(&dir).expect("a directory");
+    let path = dir.join("passphrase");
+    std::fs::write(&path, "sesame\n").expect("a small file");
+    let instance = Instance::start(&[("PASSPHRASE_FILE", path.to_str().expect("a plain path"))]);
+    std::fs::remove_dir_all(&dir).expect("our own directory");
+    let mut ada = Client::connect(instance.addr, "tea");
+    assert_eq!(ada.try_enter("Ada", None)["code"], "unauthorized");
+    ada.send(json!({"type": "join", "name": "Ada", "passphrase": "sesame"}));
+    ada.until("a welcome", |frame| frame["type"] == "welcome");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The settings: environment variables, and flags of the same names that win over them. Each is listed once, in
 //! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and says what is wrong in one line.
+//! Secrets have no flag: every user of a machine can read the command lines of all its processes.
+
+pub mod tokens;
 
 use std::fmt;
 use std::fs;
@@ -11,6 +14,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use log::LevelFilter;
 
+use self::tokens::{Token, Tokens};
 use crate::metrics::Emf;
 
 /// One setting: variable, default ("" is unset), what it takes.
@@ -23,7 +27,7 @@ pub const SPECS: &[Spec] = &[
     ("REDIS_ENDPOINT", "", "host, host:port, redis:// or rediss:// URL; unset: one process, rooms in memory"),
     ("REDIS_TLS", "0", "1 speaks TLS to a REDIS_ENDPOINT that is no URL"),
     ("REDIS_PASSWORD", "", "the password for AUTH"),
-    ("REDIS_PASSWORD_FILE", "", "a file that holds it"),
+    ("REDIS_PASSWORD_FILE", "", "a file that holds the password for AUTH"),
     ("REDIS_CA_FILE", "", "a PEM file with the authorities to trust; unset: the system's"),
     ("HISTORY_MESSAGES", "1000", "messages kept a room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days they are kept, 1 to 3650"),
@@ -31,6 +35,14 @@ pub const SPECS: &[Spec] = &[
     ("MAX_CONNECTIONS", "auto", "WebSocket connections: a number from 1, or auto for what the machine can bear"),
     ("DRAIN_SECONDS", "20", "how long SIGTERM spreads the goodbyes, 0 to 100"),
     ("PASSPHRASE", "", "if set, what everyone must know to join"),
+    ("PASSPHRASE_FILE", "", "a file that holds the passphrase"),
+    ("POST_TOKEN", "", "lets a script that knows it post messages over HTTP; at least 16 visible ASCII characters"),
+    ("POST_TOKEN_FILE", "", "a file that holds POST_TOKEN"),
+    ("POST_TOKENS_FILE", "", "a file with one script per line: its name, its token, its rooms (a,b or *)"),
+    ("ADMIN_TOKEN", "", "opens the host's tools under /admin; at least 16 visible ASCII characters"),
+    ("ADMIN_TOKEN_FILE", "", "a file that holds ADMIN_TOKEN"),
+    ("METRICS_TOKEN", "", "opens /metrics to addresses that are not private; at least 16 visible ASCII characters"),
+    ("METRICS_TOKEN_FILE", "", "a file that holds METRICS_TOKEN"),
     ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line a minute on stdout"),
     (
         "REBALANCE",
@@ -59,7 +71,9 @@ pub struct Settings {
     pub max_connections: Option<usize>,
     /// How long SIGTERM spreads the goodbyes.
     pub drain: Duration,
-    passphrase: Option<String>,
+    passphrase: Option<Token>,
+    /// The secrets of scripts and of the host's tools.
+    pub tokens: Tokens,
     /// Where the embedded metric line says it is from.
     pub emf: Option<String>,
     /// Sessions a second that an overloaded task sheds; 0: off.
@@ -140,7 +154,8 @@ impl Settings {
             rate_limit: read.number("RATE_LIMIT", 0..=1000)?,
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
-            passphrase: read.text("PASSPHRASE"),
+            passphrase: read.secret("PASSPHRASE")?.map(Token::new),
+            tokens: Tokens::read(&read)?,
             emf,
             rebalance: read.number("REBALANCE", 0..=1000)?,
             log: read.parsed("RUST_LOG")?,
@@ -149,12 +164,7 @@ impl Settings {
 
     /// Whether someone with this passphrase may join.
     pub fn admits(&self, offered: Option<&str>) -> bool {
-        let Some(wanted) = &self.passphrase else { return true };
-        let offered = offered.unwrap_or_default().as_bytes();
-        // Every byte is looked at, so that the time taken does not tell how many were right.
-        let different =
-            wanted.bytes().zip(offered.iter().chain(std::iter::repeat(&0))).fold(0, |all, (a, b)| all | (a ^ b));
-        different == 0 && offered.len() == wanted.len()
+        self.passphrase.as_ref().is_none_or(|wanted| wanted.is(offered.unwrap_or_default()))
     }
 }
 
@@ -164,11 +174,7 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
         Some("1") => true,
         Some(_) => return Err(read.wrong("REDIS_TLS")),
     };
-    let mut password = read.text("REDIS_PASSWORD");
-    if let Some(text) = read.file("REDIS_PASSWORD_FILE")? {
-        let text = String::from_utf8(text).map_err(|_| read.wrong("REDIS_PASSWORD_FILE"))?;
-        password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
-    }
+    let password = read.secret("REDIS_PASSWORD")?;
     let authorities = read.file("REDIS_CA_FILE")?;
     // Without one, no server would ever be trusted, and only the log of a later try would say why.
     let no_certificate = |pem: &Vec<u8>| !String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----");
@@ -191,7 +197,8 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
 }
 
 fn command() -> Command {
-    let settings = SPECS.iter().map(|(variable, default, help)| {
+    let with_flags = SPECS.iter().filter(|(variable, ..)| !is_secret(variable));
+    let settings = with_flags.map(|(variable, default, help)| {
         let argument = Arg::new(*variable).long(flag(variable)).env(*variable).help(*help).value_name("VALUE");
         if default.is_empty() { argument } else { argument.default_value(*default) }.hide_env_values(true)
     });
@@ -204,7 +211,20 @@ fn command() -> Command {
         .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
         .args(settings)
         .arg(healthcheck)
-        .after_help("A flag wins over its environment variable.")
+        .after_help(after_help())
+}
+
+fn after_help() -> String {
+    let mut text = "A flag wins over its environment variable. Secrets have no flag, only variables:\n".to_owned();
+    for (variable, _, help) in SPECS.iter().filter(|(variable, ..)| is_secret(variable)) {
+        text.push_str(&format!("  {variable}: {help}\n"));
+    }
+    text
+}
+
+/// Whether this variable holds a secret itself.
+fn is_secret(variable: &str) -> bool {
+    ["PASSPHRASE", "PASSWORD", "TOKEN"].iter().any(|ending| variable.ends_with(ending))
 }
 
 fn flag(variable: &str) -> String {
@@ -217,8 +237,14 @@ struct Reader<'a>(&'a ArgMatches);
 impl Reader<'_> {
     /// An empty value is as good as none: that is how a container's definition leaves one out.
     fn text(&self, variable: &str) -> Option<String> {
-        let value = self.0.get_one::<String>(variable).filter(|value| !value.trim().is_empty());
-        value.cloned().or_else(|| spec(variable).map(|(_, default, _)| (*default).to_owned()).filter(|d| !d.is_empty()))
+        let value = if is_secret(variable) {
+            std::env::var(variable).ok()
+        } else {
+            self.0.get_one::<String>(variable).cloned()
+        };
+        value
+            .filter(|value| !value.trim().is_empty())
+            .or_else(|| spec(variable).map(|(_, default, _)| (*default).to_owned()).filter(|d| !d.is_empty()))
     }
 
     fn parsed<T: FromStr>(&self, variable: &str) -> Result<T, SettingError> {
@@ -238,15 +264,21 @@ impl Reader<'_> {
             .map_err(|error| SettingError(format!("{variable}: can't read {}: {error}", path.display())))
     }
 
+    /// A secret, from its variable or from the file that the variable with `_FILE` behind names; the file wins.
+    fn secret(&self, variable: &str) -> Result<Option<String>, SettingError> {
+        let in_file = format!("{variable}_FILE");
+        let Some(text) = self.file(&in_file)? else { return Ok(self.text(variable)) };
+        let text = String::from_utf8(text).map_err(|_| self.wrong(&in_file))?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() { Err(self.wrong(&in_file)) } else { Ok(Some(text.to_owned())) }
+    }
+
     fn wrong(&self, variable: &str) -> SettingError {
         let takes = spec(variable).map_or("", |(_, _, help)| help);
         let value = self.text(variable).unwrap_or_default();
         // What is secret is not echoed.
-        let shown = if variable.contains("PASS") || value.contains('@') {
-            "its value".to_owned()
-        } else {
-            format!("{value:?}")
-        };
+        let shown =
+            if is_secret(variable) || value.contains('@') { "its value".to_owned() } else { format!("{value:?}") };
         SettingError(format!("{variable}: {shown} is not right; it takes {takes}").replace('\n', " "))
     }
 }
@@ -305,11 +337,10 @@ mod tests {
     }
 
     #[test]
-    fn a_passphrase_admits_only_itself() {
-        let closed = parse(&["--passphrase=sesame"]).expect("right");
-        assert!(closed.admits(Some("sesame")));
-        for wrong in [None, Some(""), Some("sesam"), Some("sesame "), Some("sesame\0")] {
-            assert!(!closed.admits(wrong), "{wrong:?}");
+    fn secrets_have_no_flag() {
+        for flag in ["--passphrase=sesame", "--redis-password=sesame", "--admin-token=sesame"] {
+            let line = parse(&[flag]).err().expect("no flag");
+            assert!(!line.contains("sesame"), "{line}");
         }
         assert!(parse(&[]).expect("right").admits(None));
     }

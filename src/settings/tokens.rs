@@ -1,0 +1,149 @@
+//! The secrets by which scripts and the host's tools are known. They come from variables and files, never from flags:
+//! every user of a machine can read the command lines of all its processes.
+
+use std::sync::Arc;
+
+use super::{Reader, SettingError};
+use crate::protocol;
+
+/// The shortest token, in characters: one that is shorter can be guessed.
+const MIN_TOKEN: usize = 16;
+/// What a message is signed with that was posted with `POST_TOKEN` and names nobody.
+pub const UNNAMED: &str = "script";
+
+/// A secret, compared in a time that does not depend on how much of it was guessed.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    pub(super) fn new(text: String) -> Token {
+        Token(text)
+    }
+
+    /// Whether this is it.
+    pub fn is(&self, offered: &str) -> bool {
+        let (wanted, offered) = (self.0.as_bytes(), offered.as_bytes());
+        // Every byte is looked at, so that the time taken does not show how many were right.
+        let padded = offered.iter().chain(std::iter::repeat(&0));
+        let different = wanted.iter().zip(padded).fold(0, |all, (a, b)| all | (a ^ b));
+        different == 0 && offered.len() == wanted.len()
+    }
+}
+
+/// A script that may post messages.
+#[derive(Clone)]
+pub struct Poster {
+    /// Its name, which no person can take; `None`: each message names its sender.
+    pub name: Option<Arc<str>>,
+    /// What it is known by.
+    pub token: Token,
+    /// Where it may post; `None`: everywhere.
+    pub rooms: Option<Vec<String>>,
+}
+
+impl Poster {
+    /// Whether it may post in this room.
+    pub fn may_post_in(&self, room: &str) -> bool {
+        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|other| other == room))
+    }
+}
+
+/// All tokens.
+#[derive(Clone, Default)]
+pub struct Tokens {
+    /// Of scripts.
+    pub posters: Vec<Poster>,
+    /// Of the host's tools.
+    pub admin: Option<Token>,
+    /// Of who may read the metrics from anywhere.
+    pub metrics: Option<Token>,
+}
+
+impl Tokens {
+    /// Whether this name is a script's, however it is written.
+    pub fn is_reserved(&self, folded: &str) -> bool {
+        self.posters.iter().any(|poster| protocol::fold_name(poster.name.as_deref().unwrap_or(UNNAMED)) == folded)
+    }
+
+    pub(super) fn read(read: &Reader<'_>) -> Result<Tokens, SettingError> {
+        let mut posters = Vec::new();
+        if let Some(token) = token(read, "POST_TOKEN")? {
+            posters.push(Poster { name: None, token, rooms: None });
+        }
+        if let Some(text) = read.file("POST_TOKENS_FILE")? {
+            let text = String::from_utf8(text).map_err(|_| read.wrong("POST_TOKENS_FILE"))?;
+            for (number, line) in text.lines().enumerate() {
+                let line = line.trim();
+                if !line.is_empty() && !line.starts_with('#') {
+                    let why = |why| SettingError(format!("POST_TOKENS_FILE: line {}: {why}", number + 1));
+                    posters.push(poster(line).map_err(why)?);
+                }
+            }
+        }
+        Ok(Tokens { posters, admin: token(read, "ADMIN_TOKEN")?, metrics: token(read, "METRICS_TOKEN")? })
+    }
+}
+
+/// Reads a token from its variable or its file.
+fn token(read: &Reader<'_>, variable: &str) -> Result<Option<Token>, SettingError> {
+    let Some(text) = read.secret(variable)? else { return Ok(None) };
+    if is_token(&text) { Ok(Some(Token(text))) } else { Err(read.wrong(variable)) }
+}
+
+/// What fits behind `Bearer` in a header, and is long enough.
+fn is_token(text: &str) -> bool {
+    text.len() >= MIN_TOKEN && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A line of `POST_TOKENS_FILE`. What is wrong with it is said without its token.
+fn poster(line: &str) -> Result<Poster, String> {
+    let mut words = line.rsplitn(3, char::is_whitespace).map(str::trim);
+    let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {
+        return Err("a line holds a name, a token and rooms".to_owned());
+    };
+    let name = protocol::clean_name(name).ok_or("the name has 1 to 32 visible characters")?;
+    if !is_token(token) {
+        return Err(format!("the token has at least {MIN_TOKEN} visible ASCII characters"));
+    }
+    let rooms = match rooms {
+        "*" => None,
+        some => Some(some.split(',').map(str::to_owned).collect::<Vec<_>>()),
+    };
+    if let Some(wrong) = rooms.iter().flatten().find(|room| !protocol::is_room(room)) {
+        return Err(format!("{wrong:?} is no room; rooms are written a,b or *"));
+    }
+    Ok(Poster { name: Some(name.into()), token: Token::new(token.to_owned()), rooms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_script_its_token_and_its_rooms() {
+        let one = poster("Deploy  Bot  0123456789abcdef lobby,ops").expect("right");
+        assert_eq!(one.name.as_deref(), Some("Deploy Bot"));
+        assert!(one.may_post_in("ops") && !one.may_post_in("tea") && one.token.is("0123456789abcdef"));
+        assert!(poster("Bot\t0123456789abcdef\t*").is_ok_and(|all| all.may_post_in("tea")));
+        for wrong in ["Bot", "Bot 0123456789abcdef", "Bot short lobby", "Bot 0123456789abcdef Lobby,a"] {
+            let why = poster(wrong).err().expect(wrong);
+            assert!(!why.contains("0123456789abcdef"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_only_itself() {
+        let token = Token("0123456789abcdef".to_owned());
+        assert!(token.is("0123456789abcdef"));
+        for wrong in ["", "0123456789abcde", "0123456789abcdef0", "0123456789abcdef\0", "0123456789abcdeg"] {
+            assert!(!token.is(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_scripts_are_reserved() {
+        let posters = vec![poster("Deploy Bot 0123456789abcdef *").expect("right")];
+        let tokens = Tokens { posters, ..Tokens::default() };
+        assert!(tokens.is_reserved(&protocol::fold_name("DEPLOY BOT")) && !tokens.is_reserved("ada"));
+    }
+}
