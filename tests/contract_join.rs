@@ -109,6 +109,9 @@ both! {
             "\u{202a}Ada".into(),
             "A\u{2066}da".into(),
             "A\u{2069}da".into(),
+            "\u{3164}".into(),
+            "\u{200d}\u{ad}\u{fe0f}".into(),
+            "\u{2800}".into(),
         ] {
             let (_client, answer) = join_with(&server, "tea", json!({"name": name}));
             assert_eq!(answer["code"], "name_invalid", "{name:?}: {answer}");
@@ -116,6 +119,19 @@ both! {
         let mut watcher = Client::join(server.addr, "tea", "Ada");
         assert_eq!(watcher.welcome["participants"], 1, "none of them is in the room");
         watcher.fence();
+    }
+
+    fn names_that_look_alike_are_taken(at) {
+        let server = at.start(&[]);
+        let _ada = Client::join(server.addr, "tea", "Ada");
+        let _ame = Client::join(server.addr, "tea", "Am\u{e9}lie");
+        for name in ["A\u{200d}da", "Ad\u{ad}a", "Ada\u{fe0f}", "\u{ff21}da", "Ada\u{e0041}", "Ame\u{301}lie"] {
+            let (_client, answer) = join_with(&server, "tea", json!({"name": name}));
+            assert_eq!(answer["code"], "name_taken", "{name:?}: {answer}");
+        }
+        // Joiners are what some emoji are made with.
+        let scientist = "\u{1f469}\u{200d}\u{1f52c}";
+        assert_eq!(Client::join(server.addr, "tea", scientist).welcome["name"], scientist);
     }
 
     fn after_a_refused_name_the_connection_may_try_again(at) {

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use icu_casemap::CaseMapperBorrowed as CaseMapper;
+use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
+use icu_properties::props::{BidiControl, DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
@@ -49,25 +53,41 @@ pub fn is_mark(text: &str) -> bool {
     text.len() == MARK_CHARS && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
 }
 
-/// A name as it is shown: trimmed, inner white space folded to one space, 1 to 32 characters, none of them a control
-/// or a bidirectional override. `None` if it can't be made so.
+/// A name as it is shown: trimmed, inner white space folded to one space, 1 to 32 characters, at least one of them
+/// visible, none a control or a character that reorders its neighbours (Unicode Standard Annex 9, section 2). `None` if
+/// it cannot be made so. Joiners and variation selectors stay, since emoji are made with them.
 pub fn clean_name(raw: &str) -> Option<String> {
     let name = raw.split_whitespace().collect::<Vec<_>>().join(" ");
     let fits = (1..=32).contains(&name.chars().count());
-    (fits && !name.chars().any(forbidden_in_names)).then_some(name)
+    let reorders = |c| CodePointSetData::new::<BidiControl>().contains(c);
+    let allowed = !name.chars().any(|c| c.is_control() || reorders(c));
+    (fits && allowed && name.chars().any(is_visible)).then_some(name)
 }
 
-/// Controls, and the characters that reorder or hide their neighbours (Unicode Standard Annex 9, section 2, and the
-/// zero-width ones, by which one person could look like another).
-fn forbidden_in_names(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{2028}' | '\u{2029}' | '\u{FEFF}')
-        || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}')
+/// Whether a character shows something by itself: a letter, digit, mark of punctuation or symbol. U+2800 is a symbol by
+/// its category and an empty cell on the screen.
+fn is_visible(c: char) -> bool {
+    use GeneralCategoryGroup as Group;
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    let group = Group::Letter.union(Group::Number).union(Group::Punctuation).union(Group::Symbol);
+    group.contains(category) && !is_ignorable(c) && c != '\u{2800}'
 }
 
-/// What makes two names one: `Ada` and `ADA` are the same person.
+/// Whether a character is displayed as nothing unless a font knows better: joiners, soft hyphens, fillers, tags.
+fn is_ignorable(c: char) -> bool {
+    CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+/// What makes two names one: compatible forms, upper and lower case, and what is not displayed make no difference
+/// (Unicode Standard, section 3.13, `toNFKC_Casefold`). Letters of other alphabets that merely look alike do.
 pub fn fold_name(name: &str) -> String {
-    name.to_lowercase()
+    let (normalizer, mapper) = (ComposingNormalizer::new_nfkc(), CaseMapper::new());
+    let fold = |text: &str| {
+        let folded = mapper.fold_string(&normalizer.normalize(text)).into_owned();
+        normalizer.normalize(&folded).chars().filter(|c| !is_ignorable(*c)).collect::<String>()
+    };
+    // What is removed may have kept apart what composes; the second pass changes nothing else.
+    fold(&fold(name))
 }
 
 /// A text as it is kept: its end trimmed, 1 to [`MAX_TEXT_BYTES`] bytes. `None` if it is not.
@@ -109,11 +129,55 @@ mod tests {
             ("a\u{7}b", None),
             ("a\u{202E}b", None),
             ("\u{200B}", None),
+            ("\u{3164}", None),
+            ("\u{2800} \u{2800}", None),
+            ("\u{301}\u{302}", None),
+            ("\u{AD}\u{FE0F}\u{E0041}", None),
+            ("Ada\u{200D}", Some("Ada\u{200D}")),
+            ("\u{1F469}\u{200D}\u{1F52C}", Some("\u{1F469}\u{200D}\u{1F52C}")),
+            ("\u{2764}\u{FE0F}", Some("\u{2764}\u{FE0F}")),
+            ("אדה", Some("אדה")),
+            ("!", Some("!")),
             ("Ærøskøbing", Some("Ærøskøbing")),
             (&long, None),
             (&long[1..], Some(&long[1..])),
         ] {
             assert_eq!(clean_name(raw).as_deref(), clean, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_look_alike_are_one() {
+        for other in [
+            "ADA",
+            "ada",
+            "\u{FF21}\u{FF44}\u{FF41}",
+            "A\u{200D}da",
+            "A\u{AD}da",
+            "Ada\u{FE0F}",
+            "Ada\u{E0041}\u{E007F}",
+            "Ada\u{3164}",
+            "\u{2060}Ada\u{200B}",
+            "\u{1D400}da",
+        ] {
+            assert_eq!(fold_name(other), fold_name("Ada"), "{other:?}");
+        }
+        for (one, other) in
+            [("Ame\u{301}lie", "Am\u{E9}lie"), ("Stra\u{DF}e", "STRASSE"), ("\u{3A3}\u{3C2}", "\u{3C3}\u{3C3}")]
+        {
+            assert_eq!(fold_name(one), fold_name(other), "{one:?} {other:?}");
+        }
+        for (one, other) in [("Ada", "Ade"), ("Ada", "Ad\u{E0}"), ("\u{1F469}", "\u{1F468}"), ("Ada", "A da")] {
+            assert_ne!(fold_name(one), fold_name(other), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn folding_once_is_enough() {
+        for c in (0..=0x10_FFFF).step_by(31).filter_map(char::from_u32) {
+            let folded = fold_name(&format!("a{c}\u{301}"));
+            assert_eq!(fold_name(&folded), folded, "U+{:04X}", u32::from(c));
+            assert!(!is_visible(c) || !fold_name(&c.to_string()).is_empty(), "U+{:04X} folds to nothing", u32::from(c));
         }
     }
 
