@@ -105,7 +105,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let for_backplane = lanes.clone();
     let listener: EventSink = Arc::new(move |event| for_backplane.hear(event));
-    let (keep, life) = (settings.history_messages, settings.history_life);
+    let (keep, life) = (settings.retention.messages, settings.retention.life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);

@@ -91,6 +91,8 @@ pub struct Page {
 pub enum JoinError {
     /// Another client has this name in this room.
     NameTaken,
+    /// There are as many rooms as there may be.
+    Full,
     /// See [`Unavailable`].
     Unavailable,
 }

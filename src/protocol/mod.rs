@@ -25,6 +25,8 @@ pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// The most messages that one `history` frame carries.
 pub const MAX_HISTORY: usize = 100;
+/// The most bytes of messages that one `welcome` or `history` frame carries.
+pub const PAGE_BYTES: usize = 256 * 1024;
 /// How many messages `welcome` carries when the client gave no `since`.
 pub const WELCOME_MESSAGES: usize = 50;
 /// How many messages `welcome` carries at the most after a `since`; older ones are to be had by `history`.

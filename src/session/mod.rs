@@ -227,6 +227,7 @@ impl<'a> Session<'a> {
                 self.app.lanes.post(self.id, SessionCommand::Leave);
                 return match error {
                     JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
+                    JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
                 };
             }

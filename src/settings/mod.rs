@@ -31,6 +31,8 @@ pub const SPECS: &[Spec] = &[
     ("REDIS_CA_FILE", "", "a PEM file with the authorities to trust; unset: the system's"),
     ("HISTORY_MESSAGES", "1000", "messages kept a room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days they are kept, 1 to 3650"),
+    ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
+    ("MAX_ROOMS", "10000", "rooms in all, 1 to 1000000; past it no new one is opened"),
     ("RATE_LIMIT", "5", "messages a second for each connection, bursts of four times that; 0 is off, at most 1000"),
     ("MAX_CONNECTIONS", "auto", "WebSocket connections: a number from 1, or auto for what the machine can bear"),
     ("DRAIN_SECONDS", "20", "how long SIGTERM spreads the goodbyes, 0 to 100"),
@@ -61,10 +63,10 @@ pub struct Settings {
     pub bind: IpAddr,
     /// Redis, or memory.
     pub redis: Option<RedisSettings>,
-    /// Messages kept a room.
-    pub history_messages: usize,
-    /// How long they are kept.
-    pub history_life: Duration,
+    /// How much of each room's log is kept.
+    pub retention: Retention,
+    /// Rooms in all.
+    pub max_rooms: usize,
     /// Messages a second for each connection; 0: off.
     pub rate_limit: u32,
     /// The cap on WebSocket connections; `None`: what the machine can bear.
@@ -80,6 +82,17 @@ pub struct Settings {
     pub rebalance: u32,
     /// What is logged.
     pub log: LevelFilter,
+}
+
+/// How much of a room's log is kept: the newest messages within all three bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of their bodies.
+    pub bytes: usize,
+    /// How long.
+    pub life: Duration,
 }
 
 /// How Redis is reached.
@@ -149,8 +162,12 @@ impl Settings {
             port,
             bind,
             redis: redis_settings(&read)?,
-            history_messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
-            history_life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
+            retention: Retention {
+                messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
+                bytes: read.number("HISTORY_BYTES", 65_536..=1_073_741_824)?,
+                life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
+            },
+            max_rooms: read.number("MAX_ROOMS", 1..=1_000_000)?,
             rate_limit: read.number("RATE_LIMIT", 0..=1000)?,
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
