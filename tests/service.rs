@@ -1,5 +1,6 @@
 //! Proves that systemd can follow the process's life (`Type=notify`): "ready" is sent once it listens and "stopping"
 //! when it drains, to a socket in the file system and to an abstract one, and a manager that is not there changes nothing.
+//! Nor does a stop and a continuation by a signal.
 
 mod common;
 
@@ -51,4 +52,21 @@ fn a_manager_that_is_not_there_is_a_warning() {
     let task = Task::start(&[("NOTIFY_SOCKET", "")]);
     assert_eq!(get(task.addr, "/healthz").status, 200);
     assert!(!task.log().contains("service manager"));
+}
+
+#[test]
+fn a_process_that_is_stopped_and_continued_keeps_its_sessions() {
+    let task = Task::start(&[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut bob = Client::join(task.addr, "tea", "Bob");
+    let state = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", task.pid())).expect("its status");
+        status.lines().find_map(|line| line.strip_prefix("State:")?.trim().chars().next()).expect("a state")
+    };
+    task.signal("STOP");
+    poll_until("the process is stopped", PATIENCE, || state() == 'T');
+    task.signal("CONT");
+    poll_until("the process continues", PATIENCE, || state() != 'T');
+    ada.post("still here");
+    bob.hear("still here");
 }

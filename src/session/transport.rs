@@ -42,7 +42,14 @@ impl Transport<'_> {
 
 impl Read for Transport<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = (&self.wire.socket).read(buffer)?;
+        // A socket with a read timeout is not restarted by the system: a stopped process that continues, or a tracer
+        // that attaches, interrupts every read.
+        let count = loop {
+            match (&self.wire.socket).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         self.heard = Instant::now();
         Ok(count)
     }
