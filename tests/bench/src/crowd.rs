@@ -10,12 +10,16 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::dialect::{Dialect, Step};
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::ws;
+
+/// The clients come from 127.0.0.1 to 127.0.0.32 in turn.
+const ADDRESSES: usize = 32;
 
 pub struct Crowd {
     server: SocketAddr,
@@ -30,7 +34,11 @@ pub struct Crowd {
     pub gone: usize,
     /// Why the first of them ended.
     pub complaint: Option<String>,
+    /// Microseconds from opening a connection to having joined.
+    pub entered: Histogram<u64>,
     last_frame: Instant,
+    /// Who is to leave again, and when; in that order.
+    leaving: VecDeque<(Instant, usize)>,
     /// How many messages were ever said: each has a reference of its own, or the server would take it for a repetition.
     references: u64,
 }
@@ -42,14 +50,14 @@ pub struct Entrance {
     pub window: usize,
     /// The group stops reading once it has joined, with a receive buffer of this size.
     pub deaf: Option<usize>,
-    /// Each client leaves again, with a close frame, once it has joined.
-    pub leave: bool,
+    /// Each client leaves again, with a close frame, this long after it has joined.
+    pub stay: Option<Duration>,
     pub deadline: Duration,
 }
 
 impl Default for Entrance {
     fn default() -> Entrance {
-        Entrance { window: 256, deaf: None, leave: false, deadline: Duration::from_secs(120) }
+        Entrance { window: 256, deaf: None, stay: None, deadline: Duration::from_secs(120) }
     }
 }
 
@@ -66,7 +74,8 @@ struct Client {
     /// The start of a frame whose rest has not come yet.
     partial: Vec<u8>,
     deaf: bool,
-    leave: bool,
+    opened: Instant,
+    stay: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -90,7 +99,9 @@ impl Crowd {
             joined: 0,
             gone: 0,
             complaint: None,
+            entered: ledger::histogram(),
             last_frame: Instant::now(),
+            leaving: VecDeque::new(),
             references: 0,
         }
     }
@@ -119,17 +130,27 @@ impl Crowd {
         Ok(start.elapsed())
     }
 
-    /// Opens `total` clients at an even pace, whatever the server makes of it, and waits until all have joined.
-    pub fn enter_paced(&mut self, room: &Rc<str>, per_second: f64, total: usize, entrance: Entrance) -> io::Result<()> {
-        let (start, before) = (Instant::now(), self.joined + self.gone);
-        for number in 0..total {
+    /// Opens a client for each room named at an even pace, whatever the server makes of it, and waits until all have
+    /// joined.
+    pub fn enter_paced(
+        &mut self,
+        rooms: impl IntoIterator<Item = Rc<str>>,
+        per_second: f64,
+        entrance: Entrance,
+    ) -> io::Result<()> {
+        let (start, first) = (Instant::now(), self.clients.len());
+        let (entered, gone) = (self.entered.len(), self.gone);
+        for (number, room) in rooms.into_iter().enumerate() {
             let due = Duration::from_secs_f64(number as f64 / per_second);
+            // Once at least, however late it is: what has come must be taken.
+            self.turn(due.saturating_sub(start.elapsed()))?;
             while start.elapsed() < due {
                 self.turn(due.saturating_sub(start.elapsed()))?;
             }
-            self.open(room.clone(), entrance)?;
+            self.open(room, entrance)?;
         }
-        while self.joined + self.gone - before < total && start.elapsed() < entrance.deadline {
+        let through = |crowd: &Crowd| (crowd.entered.len() - entered) as usize + crowd.gone - gone;
+        while through(self) < self.clients.len() - first && start.elapsed() < entrance.deadline {
             self.turn(Duration::from_millis(100))?;
         }
         Ok(())
@@ -185,6 +206,17 @@ impl Crowd {
         self.finish()
     }
 
+    /// Says so many messages, one at a time: the next one when everybody has the last. True if every delivery was made.
+    pub fn one_by_one(&mut self, rooms: &[Room], messages: usize, size: usize) -> io::Result<bool> {
+        for number in 0..messages {
+            self.say(Instant::now(), rooms, number, size)?;
+            if !self.finish()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn finish(&mut self) -> io::Result<bool> {
         let start = Instant::now();
         while self.ledger.open() > 0 && start.elapsed() < Duration::from_secs(10) {
@@ -228,7 +260,7 @@ impl Crowd {
             socket.set_recv_buffer_size(size)?;
         }
         // Each source address has some 28,000 ports of its own.
-        let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 1 + (index % 4) as u8), 0);
+        let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 1 + (index % ADDRESSES) as u8), 0);
         socket.bind(&source.into())?;
         match socket.connect(&SockAddr::from(self.server)) {
             Ok(()) => {}
@@ -238,13 +270,21 @@ impl Crowd {
         let wanted = epoll::EventFlags::OUT;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), wanted)?;
         let deaf = entrance.deaf.is_some();
-        let (stage, leave) = (Stage::Connecting, entrance.leave);
-        self.clients.push(Client { socket: Some(socket), stage, room, partial: Vec::new(), deaf, leave });
+        let (stage, opened, stay) = (Stage::Connecting, Instant::now(), entrance.stay);
+        self.clients.push(Client { socket: Some(socket), stage, room, partial: Vec::new(), deaf, opened, stay });
         Ok(())
     }
 
-    /// Waits for the server at most so long, and takes what came.
+    /// Waits for the server for at most `wait`, and takes what came. Whose time is over leaves first.
     fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        while let Some((due, index)) = self.leaving.front().copied()
+            && due <= Instant::now()
+        {
+            self.leaving.pop_front();
+            let _ = self.send(index, &ws::from_client(ws::CLOSE, &1000u16.to_be_bytes()));
+        }
+        let next = self.leaving.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        let wait = next.map_or(wait, |next| wait.min(next));
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 512];
         let ready = match epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) {
@@ -350,13 +390,15 @@ impl Crowd {
             Step::Joined => {
                 self.joined += 1;
                 self.clients[index].stage = Stage::Joined;
+                let took = self.clients[index].opened.elapsed().as_micros() as u64;
+                self.entered.saturating_record(took.max(1));
                 if self.clients[index].deaf
                     && let Some(socket) = &self.clients[index].socket
                 {
                     let _ = epoll::delete(&self.epoll, socket);
                 }
-                if self.clients[index].leave {
-                    let _ = self.send(index, &ws::from_client(ws::CLOSE, &1000u16.to_be_bytes()));
+                if let Some(stay) = self.clients[index].stay {
+                    self.leaving.push_back((Instant::now() + stay, index));
                 }
             }
         }
@@ -364,7 +406,7 @@ impl Crowd {
 
     fn leave(&mut self, index: usize, why: &str) {
         let client = &mut self.clients[index];
-        let left_as_told = client.leave && client.stage == Stage::Joined;
+        let left_as_told = client.stay.is_some() && client.stage == Stage::Joined;
         if !left_as_told && client.stage != Stage::Gone {
             if client.stage == Stage::Joined {
                 self.joined -= 1;

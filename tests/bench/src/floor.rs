@@ -36,7 +36,11 @@ pub fn serve() -> io::Result<()> {
     let mut buffer = vec![0; 65536];
     loop {
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 256];
-        let ready = epoll::wait(&epoll, &mut events[..], None)?;
+        let ready = match epoll::wait(&epoll, &mut events[..], None) {
+            // A tracer has attached.
+            Err(rustix::io::Errno::INTR) => continue,
+            ready => ready?,
+        };
         let mut said: HashMap<String, Vec<u8>> = HashMap::new();
         for event in &events[..ready] {
             if event.data.u64() == LISTENER {

@@ -13,6 +13,8 @@ pub struct Ledger {
     pub surplus: u64,
     /// Microseconds from when a message was due to be said to the reader's read.
     pub latency: Histogram<u64>,
+    /// The same to the last of the readers: until everybody in the room has the message.
+    pub whole: Histogram<u64>,
 }
 
 struct Said {
@@ -26,8 +28,7 @@ const DIGITS: usize = 8;
 
 impl Ledger {
     pub fn new() -> Ledger {
-        let latency = Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid");
-        Ledger { said: Vec::new(), open: 0, deliveries: 0, surplus: 0, latency }
+        Ledger { said: Vec::new(), open: 0, deliveries: 0, surplus: 0, latency: histogram(), whole: histogram() }
     }
 
     /// Books a message that `owed` clients shall get and that was due `at` some time, and returns its text of `size`
@@ -54,12 +55,13 @@ impl Ledger {
             return false;
         }
         said.owed -= 1;
+        self.deliveries += 1;
+        let took = (now.saturating_duration_since(said.at).as_micros() as u64).max(1);
+        self.latency.saturating_record(took);
         if said.owed == 0 {
             self.open -= 1;
+            self.whole.saturating_record(took);
         }
-        self.deliveries += 1;
-        let took = now.saturating_duration_since(said.at).as_micros() as u64;
-        self.latency.saturating_record(took.max(1));
         true
     }
 
@@ -75,4 +77,9 @@ impl Ledger {
     pub fn owed(&self) -> u64 {
         self.said.iter().map(|said| u64::from(said.owed)).sum()
     }
+}
+
+/// For times in microseconds, up to ten minutes.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid")
 }

@@ -3,14 +3,18 @@
 
 mod crowd;
 mod dialect;
+mod door;
 mod floor;
+mod hops;
 mod ledger;
+mod meter;
 mod peers;
 mod plot;
 mod process;
 mod report;
 mod runs;
 mod scripts;
+mod small;
 mod stacks;
 mod ws;
 
@@ -24,22 +28,42 @@ const HELP: &str = "\
 Measures Bobbin beside its peers, on this machine only.
 
   --quick          small sizes, under three minutes
-  --only A,B       only these runs: fanout, scripts, memory, many, rooms, joins, start, stacks, and, which --quick
-                   leaves out, sweep, slow, containers
-  --servers A,B    only these servers: bobbin, socket.io, axum, uws, floor
+  --only A,B       only these runs: scripts, fanout, small, kept, large, memory, rooms, joins, start, stacks, and,
+                   which --quick leaves out, hops, idle, rush, sweep, slow, containers; the other figures in the
+                   folder stay as they are
+  --servers A,B    only these servers: bobbin (through Redis), local (the same without Redis), file (with DATA_FILE),
+                   socket.io, axum, uws, floor
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
   --before PATH    another build of it, measured in the same runs as `before`
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
   --draw FILE      no run: print and draw the figures of this file
 ";
 
-/// All runs; the first eight are those of `--quick`.
-const RUNS: [&str; 11] =
-    ["fanout", "scripts", "memory", "many", "rooms", "joins", "start", "stacks", "sweep", "slow", "containers"];
+/// All runs; the first ten are those of `--quick`.
+const RUNS: [&str; 16] = [
+    "scripts",
+    "fanout",
+    "small",
+    "kept",
+    "large",
+    "memory",
+    "rooms",
+    "joins",
+    "start",
+    "stacks",
+    "hops",
+    "idle",
+    "rush",
+    "sweep",
+    "slow",
+    "containers",
+];
 
 struct Options {
     quick: bool,
     only: Vec<String>,
+    /// Whether `only` was given.
+    some: bool,
     servers: Vec<String>,
     bobbin: PathBuf,
     before: Option<PathBuf>,
@@ -70,6 +94,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
     let mut options = Options {
         quick: false,
         only: Vec::new(),
+        some: false,
         servers: peers::NAMES.map(str::to_owned).to_vec(),
         bobbin: PathBuf::from("target/release/bobbin"),
         before: None,
@@ -82,7 +107,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         let list = |value: String| value.split(',').map(str::to_owned).collect();
         match option.as_str() {
             "--quick" => options.quick = true,
-            "--only" => options.only = list(value()?),
+            "--only" => (options.only, options.some) = (list(value()?), true),
             "--servers" => options.servers = list(value()?),
             "--bobbin" => options.bobbin = value()?.into(),
             "--before" => options.before = Some(value()?.into()),
@@ -95,7 +120,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
     }
     if options.only.is_empty() {
-        let runs = if options.quick { &RUNS[..8] } else { &RUNS };
+        let runs = if options.quick { &RUNS[..10] } else { &RUNS };
         options.only = runs.iter().map(|run| (*run).to_owned()).collect();
     }
     Ok(options)
@@ -119,7 +144,13 @@ fn measure(options: &Options, out: &Path) -> io::Result<Value> {
     std::fs::create_dir_all(out)?;
     let redis = process::Redis::start()?;
     let servers = peers::recipes(&redis, &options.bobbin, options.before.as_deref(), &options.servers)?;
-    let mut results = json!({ "about": report::about(options.quick) });
+    let mut results = json!({});
+    if options.some
+        && let Ok(kept) = std::fs::read(out.join("figures.json"))
+    {
+        results = serde_json::from_slice(&kept)?;
+    }
+    results["about"] = report::about(options.quick);
     let bench = runs::Bench { redis, servers, quick: options.quick };
     for run in RUNS.into_iter().filter(|run| options.only.iter().any(|name| name == run)) {
         let figures = match run {
@@ -127,7 +158,12 @@ fn measure(options: &Options, out: &Path) -> io::Result<Value> {
             "scripts" => bench.scripts(),
             "sweep" => bench.sweep(),
             "memory" => bench.memory(),
-            "many" => bench.many(),
+            "small" => bench.small(),
+            "kept" => bench.kept(),
+            "large" => bench.large(),
+            "hops" => bench.hops(),
+            "idle" => bench.idle(),
+            "rush" => bench.rush(),
             "rooms" => bench.rooms(),
             "joins" => bench.joins(),
             "start" => bench.start_time(),

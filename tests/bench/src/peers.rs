@@ -9,22 +9,25 @@ use std::process::{Command, Stdio};
 use crate::dialect::Dialect;
 use crate::process::{Recipe, Redis};
 
-pub const NAMES: [&str; 5] = ["bobbin", "socket.io", "axum", "uws", "floor"];
+pub const NAMES: [&str; 7] = ["bobbin", "local", "file", "socket.io", "axum", "uws", "floor"];
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
 /// The servers that are asked for, ready to start; `before` is another build of Bobbin, to be compared with this one.
 pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[String]) -> io::Result<Vec<Recipe>> {
     let workshop = std::env::current_dir()?.join("target/bench/peers");
+    let endpoint = format!("127.0.0.1:{}", redis.port);
     let mut recipes = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|asked| asked == name)) {
         let recipe = match name {
             "bobbin" => {
                 if let Some(before) = before {
-                    recipes.push(self::bobbin("before", before, redis)?);
+                    recipes.push(self::bobbin("before", before)?.env("REDIS_ENDPOINT", &endpoint));
                 }
-                self::bobbin(name, bobbin, redis)?
+                self::bobbin(name, bobbin)?.env("REDIS_ENDPOINT", &endpoint)
             }
+            "local" => self::bobbin(name, bobbin)?,
+            "file" => self::bobbin(name, bobbin)?.env("DATA_FILE", workshop.join("data/chat.db").display()),
             "socket.io" => {
                 let folder = npm(&workshop, "socketio")?;
                 let server = text(&folder.join("server.mjs"));
@@ -45,16 +48,13 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
     Ok(recipes)
 }
 
-fn bobbin(name: &'static str, binary: &Path, redis: &Redis) -> io::Result<Recipe> {
+/// Bobbin with its limits off: a client here sends far more than a person does, and all come from few addresses.
+fn bobbin(name: &'static str, binary: &Path) -> io::Result<Recipe> {
     let binary = binary
         .canonicalize()
         .map_err(|_| io::Error::other(format!("{} is not there: cargo build --release makes it", binary.display())))?;
-    Ok(recipe(name, Dialect::Bobbin, vec![text(&binary)])
-        .env("BIND", "127.0.0.1")
-        .env("REDIS_ENDPOINT", format!("127.0.0.1:{}", redis.port))
-        // A client here sends far more than a person does, and an overloaded instance would send clients away.
-        .env("RATE_LIMIT", 0)
-        .env("REBALANCE", 0))
+    let recipe = recipe(name, Dialect::Bobbin, vec![text(&binary)]).env("BIND", "127.0.0.1");
+    Ok(["RATE_LIMIT", "REBALANCE"].into_iter().fold(recipe, |recipe, limit| recipe.env(limit, 0)))
 }
 
 fn recipe(name: &'static str, dialect: Dialect, command: Vec<String>) -> Recipe {

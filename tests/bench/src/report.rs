@@ -61,6 +61,27 @@ pub fn tables(results: &Value) -> String {
             "containers" => containers(&mut out, run),
             "stacks" => stacks(&mut out, run),
             "scripts" => scripts(&mut out, run),
+            "small" => small(&mut out, run),
+            "hops" => hops(&mut out, run),
+            "kept" => {
+                let title =
+                    format!("Saturated: {} rooms of {}, {} in flight", run["rooms"], run["each"], run["in_flight"]);
+                by_server(&mut out, &title, &run["servers"], KEPT);
+            }
+            "large" => {
+                by_server(&mut out, &format!("{} clients into one room", run["clients"]), &run["servers"], LARGE);
+            }
+            "idle" => {
+                let title = format!("{} silent rooms of {}, for {} s", run["rooms"], run["each"], run["seconds"]);
+                by_server(&mut out, &title, &run["servers"], IDLE);
+            }
+            "rush" => {
+                let title = format!(
+                    "{} joins per second into {} rooms, for {} s",
+                    run["joins_per_s"], run["rooms"], run["seconds"]
+                );
+                by_server(&mut out, &title, &run["servers"], RUSH);
+            }
             "about" => {}
             _ => {
                 let _ = writeln!(out, "### {key}\n");
@@ -119,6 +140,126 @@ fn fanout(out: &mut String, run: &Value) {
         "every delivery",
     ];
     table(out, &head, &rows);
+}
+
+/// A column: its head, where its figure is (parts by a dot), and whether microseconds are shown as milliseconds.
+type Column = (&'static str, &'static str, bool);
+
+const KEPT: &[Column] = &[
+    ("messages/s", "messages_per_s", false),
+    ("server µs per message", "server_us_per_message", false),
+    ("Redis µs per message", "redis_us_per_message", false),
+    ("p50 ms", "p50_us", true),
+    ("p99 ms", "p99_us", true),
+    ("every delivery", "every_delivery", false),
+];
+const LARGE: &[Column] = &[
+    ("all in, s", "connect_s", false),
+    ("server CPU s", "connect_server_cpu_s", false),
+    ("Redis CPU s", "connect_redis_cpu_s", false),
+    ("to all: p50 ms", "to_all_p50_us", true),
+    ("to all: p99 ms", "to_all_p99_us", true),
+    ("CPU µs per delivery", "cpu_us", false),
+    ("deliveries/s saturated", "saturated.deliveries_per_s", false),
+    ("every delivery", "every_delivery", false),
+    ("failed", "failed", false),
+];
+const IDLE: &[Column] = &[
+    ("server, % of a core", "server_percent", false),
+    ("Redis, % of a core", "redis_percent", false),
+    ("held", "held", false),
+];
+const RUSH: &[Column] = &[
+    ("joined", "joined", false),
+    ("in s", "took_s", false),
+    ("refused", "refused_or_lost", false),
+    ("join p50 ms", "join_p50_us", true),
+    ("join p99 ms", "join_p99_us", true),
+    ("server µs per join", "server_us_per_join", false),
+    ("Redis µs per join", "redis_us_per_join", false),
+    ("calm room p50 ms", "calm.p50_us", true),
+    ("calm room p99 ms", "calm.p99_us", true),
+];
+
+fn by_server(out: &mut String, title: &str, servers: &Value, columns: &[Column]) {
+    let _ = writeln!(out, "### {title}\n");
+    let cell = |server: &Value, (_, path, is_time): &Column| {
+        let value = path.split('.').fold(server, |value, key| &value[key]);
+        if *is_time { milliseconds(value) } else { plain(value) }
+    };
+    let rows = servers.as_object().into_iter().flatten().map(|(name, server)| {
+        std::iter::once(label(name)).chain(columns.iter().map(|column| cell(server, column))).collect()
+    });
+    let head: Vec<&str> = std::iter::once("server").chain(columns.iter().map(|column| column.0)).collect();
+    table(out, &head, &rows.collect::<Vec<_>>());
+}
+
+/// A table of each figure: a row per server, a column per point.
+fn small(out: &mut String, run: &Value) {
+    let servers: Vec<(&String, &Value)> = run.as_object().into_iter().flatten().collect();
+    let points = servers.first().and_then(|(_, points)| points.as_array()).cloned().unwrap_or_default();
+    let town = |point: &Value| format!("{}×{} at {}/s", point["rooms"], point["each"], plain(&point["messages_per_s"]));
+    let towns: Vec<String> = points.iter().map(town).collect();
+    let head: Vec<&str> = std::iter::once("server").chain(towns.iter().map(String::as_str)).collect();
+    for (title, key, is_time) in [
+        ("server and Redis, CPU µs per message", "both_us_per_message", false),
+        ("server, CPU µs per message", "server_us_per_message", false),
+        ("Redis, CPU µs per message", "redis_us_per_message", false),
+        ("p50 ms", "p50_us", true),
+        ("p99 ms", "p99_us", true),
+        ("every delivery", "every_delivery", false),
+    ] {
+        let _ = writeln!(out, "### Small rooms (rooms × people): {title}\n");
+        let cell = |point: &Value| match point[key].as_f64() {
+            Some(us) if is_time => format!("{:.2}", us / 1000.0),
+            _ => plain(&point[key]),
+        };
+        let rows = servers.iter().map(|(name, points)| {
+            std::iter::once(label(name)).chain(points.as_array().into_iter().flatten().map(cell)).collect()
+        });
+        table(out, &head, &rows.collect::<Vec<_>>());
+    }
+}
+
+fn hops(out: &mut String, run: &Value) {
+    let _ = writeln!(
+        out,
+        "### Per message, {} one by one in a room of {}\n",
+        plain(&run["messages"]),
+        plain(&run["clients"])
+    );
+    let all =
+        |calls: &Value| -> f64 { calls.as_object().into_iter().flatten().filter_map(|call| call.1.as_f64()).sum() };
+    let which = |calls: &Value| {
+        let mut calls: Vec<(&String, f64)> =
+            calls.as_object().into_iter().flatten().filter_map(|(name, count)| Some((name, count.as_f64()?))).collect();
+        calls.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let calls = calls.iter().filter(|(_, count)| *count >= 0.1);
+        calls.map(|(name, count)| format!("{name} {count:.1}")).collect::<Vec<_>>().join(", ")
+    };
+    let rows = run["servers"].as_object().into_iter().flatten().map(|(name, server)| {
+        vec![
+            label(name),
+            format!("{:.1}", all(&server["server_calls"])),
+            plain(&server["server_switches"]),
+            format!("{:.1}", all(&server["redis_calls"])),
+            plain(&server["redis_switches"]),
+            plain(&server["both_us_per_message"]),
+            milliseconds(&server["p50_us"]),
+            which(&server["server_calls"]),
+        ]
+    });
+    let head = [
+        "server",
+        "system calls",
+        "context switches",
+        "Redis's calls",
+        "Redis's switches",
+        "CPU µs, both",
+        "p50 ms",
+        "the server's calls",
+    ];
+    table(out, &head, &rows.collect::<Vec<_>>());
 }
 
 fn sweep(out: &mut String, run: &Value) {
@@ -264,8 +405,10 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
 /// A server's name for people.
 pub fn label(name: &str) -> String {
     match name {
-        "bobbin" => "Bobbin",
+        "bobbin" => "Bobbin, through Redis",
         "before" => "Bobbin before",
+        "local" => "Bobbin, in memory",
+        "file" => "Bobbin, on a file",
         "uws" => "uWebSockets (Bun)",
         "axum" => "axum + tokio",
         "socket.io" => "socket.io 4",

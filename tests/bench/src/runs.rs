@@ -1,7 +1,9 @@
 //! The measurements, each a function that starts what it needs, measures, and returns its figures as JSON. Where servers
 //! are compared they take turns within one run, so that what else the machine does hits all of them alike.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::crowd::{self, Crowd, Entrance};
 use crate::dialect::Dialect;
 use crate::ledger::Ledger;
+use crate::meter::{Memory, Meter, curve, everyone, median, median_of, round_to, say, seconds, settle};
 use crate::process::{self, Cage, Recipe, Redis, Server};
 use crate::scripts;
 use crate::stacks::{self, Probe};
@@ -24,24 +27,30 @@ pub struct Bench {
 }
 
 /// Bytes of text in a message.
-const SIZE: usize = 150;
+pub const SIZE: usize = 150;
 /// Messages a second in the paced runs.
 const RATE: f64 = 20.0;
 /// Messages on their way at a time in the saturated runs.
-const IN_FLIGHT: usize = 8;
+pub const IN_FLIGHT: usize = 8;
 
 impl Bench {
     fn bobbin(&self) -> &Recipe {
         &self.servers[0]
     }
 
-    fn pick<T>(&self, quick: T, full: T) -> T {
+    pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// Starts a server on a Redis without keys.
-    fn start(&self, recipe: &Recipe) -> io::Result<(Server, Crowd)> {
+    /// Starts a server on a Redis without keys, or without a data file.
+    pub fn start(&self, recipe: &Recipe) -> io::Result<(Server, Crowd)> {
         self.redis.cli(&["flushall"])?;
+        if let Some((_, file)) = recipe.env.iter().find(|(name, _)| name == "DATA_FILE")
+            && let Some(folder) = Path::new(file).parent()
+        {
+            let _ = fs::remove_dir_all(folder);
+            fs::create_dir_all(folder)?;
+        }
         let server = Server::start(recipe)?;
         let crowd = Crowd::new(server.address, recipe.dialect);
         Ok((server, crowd))
@@ -152,26 +161,6 @@ impl Bench {
         Ok(Value::Object(servers))
     }
 
-    /// As many clients in one room as one process may have open files for, nearly, and every delivery made.
-    pub fn many(&self) -> io::Result<Value> {
-        let (clients, messages) = (self.pick(3000, 15_000), 10);
-        say(&format!("{clients} connections in one room"));
-        let (server, mut crowd) = self.start(self.bobbin())?;
-        let took = crowd.enter(crowd::rooms("many", clients, clients), Entrance::default())?;
-        everyone(&crowd, clients, &server)?;
-        settle(&mut crowd)?;
-        let room = crowd::talk(0, clients, clients);
-        let meter = Meter::start(&server, &self.redis, &mut crowd);
-        let whole = crowd.paced(&room, 1.0, seconds(messages), SIZE)?;
-        let mut result = meter.stop(&crowd, whole);
-        result["clients"] = json!(clients);
-        result["held"] = json!(crowd.joined);
-        result["connect_s"] = json!(round_to(took.as_secs_f64(), 2));
-        result["threads"] = json!(process::status(server.pid(), "Threads"));
-        result["rss_kb"] = json!(process::status(server.pid(), "VmRSS"));
-        Ok(result)
-    }
-
     /// Whether cost grows with the room, not with the town: the same messages in one room of 10 and spread over 1,000
     /// rooms of 10, and what a second task has of it that has no client in those rooms.
     pub fn rooms(&self) -> io::Result<Value> {
@@ -244,8 +233,9 @@ impl Bench {
         let measure = |crowd: &mut Crowd, room: Option<&Rc<str>>| -> io::Result<(f64, f64)> {
             let (start, meter) = (Instant::now(), Meter::start(&server, &self.redis, crowd));
             if let Some(room) = room {
-                let entrance = Entrance { leave: true, ..Entrance::default() };
-                crowd.enter_paced(room, rate, (rate * time.as_secs_f64()) as usize, entrance)?;
+                let entrance = Entrance { stay: Some(Duration::ZERO), ..Entrance::default() };
+                let total = (rate * time.as_secs_f64()) as usize;
+                crowd.enter_paced(std::iter::repeat_n(room.clone(), total), rate, entrance)?;
             }
             crowd.idle(window.saturating_sub(start.elapsed()))?;
             Ok((meter.server().as_secs_f64() * 1e6, meter.redis().as_secs_f64() * 1e6))
@@ -279,7 +269,7 @@ impl Bench {
             times.push(Server::start(self.bobbin())?.started_in.as_secs_f64() * 1e3);
         }
         let worst = times.iter().copied().fold(0.0, f64::max);
-        let size = std::fs::metadata(&self.bobbin().command[0])?.len();
+        let size = fs::metadata(&self.bobbin().command[0])?.len();
         Ok(json!({
             "median_ms": round_to(median(times), 1), "worst_ms": round_to(worst, 1), "binary_bytes": size,
         }))
@@ -433,149 +423,4 @@ impl Bench {
         }
         Ok(best)
     }
-}
-
-/// What the processes use from a moment on.
-struct Meter {
-    start: Instant,
-    server: u32,
-    redis: u32,
-    at_start: [Duration; 3],
-    user_and_system: (f64, f64),
-}
-
-impl Meter {
-    /// Opens new books.
-    fn start(server: &Server, redis: &Redis, crowd: &mut Crowd) -> Meter {
-        crowd.ledger = Ledger::new();
-        let (server, redis) = (server.pid(), redis.pid());
-        let at_start = [server, redis, std::process::id()].map(process::cpu);
-        Meter { start: Instant::now(), server, redis, at_start, user_and_system: process::user_and_system(server) }
-    }
-
-    fn server(&self) -> Duration {
-        process::cpu(self.server) - self.at_start[0]
-    }
-
-    fn redis(&self) -> Duration {
-        process::cpu(self.redis) - self.at_start[1]
-    }
-
-    fn stop(&self, crowd: &Crowd, whole: bool) -> Value {
-        let took = self.start.elapsed().as_secs_f64();
-        let used = [self.server(), self.redis(), process::cpu(std::process::id()) - self.at_start[2]];
-        let (user, system) = process::user_and_system(self.server);
-        let (user, system) = (user - self.user_and_system.0, system - self.user_and_system.1);
-        let ledger = &crowd.ledger;
-        let (deliveries, messages) = (ledger.deliveries.max(1) as f64, ledger.said().max(1) as f64);
-        let per = |time: Duration, count: f64| round_to(time.as_secs_f64() * 1e6 / count, 2);
-        let quantile = |quantile| ledger.latency.value_at_quantile(quantile);
-        json!({
-            "every_delivery": whole, "owed": ledger.owed(), "surplus": ledger.surplus,
-            "gone": crowd.gone, "complaint": crowd.complaint,
-            "deliveries": ledger.deliveries, "deliveries_per_s": round_to(deliveries / took, 0),
-            "cpu_us": per(used[0], deliveries), "user_share": round_to(user / (user + system).max(0.01), 2),
-            "redis_us_per_message": per(used[1], messages), "generator_us": per(used[2], deliveries),
-            "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": ledger.latency.max(),
-        })
-    }
-}
-
-/// Memory in kB: the process's own, and what the kernel holds on the whole machine.
-struct Memory {
-    rss: u64,
-    page_tables: u64,
-    kernel_stacks: u64,
-    slab: u64,
-    threads: u64,
-}
-
-impl Memory {
-    fn now(pid: u32) -> Memory {
-        Memory {
-            rss: process::status(pid, "VmRSS"),
-            page_tables: process::status(pid, "VmPTE"),
-            kernel_stacks: process::meminfo("KernelStack"),
-            slab: process::meminfo("Slab"),
-            threads: process::status(pid, "Threads"),
-        }
-    }
-
-    fn json(&self, connections: usize) -> Value {
-        // Each thread has a kernel stack of 16 KiB, which no process's own figures show.
-        let whole = self.rss + self.page_tables + self.threads * 16;
-        json!({
-            "connections": connections, "rss_kb": self.rss, "threads": self.threads, "with_kernel_stacks_kb": whole,
-        })
-    }
-
-    /// What one of `connections` connections added. The slab holds both ends of each connection, the load's too.
-    fn less(&self, first: &Memory, connections: usize) -> Value {
-        let each = |now: u64, then: u64| round_to((now as f64 - then as f64) / connections as f64, 2);
-        json!({
-            "rss_kb": each(self.rss, first.rss),
-            "kernel_stack_kb": each(self.kernel_stacks, first.kernel_stacks),
-            "page_tables_kb": each(self.page_tables, first.page_tables),
-            "slab_of_both_ends_kb": each(self.slab, first.slab),
-        })
-    }
-}
-
-fn settle(crowd: &mut Crowd) -> io::Result<()> {
-    crowd.settle(Duration::from_millis(1500), seconds(10))
-}
-
-fn everyone(crowd: &Crowd, expected: usize, server: &Server) -> io::Result<()> {
-    if crowd.joined == expected {
-        return Ok(());
-    }
-    let why = crowd.complaint.as_deref().unwrap_or("no answer in time");
-    Err(io::Error::other(format!("{}: {} of {expected} clients are in: {why}", server.name, crowd.joined)))
-}
-
-/// The median of each figure over the rounds; anything that is not a figure is the first round's, and a flag holds only
-/// if it holds in every round.
-fn median_of(samples: &[Value]) -> Value {
-    let mut result = samples[0].clone();
-    for (key, value) in result.as_object_mut().expect("samples are objects") {
-        if value.is_number() {
-            let figures: Vec<f64> = samples.iter().filter_map(|sample| sample[key].as_f64()).collect();
-            *value = json!(median(figures));
-        } else if value.is_boolean() {
-            *value = json!(samples.iter().all(|sample| sample[key] == true));
-        } else if value.is_object() {
-            let inner: Vec<Value> = samples.iter().map(|sample| sample[key].clone()).collect();
-            *value = median_of(&inner);
-        }
-    }
-    result
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    match figures.len() {
-        0 => 0.0,
-        length if length % 2 == 1 => figures[middle],
-        _ => (figures[middle - 1] + figures[middle]) / 2.0,
-    }
-}
-
-/// Latency at ever finer quantiles, for the plot.
-fn curve(latency: &Histogram<u64>) -> Value {
-    let quantiles = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 1.0];
-    quantiles.iter().map(|&quantile| json!([quantile, latency.value_at_quantile(quantile)])).collect()
-}
-
-fn round_to(value: f64, digits: i32) -> f64 {
-    let factor = 10f64.powi(digits);
-    (value * factor).round() / factor
-}
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn say(what: &str) {
-    eprintln!("· {what}");
 }

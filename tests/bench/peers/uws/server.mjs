@@ -8,7 +8,8 @@ const publisher = new RedisClient(process.env.REDIS_URL);
 const subscriber = await publisher.duplicate();
 await subscriber.connect();
 
-const rooms = new Set();
+// How many are in each room: one subscription for each room with members.
+const rooms = new Map();
 
 const server = Bun.serve({
   port: Number(process.env.PORT),
@@ -23,14 +24,23 @@ const server = Bun.serve({
     async open(socket) {
       const { room } = socket.data;
       socket.subscribe(room);
-      if (!rooms.has(room)) {
-        rooms.add(room);
-        await subscriber.subscribe(room, (text) => server.publish(room, text));
-      }
+      const members = rooms.get(room) ?? 0;
+      rooms.set(room, members + 1);
+      if (members === 0) await subscriber.subscribe(room, (text) => server.publish(room, text));
       socket.send("welcome");
     },
     message(socket, text) {
       publisher.publish(socket.data.room, text);
+    },
+    async close(socket) {
+      const { room } = socket.data;
+      const members = rooms.get(room) - 1;
+      if (members > 0) {
+        rooms.set(room, members);
+      } else {
+        rooms.delete(room);
+        await subscriber.unsubscribe(room);
+      }
     },
   },
 });

@@ -56,11 +56,12 @@ async fn upgrade(socket: WebSocketUpgrade, Path(room): Path<String>, State(app):
     socket.on_upgrade(move |socket| chat(socket, room, app))
 }
 
-async fn chat(socket: WebSocket, room: String, mut app: App) {
+async fn chat(socket: WebSocket, room: String, app: App) {
     let mut live = join(&room, &app).await;
     let (mut sender, mut receiver) = socket.split();
     if sender.send(Message::text("welcome")).await.is_err() {
-        return;
+        drop(live);
+        return leave(&room, &app).await;
     }
     let mut send = tokio::spawn(async move {
         while let Ok(text) = live.recv().await {
@@ -69,15 +70,21 @@ async fn chat(socket: WebSocket, room: String, mut app: App) {
             }
         }
     });
+    let (mut publisher, channel) = (app.publisher.clone(), room.clone());
     let mut receive = tokio::spawn(async move {
         while let Some(Ok(Message::Text(text))) = receiver.next().await {
-            let _: Result<(), _> = app.publisher.publish(&room, text.as_str()).await;
+            let _: Result<(), _> = publisher.publish(&channel, text.as_str()).await;
         }
     });
     tokio::select! {
         _ = &mut send => receive.abort(),
-        _ = &mut receive => send.abort(),
+        _ = &mut receive => {
+            send.abort();
+            // Aborting only asks for it: the receiving half of the channel goes with the task.
+            let _ = send.await;
+        }
     }
+    leave(&room, &app).await;
 }
 
 async fn join(room: &str, app: &App) -> broadcast::Receiver<Utf8Bytes> {
@@ -96,4 +103,20 @@ async fn join(room: &str, app: &App) -> broadcast::Receiver<Utf8Bytes> {
         app.subscriber.lock().await.subscribe(room).await.expect("Redis answers");
     }
     live
+}
+
+/// The last one to leave a room ends its subscription.
+async fn leave(room: &str, app: &App) {
+    let mut subscriber = app.subscriber.lock().await;
+    let is_last = {
+        let mut rooms = app.rooms.lock().unwrap();
+        let is_last = rooms.get(room).is_some_and(|sender| sender.receiver_count() == 0);
+        if is_last {
+            rooms.remove(room);
+        }
+        is_last
+    };
+    if is_last {
+        subscriber.unsubscribe(room).await.expect("Redis answers");
+    }
 }

@@ -1,0 +1,115 @@
+//! Small rooms, where people are: what a message costs the server and Redis together, and how long it takes, in rooms of
+//! 5 and 10, in one of them or in a thousand.
+
+use std::io;
+
+use serde_json::{Map, Value, json};
+
+use crate::crowd::{self, Entrance};
+use crate::meter::{Meter, everyone, median_of, round_to, say, seconds, settle};
+use crate::runs::{Bench, SIZE};
+
+/// Rooms, people in each, and the messages per second in all of them together.
+type Town = (usize, usize, &'static [f64]);
+
+/// The first town's rates are those at which p50 and p99 are compared.
+const TOWNS: &[Town] = &[
+    (100, 10, &[200.0, 1000.0, 2000.0, 5000.0]),
+    (1, 5, &[200.0, 2000.0]),
+    (1, 10, &[200.0, 2000.0]),
+    (10, 10, &[2000.0]),
+    (200, 5, &[5000.0]),
+    (1000, 5, &[5000.0]),
+    (1000, 10, &[200.0, 2000.0]),
+];
+const QUICK_TOWNS: &[Town] = &[(100, 10, &[2000.0])];
+
+/// Messages on their way at a time when as many are kept as can be.
+const IN_FLIGHT: usize = 256;
+
+impl Bench {
+    /// Every server in turn in every town, some rounds.
+    pub fn small(&self) -> io::Result<Value> {
+        let rounds = self.pick(1, 2);
+        let time = seconds(self.pick(2, 3));
+        let servers: Vec<_> = self.servers.iter().filter(|recipe| recipe.name != "floor").collect();
+        let mut samples = vec![Vec::new(); servers.len()];
+        for round in 0..rounds {
+            for &(rooms, each, rates) in self.pick(QUICK_TOWNS, TOWNS) {
+                for (number, recipe) in servers.iter().enumerate() {
+                    say(&format!("{rooms} rooms of {each}, round {} of {rounds}: {}", round + 1, recipe.name));
+                    let (server, mut crowd) = self.start(recipe)?;
+                    let clients = rooms * each;
+                    crowd.enter(crowd::rooms("small", clients, each), Entrance::default())?;
+                    everyone(&crowd, clients, &server)?;
+                    settle(&mut crowd)?;
+                    let talk = crowd::talk(0, clients, each);
+                    crowd.paced(&talk, rates[0], seconds(1), SIZE)?;
+                    let mut points = Vec::new();
+                    for &rate in rates {
+                        let meter = Meter::start(&server, &self.redis, &mut crowd);
+                        let whole = crowd.paced(&talk, rate, time, SIZE)?;
+                        let mut point = meter.stop(&crowd, whole);
+                        point["rooms"] = json!(rooms);
+                        point["each"] = json!(each);
+                        point["messages_per_s"] = json!(rate);
+                        points.push(point);
+                    }
+                    samples[number].push((round, points));
+                }
+            }
+        }
+        let mut result = Map::new();
+        for (recipe, samples) in servers.iter().zip(samples) {
+            let of_round = |round| samples.iter().filter(move |(of, _)| *of == round).flat_map(|(_, points)| points);
+            let by_round: Vec<Vec<&Value>> = (0..rounds).map(|round| of_round(round).collect()).collect();
+            let points = (0..by_round[0].len()).map(|point| {
+                let samples: Vec<Value> = by_round.iter().map(|points| points[point].clone()).collect();
+                median_of(&samples)
+            });
+            result.insert(recipe.name.to_owned(), points.collect());
+        }
+        Ok(Value::Object(result))
+    }
+
+    /// How many messages per second are kept, and delivered to everybody, in 200 rooms of 5.
+    pub fn kept(&self) -> io::Result<Value> {
+        let (rooms, each, time) = (200, 5, seconds(self.pick(2, 5)));
+        let mut result = Map::new();
+        for recipe in self.servers.iter().filter(|recipe| recipe.name != "floor") {
+            say(&format!("messages per second in {rooms} rooms of {each}: {}", recipe.name));
+            let (server, mut crowd) = self.start(recipe)?;
+            crowd.enter(crowd::rooms("kept", rooms * each, each), Entrance::default())?;
+            everyone(&crowd, rooms * each, &server)?;
+            settle(&mut crowd)?;
+            let talk = crowd::talk(0, rooms * each, each);
+            crowd.saturated(&talk, IN_FLIGHT, seconds(1), SIZE)?;
+            let meter = Meter::start(&server, &self.redis, &mut crowd);
+            let whole = crowd.saturated(&talk, IN_FLIGHT, time, SIZE)?;
+            result.insert(recipe.name.to_owned(), meter.stop(&crowd, whole));
+        }
+        Ok(json!({ "rooms": rooms, "each": each, "in_flight": IN_FLIGHT, "servers": result }))
+    }
+
+    /// What 10,000 silent sessions in 1,000 rooms cost: pings, leases and whatever else the server does.
+    pub fn idle(&self) -> io::Result<Value> {
+        let (rooms, each) = self.pick((200, 10), (1000, 10));
+        // Longer than the time between two pings, which is 20 s for Bobbin and 25 s for socket.io.
+        let time = seconds(self.pick(5, 50));
+        let mut result = Map::new();
+        for recipe in self.servers.iter().filter(|recipe| recipe.name != "floor") {
+            say(&format!("{rooms} silent rooms of {each}: {}", recipe.name));
+            let (server, mut crowd) = self.start(recipe)?;
+            crowd.enter(crowd::rooms("idle", rooms * each, each), Entrance::default())?;
+            everyone(&crowd, rooms * each, &server)?;
+            settle(&mut crowd)?;
+            let meter = Meter::start(&server, &self.redis, &mut crowd);
+            crowd.idle(time)?;
+            let percent = |cpu: std::time::Duration| round_to(cpu.as_secs_f64() / time.as_secs_f64() * 100.0, 2);
+            let (server, redis) = (percent(meter.server()), percent(meter.redis()));
+            let figures = json!({ "server_percent": server, "redis_percent": redis, "held": crowd.joined });
+            result.insert(recipe.name.to_owned(), figures);
+        }
+        Ok(json!({ "rooms": rooms, "each": each, "seconds": time.as_secs(), "servers": result }))
+    }
+}
