@@ -1,11 +1,11 @@
 //! What every connection's thread needs: made once by `server.rs`, and never changed but by its own atomics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use crate::backplane::Backplane;
-use crate::fanout::Lanes;
-use crate::limits::Slots;
+use crate::fanout::{Lanes, polls::Polls};
+use crate::limits::{Bucket, Slots};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -17,6 +17,10 @@ pub struct App {
     pub lanes: Arc<Lanes>,
     /// Where rooms are kept.
     pub backplane: Box<dyn Backplane>,
+    /// Requests that wait for messages.
+    pub polls: Arc<Polls>,
+    /// How fast each script may post, in the order of the settings.
+    pub post_rates: Vec<Mutex<Bucket>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// WebSocket connections against their cap.

@@ -18,6 +18,8 @@ const MAPS_A_THREAD: usize = 4;
 /// Stacks that threads may borrow at a time, see [`crate::threads::on_temporary_stack`]: enough for all that wait for Redis on a
 /// usual day.
 pub const MAX_SPARE_STACKS: usize = 256;
+/// A burst of messages is this many seconds' worth of the rate limit.
+pub const BURST_SECONDS: f64 = 4.0;
 /// Maps that the program, its libraries and its heap take, with room to grow, and the spare stacks with two guards each.
 const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
 /// What a connection takes of the address space, in bytes: its stack and signal stack with their guards, and some heap.

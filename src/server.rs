@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::app::App;
-use crate::backplane::{Backplane, EventSink, local::Local, redis::Redis};
-use crate::fanout::Lanes;
-use crate::limits::{self, Slots};
+use crate::backplane::{Backplane, Event, EventSink, local::Local, redis::Redis};
+use crate::fanout::{Lanes, polls::Polls};
+use crate::limits::{self, Bucket, Slots};
 use crate::metrics::{EMF_PERIOD, Emf, Metrics};
 use crate::rebalance::Rebalancing;
 use crate::settings::{RedisSettings, Settings};
@@ -29,6 +29,8 @@ use crate::{http::accept, notify, threads};
 const BACKLOG: i32 = 4096;
 /// Places for plain HTTP beyond the cap on sessions: health checks and refusals.
 const HTTP_PLACES: usize = 64;
+/// Requests that may wait for messages at a time: half of the spare stacks, which they use.
+const MAX_POLLS: usize = limits::MAX_SPARE_STACKS / 2;
 /// How often the main thread looks at what is to be done.
 const TICK: Duration = Duration::from_secs(1);
 /// What part of `DRAIN_SECONDS` the goodbyes are spread over; the rest is for the last to be answered.
@@ -103,8 +105,14 @@ pub fn run(settings: Settings) -> Result<(), StartError> {
 fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let metrics = Arc::new(Metrics::default());
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
-    let for_backplane = lanes.clone();
-    let listener: EventSink = Arc::new(move |event| for_backplane.hear(event));
+    let polls = Arc::new(Polls::new(MAX_POLLS));
+    let (sessions, waiting) = (lanes.clone(), polls.clone());
+    let listener: EventSink = Arc::new(move |event| {
+        if let Event::Message { room, .. } = &event {
+            waiting.ring(room);
+        }
+        sessions.hear(event);
+    });
     let (keep, life) = (settings.retention.messages, settings.retention.life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
@@ -127,15 +135,24 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     }
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
     Ok(Arc::new(App {
+        post_rates: post_rates(&settings),
         settings,
         lanes,
         backplane,
+        polls,
         metrics,
         sessions: Slots::new(cap),
         connections: Slots::new(cap + HTTP_PLACES),
         draining: AtomicBool::new(false),
         next_session: AtomicU64::new(0),
     }))
+}
+
+/// A script may post as fast as a person may write.
+fn post_rates(settings: &Settings) -> Vec<Mutex<Bucket>> {
+    let rate = f64::from(settings.rate_limit);
+    let bucket = |_| Mutex::new(Bucket::new(rate, rate * limits::BURST_SECONDS, Instant::now()));
+    settings.tokens.posters.iter().map(bucket).collect()
 }
 
 fn client(settings: &RedisSettings) -> redis::RedisResult<Client> {
@@ -211,8 +228,9 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     notify::stopping(sessions, time.as_secs());
     app.draining.store(true, Relaxed);
     app.lanes.drain(time.mul_f64(GOODBYES));
+    app.polls.ring_all();
     let deadline = Instant::now() + time + DRAIN_GRACE;
-    while app.sessions.taken() > 0 && Instant::now() < deadline {
+    while app.sessions.taken() + app.polls.waiting() > 0 && Instant::now() < deadline {
         if signals.recv_timeout(Duration::from_millis(20)).is_ok() {
             log::warn!("a second signal: ending at once");
             return;

@@ -9,6 +9,7 @@
 pub mod drain;
 pub mod lane;
 pub mod outbox;
+pub mod polls;
 pub mod socket;
 
 use std::io;

@@ -2,9 +2,11 @@
 //! and a deadline. Most requests have none, so the head's reader knows nothing of bodies.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tungstenite::http::{HeaderMap, Request, header};
 
 use super::pages::Answer;
@@ -32,6 +34,20 @@ impl<'a> Body<'a> {
     /// Whether the connection stands at the next request: there was no body, or it was read.
     pub fn is_done(&self, request: &Request<()>) -> bool {
         self.read || matches!(length(request.headers()), Ok(0))
+    }
+
+    /// The address at the other end of the connection.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.socket.peer_addr().ok().map(|address| address.ip())
+    }
+
+    /// Whether the client has closed its side, or the connection broke. Looks without waiting.
+    pub fn is_client_gone(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(self.socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+            Ok(count) => count == 0,
+            Err(error) => !socket::is_timeout(&error),
+        }
     }
 
     /// Reads the whole body.

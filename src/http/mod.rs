@@ -1,6 +1,9 @@
 //! HTTP: accepting connections, reading request heads, and what is answered besides the WebSocket.
 
 pub mod accept;
+mod alertmanager;
+mod auth;
 pub mod body;
+mod messages;
 pub mod pages;
 pub mod routes;

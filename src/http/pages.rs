@@ -17,6 +17,8 @@ use crate::protocol;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The kind of what programs read.
+pub const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -163,19 +165,22 @@ fn ready(app: &App) -> Answer {
         Ok(()) => (200, serde_json::json!({ "ready": true })),
         Err(why) => (503, serde_json::json!({ "ready": false, "reason": why })),
     };
-    Answer::new(status, "application/json", format!("{body}\n").into_bytes()).with("Cache-Control", "no-store")
+    Answer::new(status, JSON, format!("{body}\n").into_bytes()).with("Cache-Control", "no-store")
 }
 
 fn serve_file(file: &File, request: &Request<()>) -> Answer {
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let same =
-        known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == file.etag || tag == "*");
-    let (status, body) = if same { (304, Vec::new()) } else { (200, file.bytes.to_vec()) };
+    let (status, body) = if is_known(request, &file.etag) { (304, Vec::new()) } else { (200, file.bytes.to_vec()) };
     Answer::new(status, file.kind, body)
         .with("ETag", file.etag.clone())
         .with("Cache-Control", "no-cache")
         .with("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         .with("Referrer-Policy", "no-referrer")
+}
+
+/// Whether the client has this version already (`If-None-Match`).
+pub fn is_known(request: &Request<()>, etag: &str) -> bool {
+    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == etag || tag == "*")
 }
 
 #[cfg(test)]

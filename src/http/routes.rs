@@ -4,10 +4,27 @@ use tungstenite::http::Request;
 
 use super::body::Body;
 use super::pages::{self, Answer};
+use super::{alertmanager, auth, messages};
 use crate::app::App;
+use crate::protocol;
 
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
-pub fn answer(request: &Request<()>, _body: &mut Body<'_>, app: &App) -> Answer {
+pub fn answer(request: &Request<()>, body: &mut Body<'_>, app: &App) -> Answer {
+    if let Some((room, part)) = request.uri().path().strip_prefix("/r/").and_then(|rest| rest.split_once('/'))
+        && protocol::is_room(room)
+    {
+        match part {
+            "messages" => return messages::answer(request, &room.into(), body, app),
+            "alertmanager" => return alertmanager::answer(request, &room.into(), body, app).unwrap_or_else(|no| no),
+            _ => {}
+        }
+    }
+    if request.uri().path() == "/metrics" && !auth::may_read_metrics(request, body.peer(), app) {
+        return Answer::refusal(
+            403,
+            "metrics are for private addresses, or with METRICS_TOKEN as Bearer authorization",
+        );
+    }
     pages::answer(request, app)
 }

@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Span, Unavailable};
 use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{self, Bucket, Recent};
+use crate::limits::{self, BURST_SECONDS, Bucket, Recent};
 use crate::protocol::{
     self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame,
 };
@@ -44,8 +44,6 @@ const DEAD_AFTER: Duration = Duration::from_secs(45);
 const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
 /// Typing is told at most so often.
 const TYPING_EVERY: Duration = Duration::from_secs(1);
-/// A burst of messages is so many seconds' worth of the rate limit.
-const BURST_SECONDS: f64 = 4.0;
 /// Frames that are no messages may come so many times as fast.
 const OTHER_FRAMES: f64 = 10.0;
 /// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
@@ -208,6 +206,9 @@ impl<'a> Session<'a> {
             let why = "a name has 1 to 32 characters, without control or direction characters";
             return self.refuse_join(ErrorCode::NameInvalid, why);
         };
+        if self.app.settings.tokens.is_reserved(&protocol::fold_name(&name)) {
+            return self.refuse_join(ErrorCode::NameTaken, "a script has this name");
+        }
         let seat = Seat {
             room: self.room.clone(),
             session: self.id,

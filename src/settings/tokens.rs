@@ -35,6 +35,11 @@ impl Token {
 pub struct Poster {
     /// Its name, which no person can take; `None`: each message names its sender.
     pub name: Option<Arc<str>>,
+    /// The name that no person can take, folded.
+    pub key: String,
+    /// The mark of its messages. It is derived from the name, so it outlives the token; and no client can have it, since
+    /// no client's secret may contain what goes into it.
+    pub by: Arc<str>,
     /// What it is known by.
     pub token: Token,
     /// Where it may post; `None`: everywhere.
@@ -42,6 +47,12 @@ pub struct Poster {
 }
 
 impl Poster {
+    fn new(name: Option<&str>, token: Token, rooms: Option<Vec<String>>) -> Poster {
+        let key = protocol::fold_name(name.unwrap_or(UNNAMED));
+        let by = protocol::mark(&format!("post\0{key}")).into();
+        Poster { name: name.map(Arc::from), key, by, token, rooms }
+    }
+
     /// Whether it may post in this room.
     pub fn may_post_in(&self, room: &str) -> bool {
         self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|other| other == room))
@@ -62,13 +73,13 @@ pub struct Tokens {
 impl Tokens {
     /// Whether this name is a script's, however it is written.
     pub fn is_reserved(&self, folded: &str) -> bool {
-        self.posters.iter().any(|poster| protocol::fold_name(poster.name.as_deref().unwrap_or(UNNAMED)) == folded)
+        self.posters.iter().any(|poster| poster.key == folded)
     }
 
     pub(super) fn read(read: &Reader<'_>) -> Result<Tokens, SettingError> {
         let mut posters = Vec::new();
         if let Some(token) = token(read, "POST_TOKEN")? {
-            posters.push(Poster { name: None, token, rooms: None });
+            posters.push(Poster::new(None, token, None));
         }
         if let Some(text) = read.file("POST_TOKENS_FILE")? {
             let text = String::from_utf8(text).map_err(|_| read.wrong("POST_TOKENS_FILE"))?;
@@ -112,7 +123,7 @@ fn poster(line: &str) -> Result<Poster, String> {
     if let Some(wrong) = rooms.iter().flatten().find(|room| !protocol::is_room(room)) {
         return Err(format!("{wrong:?} is no room; rooms are written a,b or *"));
     }
-    Ok(Poster { name: Some(name.into()), token: Token::new(token.to_owned()), rooms })
+    Ok(Poster::new(Some(&name), Token::new(token.to_owned()), rooms))
 }
 
 #[cfg(test)]

@@ -1,0 +1,146 @@
+//! Requests that wait for a room's next message: what wakes them, and how many there may be.
+//!
+//! They are no sessions: no lane knows them, and an instance may get no events of a room that has only such waiters.
+//! So a wake-up is for speed, and whoever waits also reads the log anew at intervals.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::backplane::Room;
+use crate::limits::{Slot, Slots};
+
+/// All that wait on this instance.
+pub struct Polls {
+    places: Arc<Slots>,
+    rooms: Mutex<HashMap<Room, Bell>>,
+}
+
+/// What those in one room wait for. It is there while one of them is.
+#[derive(Default)]
+struct Bell {
+    waiting: usize,
+    rung: u64,
+    sound: Arc<Condvar>,
+}
+
+/// One that waits. Dropping it gives its place back.
+pub struct Poll<'a> {
+    polls: &'a Polls,
+    room: Room,
+    /// How often the bell had rung when it was last looked at.
+    seen: u64,
+    _place: Slot,
+}
+
+impl Polls {
+    /// With places for this many.
+    pub fn new(places: usize) -> Polls {
+        Polls { places: Slots::new(places), rooms: Mutex::default() }
+    }
+
+    /// Takes a place, if one is free. What is rung from now on is not missed.
+    pub fn enter(&self, room: &Room) -> Option<Poll<'_>> {
+        let place = self.places.take()?;
+        let mut rooms = self.rooms();
+        let bell = rooms.entry(room.clone()).or_default();
+        bell.waiting += 1;
+        Some(Poll { polls: self, room: room.clone(), seen: bell.rung, _place: place })
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.places.taken()
+    }
+
+    /// Wakes those that wait for this room. Called on the backplane's threads for each message, so it is quick where
+    /// nobody waits.
+    pub fn ring(&self, room: &Room) {
+        if self.waiting() > 0
+            && let Some(bell) = self.rooms().get_mut(room)
+        {
+            bell.ring();
+        }
+    }
+
+    /// Wakes all: the process is about to end.
+    pub fn ring_all(&self) {
+        self.rooms().values_mut().for_each(Bell::ring);
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Bell>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bell {
+    fn ring(&mut self) {
+        self.rung += 1;
+        self.sound.notify_all();
+    }
+}
+
+impl Poll<'_> {
+    /// Waits until the bell has rung since it was last looked at, or until this time.
+    pub fn wait(&mut self, until: Instant) {
+        let mut rooms = self.polls.rooms();
+        while let Some(bell) = rooms.get(&self.room) {
+            let left = until.saturating_duration_since(Instant::now());
+            if bell.rung != self.seen || left.is_zero() {
+                self.seen = bell.rung;
+                return;
+            }
+            let sound = bell.sound.clone();
+            rooms = sound.wait_timeout(rooms, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Poll<'_> {
+    fn drop(&mut self) {
+        let mut rooms = self.polls.rooms();
+        if let Some(bell) = rooms.get_mut(&self.room) {
+            bell.waiting -= 1;
+            if bell.waiting == 0 {
+                rooms.remove(&self.room);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_between_entering_and_waiting_is_not_missed() {
+        let polls = Polls::new(2);
+        let tea: Room = "tea".into();
+        let mut poll = polls.enter(&tea).expect("a place");
+        polls.ring(&"other".into());
+        polls.ring(&tea);
+        let start = Instant::now();
+        poll.wait(start + Duration::from_secs(60));
+        assert!(start.elapsed() < Duration::from_secs(30), "it was rung");
+        poll.wait(Instant::now() + Duration::from_millis(20));
+        assert!(start.elapsed() >= Duration::from_millis(20), "it was not rung again");
+    }
+
+    #[test]
+    fn waiters_wake_and_places_come_back() {
+        let polls = Polls::new(2);
+        let tea: Room = "tea".into();
+        std::thread::scope(|scope| {
+            let mut poll = polls.enter(&tea).expect("a place");
+            let second = polls.enter(&tea).expect("a place");
+            assert!(polls.enter(&tea).is_none());
+            let waiter = scope.spawn(move || poll.wait(Instant::now() + Duration::from_secs(60)));
+            polls.ring_all();
+            waiter.join().expect("it woke");
+            drop(second);
+        });
+        assert!(polls.waiting() == 0 && polls.rooms().is_empty());
+    }
+}

@@ -1,0 +1,265 @@
+//! A room's messages over HTTP, for scripts: `POST` keeps one, `GET` reads the log and may wait for what comes next.
+
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tungstenite::http::{Method, Request, header};
+
+use super::auth;
+use super::body::Body;
+use super::pages::{Answer, JSON};
+use crate::app::App;
+use crate::backplane::{Page, Room, Span, Unavailable};
+use crate::limits;
+use crate::protocol::{self, Id, RESUME_MESSAGES};
+use crate::settings::tokens::{Poster, UNNAMED};
+
+/// Messages in one answer, if the request does not say.
+const DEFAULT_LIMIT: usize = 100;
+/// The longest wait, in seconds: load balancers cut what is silent for longer.
+const MAX_WAIT: u64 = 55;
+/// How often the log is read anew while a request waits; events of the room come sooner.
+const REREAD: Duration = Duration::from_millis(500);
+/// Seconds after which a refused request is worth another try.
+const RETRY_AFTER: &str = "3";
+
+/// Answers a request for `/r/{room}/messages`.
+pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> Answer {
+    let answer = match *request.method() {
+        Method::POST => post(request, room, body, app),
+        Method::GET | Method::HEAD => read(request, room, body, app),
+        _ => return Answer::refusal(405, "only GET, HEAD and POST").with("Allow", "GET, HEAD, POST"),
+    };
+    answer.unwrap_or_else(|refusal| refusal).with("Cache-Control", "private, no-cache")
+}
+
+fn unavailable(why: &str) -> Answer {
+    Answer::refusal(503, why).with("Retry-After", RETRY_AFTER)
+}
+
+/// The message of a `POST`.
+#[derive(Deserialize)]
+pub(super) struct Posted {
+    /// As it was sent; see [`protocol::clean_text`].
+    pub text: String,
+    /// Whom it is from, if it says so.
+    pub name: Option<String>,
+}
+
+fn post(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> Result<Answer, Answer> {
+    let poster = admit(request, room, app)?;
+    let reference = reference(request)?;
+    let posted = parse(request, &body.read(request)?)?;
+    keep(poster, room, posted, reference, app)
+}
+
+/// Finds the script that posts, and refuses it if it may not post here and now.
+pub(super) fn admit<'a>(request: &Request<()>, room: &str, app: &'a App) -> Result<&'a Poster, Answer> {
+    if app.settings.tokens.posters.is_empty() {
+        return Err(Answer::refusal(404, "scripts can't post here: neither POST_TOKEN nor POST_TOKENS_FILE is set"));
+    }
+    let (number, poster) = auth::poster(request, app)?;
+    if !poster.may_post_in(room) {
+        return Err(Answer::refusal(403, "this token is for other rooms"));
+    }
+    if app.draining.load(Relaxed) {
+        return Err(unavailable("this instance is going away; try again"));
+    }
+    let mut rate = app.post_rates[number].lock().unwrap_or_else(PoisonError::into_inner);
+    rate.take(Instant::now()).map_err(|wait| {
+        let seconds = wait.as_secs() + 1;
+        Answer::refusal(429, "too many messages per second").with("Retry-After", seconds.to_string())
+    })?;
+    Ok(poster)
+}
+
+/// Keeps a message and answers with its id.
+pub(super) fn keep(
+    poster: &Poster,
+    room: &Room,
+    posted: Posted,
+    reference: Option<String>,
+    app: &App,
+) -> Result<Answer, Answer> {
+    let bad = |why: &str| Answer::refusal(400, why);
+    let name = sender(poster, posted.name, app)?;
+    let text = protocol::clean_text(&posted.text).ok_or_else(|| bad("a text has 1 to 4096 bytes"))?;
+    let body = protocol::message_body(&poster.by, &name, text, reference.as_deref());
+    let kept = app.backplane.post(room, &poster.by, body, reference);
+    let (id, _) = kept.map_err(|Unavailable| unavailable("the message could not be kept; try again"))?;
+    app.metrics.messages.inc();
+    let answer = serde_json::json!({ "id": id, "by": &*poster.by });
+    Ok(Answer::new(201, JSON, format!("{answer}\n").into_bytes()))
+}
+
+/// Whom the message is from: the token's own name, or with `POST_TOKEN` whom the message names.
+fn sender(poster: &Poster, named: Option<String>, app: &App) -> Result<String, Answer> {
+    let bad = |why: &str| Answer::refusal(400, why);
+    let named =
+        named.map(|raw| protocol::clean_name(&raw).ok_or_else(|| bad("the name has 1 to 32 visible characters")));
+    let named = named.transpose()?;
+    match (&poster.name, named) {
+        (Some(own), Some(named)) if protocol::fold_name(own) != protocol::fold_name(&named) => {
+            Err(bad("this token has a name of its own; leave the name out"))
+        }
+        (Some(own), _) => Ok(own.to_string()),
+        (None, None) => Ok(UNNAMED.to_owned()),
+        (None, Some(named)) => {
+            let key = protocol::fold_name(&named);
+            let others = app.settings.tokens.posters.iter().filter(|other| other.name.is_some());
+            let taken = others.map(|other| &other.key).any(|other| *other == key);
+            if taken { Err(bad("this name belongs to another token")) } else { Ok(named) }
+        }
+    }
+}
+
+/// The `Idempotency-Key`, bare or in quotes.
+fn reference(request: &Request<()>) -> Result<Option<String>, Answer> {
+    let Some(value) = request.headers().get("Idempotency-Key") else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default().trim();
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    if protocol::is_reference(bare) {
+        return Ok(Some(bare.to_owned()));
+    }
+    Err(Answer::refusal(400, "Idempotency-Key: 1 to 64 characters"))
+}
+
+/// Reads JSON where the head announces it, and text where it announces text. Where it does neither (curl sends
+/// everything as a form), an object with a `text` is JSON.
+fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
+    let bad = |why: &str| Answer::refusal(400, why);
+    let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let json = || {
+        if !limits::is_shallow(text) {
+            return Err(bad("nested too deep"));
+        }
+        serde_json::from_str::<Posted>(text).map_err(|error| bad(&format!("not a message in JSON: {error}")))
+    };
+    if kind == "application/json" || kind.ends_with("+json") {
+        return json();
+    }
+    let plain = Posted { text: text.to_owned(), name: None };
+    if kind == "text/plain" || !text.trim_start().starts_with('{') { Ok(plain) } else { Ok(json().unwrap_or(plain)) }
+}
+
+/// What a `GET` asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    after: Option<Id>,
+    before: Option<Id>,
+    limit: usize,
+    wait: Duration,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Query, String> {
+        let mut parsed = Query { after: None, before: None, limit: DEFAULT_LIMIT, wait: Duration::ZERO };
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let number = || value.parse::<u64>().map_err(|_| format!("{key} is a number"));
+            match key {
+                "after" => parsed.after = Some(value.parse().map_err(|why| format!("after: {why}"))?),
+                "before" => parsed.before = Some(value.parse().map_err(|why| format!("before: {why}"))?),
+                "limit" => parsed.limit = number()?.clamp(1, RESUME_MESSAGES as u64) as usize,
+                "wait" => parsed.wait = Duration::from_secs(number()?.min(MAX_WAIT)),
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn span(&self) -> Span {
+        match self.after {
+            None => Span::Before(self.before),
+            Some(after) => Span::After { after, before: self.before },
+        }
+    }
+}
+
+fn read(request: &Request<()>, room: &Room, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
+    auth::check_reader(request, app)?;
+    let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
+    // Before the first look at the log, so that no message between the two is missed.
+    let mut poll = match query.wait.is_zero() {
+        true => None,
+        false => Some(app.polls.enter(room).ok_or_else(|| unavailable("too many requests wait; try again"))?),
+    };
+    let deadline = Instant::now() + query.wait;
+    loop {
+        let page = app.backplane.history(room, query.span(), query.limit);
+        let page = page.map_err(|why: Unavailable| unavailable(&why.to_string()))?;
+        let lines = lines(&page);
+        let etag = etag(&page, &lines);
+        let known = super::pages::is_known(request, &etag);
+        let now = Instant::now();
+        let nothing_new = known || (query.after.is_some() && page.messages.is_empty());
+        if let Some(poll) = &mut poll
+            && nothing_new
+            && now < deadline
+            && !app.draining.load(Relaxed)
+            && !body.is_client_gone()
+        {
+            poll.wait(deadline.min(now + REREAD));
+            continue;
+        }
+        let (status, lines) = if known { (304, String::new()) } else { (200, lines) };
+        return Ok(Answer::new(status, "application/x-ndjson", lines.into_bytes()).with("ETag", etag));
+    }
+}
+
+fn lines(page: &Page) -> String {
+    let mut text = String::new();
+    for (id, body) in &page.messages {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{}", protocol::message_json(*id, body));
+    }
+    text
+}
+
+/// The newest id, and a hash of the rest: a message that the host removed changes an answer too.
+fn etag(page: &Page, lines: &str) -> String {
+    let newest = page.messages.last().map_or(Id::default(), |(id, _)| *id);
+    let mut hasher = DefaultHasher::new();
+    lines.hash(&mut hasher);
+    format!("\"{newest}.{:08x}\"", hasher.finish() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_have_defaults_and_bounds() {
+        let query = Query::parse("after=5-1&before=9-0&limit=100000&wait=3600&x=y").expect("right");
+        let (after, before) = (Id { ms: 5, seq: 1 }, Some(Id { ms: 9, seq: 0 }));
+        assert_eq!(query.span(), Span::After { after, before });
+        assert_eq!((query.limit, query.wait), (RESUME_MESSAGES, Duration::from_secs(MAX_WAIT)));
+        let query = Query::parse("").expect("right");
+        assert_eq!((query.span(), query.limit, query.wait), (Span::Before(None), DEFAULT_LIMIT, Duration::ZERO));
+        for wrong in ["after=x", "before=1", "limit=-1", "limit=many", "wait=1.5"] {
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_json_or_text() {
+        let parse_as = |kind: &str, body: &str| {
+            let request = Request::builder().header("Content-Type", kind).body(()).expect("a request");
+            parse(&request, body.as_bytes()).map(|posted| (posted.text, posted.name)).map_err(|error| error.status())
+        };
+        let message = r#"{"text":"hi","name":"CI","x":1}"#;
+        let hi = || Ok(("hi".to_owned(), Some("CI".to_owned())));
+        assert_eq!(parse_as("application/json; charset=utf-8", message), hi());
+        assert_eq!(parse_as("application/x-www-form-urlencoded", message), hi());
+        assert_eq!(parse_as("text/plain", message), Ok((message.to_owned(), None)));
+        assert_eq!(parse_as("application/x-www-form-urlencoded", "{hi"), Ok(("{hi".to_owned(), None)));
+        for wrong in ["hi", "{}", "[]", r#"{"text":7}"#, &format!("{{\"text\":\"hi\",\"x\":{}", "[".repeat(9))] {
+            assert_eq!(parse_as("application/json", wrong), Err(400), "{wrong}");
+        }
+    }
+}
