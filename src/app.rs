@@ -1,6 +1,6 @@
 //! What every connection's thread needs: made once by `server.rs`, and never changed but by its own atomics.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crate::backplane::Backplane;
@@ -29,6 +29,4 @@ pub struct App {
     pub connections: Arc<Slots>,
     /// The process is on its way to end: no new sessions.
     pub draining: AtomicBool,
-    /// Numbers the sessions.
-    pub next_session: AtomicU64,
 }

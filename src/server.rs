@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -111,7 +111,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         if let Event::Message { room, .. } = &event {
             waiting.ring(room);
         }
-        sessions.hear(event);
+        sessions.publish(event);
     });
     let (keep, life) = (settings.retention.messages, settings.retention.life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
@@ -144,7 +144,6 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         sessions: Slots::new(cap),
         connections: Slots::new(cap + HTTP_PLACES),
         draining: AtomicBool::new(false),
-        next_session: AtomicU64::new(0),
     }))
 }
 

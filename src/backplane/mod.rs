@@ -122,8 +122,8 @@ pub enum Leave {
     Expire,
 }
 
-/// What happens in the rooms that this task has sessions in, in the room's order.
-#[derive(Debug)]
+/// What happens in the rooms that this instance has sessions in, in the room's order.
+#[derive(Debug, Clone)]
 pub enum Event {
     /// A message was said.
     Message {

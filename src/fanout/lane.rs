@@ -1,99 +1,91 @@
-//! One lane: the thread that owns the write side of its share of the sessions, and what it does with its posts.
-//!
-//! Its neighbour `lanes.rs` is the handle by which the rest of the program speaks to all of them.
+//! One lane: the thread that owns the write side of its share of the sessions.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tungstenite::Bytes;
 
-use crate::backplane::{Change, Event, Room, SessionId, Unavailable};
-use crate::fanout::drain::Drain;
-use crate::fanout::outbox::{Batch, OrderKey, OutFrame, Outbox, Outcome};
-use crate::fanout::socket::SharedSocket;
+use super::drain::Drain;
+use super::frame::{Batch, OrderKey, OutFrame};
+use super::lane_room::{LaneRoom, When};
+use super::outbox::{Attention, Outbox};
+use super::socket::SharedSocket;
+use crate::backplane::{Event, Room, SessionId, Unavailable};
 use crate::metrics::Metrics;
-use crate::protocol::{self, Close, ErrorCode, Id, PRESENCE_NAMES, ServerFrame};
+use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
 
-/// Posts that are taken at a time before messages are written, and the bytes of one room's messages written together.
-const GATHER: (usize, usize) = (256, 64 * 1024);
-/// Under load, more posts are waited for: one part in so many of the time that the last writing took. It is load if that
-/// was longer than the second, and ended no longer ago.
-const PATIENCE: (u32, Duration) = (8, Duration::from_millis(1));
-/// Up to this many people, changes of presence are told at once.
-const SMALL_ROOM: u64 = 50;
-/// In larger rooms they are gathered for so long.
-const GATHER_PRESENCE: Duration = Duration::from_secs(1);
-/// Sockets that did not take all are tried again after the first of these, then ever later up to the second.
+/// Commands that are taken together before messages are written.
+const MAX_GATHERED: usize = 256;
+/// Messages of one room that are written together, in bytes.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
+/// A write pass longer than this, and not longer ago, means load.
+const LOAD: Duration = Duration::from_millis(1);
+/// Under load, wait 1/8 of the last write pass for more commands before writing.
+const WAIT_SHARE: u32 = 8;
+/// How long presence and typing are gathered in large rooms.
+const GATHER_NOTICES: Duration = Duration::from_secs(1);
+/// The first and the longest wait before sockets that did not take all are tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
-/// What a lane is told about one session.
+/// A command about one session.
 pub enum SessionCommand {
     /// It is about to join: hold what comes for it.
     Join(Room, Arc<SharedSocket>),
     /// Its `welcome` is written, with messages up to this and presence up to that, see [`Outbox::open`].
     Open(Id, u64),
-    /// A frame of its own thread.
+    /// Send a frame of its own thread.
     Own(Bytes),
-    /// Say goodbye to it.
+    /// Close it.
     Close(Close),
     /// Its thread has ended.
     Leave,
 }
 
-/// What a lane is told.
+/// A command to a lane.
 pub enum LaneCommand {
-    /// Something about one session.
-    To(SessionId, SessionCommand),
-    /// What the backplane tells.
-    Event(Arc<Event>),
-    /// Say goodbye to all, spread over this time.
+    /// About one session.
+    Session(SessionId, SessionCommand),
+    /// An event of the backplane.
+    Event(Event),
+    /// Close all sessions, spread over this time.
     Drain(Duration),
-    /// Say goodbye to this many.
+    /// Ask this many sessions to reconnect.
     Rebalance(usize),
 }
 
-/// See the module.
+/// What a lane's thread owns.
 pub struct Lane {
-    posts: Receiver<LaneCommand>,
+    /// The other ends are in [`super::Lanes`]; when they are gone, the thread ends.
+    commands: Receiver<LaneCommand>,
     metrics: Arc<Metrics>,
     rooms: HashMap<Room, LaneRoom>,
     /// Which room a session is in.
     homes: HashMap<SessionId, Room>,
-    /// Rooms with messages that are not written yet.
+    /// Rooms with gathered messages.
     dirty: Vec<Room>,
-    /// When each room with gathered presence is to be told, soonest first.
-    gathering: VecDeque<(Instant, Room)>,
-    /// Sessions whose outbox wants another look.
+    /// When each room's gathered notices are due, soonest first.
+    notices_due: VecDeque<(Instant, Room)>,
+    /// Sessions whose outbox needed attention when it was last looked at.
     pending_writes: HashSet<SessionId>,
     retry_at: Instant,
     retry_wait: Duration,
-    /// When messages were last written, and for how long.
+    /// When messages were last written, and how long that took.
     wrote: (Instant, Duration),
     drain: Option<Drain>,
 }
 
-#[derive(Default)]
-struct LaneRoom {
-    /// In the order in which they came, which mostly is that of their sockets in memory: a tenth more deliveries/s.
-    outboxes: BTreeMap<SessionId, Outbox>,
-    messages: Vec<OutFrame>,
-    message_bytes: usize,
-    /// Gathered presence.
-    change: Option<Change>,
-}
-
 impl Lane {
-    /// A lane with nobody in it.
-    pub fn new(posts: Receiver<LaneCommand>, metrics: Arc<Metrics>) -> Lane {
+    /// A lane without sessions.
+    pub fn new(commands: Receiver<LaneCommand>, metrics: Arc<Metrics>) -> Lane {
         Lane {
-            posts,
+            commands,
             metrics,
             rooms: HashMap::new(),
             homes: HashMap::new(),
             dirty: Vec::new(),
-            gathering: VecDeque::new(),
+            notices_due: VecDeque::new(),
             pending_writes: HashSet::new(),
             retry_at: Instant::now(),
             retry_wait: RETRY.0,
@@ -106,12 +98,12 @@ impl Lane {
     pub fn run(mut self) {
         loop {
             let first = match self.next_duty() {
-                None => self.posts.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => self.posts.recv_deadline(at),
+                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => self.commands.recv_deadline(at),
             };
             match first {
-                Ok(post) => {
-                    self.take(post);
+                Ok(command) => {
+                    self.carry_out(command);
                     self.gather();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -126,77 +118,70 @@ impl Lane {
     }
 
     /// Takes what else has come. Where one message is, others are close behind, and those that are written together
-    /// cost one `send` a session: so the subscriber may run once more first, a microsecond where nobody else wants to.
-    /// A lane that has only just written for a while is under load, and waits a little for them.
+    /// cost one `send` per session: so the backplane's thread may run once more first, which takes a microsecond where
+    /// nobody else wants to. A lane under load waits a little for them.
     fn gather(&mut self) {
         std::thread::yield_now();
         let (ended, took) = self.wrote;
-        let busy = took > PATIENCE.1 && ended.elapsed() < PATIENCE.1;
-        let until = busy.then(|| Instant::now() + took / PATIENCE.0);
-        for _ in 1..GATHER.0 {
+        let loaded = took > LOAD && ended.elapsed() < LOAD;
+        let until = loaded.then(|| Instant::now() + took / WAIT_SHARE);
+        for _ in 1..MAX_GATHERED {
             let next = match until {
-                Some(until) => self.posts.recv_deadline(until).ok(),
-                None => self.posts.try_recv().ok(),
+                Some(until) => self.commands.recv_deadline(until).ok(),
+                None => self.commands.try_recv().ok(),
             };
-            let Some(post) = next else { break };
-            self.take(post);
+            let Some(command) = next else { break };
+            self.carry_out(command);
         }
     }
 
-    fn take(&mut self, post: LaneCommand) {
-        let now = Instant::now();
-        if let LaneCommand::Event(event) = &post
-            && let Event::Message { room, id, frame } = &**event
-        {
+    fn carry_out(&mut self, command: LaneCommand) {
+        if let LaneCommand::Event(Event::Message { room, id, frame }) = &command {
             return self.gather_message(room, *id, frame);
         }
         // All else keeps its place behind the messages that came before it.
         self.write_messages();
-        match post {
-            LaneCommand::To(session, letter) => self.open_letter(session, letter, now),
+        let now = Instant::now();
+        match command {
+            LaneCommand::Session(session, command) => self.serve(session, command, now),
+            LaneCommand::Event(event) => self.handle_event(event, now),
             LaneCommand::Drain(over) => {
-                let sessions: Vec<SessionId> = self.homes.keys().copied().collect();
-                self.drain = Some(Drain::new(sessions, over, now));
+                self.drain = Some(Drain::new(self.homes.keys().copied().collect(), over, now));
             }
             LaneCommand::Rebalance(count) => self.rebalance(count, now),
-            LaneCommand::Event(event) => self.hear(&event, now),
         }
     }
 
-    fn open_letter(&mut self, session: SessionId, letter: SessionCommand, now: Instant) {
-        match letter {
-            SessionCommand::Join(room, wire) => {
+    fn serve(&mut self, session: SessionId, command: SessionCommand, now: Instant) {
+        match command {
+            SessionCommand::Join(room, socket) => {
                 self.homes.insert(session, room.clone());
-                self.rooms.entry(room).or_default().outboxes.insert(session, Outbox::new(wire, now));
+                self.rooms.entry(room).or_default().outboxes.insert(session, Outbox::new(socket, now));
                 if self.drain.is_some() {
                     self.close(session, Close::GoingAway, now);
                 }
             }
-            SessionCommand::Open(last, stamp) => self.with(session, now, |outbox| outbox.open(last, stamp, now)),
-            SessionCommand::Own(bytes) => self.own(session, bytes, now),
+            SessionCommand::Open(last, stamp) => {
+                let mut sent = 0;
+                self.with(session, now, |outbox| sent = outbox.open(last, stamp, now));
+                self.metrics.deliveries.inc_by(sent as u64);
+            }
+            SessionCommand::Own(bytes) => self.send_to(session, bytes, now),
             SessionCommand::Close(code) => self.close(session, code, now),
             SessionCommand::Leave => self.leave(session),
         }
     }
 
-    fn hear(&mut self, event: &Event, now: Instant) {
+    fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Typing { room, frame } => {
-                let piece = OutFrame { bytes: frame.clone(), mark: OrderKey::Other };
-                self.each_in(room, now, |_, outbox| outbox.put(&piece, now));
-            }
-            Event::Presence { room, change } => self.gather_presence(room, change, now),
-            Event::Receipt { session, id, frame } => {
-                let piece = OutFrame { bytes: frame.clone(), mark: OrderKey::Other };
-                // One that is not delivered yet will be, in its order, and then is the receipt.
-                self.with(
-                    *session,
-                    now,
-                    |outbox| {
-                        if *id <= outbox.last() { outbox.put(&piece, now) } else { Outcome::Done }
-                    },
-                );
-            }
+            Event::Typing { room, frame } => self.gather_notice(&room, now, |room| room.gather_typing(&frame)),
+            Event::Presence { room, change } => self.gather_notice(&room, now, |room| room.gather_change(&change)),
+            // A message that is not delivered yet will be, in its order, and then is the receipt.
+            Event::Receipt { session, id, frame } => self.with(session, now, |outbox| {
+                if id <= outbox.last() {
+                    outbox.put(&OutFrame::unordered(frame), now);
+                }
+            }),
             Event::Refused { session, reference } => {
                 let error = ServerFrame::Error {
                     code: ErrorCode::Unavailable,
@@ -205,14 +190,14 @@ impl Lane {
                     retry_ms: None,
                 };
                 self.metrics.refused.inc();
-                self.own(*session, protocol::text_frame(protocol::json(&error)), now);
+                self.send_to(session, protocol::text_frame(protocol::json(&error)), now);
             }
             Event::Status(up) => {
-                self.metrics.backplane_up.set(i64::from(*up));
-                let status = ServerFrame::Status { backplane: if *up { "up" } else { "down" } };
-                let piece = OutFrame { bytes: protocol::text_frame(protocol::json(&status)), mark: OrderKey::Other };
+                self.metrics.backplane_up.set(i64::from(up));
+                let status = ServerFrame::Status { backplane: if up { "up" } else { "down" } };
+                let frame = OutFrame::unordered(protocol::text_frame(protocol::json(&status)));
                 let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
-                rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| outbox.put(&piece, now)));
+                rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
             // Handled before they come here.
             Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) => {}
@@ -221,12 +206,11 @@ impl Lane {
 
     fn gather_message(&mut self, name: &Room, id: Id, frame: &Bytes) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.messages.is_empty() {
+        let bytes = room.gather_message(id, frame);
+        if bytes == frame.len() {
             self.dirty.push(name.clone());
         }
-        room.message_bytes += frame.len();
-        room.messages.push(OutFrame { bytes: frame.clone(), mark: OrderKey::Message(id) });
-        if room.message_bytes > GATHER.1 {
+        if bytes > MAX_BATCH_BYTES {
             self.write_messages();
         }
     }
@@ -234,66 +218,42 @@ impl Lane {
     fn write_messages(&mut self) {
         while let Some(name) = self.dirty.pop() {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
-            room.message_bytes = 0;
-            let Some(batch) = Batch::new(std::mem::take(&mut room.messages)) else { continue };
-            self.metrics.deliveries.inc_by((batch.pieces.len() * room.outboxes.len()) as u64);
-            let now = Instant::now();
-            self.each_in(&name, now, |_, outbox| outbox.put_batch(&batch, now));
+            let Some(batch) = Batch::new(room.take_messages()) else { continue };
+            let (now, mut delivered) = (Instant::now(), 0);
+            self.each_in(&name, now, |_, outbox| delivered += outbox.put_batch(&batch, now));
+            self.metrics.deliveries.inc_by(delivered as u64);
         }
     }
 
-    fn gather_presence(&mut self, name: &Room, news: &Change, now: Instant) {
+    fn gather_notice(&mut self, name: &Room, now: Instant, gather: impl FnOnce(&mut LaneRoom) -> When) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let gathered = match room.change.take() {
-            Some(mut change) => {
-                change.add(news);
-                change
-            }
-            None => {
-                if news.participants > SMALL_ROOM {
-                    self.gathering.push_back((now + GATHER_PRESENCE, name.clone()));
-                }
-                news.clone()
-            }
-        };
-        room.change = Some(gathered);
-        if news.participants <= SMALL_ROOM {
-            self.tell_presence(name, now);
+        match gather(room) {
+            When::Now => self.write_notices(name, now),
+            When::Later => self.notices_due.push_back((now + GATHER_NOTICES, name.clone())),
+            When::Set => {}
         }
     }
 
-    /// Tells a room who came and went. A small room is told all names, if need be in several frames; a large one is
-    /// told some names and the count.
-    fn tell_presence(&mut self, name: &Room, now: Instant) {
-        let Some(change) = self.rooms.get_mut(name).and_then(|room| room.change.take()) else { return };
-        let frames = change.joined.len().max(change.left.len()).div_ceil(PRESENCE_NAMES).max(1);
-        for number in 0..if change.participants <= SMALL_ROOM { frames } else { 1 } {
-            let part = |names: &[String]| -> Vec<String> {
-                names.iter().skip(number * PRESENCE_NAMES).take(PRESENCE_NAMES).cloned().collect()
-            };
-            let (joined, left) = (part(&change.joined), part(&change.left));
-            let frame = ServerFrame::Presence { joined: &joined, left: &left, participants: change.participants };
-            let piece = OutFrame {
-                bytes: protocol::text_frame(protocol::json(&frame)),
-                mark: OrderKey::Presence(change.stamp),
-            };
+    fn write_notices(&mut self, name: &Room, now: Instant) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let (frames, about) = room.take_notices();
+        for frame in frames {
+            let is_presence = matches!(frame.key, OrderKey::Presence(_));
             self.each_in(name, now, |session, outbox| {
-                let known = change.about == Some(session) && !outbox.told_presence();
-                if known { Outcome::Done } else { outbox.put(&piece, now) }
+                let knows = is_presence && about == Some(session) && !outbox.knows_presence();
+                if !knows {
+                    outbox.put(&frame, now);
+                }
             });
         }
     }
 
-    fn own(&mut self, session: SessionId, bytes: Bytes, now: Instant) {
-        let piece = OutFrame { bytes, mark: OrderKey::Other };
-        self.with(session, now, |outbox| outbox.put(&piece, now));
+    fn send_to(&mut self, session: SessionId, bytes: Bytes, now: Instant) {
+        self.with(session, now, |outbox| _ = outbox.put(&OutFrame::unordered(bytes), now));
     }
 
     fn close(&mut self, session: SessionId, code: Close, now: Instant) {
-        self.with(session, now, |outbox| {
-            outbox.close(code, now);
-            outbox.retry(now)
-        });
+        self.with(session, now, |outbox| _ = outbox.close(code, now));
     }
 
     fn leave(&mut self, session: SessionId) {
@@ -315,67 +275,62 @@ impl Lane {
         some.into_iter().for_each(|session| self.close(session, Close::GoingAway, now));
     }
 
-    /// Does something with one session's outbox, and sees to what comes of it.
-    fn with(&mut self, session: SessionId, now: Instant, act: impl FnOnce(&mut Outbox) -> Outcome) {
+    /// Does something with one session's outbox.
+    fn with(&mut self, session: SessionId, now: Instant, act: impl FnOnce(&mut Outbox)) {
         let home = self.homes.get(&session).and_then(|room| self.rooms.get_mut(room));
         let Some(outbox) = home.and_then(|room| room.outboxes.get_mut(&session)) else { return };
-        let outcome = act(outbox);
-        self.handle_outcome(session, outcome, now);
+        act(outbox);
+        match outbox.attention(now) {
+            Attention::None => return,
+            Attention::Retry => {}
+            Attention::TooSlow => {
+                if outbox.close(Close::TooSlow, now) {
+                    self.metrics.cut.inc();
+                    log::debug!("session {session} does not read: cut");
+                }
+            }
+        }
+        if self.pending_writes.is_empty() {
+            self.retry_wait = RETRY.0;
+            self.retry_at = now + RETRY.0;
+        }
+        self.pending_writes.insert(session);
     }
 
     /// Does something with all outboxes of a room.
-    fn each_in(&mut self, name: &Room, now: Instant, act: impl Fn(SessionId, &mut Outbox) -> Outcome) {
+    fn each_in(&mut self, name: &Room, now: Instant, mut act: impl FnMut(SessionId, &mut Outbox)) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let mut unfinished = Vec::new();
+        let mut unsettled = Vec::new();
         for (session, outbox) in &mut room.outboxes {
-            match act(*session, outbox) {
-                Outcome::Done => {}
-                outcome => unfinished.push((*session, outcome)),
+            act(*session, outbox);
+            if outbox.attention(now) != Attention::None {
+                unsettled.push(*session);
             }
         }
-        unfinished.into_iter().for_each(|(session, outcome)| self.handle_outcome(session, outcome, now));
+        unsettled.into_iter().for_each(|session| self.with(session, now, |_| {}));
     }
 
-    fn handle_outcome(&mut self, session: SessionId, outcome: Outcome, now: Instant) {
-        match outcome {
-            Outcome::Done => drop(self.pending_writes.remove(&session)),
-            Outcome::Waiting => {
-                if self.pending_writes.is_empty() {
-                    self.retry_wait = RETRY.0;
-                    self.retry_at = now + RETRY.0;
-                }
-                self.pending_writes.insert(session);
-            }
-            Outcome::TooSlow => {
-                self.metrics.cut.inc();
-                log::debug!("session {session} is too slow");
-                self.close(session, Close::TooSlow, now);
-            }
-        }
-    }
-
-    /// When something is to be done without being told.
+    /// When something is to be done by the clock.
     fn next_duty(&self) -> Option<Instant> {
         let retry = (!self.pending_writes.is_empty()).then_some(self.retry_at);
-        let gathered = self.gathering.front().map(|(at, _)| *at);
-        [retry, gathered, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
+        let notices = self.notices_due.front().map(|(at, _)| *at);
+        [retry, notices, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
     }
 
     fn do_duties(&mut self, now: Instant) {
-        while let Some((at, _)) = self.gathering.front()
-            && *at <= now
-            && let Some((_, name)) = self.gathering.pop_front()
+        while self.notices_due.front().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, name)) = self.notices_due.pop_front()
         {
-            self.tell_presence(&name, now);
+            self.write_notices(&name, now);
         }
         while let Some(session) = self.drain.as_mut().and_then(|drain| drain.due(now)) {
             self.close(session, Close::GoingAway, now);
         }
         if !self.pending_writes.is_empty() && now >= self.retry_at {
+            let pending = std::mem::take(&mut self.pending_writes);
+            pending.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
             self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
             self.retry_at = now + self.retry_wait;
-            let pending_writes: Vec<SessionId> = self.pending_writes.iter().copied().collect();
-            pending_writes.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
         }
     }
 }

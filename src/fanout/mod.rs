@@ -1,14 +1,17 @@
 //! Fan-out: the few threads that write to all sockets.
 //!
 //! Waking a thread for each recipient costs three to five times what the `send` itself does. So a *lane* is one thread
-//! a core that owns the write side of its share of the sessions. It takes what has piled up in its channel, gathers
-//! the messages of each room, and makes one `send` a session: a delivery costs that system call, one comparison of
+//! per core that owns the write side of its share of the sessions. It takes what has piled up in its channel, gathers
+//! the messages of each room, and makes one `send` per session: a delivery costs that system call, one comparison of
 //! ids and nothing else. Messages reach it encoded. Joins and leaves come through the same channel as messages, so the
-//! channel's order is their order, and no lock is needed.
+//! channel's order is their order.
 
 pub mod drain;
+pub mod frame;
 pub mod lane;
+mod lane_room;
 pub mod outbox;
+pub mod placement;
 pub mod polls;
 pub mod socket;
 
@@ -18,70 +21,84 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::backplane::{Event, SessionId};
-use crate::fanout::lane::{Lane, LaneCommand, SessionCommand};
+use self::lane::{Lane, LaneCommand, SessionCommand};
+use self::placement::{Berth, MAX_LANES, Placement};
+use crate::backplane::{Event, Room, SessionId};
 use crate::metrics::Metrics;
 use crate::protocol::Close;
 use crate::threads;
 
-/// Posts that may wait for a lane. Whoever finds it full waits: a lane never waits for anybody, so it empties.
+/// Commands that may wait for a lane. Whoever finds it full waits: a lane never waits for anybody, so it empties.
 const QUEUE: usize = 1024;
 
-/// The handle. When the last one is dropped, the lanes end.
+/// The handle by which the rest of the program reaches the lanes. When the last one is dropped, they end.
 pub struct Lanes {
     inboxes: Vec<Sender<LaneCommand>>,
+    placement: Arc<Placement>,
 }
 
 impl Lanes {
-    /// Starts `count` lanes.
+    /// Starts `count` lanes, 1 to [`MAX_LANES`].
     ///
     /// # Errors
     /// A thread can't be started.
     pub fn start(count: usize, metrics: &Arc<Metrics>) -> io::Result<Lanes> {
         let start = |number| {
-            let (inbox, posts) = bounded(QUEUE);
-            let lane = Lane::new(posts, metrics.clone());
+            let (inbox, commands) = bounded(QUEUE);
+            let lane = Lane::new(commands, metrics.clone());
             threads::spawn_critical(&format!("lane-{number}"), move || lane.run()).map(|_| inbox)
         };
-        Ok(Lanes { inboxes: (0..count.max(1)).map(start).collect::<io::Result<_>>()? })
+        let inboxes: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
+        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes })
     }
 
-    /// Tells a session's lane something.
-    pub fn post(&self, session: SessionId, letter: SessionCommand) {
-        self.send(session, LaneCommand::To(session, letter));
+    /// Numbers a session and gives it a lane.
+    pub fn assign(&self, room: &Room) -> Berth {
+        self.placement.assign(room)
     }
 
-    fn send(&self, session: SessionId, post: LaneCommand) {
-        // Lanes are vital: were one gone, the process would be too.
-        let _ = self.inboxes[session as usize % self.inboxes.len()].send(post);
+    /// Sends a command to a session's lane.
+    pub fn post(&self, session: SessionId, command: SessionCommand) {
+        self.send(self.placement.lane_of(session), LaneCommand::Session(session, command));
     }
 
-    /// Passes on what the backplane tells: to one session's lane, or to all.
-    pub fn hear(&self, event: Event) {
+    fn send(&self, lane: usize, command: LaneCommand) {
+        // Lanes are critical threads: were one gone, the process would be too.
+        let _ = self.inboxes[lane].send(command);
+    }
+
+    /// Passes an event of the backplane on: to one session's lane, or to the lanes that have members of the room.
+    pub fn publish(&self, event: Event) {
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {
-                self.send(*session, LaneCommand::Event(Arc::new(event)));
+                self.send(self.placement.lane_of(*session), LaneCommand::Event(event));
             }
             Event::TakenOver(session) => self.post(*session, SessionCommand::Close(Close::TakenOver)),
             Event::Evicted(session) => self.post(*session, SessionCommand::Close(Close::GoingAway)),
-            _ => {
-                let event = Arc::new(event);
-                self.inboxes.iter().for_each(|inbox| drop(inbox.send(LaneCommand::Event(event.clone()))));
+            Event::Message { room, .. } | Event::Typing { room, .. } | Event::Presence { room, .. } => {
+                let mut lanes = self.placement.lanes_of(room);
+                while lanes.count_ones() > 1 {
+                    self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event.clone()));
+                    lanes &= lanes - 1;
+                }
+                if lanes != 0 {
+                    self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event));
+                }
             }
+            Event::Status(_) => (0..self.inboxes.len()).for_each(|n| self.send(n, LaneCommand::Event(event.clone()))),
         }
     }
 
-    /// Says goodbye to all sessions, spread over this time, and to all that come later.
+    /// Closes all sessions, spread over this time, and all that come later.
     pub fn drain(&self, over: Duration) {
-        self.inboxes.iter().for_each(|inbox| drop(inbox.send(LaneCommand::Drain(over))));
+        (0..self.inboxes.len()).for_each(|lane| self.send(lane, LaneCommand::Drain(over)));
     }
 
-    /// Says goodbye to so many sessions, to be served by other tasks.
+    /// Asks this many sessions to reconnect, so that other instances serve them.
     pub fn rebalance(&self, count: usize) {
         let lanes = self.inboxes.len();
-        for (number, inbox) in self.inboxes.iter().enumerate() {
-            let share = count / lanes + usize::from(number < count % lanes);
-            let _ = inbox.send(LaneCommand::Rebalance(share));
+        for lane in 0..lanes {
+            self.send(lane, LaneCommand::Rebalance(count / lanes + usize::from(lane < count % lanes)));
         }
     }
 }

@@ -1,6 +1,4 @@
 //! A client's socket, which two threads share: the session's reads, and the lane's outbox writes without waiting.
-//!
-//! Apart from its users, because it is all that they share.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -10,24 +8,25 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// After a close frame, what still comes is read for so long: a socket that is closed on unread data resets, and the
-/// client might lose the close frame.
+/// How long incoming data is read and dropped after a close frame: a socket that is closed with unread data resets the
+/// connection, and the client might lose the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have let go.
+/// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have dropped it.
 pub struct SharedSocket {
     /// Blocking; the outbox asks not to wait each time it sends.
-    pub socket: TcpStream,
+    pub tcp: TcpStream,
     closing: AtomicBool,
+    congested: AtomicBool,
 }
 
 impl SharedSocket {
     /// Wraps a connected socket.
-    pub fn new(socket: TcpStream) -> Arc<SharedSocket> {
-        Arc::new(SharedSocket { socket, closing: AtomicBool::new(false) })
+    pub fn new(tcp: TcpStream) -> Arc<SharedSocket> {
+        Arc::new(SharedSocket { tcp, closing: AtomicBool::new(false), congested: AtomicBool::new(false) })
     }
 
-    /// Says that it is the server that ends this connection.
+    /// Marks the connection as one that the server ends.
     pub fn set_closing(&self) {
         self.closing.store(true, Relaxed);
     }
@@ -37,13 +36,23 @@ impl SharedSocket {
         self.closing.load(Relaxed)
     }
 
-    /// Sends without waiting: how much was taken, 0 if nothing could be.
+    /// Notes whether something waits to be written because the client does not read.
+    pub fn set_congested(&self, congested: bool) {
+        self.congested.store(congested, Relaxed);
+    }
+
+    /// Whether something waits to be written because the client does not read.
+    pub fn is_congested(&self) -> bool {
+        self.congested.load(Relaxed)
+    }
+
+    /// Sends without waiting: how many bytes the socket took, 0 if none.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match SockRef::from(&self.socket).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) {
+            match SockRef::from(&self.tcp).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) {
                 Ok(sent) => return Ok(sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -53,7 +62,7 @@ impl SharedSocket {
     }
 }
 
-/// Reads and forgets what still comes, until the client has closed too or some time has passed.
+/// Reads and drops what still comes, until the client has closed too or [`LINGER`] has passed.
 pub fn linger(socket: &TcpStream) {
     let end = Instant::now() + LINGER;
     let mut scrap = [0; 1024];
@@ -63,7 +72,7 @@ pub fn linger(socket: &TcpStream) {
     {}
 }
 
-/// Whether a read ended because its time was up: the system says so in two ways.
+/// Whether a read ended because its timeout passed: the system reports it as either of two kinds.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -52,7 +52,8 @@ const READ_BUFFER: usize = 1024;
 /// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
 #[inline(never)]
 pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, app: &App) {
-    let id = app.next_session.fetch_add(1, Relaxed);
+    let berth = app.lanes.assign(&room);
+    let id = berth.session;
     let mut session = Session::new(socket, early, room, id, app);
     app.metrics.connections.inc();
     let end = session.run();
@@ -111,6 +112,8 @@ impl<'a> Session<'a> {
     fn run(&mut self) -> End {
         loop {
             let text = self.do_duties(Instant::now()).and_then(|()| self.read_text());
+            // Once the server closes, only the client's close frame counts (RFC 6455, section 5.5.1).
+            let text = text.map(|text| text.filter(|_| !self.socket.get_ref().wire.is_closing()));
             if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.hear(&text))) {
                 return end;
             }
@@ -139,7 +142,7 @@ impl<'a> Session<'a> {
             next = next.min(self.join_by).min(now + DRAIN_LOOK);
         }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
-        Ok(self.socket.get_ref().wire.socket.set_read_timeout(Some(wait))?)
+        Ok(self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?)
     }
 
     /// Reads one frame: `None` if it was no text, or none came in time.
@@ -347,14 +350,14 @@ impl<'a> Session<'a> {
             }
             End::Refused(code) => {
                 let _ = self.socket.get_mut().send(code.bytes());
-                let _ = wire.socket.shutdown(Shutdown::Write);
+                let _ = wire.tcp.shutdown(Shutdown::Write);
             }
             End::Broken(_) => {}
         }
         let goodbye = matches!(end, End::Closed) && !wire.is_closing();
         self.give_seat_back(if goodbye { Leave::Now } else { Leave::Expire });
         if matches!(end, End::Refused(_)) {
-            socket::linger(&wire.socket);
+            socket::linger(&wire.tcp);
         }
         self.app.lanes.post(self.id, SessionCommand::Leave);
     }

@@ -36,7 +36,7 @@ impl Transport<'_> {
             self.lanes.post(self.id, SessionCommand::Own(bytes));
             return Ok(());
         }
-        (&self.wire.socket).write_all(&bytes)
+        (&self.wire.tcp).write_all(&bytes)
     }
 }
 
@@ -45,7 +45,7 @@ impl Read for Transport<'_> {
         // A socket with a read timeout is not restarted by the system: a stopped process that continues, or a tracer
         // that attaches, interrupts every read.
         let count = loop {
-            match (&self.wire.socket).read(buffer) {
+            match (&self.wire.tcp).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }

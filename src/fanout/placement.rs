@@ -1,0 +1,106 @@
+//! Which lane a session belongs to.
+//!
+//! A message wakes every lane that has members of its room, and waking a thread costs as much as several sends. So the
+//! sessions of a small room share one lane, and a message in it wakes that lane alone. Beyond [`ONE_LANE`] members, the
+//! newcomers are spread over all lanes. Nobody ever moves: a room that grows has its first members on its first lane and
+//! the others everywhere, and one that shrinks stays spread until it is empty.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::backplane::{Room, SessionId};
+
+/// Members of one room that share a lane. A lane writes to this many sockets in a fifth of a millisecond.
+const ONE_LANE: u32 = 32;
+/// The lanes of a room are a bit set.
+pub const MAX_LANES: usize = 64;
+
+/// How many sessions of each room each lane has. Locked for a look-up only.
+pub struct Placement {
+    lanes: usize,
+    rooms: Mutex<HashMap<Room, Vec<u32>>>,
+    /// Numbers the sessions: the remainder by the number of lanes is a session's lane.
+    next: AtomicU64,
+}
+
+/// A session's number, and its place on a lane, which is given back when this is dropped.
+pub struct Berth {
+    /// The session.
+    pub session: SessionId,
+    room: Room,
+    placement: Arc<Placement>,
+}
+
+impl Placement {
+    /// `lanes` is 1 to [`MAX_LANES`].
+    pub fn new(lanes: usize) -> Arc<Placement> {
+        Arc::new(Placement { lanes, rooms: Mutex::default(), next: AtomicU64::new(0) })
+    }
+
+    /// Numbers a session and finds a lane for it.
+    pub fn assign(self: &Arc<Placement>, room: &Room) -> Berth {
+        let number = self.next.fetch_add(1, Relaxed);
+        let mut rooms = self.rooms();
+        let members = rooms.entry(room.clone()).or_insert_with(|| vec![0; self.lanes]);
+        let lane = match members.iter().sum() {
+            0 => number as usize % self.lanes,
+            1..ONE_LANE => (0..self.lanes).max_by_key(|lane| members[*lane]).unwrap_or(0),
+            ONE_LANE.. => (0..self.lanes).min_by_key(|lane| members[*lane]).unwrap_or(0),
+        };
+        members[lane] += 1;
+        let session = number * self.lanes as u64 + lane as u64;
+        Berth { session, room: room.clone(), placement: self.clone() }
+    }
+
+    /// The lane of a session.
+    pub fn lane_of(&self, session: SessionId) -> usize {
+        session as usize % self.lanes
+    }
+
+    /// The lanes that have sessions of this room, one bit for each.
+    pub fn lanes_of(&self, room: &Room) -> u64 {
+        let rooms = self.rooms();
+        let members = rooms.get(room).map_or(&[][..], Vec::as_slice);
+        members.iter().enumerate().fold(0, |lanes, (lane, count)| lanes | u64::from(*count > 0) << lane)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Vec<u32>>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        let lane = self.placement.lane_of(self.session);
+        let mut rooms = self.placement.rooms();
+        if let Some(members) = rooms.get_mut(&self.room) {
+            members[lane] -= 1;
+            if members.iter().all(|count| *count == 0) {
+                rooms.remove(&self.room);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_room_has_one_lane_and_a_large_one_all() {
+        let placement = Placement::new(4);
+        let (tea, coffee) = (Room::from("tea"), Room::from("coffee"));
+        let few: Vec<Berth> = (0..ONE_LANE).map(|_| placement.assign(&tea)).collect();
+        assert_eq!(placement.lanes_of(&tea).count_ones(), 1);
+        let one = placement.assign(&coffee);
+        let many: Vec<Berth> = (0..1000).map(|_| placement.assign(&tea)).collect();
+        assert_eq!(placement.lanes_of(&tea), 0b1111);
+        let on = |lane| few.iter().chain(&many).filter(|berth| placement.lane_of(berth.session) == lane).count();
+        assert_eq!([on(0), on(1), on(2), on(3)].iter().filter(|count| (257..=259).contains(*count)).count(), 4);
+        assert_eq!(placement.lanes_of(&coffee), 1 << placement.lane_of(one.session));
+        assert!(few.windows(2).all(|pair| pair[0].session < pair[1].session), "numbers grow");
+        drop((few, many));
+        assert_eq!((placement.lanes_of(&tea), placement.rooms().len()), (0, 1), "an empty room leaves nothing");
+    }
+}
