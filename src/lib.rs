@@ -35,14 +35,14 @@ pub mod fanout;
 // Where rooms are kept, and how instances reach each other.
 pub mod backplane;
 
-// The frames of the wire contract.
-pub mod protocol;
-
 // The settings, checked.
 pub mod settings;
 
 // Counters, and the two forms in which they are published.
 pub mod metrics;
+
+// The frames of the wire contract, and its rules for names, texts and ids.
+pub mod protocol;
 
 // Named threads, their stacks, and what their panic means.
 pub mod threads;

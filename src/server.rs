@@ -20,7 +20,8 @@ use crate::app::App;
 use crate::backplane::{Backplane, Event, EventSink, local::Local, redis::Redis};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::limits::{self, Bucket, Slots};
-use crate::metrics::{EMF_PERIOD, Emf, Metrics};
+use crate::metrics::Metrics;
+use crate::metrics::emf::{EMF_PERIOD, Emf};
 use crate::rebalance::Rebalancing;
 use crate::settings::{RedisSettings, Settings};
 use crate::{http::accept, notify, threads};
@@ -106,13 +107,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let metrics = Arc::new(Metrics::default());
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
-    let (sessions, waiting) = (lanes.clone(), polls.clone());
-    let listener: EventSink = Arc::new(move |event| {
-        if let Event::Message { room, .. } = &event {
-            waiting.ring(room);
-        }
-        sessions.publish(event);
-    });
+    let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
     let (keep, life) = (settings.retention.messages, settings.retention.life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
@@ -145,6 +140,21 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         connections: Slots::new(cap + HTTP_PLACES),
         draining: AtomicBool::new(false),
     }))
+}
+
+/// Where the backplane's events go: to what is measured, to the requests that wait, and to the sessions' lanes.
+fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> EventSink {
+    let lost = AtomicBool::new(false);
+    Arc::new(move |event| {
+        match &event {
+            Event::Message { room, .. } => polls.ring(room),
+            Event::Kept(time) => return metrics.keep.observe(time.as_secs_f64()),
+            Event::Status(false) => lost.store(true, Relaxed),
+            Event::Status(true) if lost.swap(false, Relaxed) => metrics.reconnects.inc(),
+            _ => {}
+        }
+        lanes.publish(event);
+    })
 }
 
 /// A script may post as fast as a person may write.

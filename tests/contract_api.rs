@@ -5,7 +5,9 @@ mod common;
 
 use common::http::{Connection, Response, get, request};
 use common::*;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "a-token-of-the-tests-1";
@@ -312,6 +314,26 @@ fn a_webhook_of_alertmanager_is_one_message() {
     }
     refused(&post(server.addr, path, "", &hook.to_string()), 401);
     refused(&get(server.addr, path), 405);
+}
+
+#[test]
+fn promtool_finds_nothing_to_say_against_the_metrics() {
+    let redis = Redis::start();
+    let server = Instance::on(&redis, &[("POST_TOKEN", TOKEN)]);
+    let mut ada = Client::join(server.addr, "tea", "Ada");
+    ada.say("hi");
+    refused(&get(server.addr, "/nowhere"), 404);
+    let text = get(server.addr, "/metrics").text();
+    for series in ["bobbin_build_info{version=", "bobbin_http_refused_total{status=\"404\"} 1", "process_threads "] {
+        assert!(text.lines().any(|line| line.starts_with(series)), "no {series} in\n{text}");
+    }
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("promtool is installed (apt-get install prometheus)");
+    child.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("its verdict");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
 #[test]

@@ -168,6 +168,9 @@ pub enum Event {
     TakenOver(SessionId),
     /// The session's lease lapsed unnoticed; its client has to join anew.
     Evicted(SessionId),
+    /// A message that a session or a script of this instance sent was kept, this long after it was handed over. It is
+    /// for the metrics alone.
+    Kept(Duration),
     /// This task lost the backplane (`false`) or has it again.
     Status(bool),
 }

@@ -189,7 +189,7 @@ impl Lane {
                     reference: reference.as_deref(),
                     retry_ms: None,
                 };
-                self.metrics.refused.inc();
+                self.metrics.refuse(ErrorCode::Unavailable.as_str());
                 self.send_to(session, protocol::text_frame(protocol::json(&error)), now);
             }
             Event::Status(up) => {
@@ -200,7 +200,7 @@ impl Lane {
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
             // Handled before they come here.
-            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) => {}
+            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Kept(_) => {}
         }
     }
 

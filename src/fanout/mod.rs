@@ -89,6 +89,11 @@ impl Lanes {
         }
     }
 
+    /// What waits in each lane's queue.
+    pub fn queued(&self) -> Vec<usize> {
+        self.inboxes.iter().map(Sender::len).collect()
+    }
+
     /// Closes all sessions, spread over this time, and all that come later.
     pub fn drain(&self, over: Duration) {
         (0..self.inboxes.len()).for_each(|lane| self.send(lane, LaneCommand::Drain(over)));

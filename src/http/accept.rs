@@ -242,14 +242,14 @@ fn open_session(request: &Request<()>, room: &str, mut socket: &TcpStream, app: 
     if !same_origin(said(header::ORIGIN), said(header::HOST)) {
         return Err(Answer::refusal(403, "the page is from another origin than the chat"));
     }
-    let rejected = |why| {
-        app.metrics.rejected.inc();
+    let rejected = |reason, why| {
+        app.metrics.reject(reason);
         full(why)
     };
     if app.draining.load(Relaxed) {
-        return Err(rejected("this task is going away; try again"));
+        return Err(rejected("draining", "this instance is going away; try again"));
     }
-    let slot = app.sessions.take().ok_or_else(|| rejected("all connections are taken; try again"))?;
+    let slot = app.sessions.take().ok_or_else(|| rejected("full", "all connections are taken; try again"))?;
     if said(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }

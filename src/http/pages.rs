@@ -11,6 +11,7 @@ use tiny_http::{HTTPVersion, Header, Response};
 use tungstenite::http::{Method, Request, header};
 
 use crate::app::App;
+use crate::metrics::Sample;
 use crate::protocol;
 
 /// The page's own rules for what a browser may load: this server, and small pictures that the page draws itself.
@@ -144,7 +145,7 @@ pub fn answer(request: &Request<()>, app: &App) -> Answer {
         _ if !matches!(*request.method(), Method::GET | Method::HEAD) => wrong_method(),
         "/healthz" => Answer::new(200, TEXT, b"alive\n".to_vec()),
         "/readyz" => ready(app),
-        "/metrics" => Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus()),
+        "/metrics" => metrics(app),
         _ => file.map_or_else(no_such_room, |file| serve_file(file, request)),
     }
 }
@@ -157,6 +158,11 @@ pub fn no_such_room() -> Answer {
 /// The refusal of any method but `GET` and `HEAD`.
 pub fn wrong_method() -> Answer {
     Answer::refusal(405, "only GET and HEAD").with("Allow", "GET, HEAD")
+}
+
+fn metrics(app: &App) -> Answer {
+    let sample = Sample { polls: app.polls.waiting(), lanes: app.lanes.queued(), ..Sample::default() };
+    Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus(&sample))
 }
 
 fn ready(app: &App) -> Answer {

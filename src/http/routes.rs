@@ -11,6 +11,14 @@ use crate::protocol;
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
 pub fn answer(request: &Request<()>, body: &mut Body<'_>, app: &App) -> Answer {
+    let answer = choose(request, body, app);
+    if answer.status() >= 400 {
+        app.metrics.refuse_http(answer.status());
+    }
+    answer
+}
+
+fn choose(request: &Request<()>, body: &mut Body<'_>, app: &App) -> Answer {
     if let Some((room, part)) = request.uri().path().strip_prefix("/r/").and_then(|rest| rest.split_once('/'))
         && protocol::is_room(room)
     {

@@ -153,8 +153,7 @@ pub enum ServerFrame<'a> {
 }
 
 /// The `code` of an `error` frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // Each says itself; the contract lists them.
 pub enum ErrorCode {
     BadFrame,
@@ -168,6 +167,49 @@ pub enum ErrorCode {
     Unavailable,
     Full,
     Banned,
+}
+
+impl ErrorCode {
+    /// All of them.
+    pub const ALL: [ErrorCode; 11] = {
+        use ErrorCode::*;
+        [
+            BadFrame,
+            NotJoined,
+            AlreadyJoined,
+            NameInvalid,
+            NameTaken,
+            TextInvalid,
+            RateLimited,
+            Unauthorized,
+            Unavailable,
+            Full,
+            Banned,
+        ]
+    };
+
+    /// As it is written in a frame.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::BadFrame => "bad_frame",
+            ErrorCode::NotJoined => "not_joined",
+            ErrorCode::AlreadyJoined => "already_joined",
+            ErrorCode::NameInvalid => "name_invalid",
+            ErrorCode::NameTaken => "name_taken",
+            ErrorCode::TextInvalid => "text_invalid",
+            ErrorCode::RateLimited => "rate_limited",
+            ErrorCode::Unauthorized => "unauthorized",
+            ErrorCode::Unavailable => "unavailable",
+            ErrorCode::Full => "full",
+            ErrorCode::Banned => "banned",
+        }
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// Why the server ends a connection; the number is the WebSocket close code (RFC 6455, section 7.4, and the

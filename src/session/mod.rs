@@ -329,7 +329,7 @@ impl<'a> Session<'a> {
         reference: Option<&str>,
         retry_ms: Option<u64>,
     ) -> Result<(), End> {
-        self.app.metrics.refused.inc();
+        self.app.metrics.refuse(code.as_str());
         self.send(&ServerFrame::Error { code, message, reference, retry_ms })
     }
 

@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use log::LevelFilter;
 
 use self::tokens::{Token, Tokens};
-use crate::metrics::Emf;
+use crate::metrics::emf::Emf;
 
 /// One setting: variable, default ("" is unset), what it takes.
 type Spec = (&'static str, &'static str, &'static str);

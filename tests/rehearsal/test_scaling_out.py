@@ -39,7 +39,7 @@ def test_shedding_fills_new_tasks_within_a_minute(stage):
     even = lambda: all(abs(count - share) <= TOLERANCE for count in held(stage))  # noqa: E731
     poll(lambda: f"even: {held(stage)}", lambda: even() and crowd.all_joined(), EVEN_WITHIN)
     took = time.monotonic() - scaled
-    moved = sum(task.metric("bobbin_shed_total") for task in stage.tasks)
+    moved = sum(task.metric("bobbin_rebalanced_total") for task in stage.tasks)
     print(f"even after {took:.0f} s: {held(stage)}, {moved} asked to move", Counter(sum(p.ends.values()) for p in crowd.people))
     # Half of all are one too many each where they are; few are asked twice.
     assert share * 2 - 2 * TOLERANCE <= moved <= share * 2 + 2 * TOLERANCE

@@ -1,0 +1,85 @@
+//! CloudWatch's embedded metric format: one line of JSON per minute, for a log driver to pick up.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use super::Metrics;
+
+/// How often the line is written: CloudWatch's finest standard resolution.
+pub const EMF_PERIOD: Duration = Duration::from_secs(60);
+
+/// Writes the embedded metric line to stdout, where the log driver picks it up: gauges as they are, counters as what
+/// they grew by since the last line.
+pub struct Emf {
+    namespace: String,
+    environment: String,
+    service: String,
+    told: [u64; 3],
+}
+
+impl Emf {
+    /// `target` is `namespace/environment/service`, as the settings have checked.
+    pub fn new(target: &str) -> Option<Emf> {
+        let mut parts = target.split('/').map(str::to_owned);
+        let emf = Emf { namespace: parts.next()?, environment: parts.next()?, service: parts.next()?, told: [0; 3] };
+        let whole = [&emf.namespace, &emf.environment, &emf.service].iter().all(|part| !part.is_empty());
+        (whole && parts.next().is_none()).then_some(emf)
+    }
+
+    /// One line, for now.
+    pub fn tell(&mut self, metrics: &Metrics) {
+        let line = self.line(metrics, SystemTime::now());
+        // If stdout is gone, so is whoever would read it.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+
+    fn line(&mut self, metrics: &Metrics, now: SystemTime) -> serde_json::Value {
+        let totals = [metrics.joins.get(), metrics.messages.get(), metrics.deliveries.get()];
+        let [joins, messages, deliveries] = [0, 1, 2].map(|i| totals[i] - self.told[i]);
+        self.told = totals;
+        let metric = |name: &str, unit: &str| serde_json::json!({ "Name": name, "Unit": unit });
+        serde_json::json!({
+            "_aws": {
+                "Timestamp": now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+                "CloudWatchMetrics": [{
+                    "Namespace": self.namespace,
+                    "Dimensions": [["Environment", "Service"]],
+                    "Metrics": [
+                        metric("Connections", "Count"), metric("ConnectionsUsed", "Percent"),
+                        metric("Joins", "Count"), metric("Messages", "Count"), metric("Deliveries", "Count"),
+                        metric("RedisUp", "None"),
+                    ],
+                }],
+            },
+            "Environment": self.environment,
+            "Service": self.service,
+            "Connections": metrics.connections.get(),
+            "ConnectionsUsed": metrics.connections_used(),
+            "Joins": joins,
+            "Messages": messages,
+            "Deliveries": deliveries,
+            "RedisUp": metrics.backplane_up.get(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_line_tells_what_was_added() {
+        let metrics = Metrics::default();
+        metrics.cap.set(200);
+        metrics.connections.set(50);
+        metrics.joins.inc_by(7);
+        let mut emf = Emf::new("Bobbin/production/chat").expect("three parts");
+        let line = emf.line(&metrics, SystemTime::UNIX_EPOCH + Duration::from_millis(1_732_412_345_678));
+        assert_eq!(line["_aws"]["Timestamp"], 1_732_412_345_678_u64);
+        assert_eq!((line["Connections"].as_i64(), line["ConnectionsUsed"].as_f64()), (Some(50), Some(25.0)));
+        assert_eq!((line["Joins"].as_u64(), line["Service"].as_str()), (Some(7), Some("chat")));
+        metrics.joins.inc();
+        assert_eq!(emf.line(&metrics, SystemTime::now())["Joins"], 1);
+        assert!(Emf::new("Bobbin/production").is_none() && Emf::new("a//b").is_none() && Emf::new("a/b/c/d").is_none());
+    }
+}

@@ -1,0 +1,116 @@
+//! The metrics' names, and their text form for Prometheus.
+
+use ::prometheus::core::Collector;
+use ::prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use super::process::Process;
+use super::{Metrics, Sample};
+use crate::protocol::ErrorCode;
+
+/// Upper bounds of the histograms' buckets, in seconds: from what a message takes on a quiet machine to the 2 s after
+/// which it is refused.
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Why an upgrade may be refused.
+const REASONS: &[&str] = &["full", "draining"];
+
+/// Registers what was made under a name that is valid and new, which ours are: so this can't fail.
+fn add<M: Collector + Clone + 'static>(registry: &Registry, made: ::prometheus::Result<M>) -> M {
+    let metric = made.expect("a valid name");
+    registry.register(Box::new(metric.clone())).expect("a new name");
+    metric
+}
+
+impl Default for Metrics {
+    /// All at zero.
+    fn default() -> Metrics {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| add(&registry, IntCounter::new(name, help));
+        let counters =
+            |name: &str, help: &str, label: &str| add(&registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+        let gauge = |name: &str, help: &str| add(&registry, IntGauge::new(name, help));
+        let seconds = |name: &str, help: &str| {
+            add(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
+        };
+        let build = Opts::new("bobbin_build_info", "Always 1; the version is its label.");
+        let build = add(&registry, IntGaugeVec::new(build, &["version"]));
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let lanes = Opts::new("bobbin_lane_queue", "Events that wait for a lane.");
+        let metrics = Metrics {
+            connections: gauge("bobbin_connections", "WebSocket connections."),
+            cap: gauge("bobbin_connections_max", "The cap on WebSocket connections."),
+            joins: counter("bobbin_joins_total", "Joins carried out."),
+            messages: counter("bobbin_messages_total", "Messages taken on from clients and scripts."),
+            deliveries: counter("bobbin_deliveries_total", "Message frames handed to clients' sockets."),
+            refused: counters("bobbin_refused_total", "Frames answered with an error, by its code.", "code"),
+            rejected: counters("bobbin_rejected_total", "WebSocket upgrades refused, by reason.", "reason"),
+            http_refused: counters("bobbin_http_refused_total", "Plain requests refused, by status.", "status"),
+            cut: counter("bobbin_slow_clients_cut_total", "Clients cut for being too slow."),
+            rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect to even the load out."),
+            polls: gauge("bobbin_polls", "HTTP requests that wait for messages."),
+            backplane_up: gauge("bobbin_backplane_up", "1 while the backplane answers."),
+            reconnects: counter("bobbin_redis_reconnects_total", "Times Redis was found again after it was lost."),
+            keep: seconds("bobbin_keep_seconds", "From a message's arrival until it is kept."),
+            delivery: seconds(
+                "bobbin_delivery_seconds",
+                "From a message's id until it is written to one lane's sockets.",
+            ),
+            lane_queue: add(&registry, IntGaugeVec::new(lanes, &["lane"])),
+            publisher_queue: gauge("bobbin_publisher_queue", "Commands that wait for Redis or for its answer."),
+            oldest: add(
+                &registry,
+                Gauge::new("bobbin_oldest_unacknowledged_seconds", "Age of the oldest command without an answer."),
+            ),
+            process: Process::default(),
+            registry,
+        };
+        metrics.process.register(&metrics.registry);
+        // A series that is not there until it first counts hides its first count from `rate`.
+        ErrorCode::ALL.iter().for_each(|code| drop(metrics.refused.with_label_values(&[code.as_str()])));
+        REASONS.iter().for_each(|reason| drop(metrics.rejected.with_label_values(&[*reason])));
+        metrics
+    }
+}
+
+impl Metrics {
+    /// The Prometheus text format, version 0.0.4.
+    pub fn prometheus(&self, sample: &Sample) -> Vec<u8> {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.polls.set(number(sample.polls));
+        self.publisher_queue.set(number(sample.publisher));
+        self.oldest.set(sample.oldest.as_secs_f64());
+        for (lane, waiting) in sample.lanes.iter().enumerate() {
+            self.lane_queue.with_label_values(&[&lane.to_string()]).set(number(*waiting));
+        }
+        self.process.sample();
+        let mut text = Vec::new();
+        // Writing to a Vec can't fail; a metric that did would be left out.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_help_type_and_all_series_from_the_start() {
+        let metrics = Metrics::default();
+        metrics.refuse("banned");
+        let sample = Sample { lanes: vec![0, 7], ..Sample::default() };
+        let text = String::from_utf8(metrics.prometheus(&sample)).expect("text");
+        for line in [
+            "# TYPE bobbin_connections gauge",
+            "bobbin_joins_total 0",
+            "bobbin_refused_total{code=\"banned\"} 1",
+            "bobbin_refused_total{code=\"rate_limited\"} 0",
+            "bobbin_lane_queue{lane=\"1\"} 7",
+            "bobbin_keep_seconds_bucket{le=\"0.005\"} 0",
+        ] {
+            assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
+        }
+    }
+}
