@@ -222,6 +222,7 @@ impl Lane {
             let (now, mut delivered) = (Instant::now(), 0);
             self.each_in(&name, now, |_, outbox| delivered += outbox.put_batch(&batch, now));
             self.metrics.deliveries.inc_by(delivered as u64);
+            self.metrics.delivery.observe(batch.first.age().as_secs_f64());
         }
     }
 

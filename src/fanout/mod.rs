@@ -85,6 +85,7 @@ impl Lanes {
                     self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event));
                 }
             }
+            Event::Kept(_) => {}
             Event::Status(_) => (0..self.inboxes.len()).for_each(|n| self.send(n, LaneCommand::Event(event.clone()))),
         }
     }

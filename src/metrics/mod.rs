@@ -32,7 +32,8 @@ pub struct Metrics {
     pub reconnects: IntCounter,
     /// From the moment a message is handed to the backplane until it is kept.
     pub keep: Histogram,
-    /// From the moment a message is kept, by its id, until it is handed to the sockets of one lane's sessions.
+    /// From the moment a message is kept, by its id, until it is handed to the sockets of one lane's sessions. Of those
+    /// that are written together, the oldest counts.
     pub delivery: Histogram,
     refused: IntCounterVec,
     rejected: IntCounterVec,

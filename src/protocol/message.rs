@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,14 @@ pub struct Id {
     pub ms: u64,
     /// Tells apart what was said within one millisecond.
     pub seq: u64,
+}
+
+impl Id {
+    /// How long ago it was given, by this machine's clock; zero if that is behind Redis's.
+    pub fn age(self) -> Duration {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_millis(self.ms))
+    }
 }
 
 impl fmt::Display for Id {
