@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 SECONDS ?= 60
+BENCH ?= --doc docs/benchmarks.md
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +32,7 @@ chaos: ## the fault test, for SECONDS=60, with SEED=… to see one run again
 	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
 
 bench: ## the benchmark beside its peers, some 25 quiet minutes; BENCH=--quick takes three
-	tests/setup.sh redis-server npm
+	tests/setup.sh redis-server npm strace
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path tests/bench/Cargo.toml --target-dir target/bench/tool -- $(BENCH)
 

@@ -36,6 +36,7 @@ Measures Bobbin beside its peers, on this machine only.
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
   --before PATH    another build of it, measured in the same runs as `before`
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
+  --doc FILE       put the tables into this Markdown file, between its lines <!-- tables --> and <!-- /tables -->
   --draw FILE      no run: print and draw the figures of this file
 ";
 
@@ -59,6 +60,10 @@ const RUNS: [&str; 16] = [
     "containers",
 ];
 
+/// Where the tables are in a Markdown file.
+const BEGIN: &str = "<!-- tables -->";
+const END: &str = "<!-- /tables -->";
+
 struct Options {
     quick: bool,
     only: Vec<String>,
@@ -68,6 +73,7 @@ struct Options {
     bobbin: PathBuf,
     before: Option<PathBuf>,
     out: Option<PathBuf>,
+    doc: Option<PathBuf>,
     draw: Option<PathBuf>,
 }
 
@@ -99,6 +105,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         bobbin: PathBuf::from("target/release/bobbin"),
         before: None,
         out: None,
+        doc: None,
         draw: None,
     };
     let mut arguments = arguments.into_iter();
@@ -112,6 +119,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
             "--bobbin" => options.bobbin = value()?.into(),
             "--before" => options.before = Some(value()?.into()),
             "--out" => options.out = Some(value()?.into()),
+            "--doc" => options.doc = Some(value()?.into()),
             "--draw" => options.draw = Some(value()?.into()),
             other => return Err(io::Error::other(format!("{other} is no option; --help lists them"))),
         }
@@ -133,7 +141,14 @@ fn bench(options: Options) -> io::Result<()> {
         Some(file) => serde_json::from_slice(&std::fs::read(file)?)?,
         None => measure(&options, &out)?,
     };
-    print!("{}", report::tables(&results));
+    let tables = report::tables(&results);
+    print!("{tables}");
+    if let Some(doc) = &options.doc {
+        let text = std::fs::read_to_string(doc)?;
+        let parts = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+        let (head, tail) = parts.ok_or_else(|| io::Error::other(format!("{} has no {BEGIN}", doc.display())))?;
+        std::fs::write(doc, format!("{head}{BEGIN}\n{}\n\n{END}{tail}", tables.trim_end()))?;
+    }
     plot::draw(&results, &out)?;
     println!("\nFigures and plots: {}", out.display());
     Ok(())

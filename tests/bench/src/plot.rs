@@ -1,4 +1,4 @@
-//! The plots, drawn as SVG by hand: three line charts are not worth a plotting library. They bring their own white
+//! The plots, drawn as SVG by hand: a few line charts are not worth a plotting library. They bring their own white
 //! ground, so that they read on a dark page too.
 
 use std::fmt::Write;
@@ -48,6 +48,8 @@ pub fn draw(results: &Value, out: &Path) -> io::Result<()> {
     );
     for (run, name, chart) in [
         ("sweep", "cost.svg", cost as fn(&Value) -> Chart),
+        ("small", "small-cost.svg", small_cost),
+        ("small", "small-latency.svg", small_latency),
         ("memory", "memory.svg", memory),
         ("fanout", "latency.svg", latency),
     ] {
@@ -65,9 +67,43 @@ fn cost(sweep: &Value) -> Chart {
         points.as_array().into_iter().flatten().map(|point| pair(&point["clients"], &point["cpu_us"])).collect()
     });
     Chart {
-        title: "Server CPU for each delivered message, by clients in the room".to_owned(),
+        title: "Server CPU per delivered message, by clients in the room".to_owned(),
         x: log_axis("clients in the room", &lines, |point| point.0, &[1.0]),
-        y: log_axis("µs of CPU a delivery", &lines, |point| point.1, &[1.0, 2.0, 5.0]),
+        y: log_axis("µs of CPU per delivery", &lines, |point| point.1, &[1.0, 2.0, 5.0]),
+        lines,
+        footnote: String::new(),
+    }
+}
+
+/// Rooms of 10 with the same rate in all of them together, by how many rooms there are.
+fn small_cost(small: &Value) -> Chart {
+    let lines = servers(small, |points| {
+        let all = points.as_array().into_iter().flatten();
+        let points = all.filter(|point| point["each"] == 10.0 && point["messages_per_s"] == 2000.0);
+        let mut points: Vec<_> = points.map(|point| pair(&point["rooms"], &point["both_us_per_message"])).collect();
+        points.sort_by(|one, other| one.0.total_cmp(&other.0));
+        points
+    });
+    Chart {
+        title: "Server and Redis CPU per message in rooms of 10, 2,000 messages/s in all".to_owned(),
+        x: log_axis("rooms", &lines, |point| point.0, &[1.0]),
+        y: linear_axis("µs of CPU per message", &lines, |point| point.1),
+        lines,
+        footnote: String::new(),
+    }
+}
+
+/// 100 rooms of 10, by the rate in all of them together.
+fn small_latency(small: &Value) -> Chart {
+    let lines = servers(small, |points| {
+        let all = points.as_array().into_iter().flatten();
+        let points = all.filter(|point| point["each"] == 10.0 && point["rooms"] == 100.0);
+        points.map(|point| pair(&point["messages_per_s"], &point["p99_us"])).map(|(x, us)| (x, us / 1000.0)).collect()
+    });
+    Chart {
+        title: "Latency in 100 rooms of 10: 99 of 100 deliveries are faster".to_owned(),
+        x: log_axis("messages/s in all rooms together", &lines, |point| point.0, &[1.0, 2.0, 5.0]),
+        y: log_axis("ms from said to read", &lines, |point| point.1, &[1.0, 2.0, 5.0]),
         lines,
         footnote: String::new(),
     }
@@ -120,7 +156,7 @@ fn latency(fanout: &Value) -> Chart {
 
 fn servers(results: &Value, points: impl Fn(&Value) -> Vec<(f64, f64)>) -> Vec<Line> {
     let colour = |name: &str| match name {
-        "bobbin" => "#c2255c",
+        "bobbin" | "local" | "file" => "#c2255c",
         "socket.io" => "#1c7ed6",
         "axum" => "#e8590c",
         "uws" => "#2f9e44",
@@ -129,7 +165,7 @@ fn servers(results: &Value, points: impl Fn(&Value) -> Vec<(f64, f64)>) -> Vec<L
     let line = |(name, server): (&String, &Value)| Line {
         name: name.clone(),
         colour: colour(name),
-        dashed: name == "floor",
+        dashed: matches!(name.as_str(), "floor" | "local" | "file"),
         points: points(server),
     };
     results.as_object().into_iter().flatten().map(line).collect()

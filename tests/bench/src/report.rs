@@ -127,7 +127,7 @@ fn fanout(out: &mut String, run: &Value) {
         .collect();
     let head = [
         "server",
-        "CPU µs a delivery",
+        "CPU µs per delivery",
         "Bobbin's share",
         "p50 ms",
         "p99 ms",
@@ -135,7 +135,7 @@ fn fanout(out: &mut String, run: &Value) {
         "deliveries/s saturated",
         "Bobbin's multiple",
         "CPU µs saturated",
-        "Redis µs a message",
+        "Redis µs per message",
         "load's CPU µs",
         "every delivery",
     ];
@@ -194,28 +194,29 @@ fn by_server(out: &mut String, title: &str, servers: &Value, columns: &[Column])
     table(out, &head, &rows.collect::<Vec<_>>());
 }
 
-/// A table of each figure: a row per server, a column per point.
+/// A table of each figure: a row per town and rate, a column per server.
 fn small(out: &mut String, run: &Value) {
     let servers: Vec<(&String, &Value)> = run.as_object().into_iter().flatten().collect();
     let points = servers.first().and_then(|(_, points)| points.as_array()).cloned().unwrap_or_default();
-    let town = |point: &Value| format!("{}×{} at {}/s", point["rooms"], point["each"], plain(&point["messages_per_s"]));
-    let towns: Vec<String> = points.iter().map(town).collect();
-    let head: Vec<&str> = std::iter::once("server").chain(towns.iter().map(String::as_str)).collect();
+    let names: Vec<String> = servers.iter().map(|(name, _)| label(name)).collect();
+    let head: Vec<&str> =
+        ["rooms", "people in each", "messages/s in all"].into_iter().chain(names.iter().map(String::as_str)).collect();
     for (title, key, is_time) in [
         ("server and Redis, CPU µs per message", "both_us_per_message", false),
         ("server, CPU µs per message", "server_us_per_message", false),
         ("Redis, CPU µs per message", "redis_us_per_message", false),
-        ("p50 ms", "p50_us", true),
-        ("p99 ms", "p99_us", true),
-        ("every delivery", "every_delivery", false),
+        ("p50, ms", "p50_us", true),
+        ("p99, ms", "p99_us", true),
     ] {
-        let _ = writeln!(out, "### Small rooms (rooms × people): {title}\n");
-        let cell = |point: &Value| match point[key].as_f64() {
-            Some(us) if is_time => format!("{:.2}", us / 1000.0),
+        let _ = writeln!(out, "### Small rooms: {title}\n");
+        let cell = |point: &Value| match (point[key].as_f64(), point["every_delivery"] == true) {
+            (_, false) => "lost some".to_owned(),
+            (Some(us), _) if is_time => format!("{:.2}", us / 1000.0),
             _ => plain(&point[key]),
         };
-        let rows = servers.iter().map(|(name, points)| {
-            std::iter::once(label(name)).chain(points.as_array().into_iter().flatten().map(cell)).collect()
+        let rows = points.iter().enumerate().map(|(number, point)| {
+            let town = ["rooms", "each", "messages_per_s"].map(|key| plain(&point[key]));
+            town.into_iter().chain(servers.iter().map(|(_, points)| cell(&points[number]))).collect()
         });
         table(out, &head, &rows.collect::<Vec<_>>());
     }
@@ -263,7 +264,7 @@ fn hops(out: &mut String, run: &Value) {
 }
 
 fn sweep(out: &mut String, run: &Value) {
-    let _ = writeln!(out, "### Server CPU µs a delivery, by clients in the room\n");
+    let _ = writeln!(out, "### Server CPU µs per delivery, by clients in the room\n");
     let servers: Vec<(&String, &Value)> = run.as_object().into_iter().flatten().collect();
     let points = servers.first().and_then(|(_, points)| points.as_array()).cloned().unwrap_or_default();
     let mut head = vec!["server".to_owned()];
@@ -317,27 +318,35 @@ fn memory(out: &mut String, run: &Value) {
 }
 
 fn containers(out: &mut String, run: &Value) {
-    let _ = writeln!(out, "### One task by container size\n");
-    let rows: Vec<Vec<String>> = run
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|size| {
-            let keys = [
-                "cpus",
-                "megabytes",
-                "connections",
-                "memory_peak_mb",
-                "joins_per_s",
-                "deliveries_per_s",
-                "p99_ms_there",
-                "why",
-            ];
-            keys.map(|key| plain(&size[key])).to_vec()
-        })
-        .collect();
-    let head =
-        ["vCPU", "MB", "connections held", "peak MB", "joins/s", "deliveries/s", "p99 ms there", "what ended it"];
+    let _ = writeln!(out, "### One instance by container size\n");
+    let row = |size: &Value| {
+        let (fifty, ten) = (&size["rooms_of_50"], &size["rooms_of_10"]);
+        vec![
+            plain(&size["cpus"]),
+            plain(&size["megabytes"]),
+            plain(&size["connections"]),
+            plain(&size["memory_peak_mb"]),
+            plain(&size["joins_per_s"]),
+            plain(&fifty["deliveries_per_s"]),
+            plain(&fifty["p99_ms_there"]),
+            plain(&ten["deliveries_per_s"]),
+            plain(&ten["p99_ms_there"]),
+            plain(&size["why"]),
+        ]
+    };
+    let rows: Vec<Vec<String>> = run.as_array().into_iter().flatten().map(row).collect();
+    let head = [
+        "vCPU",
+        "MB",
+        "connections held",
+        "peak MB",
+        "joins/s",
+        "deliveries/s, rooms of 50",
+        "p99 ms there",
+        "deliveries/s, rooms of 10",
+        "p99 ms there",
+        "what ended it",
+    ];
     table(out, &head, &rows);
 }
 

@@ -370,23 +370,28 @@ impl Bench {
             let rss = process::status(server.pid(), "VmRSS");
             drop((crowd, server, cage));
 
-            say(&format!("within {cpus} CPU and {megabytes} MB: deliveries"));
-            let cage = Cage::new(cpus, megabytes)?;
-            let (server, mut crowd) = self.start(&cage.around(self.bobbin()))?;
-            let clients = 1000;
-            crowd.enter(crowd::rooms("pace", clients, 50), Entrance { window: 16, ..Entrance::default() })?;
-            everyone(&crowd, clients, &server)?;
-            settle(&mut crowd)?;
-            let talk = crowd::talk(0, clients, 50);
-            let (best, p99) = self.most_deliveries(&mut crowd, &talk, 50.0)?;
-            sizes.push(json!({
+            let mut size = json!({
                 "cpus": cpus, "megabytes": megabytes, "ceiling_of_the_run": ceiling,
                 "connections": held, "still_held_after_5_s": held_after, "refused_or_lost": gone,
                 "why": complaint, "joins_per_s": round_to(held as f64 / took.as_secs_f64(), 0),
                 "joins_per_s_slowest_500": round_to(steps.iter().copied().fold(f64::INFINITY, f64::min), 0),
                 "memory_peak_mb": peak >> 20, "rss_mb": rss >> 10,
-                "deliveries_per_s": best, "p99_ms_there": p99,
-            }));
+            });
+            for each in [50, 10] {
+                say(&format!("within {cpus} CPU and {megabytes} MB: deliveries in rooms of {each}"));
+                let cage = Cage::new(cpus, megabytes)?;
+                let (server, mut crowd) = self.start(&cage.around(self.bobbin()))?;
+                let clients = 1000;
+                let entrance = Entrance { window: 16, ..Entrance::default() };
+                crowd.enter(crowd::rooms("pace", clients, each), entrance)?;
+                everyone(&crowd, clients, &server)?;
+                settle(&mut crowd)?;
+                let talk = crowd::talk(0, clients, each);
+                let (best, p99) = self.most_deliveries(&mut crowd, &talk, each as f64)?;
+                size[format!("rooms_of_{each}")] =
+                    json!({ "deliveries_per_s": best, "messages_per_s": best / each as f64, "p99_ms_there": p99 });
+            }
+            sizes.push(size);
         }
         Ok(json!(sizes))
     }
