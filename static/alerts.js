@@ -1,39 +1,65 @@
 // What reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off until
 // asked for), and words for screen readers.
 
-import { element, isolated, listen, mentions } from './text.js';
+import { count, element, listen } from './base.js';
+import { isolated, mentions, nameIndex } from './text.js';
+
+const SAY_AFTER = 300; // a pause in which lines for screen readers are gathered,
+const SAY_WITHIN = 1500; // however steadily they come
+const FORGET_SAID = 15_000;
+
+const REFUSED = 'The browser does not allow notifications from this page.';
+const MISSING = 'This browser shows no notifications from web pages.';
 
 export class Alerts {
 	#toSay = [];
+	#firstAt;
 	#timer;
 
 	/** `choice`: the select with off, mentions and all; `log`: the live region. */
-	constructor(icon, choice, hint, log, room, store) {
-		Object.assign(this, { icon, choice, log, room, plain: icon.href });
-		this.unread(0);
-		if (window.Notification?.permission === 'granted') choice.value = store.get('notify') ?? 'off';
+	constructor({ icon, choice, hint, log }, store) {
+		Object.assign(this, { icon, choice, hint, log, store, plain: icon.href });
+		const wanted = store.get('notify', 'off');
+		if (['mentions', 'all'].includes(wanted)) {
+			if (window.Notification?.permission === 'granted') choice.value = wanted;
+			else this.#off(window.Notification ? REFUSED : MISSING);
+		}
 		listen(choice, 'change', async () => {
 			hint.textContent = '';
-			if (choice.value !== 'off' && (await window.Notification?.requestPermission()) !== 'granted') {
-				choice.value = 'off';
-				hint.textContent = 'The browser does not allow notifications from this page.';
-			}
 			store.set('notify', choice.value);
+			if (choice.value === 'off') return;
+			if (!window.Notification) this.#off(MISSING);
+			else if ((await Notification.requestPermission()) !== 'granted') this.#off(REFUSED);
 		});
 	}
 
-	unread(count) {
-		if (count === this.count) return;
-		this.count = count;
-		document.title = `${count ? `(${count}) ` : ''}#${this.room} · Bobbin`;
-		this.icon.href = count ? badge(Math.min(count, 99)) : this.plain;
+	#off(why) {
+		this.choice.value = 'off';
+		this.hint.textContent = why;
+		this.store.set('notify', 'off');
+	}
+
+	enter(room) {
+		this.room = room;
+		this.number = null;
+		this.unread(0);
+	}
+
+	/** `andMore`: there are older unread ones that are not loaded. */
+	unread(number, andMore = false) {
+		const shown = number ? `${number}${andMore ? '+' : ''}` : '';
+		if (shown === this.number) return;
+		this.number = shown;
+		document.title = `${shown && `(${shown}) `}#${this.room} · Bobbin`;
+		this.icon.href = number ? badge(Math.min(number, 99)) : this.plain;
 	}
 
 	/** Messages from others. */
 	came(messages, me) {
 		this.#say(messages.map(({ name, text }) => `${name}: ${text}`));
 		if (document.hasFocus()) return;
-		const wanted = { off: [], all: messages, mentions: messages.filter(({ text }) => mentions(text, me)) }[this.choice.value];
+		const index = nameIndex([me]);
+		const wanted = { off: [], all: messages, mentions: messages.filter(({ text }) => mentions(text, index)) }[this.choice.value];
 		if (wanted.length) this.#notify(wanted.at(-1));
 	}
 
@@ -46,25 +72,27 @@ export class Alerts {
 				note.close();
 			};
 		} catch {
-			this.choice.value = 'off'; // Android's Chrome wants a service worker
+			this.#off(MISSING); // Android's Chrome wants a service worker
 		}
 	}
 
-	/** Read out by screen readers at the next pause, a burst summed up; then taken away, so that nobody finds it twice. */
+	/** Read out by screen readers, a burst summed up; then taken away, so that nobody finds it twice. */
 	#say(lines) {
+		if (!lines.length) return;
+		if (!this.#toSay.length) this.#firstAt = Date.now();
 		this.#toSay.push(...lines);
 		clearTimeout(this.#timer);
 		this.#timer = setTimeout(() => {
 			const said = this.#toSay.splice(0);
-			const nodes = (said.length > 3 ? [`${said.length} new messages`] : said).map((line) => element('p', '', line));
+			const nodes = (said.length > 3 ? [count(said.length, 'new message')] : said).map((line) => element('p', '', line));
 			this.log.append(...nodes);
-			setTimeout(() => nodes.forEach((node) => node.remove()), 15_000);
-		}, 300);
+			setTimeout(() => nodes.forEach((node) => node.remove()), FORGET_SAID);
+		}, Math.min(SAY_AFTER, this.#firstAt + SAY_WITHIN - Date.now()));
 	}
 }
 
 /** The icon with a number, as a data: address: the one thing besides 'self' that the page's policy lets an image be. */
-function badge(count) {
-	const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-size="20" text-anchor="middle" fill="#fff">${count}</text></svg>`;
+function badge(number) {
+	const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-size="20" text-anchor="middle" fill="#fff">${number}</text></svg>`;
 	return `data:image/svg+xml,${encodeURIComponent(svg)}`;
 }

@@ -1,22 +1,30 @@
 // The box in which one writes, and the line above it that says who else is writing.
 
-import { byteLength, element, listen, onSubmit, same } from './text.js';
+import { count, element, listen, onSubmit } from './base.js';
+import { byteLength } from './text.js';
 
 const TEXT_MOST = 4096; // bytes, as the server counts
 const COUNT_FROM = 3600; // the counter shows from here
 const TYPING_AGAIN = 3000; // how often "I am typing" is repeated
-const FORGET = 5000; // others' typing is forgotten unless repeated; one's own ends so long after the last key
+const FORGET = 5000; // typing, others' or one's own, ends this long after its last sign
+const HINT_FOR = 6000;
 
 export class Composer {
 	#saidTyping = 0;
 	#quietTimer;
+	#hintTimer;
 
 	/** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
-	constructor(form, box, counter, send, on) {
-		Object.assign(this, { box, counter, send, on });
+	constructor({ form, box, counter, send, hint }, on) {
+		Object.assign(this, { box, counter, send, hint, on });
+		// On a touch keyboard there is no Shift+Enter: Enter breaks the line, and the button sends.
+		this.touch = matchMedia('(pointer: coarse)').matches;
+		if (this.touch) box.enterKeyHint = 'enter';
 		listen(box, 'input', () => this.#changed());
 		listen(box, 'keydown', (event) => this.#key(event));
 		listen(box, 'blur', () => this.#stopTyping());
+		listen(box, 'paste', (event) => this.#refuseFiles(event, event.clipboardData));
+		for (const name of ['dragover', 'drop']) listen(document, name, (event) => this.#refuseFiles(event, event.dataTransfer));
 		onSubmit(form, () => this.#submit());
 		listen(window, 'resize', () => this.#measure());
 	}
@@ -25,6 +33,14 @@ export class Composer {
 	restore(text) {
 		this.box.value = text;
 		this.#measure();
+	}
+
+	/** Puts a text before what is written, the cursor at its end. */
+	prepend(text) {
+		this.box.value = text + this.box.value;
+		this.box.focus();
+		this.box.setSelectionRange(text.length, text.length);
+		this.#changed();
 	}
 
 	#changed() {
@@ -37,6 +53,7 @@ export class Composer {
 		}
 		clearTimeout(this.#quietTimer);
 		this.#quietTimer = setTimeout(() => this.#stopTyping(), FORGET);
+		return undefined;
 	}
 
 	#stopTyping() {
@@ -47,7 +64,7 @@ export class Composer {
 
 	#key(event) {
 		if (event.isComposing || event.keyCode === 229) return; // an input method's own Enter
-		if (event.key === 'Enter' && !event.shiftKey && !event.altKey) {
+		if (event.key === 'Enter' && !event.shiftKey && !event.altKey && (!this.touch || event.ctrlKey || event.metaKey)) {
 			event.preventDefault();
 			this.#submit();
 		} else if (event.key === 'ArrowUp' && !this.box.value) {
@@ -55,6 +72,16 @@ export class Composer {
 			this.box.value = this.on.recall() ?? '';
 			this.#changed();
 		}
+	}
+
+	/** A picture in the clipboard, or a file that is dropped: there is no way to send it, and that is said. */
+	#refuseFiles(event, { types, files }) {
+		if (!types.includes('Files') || types.includes('text/plain')) return;
+		event.preventDefault();
+		if (!files.length) return;
+		this.hint.textContent = 'Only text can be sent here, no pictures or files.';
+		clearTimeout(this.#hintTimer);
+		this.#hintTimer = setTimeout(() => (this.hint.textContent = ''), HINT_FOR);
 	}
 
 	#submit() {
@@ -68,7 +95,8 @@ export class Composer {
 
 	#measure() {
 		const left = TEXT_MOST - byteLength(this.box.value);
-		this.counter.textContent = left > TEXT_MOST - COUNT_FROM ? '' : left < 0 ? `${-left} too many` : `${left} left`;
+		const words = left < 0 ? `${count(-left, 'byte')} too many` : `${count(left, 'byte')} left`;
+		this.counter.textContent = left > TEXT_MOST - COUNT_FROM ? '' : words;
 		this.counter.classList.toggle('problem', left < 0);
 		this.send.disabled = left < 0 || !this.box.value.trim();
 		this.box.ariaInvalid = String(left < 0);
@@ -88,7 +116,7 @@ export class TypingLine {
 	}
 
 	set(name, active) {
-		if (same(name, this.me)) return;
+		if (name === this.me) return;
 		if (active) this.#until.set(name, Date.now() + FORGET);
 		else if (!this.#until.delete(name)) return;
 		this.#draw();
@@ -108,5 +136,6 @@ export class TypingLine {
 		const words = three ? ['Several people are typing'] : two ? [one, ' and ', two, ' are typing'] : [one, ' is typing'];
 		this.line.replaceChildren(...words);
 		this.#timer = setTimeout(() => this.#draw(), Math.min(...this.#until.values()) - now);
+		return undefined;
 	}
 }

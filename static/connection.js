@@ -1,67 +1,77 @@
-// The WebSocket's whole life: joining, coming back with the last id seen, noticing a dead line, and the outbox that
-// keeps each message until its receipt. It knows nothing of the page: what happens is told to `handlers`.
+// The WebSocket's whole life: joining, coming back with the last id seen, noticing a dead line, and sending what waits in
+// the outbox. It knows nothing of the page: what happens goes to `handlers`.
 //
 // Two rules make it dependable. A message leaves the outbox only with its receipt or a final refusal; until then it is
-// sent again under the same `ref`. And only the outbox's head is in flight, so the order of writing is the order of
-// arrival whatever is refused, lost or late; at a human's pace that costs nothing.
+// sent again under the same `ref`. And only a room's oldest message is in flight, so the order of writing is the order of
+// arrival whatever is refused, lost or late.
 
-const PING_AFTER = 10_000; // a quiet line is asked for a sign of life after this long,
-const PONG_WITHIN = 8000; // and given up when none came within this;
+import { BASE, compareIds, listen, refusalOf } from './base.js';
+
+const PING_AFTER = 10_000; // a quiet line is pinged after this time,
+const PONG_WITHIN = 8000; // and given up when nothing came within this;
 const DOUBT_WITHIN = 3000; // after sleep or a change of network there is less patience
 const OPEN_WITHIN = 10_000;
+const ANSWER_WITHIN = 5000; // to a join on a line that was open already
+const SLOW_AFTER = 2500; // the person is told that the server is slow to answer
 const RECEIPT_WITHIN = 6000;
-const RESUME_MOST = 500; // messages in a `welcome`: where it is full, more were missed
-
-/** A key nobody else will choose. `randomUUID` needs https. */
-export const randomKey = () =>
-	Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36).padStart(7, '0')).join('');
-
-/** Ids are `milliseconds-sequence`, and grow strictly within a room. */
-export function compareIds(a, b) {
-	const [aTime, aSeq] = a.split('-');
-	const [bTime, bSeq] = b.split('-');
-	return aTime - bTime || aSeq - bSeq;
-}
+const RESUME_MOST = 500; // messages in a `welcome`, and its characters: where it may be full, more may have been missed
+const RESUME_SIZE = 50_000;
+const PACE_MOST = 2000;
 
 const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.random() / 2);
+
+// What keeps one out for a while; the page tries again by itself.
+const TROUBLE = {
+	unavailable: 'The server cannot reach its store.',
+	rate_limited: 'Too many people are coming in at once.',
+	full: 'There is no place left here.',
+};
 
 export class Connection {
 	/** idle · connecting · joined · waiting (to try again) · refused (ask the person) · elsewhere (in another tab) · stopped */
 	state = 'idle';
 	reason = '';
+	trouble = ''; // why the latest try did not succeed, in words
 	offline = !navigator.onLine; // the browser says so, and nothing since has shown otherwise
 	restarting = false;
 	backplane = 'up';
-	outbox = []; // oldest first: { ref, text, at, state: waiting | sending | failed, reason, tries, notBefore }
+	by; // this client's own mark
 
 	#socket = null;
+	#opened = false;
 	#retired = []; // given up but not closed: a close frame frees the place, so it waits until the next welcome
-	#cursor; // the newest id seen: what `since` says
 	#tries = 0;
 	#joinedAt;
-	#heardAt = 0;
+	#receivedAt = 0;
 	#answerBy = 0; // a ping is out
 	#history = []; // requests, oldest first; the head is in flight
+	#pace = 0; // between messages, once the server has said that they come too fast
+	#nextSend = 0;
 	#openTimer; // to give up opening, or to try again
+	#slowTimer;
 	#pumpTimer;
 	#historyTimer;
+	#end = new AbortController();
 
-	/** `handlers`: state · outbox · welcome(frame, resumed) · messages(list, news) · presence(frame) · typing(frame) */
-	constructor(room, client, handlers) {
-		Object.assign(this, { client, handlers });
-		this.url = `${location.origin.replace('http', 'ws')}/ws/${room}`;
-		setInterval(() => this.#watch(), 1000);
-		addEventListener('offline', () => {
+	/** `since`: the newest id seen. `handlers`: state() · welcome(frame, resumed) · messages(list, news) · presence(frame) ·
+	 * typing(frame) · removed(frame) */
+	constructor(room, client, outbox, handlers, since) {
+		Object.assign(this, { room, client, outbox, handlers, cursor: since });
+		this.url = `${location.origin}${BASE}ws/${room}`;
+		const { signal } = this.#end;
+		const watch = setInterval(() => this.#watch(), 1000);
+		listen(signal, 'abort', () => clearInterval(watch));
+		listen(window, 'offline', () => {
 			this.offline = true;
 			this.#ping(DOUBT_WITHIN);
 			handlers.state();
-		});
-		addEventListener('online', () => {
+		}, { signal });
+		listen(window, 'online', () => {
 			this.offline = false;
 			// It is often another network, on which the old line is silently dead: replace it at once.
 			if (this.trying) this.#open();
-		});
-		document.addEventListener('visibilitychange', () => document.hidden || this.wake());
+		}, { signal });
+		listen(document, 'visibilitychange', () => document.hidden || this.wake(), { signal });
 	}
 
 	/** Joined, or about to be. */
@@ -69,52 +79,44 @@ export class Connection {
 		return ['connecting', 'joined', 'waiting'].includes(this.state);
 	}
 
-	/** Join, or join again after a refusal. */
-	join(name, passphrase) {
-		Object.assign(this, { name, passphrase });
-		if (this.state === 'refused' && this.#socket) this.#sendJoin();
-		else this.#open();
+	/** Join, or join again after a refusal. Without a name where the proxy names the user. */
+	join(name = '', passphrase) {
+		Object.assign(this, { name, passphrase, trouble: '' });
+		if (this.state !== 'refused' || this.#socket?.readyState !== WebSocket.OPEN) return this.#open();
+		// The line was quiet while the person was asked, and may have died.
+		this.#expect(ANSWER_WITHIN, () => this.#open());
+		this.#become('connecting');
+		return this.#sendJoin();
 	}
 
-	/** Leave on purpose: the close frame frees the place at once. */
+	/** Leave on purpose, for good: the close frame frees the place at once. */
 	leave() {
 		const socket = this.#socket;
 		this.#retire();
-		socket?.close(1000);
-		this.#become('idle');
+		for (const one of [socket, ...this.#retired.splice(0)]) one?.close(1000);
+		for (const timer of [this.#pumpTimer, this.#historyTimer]) clearTimeout(timer);
+		this.#end.abort();
+		this.#release();
+		this.state = 'idle';
 	}
 
 	/** Try now; on a line that looks alive, make sure that it is. */
 	wake() {
 		if (this.state === 'waiting') this.#open();
-		else if (Date.now() - this.#heardAt > DOUBT_WITHIN) this.#ping(DOUBT_WITHIN);
+		else if (Date.now() - this.#receivedAt > DOUBT_WITHIN) this.#ping(DOUBT_WITHIN);
 	}
 
 	/** Queue a message; it goes out when it can. */
 	say(text) {
-		this.restore([{ text, ref: randomKey(), at: Date.now() }]);
-		this.#pump();
-	}
-
-	/** What a reload interrupted: under the same refs, so what did arrive is not said twice. */
-	restore(items) {
-		this.outbox.push(...items.map((item) => ({ state: 'waiting', ...item, tries: 0, notBefore: 0 })));
-		this.handlers.outbox();
-	}
-
-	/** Take a message out, and give back its text. */
-	discard(ref) {
-		const { text } = this.outbox.find((item) => item.ref === ref);
-		this.outbox = this.outbox.filter((item) => item.ref !== ref);
-		this.handlers.outbox();
-		return text;
+		this.outbox.add(this.room, this.name, text);
+		this.pump();
 	}
 
 	typing(active) {
-		if (this.state === 'joined') this.#send({ type: 'typing', active });
+		if (this.state === 'joined' && !this.#pace) this.#send({ type: 'typing', active });
 	}
 
-	/** A page of messages older than `before`; outlives a cut, being asked for again after the next welcome. */
+	/** A page of messages older than `before`; outlives a cut, being requested again after the next welcome. */
 	history(before) {
 		return new Promise((resolve) => {
 			if (this.#history.push({ before, resolve }) === 1) this.#askHistory();
@@ -125,23 +127,35 @@ export class Connection {
 
 	#open() {
 		this.#retire();
+		this.#opened = false;
+		this.#expect(OPEN_WITHIN, () => this.#closed());
 		this.#become('connecting');
-		const socket = new WebSocket(this.url, 'bobbin.v1');
+		const socket = new WebSocket(this.url.replace('http', 'ws'), 'bobbin.v1');
 		const current = (act) => (event) => socket === this.#socket && act(event);
 		this.#socket = socket;
-		this.#openTimer = setTimeout(() => this.#closed(), OPEN_WITHIN);
-		socket.onopen = current(() => this.#sendJoin());
-		socket.onmessage = current(({ data }) => this.#receive(JSON.parse(data)));
+		socket.onopen = current(() => {
+			this.#opened = true;
+			this.#sendJoin();
+		});
+		socket.onmessage = current(({ data }) => this.#receive(JSON.parse(data), data.length));
 		socket.onclose = current(({ code }) => this.#closed(code));
 	}
 
+	#expect(within, orElse) {
+		clearTimeout(this.#openTimer);
+		clearTimeout(this.#slowTimer);
+		this.#openTimer = setTimeout(orElse, within);
+		this.#slowTimer = setTimeout(() => this.#explain('The server has not answered yet.'), SLOW_AFTER);
+	}
+
 	#sendJoin() {
-		const { name, client, passphrase } = this;
-		this.#send({ type: 'join', name, client, passphrase, since: this.#cursor });
+		const { name, client, passphrase, cursor } = this;
+		this.#send({ type: 'join', name: name || undefined, client, passphrase, since: cursor });
 	}
 
 	#retire() {
 		clearTimeout(this.#openTimer);
+		clearTimeout(this.#slowTimer);
 		if (this.#socket?.readyState < WebSocket.CLOSING) this.#retired.push(this.#socket);
 		this.#socket = null;
 		this.#answerBy = 0;
@@ -150,16 +164,37 @@ export class Connection {
 	/** The line is gone, or (without a code) given up. */
 	#closed(code) {
 		this.#retire();
+		this.#release();
 		if (code === 4001) return this.#become('elsewhere');
 		if (code === 4003) return this.#become(this.state === 'refused' ? 'refused' : 'stopped', 'locked');
 		if (this.state === 'refused') return undefined; // the person is being asked; the answer opens a line
+		if (code === 4004) return this.#become('stopped', 'banned');
 		if (code === 1008) return this.#become('stopped', 'policy');
 		// After a line that held, waits start short again; not after one that was cut at once.
 		if (this.state === 'joined' && Date.now() - this.#joinedAt > 5000) this.#tries = 0;
 		this.restarting ||= code === 1012;
-		const wait = code === 1012 ? Math.random() * 3000 : backOff(this.#tries++, 15_000);
+		this.#waitToOpen(code === 1012 ? Math.random() * 3000 : backOff(this.#tries++, 15_000));
+		this.#become('waiting');
+		if (!this.#opened) return this.#whyRefused();
+		return this.#explain(code === 1013 ? 'The line was too slow for what is said here.' : '');
+	}
+
+	#waitToOpen(wait) {
+		clearTimeout(this.#openTimer);
 		this.#openTimer = setTimeout(() => this.#open(), wait);
-		return this.#become('waiting');
+	}
+
+	/** The browser does not say why an upgrade was refused, so it is looked up. */
+	async #whyRefused() {
+		const { words, retryAfter } = await refusalOf(this.url, this.#end.signal);
+		if (this.#opened || !['waiting', 'connecting'].includes(this.state)) return;
+		if (retryAfter > 0 && this.state === 'waiting') this.#waitToOpen(retryAfter * 1000 * (1 + Math.random() / 4));
+		this.#explain(words);
+	}
+
+	#explain(words) {
+		this.trouble = words || this.trouble;
+		this.handlers.state();
 	}
 
 	#become(state, reason = '') {
@@ -172,7 +207,7 @@ export class Connection {
 	#watch() {
 		const now = Date.now();
 		if (this.#answerBy && now > this.#answerBy) this.#closed();
-		else if (!this.#answerBy && now - this.#heardAt > PING_AFTER) this.#ping(PONG_WITHIN);
+		else if (!this.#answerBy && now - this.#receivedAt > PING_AFTER) this.#ping(PONG_WITHIN);
 	}
 
 	#ping(patience) {
@@ -187,11 +222,11 @@ export class Connection {
 		if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
 	}
 
-	#receive(frame) {
-		this.#heardAt = Date.now();
+	#receive(frame, size) {
+		this.#receivedAt = Date.now();
 		this.#answerBy = 0;
 		switch (frame.type) {
-			case 'welcome': return this.#welcome(frame);
+			case 'welcome': return this.#welcome(frame, size);
 			case 'message': return this.#messages([frame], true);
 			case 'history': {
 				this.#history.shift()?.resolve(frame);
@@ -201,28 +236,31 @@ export class Connection {
 			// An answer where the browser says there is no network: a server on one's own machine, say.
 			case 'pong': return this.offline && this.#changed({ offline: false });
 			case 'status': return this.#changed({ backplane: frame.backplane });
-			default: return this.handlers[frame.type]?.(frame); // presence and typing
+			default: return this.handlers[frame.type]?.(frame); // presence, typing and removed
 		}
 	}
 
-	#welcome(frame) {
+	#welcome(frame, size) {
 		clearTimeout(this.#openTimer);
+		clearTimeout(this.#slowTimer);
 		for (const socket of this.#retired.splice(0)) socket.close();
-		const since = this.#cursor;
+		const since = this.cursor;
 		this.#joinedAt = Date.now();
-		Object.assign(this, { name: frame.name, offline: false, restarting: false, backplane: 'up' });
+		this.outbox.rename(this.room, this.name, frame.name);
+		Object.assign(this, { name: frame.name, by: frame.by, offline: false, restarting: false, backplane: 'up', trouble: '' });
 		this.#become('joined');
 		this.handlers.welcome(frame, Boolean(since));
 		this.#messages(frame.messages, Boolean(since));
-		this.#cursor = frame.last;
-		if (since && frame.more && frame.messages.length >= RESUME_MOST) this.#fill(frame.messages[0].id, since);
+		this.cursor = frame.last;
+		const isFull = frame.messages.length >= RESUME_MOST || size > RESUME_SIZE;
+		if (since && frame.more && isFull) this.#fill(frame.messages[0].id, since);
 		this.#askHistory();
 		this.#changed({});
 	}
 
-	/** More was missed than a welcome carries: page back until the two ends meet. */
+	/** More may have been missed than a welcome carries: page back until the two ends meet. */
 	async #fill(before, since) {
-		for (let more = true; more; ) {
+		for (let more = true; more && before; ) {
 			const page = await this.history(before);
 			const missed = page.messages.filter(({ id }) => compareIds(id, since) > 0);
 			this.#messages(missed, true);
@@ -231,54 +269,72 @@ export class Connection {
 		}
 	}
 
-	/** Every message comes through here, so a receipt counts however it came: live, in a welcome, in a page. */
+	/** Every message comes through here, so a receipt counts however it came: live, in a welcome, in a page. It is one only
+	 * if both `by` and `ref` are this client's own. */
 	#messages(messages, news) {
-		for (const { id, ref } of messages) {
-			if (this.#cursor && compareIds(id, this.#cursor) > 0) this.#cursor = id;
-			if (this.outbox.some((item) => item.ref === ref)) this.discard(ref);
+		const receipts = [];
+		for (const { id, by, ref } of messages) {
+			if (this.cursor && compareIds(id, this.cursor) > 0) this.cursor = id;
+			if (ref && by === this.by) receipts.push(ref);
 		}
 		this.handlers.messages(messages, news);
-		this.#pump();
+		this.outbox.remove(...receipts);
+		this.pump();
 	}
 
 	/** Things look up or down: what waits for them is tried now. */
 	#changed(values) {
 		Object.assign(this, values);
-		for (const item of this.outbox) if (item.state !== 'failed') Object.assign(item, { state: 'waiting', notBefore: 0 });
+		this.#release();
 		this.handlers.state();
-		this.#pump();
+		this.pump();
+	}
+
+	/** Nothing is in flight any more. */
+	#release() {
+		for (const item of this.outbox.of(this.room, this.name)) if (item.state !== 'failed') Object.assign(item, { state: 'waiting', notBefore: 0 });
+		this.outbox.changed();
 	}
 
 	#refused({ code, message, ref, retry_ms: retryMs }) {
-		const passing = code === 'rate_limited' || code === 'unavailable';
 		if (this.state !== 'joined') {
 			clearTimeout(this.#openTimer);
-			if (!passing) return this.#become('refused', code);
+			clearTimeout(this.#slowTimer);
+			if (!TROUBLE[code]) return this.#become('refused', code);
 			this.#socket.close(); // not the person's doing, so not the person's problem: try again later
-			this.backplane = 'down';
-			return this.#closed();
+			if (code === 'unavailable') this.backplane = 'down';
+			this.#closed();
+			if (retryMs) this.#waitToOpen(retryMs * (1 + Math.random() / 4));
+			return this.#explain(TROUBLE[code]);
 		}
-		const item = this.outbox.find((one) => one.ref === ref);
+		const passing = code === 'rate_limited' || code === 'unavailable';
+		// Each refusal counts, and twenty end the connection: from now on messages keep the server's pace.
+		if (code === 'rate_limited') this.#pace = Math.min(PACE_MOST, Math.max(this.#pace * 1.5, retryMs ?? 200));
+		const item = this.outbox.get(ref);
 		if (!item) return passing && !ref && this.#askHistory(retryMs ?? 2000);
-		if (passing) Object.assign(item, { state: 'waiting', reason: code, notBefore: Date.now() + (retryMs ?? backOff(item.tries++, 8000)) });
-		else Object.assign(item, { state: 'failed', reason: message });
-		this.handlers.outbox();
-		return this.#pump();
+		if (!passing) this.outbox.fail(item, message);
+		else Object.assign(item, { state: 'waiting', delay: code, notBefore: Date.now() + (retryMs ?? backOff(item.tries++, 8000)) });
+		this.outbox.changed();
+		return this.pump();
 	}
 
 	// --- the outbox and older messages
 
-	#pump() {
+	/** Sends the oldest message that waits, if it is time. */
+	pump() {
 		clearTimeout(this.#pumpTimer);
-		const item = this.outbox.find(({ state }) => state !== 'failed');
-		if (!item || this.state !== 'joined' || this.offline) return;
+		if (this.state !== 'joined' || this.offline || this.#socket?.readyState !== WebSocket.OPEN) return;
+		const item = this.outbox.of(this.room, this.name).find(({ state }) => state !== 'failed');
+		if (!item) return;
 		const now = Date.now();
-		if (item.notBefore <= now) {
+		if (now - this.#nextSend > 10_000) this.#pace = 0;
+		if (Math.max(item.notBefore, item.state === 'sending' ? 0 : this.#nextSend) <= now) {
 			Object.assign(item, { state: 'sending', notBefore: now + RECEIPT_WITHIN }); // no receipt by then: once more
+			this.#nextSend = now + this.#pace;
 			this.#send({ type: 'message', text: item.text, ref: item.ref });
-			this.handlers.outbox();
+			this.outbox.changed();
 		}
-		this.#pumpTimer = setTimeout(() => this.#pump(), item.notBefore - now);
+		this.#pumpTimer = setTimeout(() => this.pump(), Math.max(item.notBefore, this.#nextSend) - now);
 	}
 
 	#askHistory(wait = 0) {

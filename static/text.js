@@ -1,43 +1,31 @@
-// Turns what people wrote into DOM nodes, and names into colours. All of it goes through text nodes, never through HTML:
-// markup in a name or a message is just letters.
+// Turns what people wrote into DOM nodes, and names and identities into pictures. All of it goes through text nodes, never
+// through HTML: markup in a name or a message is just letters.
+//
+// Texts come from strangers, so every step is linear in the text's length, and one message makes a bounded number of
+// elements; what is beyond is shown as it was written.
 
-export const listen = (target, name, act) => target.addEventListener(name, act);
+import { button, element } from './base.js';
 
-export const onSubmit = (form, act) =>
-	listen(form, 'submit', (event) => {
-		event.preventDefault();
-		act();
-	});
-
-/** An element with a class and children; strings become text nodes. */
-export function element(tag, className = '', ...children) {
-	const node = document.createElement(tag);
-	node.className = className;
-	node.append(...children);
-	return node;
-}
-
-export function button(className, label, data = {}) {
-	const node = element('button', className, label);
-	Object.assign(node.dataset, data);
-	return node;
-}
+const ELEMENTS_MOST = 200; // per message
+const MENTIONS_MOST = 100; // "@" signs looked at per message
 
 /** The size that counts for the server's limit: UTF-8 bytes, without the white space at the end. */
 export const byteLength = (text) => new TextEncoder().encode(text.trimEnd()).length;
 
-/** Names that fold to the same string are the same person. */
-export const fold = (name) => name.normalize('NFKC').toLowerCase();
-export const same = (one, other) => fold(one) === fold(other);
-
 /** A name inside a sentence, kept from turning the direction of the words around it. */
 export const isolated = (name) => `\u2068${name}\u2069`;
 
+// --- names
+
+function hashOf(text) {
+	let hash = 7;
+	for (const char of text) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
+	return hash;
+}
+
 /** Gives an element its person's colour: one of 24 hues, always the same for a name; style.css makes it readable. */
 export function tint(node, name) {
-	let hash = 7;
-	for (const char of fold(name)) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
-	node.style.setProperty('--hue', (hash % 24) * 15);
+	node.style.setProperty('--hue', (hashOf(name.toLowerCase()) % 24) * 15);
 	return node;
 }
 
@@ -49,70 +37,223 @@ export function picture(name) {
 	return node;
 }
 
+const HUES = ['pink', 'red', 'orange', 'gold', 'olive', 'green', 'teal', 'cyan', 'sky', 'blue', 'violet', 'magenta'];
+const SHAPES = {
+	circle: 'M8 1a7 7 0 1 0 .1 0z',
+	square: 'M2 2h12v12H2z',
+	triangle: 'M8 1l7.5 13.5H.5z',
+	diamond: 'M8 0l7 8-7 8-7-8z',
+	star: 'M8 .5l2.2 5 5.4.5-4.1 3.6 1.3 5.4L8 12.2 3.2 15l1.3-5.4L.4 6l5.4-.5z',
+	cross: 'M5.5 1h5v4.5H15v5h-4.5V15h-5v-4.5H1v-5h4.5z',
+	moon: 'M11 1a7 7 0 1 0 4 10A6 6 0 0 1 11 1z',
+	hexagon: 'M4.5 1.5h7l4 6.5-4 6.5h-7L.5 8z',
+};
+
+/** The mark of an identity: colour and shape from `by`, which the server derives from the sender's secret. Whoever comes
+ * under another's name has another mark. */
+export function identityMark(by) {
+	const hash = hashOf(by);
+	const colour = HUES[hash % HUES.length];
+	const shape = Object.keys(SHAPES)[(hash >>> 4) % 8];
+	const filled = (hash >>> 8) % 2;
+	const words = `${filled ? '' : 'hollow '}${colour} ${shape}`;
+	const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+	const path = document.createElementNS(svg.namespaceURI, 'path');
+	svg.setAttribute('viewBox', '-1 -1 18 18');
+	path.setAttribute('d', SHAPES[shape]);
+	svg.append(path);
+	const node = element('span', `mark${filled ? ' filled' : ''}`, svg);
+	node.style.setProperty('--hue', (hash % HUES.length) * 30);
+	Object.assign(node, { role: 'img', ariaLabel: words });
+	node.title = `Identity: ${words} (${by.slice(0, 8)}). The same browser always has the same mark; the same name with another mark is another person.`;
+	return node;
+}
+
 const ONE_EMOJI = '\\p{Extended_Pictographic}(?:\\uFE0F|\\p{Emoji_Modifier})?';
 const EMOJI = new RegExp(`^(?:\\p{RI}{2}|[0-9#*]\\uFE0F?\\u20E3|${ONE_EMOJI}(?:\\u200D${ONE_EMOJI})*|\\s)+$`, 'u');
 
 /** A few emoji and nothing else: shown larger. */
 export const emojiOnly = (text) => text.length <= 40 && EMOJI.test(text);
 
-/** Matches `@Name` for any of the names, the longest first: "@Ada Lovelace" is not "@Ada". */
-function mentionPattern(names) {
-	const sorted = names.sort((a, b) => b.length - a.length).map((name) => name.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
-	return `(?<![\\p{L}\\p{N}])@(?:${sorted.join('|')})(?![\\p{L}\\p{N}])`;
+// --- mentions
+
+/** Names as `mentionAt` looks them up: in lower case, and the lengths that occur, longest first ("@Ada Lovelace" is not
+ * "@Ada"). */
+export function nameIndex(names) {
+	const lower = new Set(Array.from(names, (name) => name.toLowerCase()));
+	const lengths = new Set(Array.from(lower, (name) => name.length));
+	return { lower, lengths: [...lengths].sort((a, b) => b - a) };
 }
 
-/** Whether the text speaks to this person. */
-export const mentions = (text, name) => new RegExp(mentionPattern([name]), 'iu').test(text);
+const isInWord = (text) => /^[\p{L}\p{N}]/u.test(text);
+const endsInWord = (text) => /[\p{L}\p{N}]$/u.test(text);
+const before = (text, at) => text.slice(Math.max(0, at - 2), at); // two code units hold any character
 
-// A link ends at white space, quotes and brackets, and at the invisible characters that would turn the direction of its
-// letters, to look like another address.
-const LINK = 'https?://[^\\s<>"`\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]+';
-const CODE = '`[^`\\n]+`';
-const FENCE = /```(?:[\w+#.-]*\n)?([\s\S]+?)\n?```/g;
-
-/** The text as nodes: links, `code`, fenced blocks and mentions; nothing else of Markdown. */
-export function render(text, me, names) {
-	const out = document.createDocumentFragment();
-	const pattern = new RegExp(`${CODE}|${LINK}|${mentionPattern([me, ...names])}`, 'giu');
-	let end = 0;
-	for (const match of text.matchAll(FENCE)) {
-		renderInline(out, text.slice(end, match.index).replace(/\n$/, ''), pattern, me);
-		const block = element('pre', '', element('code', '', match[1]));
-		block.tabIndex = 0; // a wide block scrolls sideways, by keyboard too
-		out.append(block);
-		end = match.index + match[0].length;
+/** The length of the name mentioned by the "@" at this place; 0 if it is none. */
+function mentionAt(text, at, { lower, lengths }) {
+	if (endsInWord(before(text, at))) return 0;
+	for (const length of lengths) {
+		const end = at + 1 + length;
+		if (lower.has(text.slice(at + 1, end).toLowerCase()) && !isInWord(text.slice(end, end + 2))) return length;
 	}
-	renderInline(out, end ? text.slice(end).replace(/^\n/, '') : text, pattern, me);
+	return 0;
+}
+
+/** Whether the text speaks to one of these names. */
+export function mentions(text, index) {
+	let at = -1;
+	for (let tries = 0; tries < MENTIONS_MOST && (at = text.indexOf('@', at + 1)) >= 0; tries++) if (mentionAt(text, at, index)) return true;
+	return false;
+}
+
+// --- blocks
+
+const FENCE = '```';
+
+/** The text as nodes: links, `code`, **bold**, *italic*, mentions, "> quotes" and fenced blocks; nothing else of Markdown.
+ * `me` and `everybody`: indexes of one's own name and of all names here. */
+export function render(text, me, everybody) {
+	const out = document.createDocumentFragment();
+	const writer = { me, everybody, left: ELEMENTS_MOST, mentions: MENTIONS_MOST };
+	let from = 0;
+	while (writer.left > 0) {
+		const start = text.indexOf(FENCE, from);
+		const end = start < 0 ? -1 : text.indexOf(FENCE, start + FENCE.length + 1);
+		if (end < 0) break;
+		const above = text.slice(from, start);
+		addLines(out, above.endsWith('\n') ? above.slice(0, -1) : above, writer);
+		out.append(codeBlock(text.slice(start + FENCE.length, end)));
+		writer.left--;
+		from = end + FENCE.length;
+		if (text[from] === '\n') from++;
+	}
+	addLines(out, text.slice(from), writer);
 	return out;
 }
 
-function renderInline(out, text, pattern, me) {
-	let end = 0;
-	for (const { 0: token, index } of text.matchAll(pattern)) {
-		const node = inlineNode(token, me);
-		if (!node) continue;
-		out.append(text.slice(end, index), node);
-		end = index + (token[0] === '`' ? token : node.textContent).length;
-	}
-	out.append(text.slice(end));
+/** What is between two fences: the rest of the first line may name a language, which is left out. */
+function codeBlock(inside) {
+	const lineEnd = inside.indexOf('\n');
+	let code = lineEnd >= 0 && /^[\w+#.-]*$/.test(inside.slice(0, lineEnd)) ? inside.slice(lineEnd + 1) : inside;
+	if (code.endsWith('\n')) code = code.slice(0, -1);
+	const block = element('pre', '', element('code', '', code || inside));
+	const copy = button('copy', '', { copy: '' });
+	copy.ariaLabel = 'Copy code';
+	return element('div', 'block', block, copy);
 }
 
-function inlineNode(token, me) {
-	if (token[0] === '`') return element('code', '', token.slice(1, -1));
-	if (token[0] === '@') return element(same(token.slice(1), me) ? 'mark' : 'span', 'mention', token);
-	const address = withoutTail(token);
-	if (!URL.canParse(address)) return null; // LINK has made sure that it is http or https
-	const link = element('a', '', address);
-	Object.assign(link, { href: address, target: '_blank', rel: 'noopener noreferrer' });
-	return link;
+const isQuoted = (line) => line === '>' || line.startsWith('> ');
+
+/** Plain lines and quoted ones, neighbours together. */
+function addLines(out, text, writer) {
+	if (!text.startsWith('>') && !text.includes('\n>')) return addInline(out, text, writer);
+	let group = [];
+	let quoted = false;
+	const flush = () => {
+		if (!group.length) return;
+		if (quoted) {
+			const quote = element('blockquote');
+			writer.left--;
+			addInline(quote, group.map((line) => line.slice(2)).join('\n'), writer);
+			out.append(quote);
+		} else addInline(out, group.join('\n'), writer);
+		group = [];
+	};
+	for (const line of text.split('\n')) {
+		const is = isQuoted(line) && (quoted || writer.left > 0);
+		if (is !== quoted) flush();
+		quoted = is;
+		group.push(line);
+	}
+	return flush();
+}
+
+// --- inside a line
+
+// A link ends at white space, quotes and brackets, and at the invisible characters that would turn the direction of its
+// letters, to look like another address.
+const LINK = /https?:\/\/[^\s<>"`\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+/iy;
+const SPECIAL = /`|\*+|@|\n|https?:\/\//gi;
+
+/** One pass from left to right. `parts` holds strings and finished nodes; `open` says where in it a `*` or `**` stands
+ * that may yet be closed, by its number of stars. */
+function addInline(out, text, writer) {
+	const parts = [];
+	const open = [null, -1, -1];
+	let done = 0; // the text up to here is in `parts`
+	let at = 0;
+	const push = (until, part, length) => {
+		if (until > done) parts.push(text.slice(done, until));
+		if (part) parts.push(part);
+		done = at = until + length;
+	};
+	while (writer.left > 0) {
+		SPECIAL.lastIndex = at;
+		const found = SPECIAL.exec(text);
+		if (!found) break;
+		const { 0: token, index } = found;
+		at = index + token.length;
+		if (token === '\n') open.fill(-1);
+		else if (token === '`') {
+			const end = text.indexOf('`', at);
+			const code = text.slice(at, Math.max(at, end));
+			if (code && !code.includes('\n')) push(index, made(writer, 'code', '', code), code.length + 2);
+		} else if (token === '@') {
+			const length = writer.mentions-- > 0 ? mentionAt(text, index, writer.everybody) : 0;
+			if (!length) continue;
+			const mention = text.slice(index, index + 1 + length);
+			const isMe = writer.me.lower.has(mention.slice(1).toLowerCase());
+			push(index, made(writer, isMe ? 'mark' : 'span', 'mention', mention), mention.length);
+		} else if (token[0] === '*') {
+			addStars(token.length, index);
+		} else {
+			LINK.lastIndex = index;
+			const run = LINK.exec(text)?.[0] ?? token;
+			const address = withoutTail(run);
+			if (URL.canParse(address)) push(index, link(writer, address), address.length);
+			else at = index + run.length; // as a whole: what is in it is not looked at again
+		}
+	}
+	push(text.length, null, 0);
+	out.append(...parts);
+
+	function addStars(stars, index) {
+		if (stars > 2) return;
+		const spaceBefore = index === 0 || /\s/.test(text[index - 1]);
+		const end = index + stars;
+		const spaceAfter = end >= text.length || /\s/.test(text[end]);
+		if (open[stars] >= 0 && !spaceBefore && !isInWord(text.slice(end, end + 2))) {
+			push(index, null, stars);
+			const children = parts.splice(open[stars] + 1);
+			parts[open[stars]] = made(writer, stars === 2 ? 'strong' : 'em', '', ...children);
+			if (open[3 - stars] > open[stars]) open[3 - stars] = -1;
+			open[stars] = -1;
+		} else if (!spaceAfter && !endsInWord(before(text, index))) {
+			push(index, '*'.repeat(stars), stars);
+			open[stars] = parts.length - 1;
+		}
+	}
+}
+
+function made(writer, tag, ...rest) {
+	writer.left--;
+	return element(tag, ...rest);
+}
+
+function link(writer, address) {
+	const node = made(writer, 'a', '', address);
+	return Object.assign(node, { href: address, target: '_blank', rel: 'noopener noreferrer' });
 }
 
 /** Leaves the punctuation after an address to the sentence; a closing bracket only if it was not opened inside. */
 function withoutTail(address) {
-	for (;;) {
-		const last = address.at(-1);
-		const unopened = last === ')' && address.split('(').length < address.split(')').length;
-		if (!unopened && !/[.,;:!?'\]}*_~»”’]/.test(last)) return address;
-		address = address.slice(0, -1);
+	let unopened = 0;
+	for (const char of address) unopened += char === ')' ? 1 : char === '(' ? -1 : 0;
+	let end = address.length;
+	for (; end > 0; end--) {
+		const last = address[end - 1];
+		if (last === ')' && unopened > 0) unopened--;
+		else if (!/[.,;:!?'\]}*_~»”’]/.test(last)) break;
 	}
+	return address.slice(0, end);
 }

@@ -1,56 +1,72 @@
 // The conversation on the screen. All loaded messages are in one sorted array; the page holds rows for a window of them
-// that follows the reader, so 5,000 cost the browser no more than 200. `#draw` compares the rows that should be there
+// that follows the reader, so 5,000 cost the browser no more than 150. `#draw` compares the rows that should be there
 // with those that are and changes only the difference; what the reader looks at keeps its place.
 
-import { compareIds } from './connection.js';
-import { button, element, emojiOnly, isolated, listen, mentions, picture, render, same, tint } from './text.js';
+import { compareIds, listen } from './base.js';
+import { Log } from './log.js';
+import { buildRow, dayOf, entriesOf } from './rows.js';
+import { nameIndex } from './text.js';
 
 const boxOf = (node) => node.getBoundingClientRect();
 
-const WINDOW = 200;
-const STEP = 60; // rows by which the window moves
-const NEAR = 800; // pixels from the window's end at which it does
+const WINDOW = 145; // with a line for a day before each, still under 300 rows
+const STEP = 40; // messages by which the window moves
+const NEAR = 600; // pixels from the window's end at which it does
 const KEEP = 10_000; // in memory; older ones can be fetched again
-const GROUP_WITHIN = 5 * 60_000;
-
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
-const date = new Intl.DateTimeFormat(undefined, { dateStyle: 'full' });
-
-function dayOf(at) {
-	const days = Math.round((new Date().setHours(0, 0, 0, 0) - new Date(at).setHours(0, 0, 0, 0)) / 86_400_000);
-	return ['Today', 'Yesterday'][days] ?? date.format(at);
-}
+const REST = 3; // under load, drawing takes one part in this many of the time
 
 export class Timeline {
-	me = '';
-	#items = []; // messages, notices and gaps by id; what is no message has no text, and the id before it
-	#pending = []; // the outbox, shown at the end
-	#more = false; // the server has older ones
-	#from = 0; // the window
-	#to = 0;
-	#pinned = true; // the reader is at the end, and stays there as messages come
-	#rows = new Map(); // key → row in the page
+	#me; // { name, by, index }
+	#log;
+	#pending; // what waits in the outbox, shown after the log; the window spans both
+	#more; // the server has older ones
+	#from; // the window
+	#to;
+	#pinned; // the reader is at the end, and stays there as messages come
+	#rows; // key → row in the page
+	#lineAfter; // the "New" line stands before the first message after this id
+	#lastRead;
+	#unread;
+	#unreadMore; // and more of them are not loaded
+	#loading;
 	#scheduled = false;
-	#loading = false;
-	#lineAfter = null; // the "New" line stands before the first message after this id
-	#lastRead = null;
-	#unread = 0;
-	#keys = 0;
+	#top = 0; // where the scroller was, to see which way the reader goes
+	#drawnAt = 0;
+	#drawCost = 0;
 
-	/** `on`: loadOlder(id) → {messages, more} · retry(ref) · discard(ref) · read(id) · unread(count) · names() */
+	/** `on`: loadOlder(id) → {messages, more} · read(id) · unread(count, andMore) · everybody() → index of names */
 	constructor(scroller, list, jump, on) {
 		Object.assign(this, { scroller, list, jump, on });
+		this.reset();
 		listen(scroller, 'scroll', () => this.#scrolled());
 		new ResizeObserver(() => this.#pinned && this.#toEnd()).observe(scroller);
 		listen(jump, 'click', () => {
 			this.jumpToEnd();
 			scroller.focus();
 		});
-		listen(list, 'click', ({ target }) => this.#clicked(target));
-		for (const name of ['focus', 'blur', 'visibilitychange']) addEventListener(name, () => this.#attention(), true);
+		for (const name of ['focus', 'blur', 'visibilitychange']) listen(window, name, () => this.#attention(), true);
+	}
+
+	/** Empty, for another room. */
+	reset() {
+		this.#log = new Log();
+		this.#pending = [];
+		this.#more = true;
+		this.#from = this.#to = this.#unread = 0;
+		this.#pinned = true;
+		this.#rows = new Map();
+		this.#lineAfter = this.#lastRead = null;
+		this.#unreadMore = this.#loading = false;
+		this.#me = { name: '', by: '', index: nameIndex([]) };
+		this.list.replaceChildren();
 	}
 
 	// --- what comes in
+
+	/** Who reads. */
+	set me({ name, by }) {
+		this.#me = { name, by, index: nameIndex([name]) };
+	}
 
 	/** A first welcome: the room's latest, and where this reader had stopped before. */
 	open(messages, more, lastRead) {
@@ -60,6 +76,7 @@ export class Timeline {
 			this.#insert(message);
 			if (lastRead && compareIds(message.id, lastRead) > 0 && !this.#mine(message)) this.#unread++;
 		}
+		this.#unreadMore = Boolean(more && this.#unread && compareIds(messages[0].id, lastRead) > 0);
 		if (this.#unread) this.#lineAfter = lastRead;
 		this.#toWindowEnd();
 		this.#draw();
@@ -75,45 +92,60 @@ export class Timeline {
 
 	/** Messages new to this page: live, or missed while away. */
 	add(messages) {
-		const atEnd = this.#to === this.#items.length && this.#to - this.#from < 2 * WINDOW;
+		const atEnd = this.#to === this.#length;
 		for (const message of messages) {
 			if (!this.#insert(message) || this.#mine(message) || this.#reading) continue;
 			if (!this.#unread++) this.#lineAfter = this.#lastRead;
 		}
 		if (this.#reading) this.#nowRead();
-		if (this.#pinned) this.#toWindowEnd();
-		else if (atEnd) this.#to = this.#items.length;
-		this.#schedule();
+		this.#grow(atEnd);
 	}
 
-	/** The outbox as it is now. */
-	setPending(items) {
-		this.#pending = items.map((item) => ({ ...item, key: item.ref, name: this.me }));
-		this.#schedule();
+	/** The room's part of the outbox, as it is now. */
+	set pending(items) {
+		const atEnd = this.#to === this.#length;
+		this.#pending = items.map((item) => ({ ...item, id: undefined, key: item.ref, by: this.#me.by, own: true, day: dayOf(item.at) }));
+		this.#to = Math.min(this.#to, this.#length);
+		this.#grow(atEnd);
 	}
 
-	/** Who came and went. Neighbouring notices become one, and who came and went within it is left out. */
 	notice(joined, left) {
-		let last = this.#items.at(-1);
-		if (last?.kind !== 'notice') last = this.append({ kind: 'notice', joined: new Set(), left: new Set() });
-		for (const name of joined) if (!last.left.delete(name)) last.joined.add(name);
-		for (const name of left) if (!last.joined.delete(name)) last.left.add(name);
-		if (!last.joined.size && !last.left.size) this.#items.pop();
-		this.#to = Math.min(this.#to, this.#items.length);
-		this.#schedule();
+		const atEnd = this.#to === this.#length;
+		this.#log.notice(joined, left);
+		this.#to = Math.min(this.#to, this.#length);
+		this.#grow(atEnd);
 	}
 
-	/** A notice, or a gap: from here on, messages are no longer to be had. */
+	/** A line that is no message: { kind, label }. */
 	append(item) {
-		if (this.#to === this.#items.length) this.#to++;
-		this.#items.push({ ...item, id: this.#items.at(-1)?.id ?? '0-0', key: `k${this.#keys++}` });
-		this.#schedule();
-		return this.#items.at(-1);
+		const atEnd = this.#to === this.#length;
+		this.#log.append(item);
+		this.#grow(atEnd);
+	}
+
+	/** The host removed messages: { ids, upto }. */
+	remove(what) {
+		this.#log.remove(what);
+		const isNew = (item) => item.text && !this.#mine(item) && compareIds(item.id, this.#lastRead ?? '0-0') > 0;
+		if (this.#unread) this.#unread = this.#log.items.filter(isNew).length;
+		this.#to = Math.min(this.#to, this.#length);
+		this.#from = Math.max(0, Math.min(this.#from, this.#to - STEP));
+		this.#grow(true);
 	}
 
 	/** The last text that this person said. */
 	lastOwnText() {
-		return (this.#pending.at(-1) ?? this.#items.findLast((item) => item.text && this.#mine(item)))?.text;
+		return (this.#pending.at(-1) ?? this.#log.items.findLast((item) => item.text && this.#mine(item)))?.text;
+	}
+
+	/** The message of a row. */
+	messageOf(row) {
+		return this.#log.find(row.dataset.id);
+	}
+
+	/** What is loaded, as plain text. */
+	asText() {
+		return this.#log.asText();
 	}
 
 	jumpToEnd() {
@@ -131,33 +163,36 @@ export class Timeline {
 
 	// --- the array
 
-	#mine({ name }) {
-		return same(name, this.me);
+	get #length() {
+		return this.#log.items.length + this.#pending.length;
+	}
+
+	#mine({ by, own }) {
+		return own || by === this.#me.by;
 	}
 
 	/** Puts a message in its place; false if it is there already. */
 	#insert(message) {
-		this.#pending = this.#pending.filter(({ ref }) => ref !== message.ref);
-		let [low, at] = [0, this.#items.length];
-		while (low < at) {
-			const middle = (low + at) >> 1;
-			if (compareIds(this.#items[middle].id, message.id) > 0) at = middle;
-			else low = middle + 1;
-		}
-		for (let i = at - 1; this.#items[i]?.id === message.id; i--) if (this.#items[i].text) return false;
-		this.#items.splice(at, 0, { ...message, key: message.id });
-		if (at < this.#from) this.#from++;
+		if (this.#mine(message)) this.#pending = this.#pending.filter(({ ref }) => ref !== message.ref);
+		const at = this.#log.insert(message);
+		if (at < 0) return false;
+		const isAbove = at < this.#from || (at === 0 && this.#to > 0);
+		if (isAbove) this.#from++;
 		if (at < this.#to) this.#to++;
 		return true;
 	}
 
 	#toWindowEnd() {
-		if (this.#items.length > KEEP + STEP) {
-			this.#items.splice(0, this.#items.length - KEEP);
-			this.#more = true;
-		}
-		this.#to = this.#items.length;
+		if (this.#log.trim(KEEP)) this.#more = true;
+		this.#to = this.#length;
 		this.#from = Math.max(0, this.#to - WINDOW);
+	}
+
+	/** Something was added: the window takes it in if it stood at the end, up to its size. */
+	#grow(atEnd) {
+		if (this.#pinned) this.#toWindowEnd();
+		else if (atEnd) this.#to = Math.min(this.#length, Math.max(this.#to, this.#from + WINDOW));
+		this.#schedule();
 	}
 
 	// --- reading
@@ -169,7 +204,8 @@ export class Timeline {
 
 	#nowRead() {
 		this.#unread = 0;
-		const newest = this.#items.at(-1)?.id ?? null;
+		this.#unreadMore = false;
+		const newest = this.#log.newestId;
 		if (newest !== this.#lastRead) this.on.read((this.#lastRead = newest));
 	}
 
@@ -183,14 +219,16 @@ export class Timeline {
 	#scrolled() {
 		const { scrollTop, clientHeight, scrollHeight } = this.scroller;
 		const below = scrollHeight - scrollTop - clientHeight;
-		const pinned = this.#to === this.#items.length && below < 48;
+		const [up, down] = [scrollTop < this.#top, scrollTop > this.#top];
+		this.#top = scrollTop;
+		const pinned = this.#to === this.#length && below < 48;
 		if (pinned !== this.#pinned) {
 			this.#pinned = pinned;
 			this.#attention();
 		}
-		if (scrollTop < NEAR) this.#older();
-		else if (below < NEAR && this.#to < this.#items.length) {
-			this.#to = Math.min(this.#items.length, this.#to + STEP);
+		if (up && scrollTop < NEAR) this.#older();
+		else if (down && below < NEAR && this.#to < this.#length) {
+			this.#to = Math.min(this.#length, this.#to + STEP);
 			this.#from = Math.max(this.#from, this.#to - WINDOW);
 			this.#draw();
 		}
@@ -203,30 +241,44 @@ export class Timeline {
 			this.#to = Math.min(this.#to, this.#from + WINDOW);
 			return this.#draw();
 		}
-		const first = this.#items.find(({ text }) => text);
+		const { first } = this.#log;
+		const rows = this.#rows;
 		if (!this.#more || this.#loading || !first) return;
 		this.#loading = true;
 		const { messages, more } = await this.on.loadOlder(first.id);
+		if (rows !== this.#rows) return; // another room meanwhile
 		this.#loading = false;
 		this.#more = more;
-		for (const message of messages) this.#insert(message);
-		this.#draw();
-		this.#scrolled();
+		for (const message of messages.toReversed()) {
+			this.#insert(message);
+			this.#unreadMore &&= compareIds(message.id, this.#lastRead) > 0;
+			if (this.#unreadMore && !this.#mine(message)) this.#unread++;
+		}
+		this.#unreadMore &&= more;
+		if (this.#from > 0) this.#older();
+		else this.#draw();
 	}
 
 	// --- drawing
 
+	/** Draws with the next frame; later while drawing is slow, so that the page stays responsive. */
 	#schedule() {
-		this.on.unread(this.#unread);
-		if (!this.#scheduled) requestAnimationFrame(() => this.#draw());
+		this.on.unread(this.#unread, this.#unreadMore);
+		if (this.#scheduled) return;
 		this.#scheduled = true;
+		const rest = Math.min(500, this.#drawCost * REST) - (performance.now() - this.#drawnAt);
+		const draw = () => requestAnimationFrame(() => this.#draw());
+		if (rest > 8) setTimeout(draw, rest);
+		else draw();
 	}
 
 	#toEnd() {
 		this.scroller.scrollTop = this.scroller.scrollHeight;
+		this.#top = this.scroller.scrollTop;
 	}
 
 	#draw() {
+		const start = performance.now();
 		this.#scheduled = false;
 		const entries = this.#entries();
 		const wanted = new Set(entries.map(({ key }) => key));
@@ -234,27 +286,39 @@ export class Timeline {
 		const bottom = anchor && boxOf(anchor).bottom;
 		for (const [key, row] of this.#rows) {
 			if (wanted.has(key)) continue;
+			if (row.contains(document.activeElement)) this.scroller.focus({ preventScroll: true });
 			row.remove();
 			this.#rows.delete(key);
 		}
 		let next = this.list.firstChild;
+		const everybody = this.on.everybody();
 		for (const entry of entries) {
 			let row = this.#rows.get(entry.key);
 			if (row && row === next) next = row.nextSibling;
 			if (row?.shape !== entry.shape) {
 				row?.remove();
-				row = this.#build(entry);
+				row = buildRow(entry, this.#me, everybody);
 				this.#rows.set(entry.key, row);
 			}
 			if (row.nextSibling !== next || !row.parentNode) this.list.insertBefore(row, next);
 		}
 		if (this.#pinned) this.#toEnd();
 		else if (anchor) this.scroller.scrollTop += boxOf(this.#rows.get(anchor.key)).bottom - bottom;
-		const count = this.#unread;
+		this.#top = this.scroller.scrollTop;
+		this.#labelJump();
+		// A tall screen that the window does not fill.
+		const isShort = this.scroller.scrollHeight < this.scroller.clientHeight * 1.2 && this.#to - this.#from < WINDOW;
+		this.#drawnAt = performance.now();
+		this.#drawCost = this.#drawCost * 0.7 + (this.#drawnAt - start) * 0.3;
+		if (isShort) this.#older();
+	}
+
+	#labelJump() {
+		const news = this.#unread;
 		this.jump.hidden = this.#pinned;
-		this.jump.classList.toggle('fresh', count > 0);
-		this.jump.firstElementChild.textContent = count ? `${count} new message${count > 1 ? 's' : ''}` : 'Latest messages';
-		if (this.scroller.scrollHeight < this.scroller.clientHeight * 1.2) this.#older(); // a tall screen
+		this.jump.classList.toggle('fresh', news > 0);
+		const words = news ? `${news.toLocaleString('en')}${this.#unreadMore ? '+' : ''} new message${news > 1 ? 's' : ''}` : 'Latest messages';
+		this.jump.firstElementChild.textContent = words;
 	}
 
 	/** The first message in view, of those that will stay. */
@@ -263,74 +327,10 @@ export class Timeline {
 		return [...this.list.children].find((row) => row.dataset.id && wanted.has(row.key) && boxOf(row).bottom > top);
 	}
 
-	/** The window's items, and what stands between them. A row is built anew when its `shape` has changed. */
 	#entries() {
-		const entries = [];
-		let lead = true; // the next message is a group's first
-		const line = (kind, key, label) => {
-			entries.push({ kind, key, label, shape: label });
-			lead = true;
-		};
-		if (this.#from === 0) line('edge', 'edge', this.#more ? 'Loading older messages…' : 'The room begins here.');
-		let last = this.#items.slice(0, this.#from).findLast(({ text }) => text);
-		let marked = !this.#lineAfter || (last && compareIds(last.id, this.#lineAfter) > 0);
-		for (const item of [...this.#items.slice(this.#from, this.#to), ...(this.#to === this.#items.length ? this.#pending : [])]) {
-			if (!item.text) {
-				line('notice', item.key, item.kind === 'gap' ? 'Some messages from while you were away are no longer kept.' : noticeText(item));
-				continue;
-			}
-			if (!last || dayOf(last.at) !== dayOf(item.at)) line('day', `d${item.key}`, dayOf(item.at));
-			if (!marked && item.id && compareIds(item.id, this.#lineAfter) > 0 && !this.#mine(item)) {
-				marked = true;
-				line('new', 'new', 'New');
-			}
-			lead ||= !same(last.name, item.name) || item.at - last.at > GROUP_WITHIN;
-			entries.push({ ...item, lead, shape: [lead, item.state, item.reason, this.#mine(item)].join() });
-			last = item;
-			lead = false;
-		}
-		return entries;
+		const view = { from: this.#from, to: this.#to, more: this.#more, lastRead: this.#lastRead, me: this.#me };
+		// As long as there are older unread messages, the "New" line does not belong before the first one loaded.
+		const lineAfter = this.#unreadMore ? null : this.#lineAfter;
+		return entriesOf(this.#log, this.#pending, { ...view, lineAfter, isMine: (item) => this.#mine(item) });
 	}
-
-	#build(entry) {
-		const { kind, key, label, shape } = entry;
-		const row = label ? element('li', kind, element('span', '', label)) : this.#message(entry);
-		return Object.assign(row, { key, shape });
-	}
-
-	#message({ id, name, text, at, lead, state, reason, ref }) {
-		const own = this.#mine({ name });
-		const classes = ['message', lead && 'lead', own && 'own', state, !own && mentions(text, this.me) && 'to-me'];
-		const row = tint(element('li', classes.filter(Boolean).join(' ')), name);
-		if (id) row.dataset.id = id;
-		if (lead && !own) row.append(picture(name));
-		const time = element('time', '', state ? STATES[reason] ?? STATES[state] : clock.format(at));
-		Object.assign(time, { dateTime: new Date(at).toISOString(), title: date.format(at) });
-		const body = element('div', `body ${emojiOnly(text) ? 'emoji' : ''}`, render(text, this.me, [...this.on.names()]));
-		body.dir = 'auto';
-		row.append(element('div', 'head', element('bdi', own || !lead ? 'visually-hidden' : 'name', own ? 'You' : name), time), body);
-		if (text.length > 1800 || text.split('\n').length > 24) {
-			body.classList.add('folded');
-			row.append(button('unfold link', 'Show all'));
-		}
-		if (state === 'failed') {
-			row.append(element('p', 'problem', reason, button('link', 'Try again', { retry: ref }), button('link', 'Discard', { discard: ref })));
-		}
-		return row;
-	}
-
-	#clicked({ dataset, classList, previousElementSibling: body }) {
-		if (dataset.retry) this.on.retry(dataset.retry);
-		if (dataset.discard) this.on.discard(dataset.discard);
-		if (classList.contains('unfold')) body.nextSibling.textContent = body.classList.toggle('folded') ? 'Show all' : 'Show less';
-	}
-}
-
-/** What stands in the place of the time until the receipt. */
-const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'A little slower…' };
-
-/** "Ada joined", "Ada and Bob left", "5 people joined, Cleo left". */
-function noticeText({ joined, left }) {
-	const part = (names, verb) => (names.size > 2 ? `${names.size} people` : [...names].map(isolated).join(' and ')) + verb;
-	return [joined.size && part(joined, ' joined'), left.size && part(left, ' left')].filter(Boolean).join(', ');
 }

@@ -226,7 +226,7 @@ class Person:
 
     def _console(self, message):
         # What a browser itself says about a line that is cut is no fault of the page.
-        network = re.search(r"WebSocket connection to|net::ERR_|status of 503", message.text)
+        network = re.search(r"WebSocket connection to|net::ERR_|status of (503|4\d\d)", message.text)
         if message.type in ("error", "warning") and not network:
             self.problems.append(f"{message.type}: {message.text}")
 

@@ -145,7 +145,7 @@ def test_redis_comes_back_empty_and_the_page_says_what_is_gone(visit, own, room)
     redis.command("FLUSHALL")
     link.mend()
     ada.joined()
-    expect(ada(".notice", has_text="no longer kept")).to_have_count(1)
+    expect(ada(".notice", has_text="has lost all messages")).to_have_count(1)
     Talker(task, room, "Cleo").say("after")
     ada.sees("after")
     assert ada.texts() == ["seen", "after"]

@@ -30,7 +30,7 @@ def test_a_name_that_is_taken(visit, tasks, room):
     Talker(tasks[1], room, "Ada")
     ada = visit(tasks[0], room)
     ada.join("ADA")
-    expect(ada("#join-problem")).to_contain_text("Somebody with this name is here")
+    expect(ada("#join-problem")).to_contain_text("is in use here")
     ada.join("Ada 2").joined()
 
 

@@ -1,0 +1,172 @@
+// The parts of the conversation's page, and which part receives what. app.js loads this after the join form is on the
+// screen. Each part says at its head what it is for.
+
+import { MessageActions, roomActions } from './actions.js';
+import { Alerts } from './alerts.js';
+import { listen } from './base.js';
+import { Composer, TypingLine } from './composer.js';
+import { Courier, WaitingList } from './courier.js';
+import { People, Rooms } from './sidebar.js';
+import { Timeline } from './timeline.js';
+
+const $ = (id) => document.getElementById(id);
+
+const LEFT_AFTER = 2500; // shown after a moment, so that a reload or a short cut shows nothing at all
+
+export class Chat {
+	#room = '';
+	#connection = { name: '', by: '' };
+	#leaving = new Map(); // name → timer
+	#formerNames = new Set(); // of one's own: leaving one is no news
+
+	/** `app`: client, outbox, browser and tab (stores), go(room), isInAnotherTab(room, name), passphrase(). */
+	constructor(app) {
+		this.app = app;
+		const { outbox, browser } = app;
+		const isCurrent = (room, name) => room === this.#room && name === this.#connection.name;
+		this.timeline = new Timeline($('scroller'), $('list'), $('jump'), {
+			loadOlder: (before) => this.#connection.history(before),
+			read: (id) => browser.set(`read.${this.#room}`, id),
+			unread: (number, andMore) => this.alerts.unread(number, andMore),
+			everybody: () => this.people.index,
+		});
+		this.composer = new Composer({ form: $('composer'), box: $('text'), counter: $('counter'), send: $('send'), hint: $('hint') }, {
+			send: (text) => {
+				this.#connection.say(text);
+				this.timeline.spoke();
+			},
+			typing: (active) => this.#connection.typing(active),
+			draft: (text) => app.tab.set(`draft.${this.#room}`, text),
+			recall: () => this.timeline.lastOwnText(),
+		});
+		this.typingLine = new TypingLine($('typing'));
+		this.people = new People($('people'), $('people-rest'), [$('people-count'), $('count')]);
+		this.alerts = new Alerts({ icon: $('icon'), choice: $('notify'), hint: $('notify-hint'), log: $('announce') }, browser);
+		this.rooms = new Rooms({ list: $('rooms'), form: $('go'), input: $('go-room'), problem: $('go-problem') }, browser, app.go);
+		roomActions({ invite: $('invite'), newRoom: $('new-room'), save: $('save') }, { room: () => this.#room, go: app.go, text: () => this.timeline.asText() });
+		new MessageActions($('scroller'), $('list'), {
+			message: (row) => this.timeline.messageOf(row),
+			reply: (text) => this.composer.prepend(text),
+			retry: (ref) => outbox.retry(ref),
+			discard: (ref) => outbox.remove(ref),
+			box: $('text'),
+		});
+		this.courier = new Courier(app.client, outbox, { ...app, isCurrent, isUp: () => !['waiting', 'connecting'].includes(this.#connection.state) });
+		this.waiting = new WaitingList($('waiting'), outbox, { isCurrent });
+		outbox.watch(() => {
+			this.#showPending();
+			if (this.#connection.state === 'joined') this.#connection.pump();
+		});
+		listen(window, 'pagehide', () => this.#keepDraft());
+		listen(document, 'click', (event) => this.#followRoom(event));
+	}
+
+	/** The person goes to a room: everything of the last one is taken away. */
+	enter(room) {
+		this.#keepDraft();
+		this.#room = room;
+		for (const timer of this.#leaving.values()) clearTimeout(timer);
+		this.#leaving.clear();
+		$('room-name').textContent = room;
+		this.timeline.reset();
+		this.typingLine.clear();
+		this.people.reset('', [], 0);
+		this.alerts.enter(room);
+		this.rooms.enter(room);
+		this.#restoreDraft();
+		$('sidebar').hidePopover();
+	}
+
+	/** What comes from this connection from now on, and what is written goes to it. */
+	set connection(connection) {
+		this.#connection = connection;
+		this.#showPending();
+		this.waiting.draw();
+	}
+
+	#showPending() {
+		const { room, name } = this.#connection;
+		this.timeline.pending = room ? this.app.outbox.of(room, name) : [];
+	}
+
+	// --- from the server
+
+	welcome({ name, by, names, participants, messages, more, gap, last }, resumed, formerName) {
+		if (formerName && formerName !== name) this.#formerNames.add(formerName);
+		this.timeline.me = { name, by };
+		this.typingLine.me = $('my-name').textContent = name;
+		this.typingLine.clear();
+		this.people.reset(name, names, participants);
+		// The log keeps the newest: where one's last message is gone, so are all before it.
+		if (gap) this.timeline.append({ kind: 'gap', label: gapWords(more, last, messages) });
+		if (!resumed) this.timeline.open(messages, more, this.#lastRead());
+		this.#showPending();
+	}
+
+	/** `news`: not the history that a first welcome brings. */
+	messages(list, news) {
+		for (const { name } of list) this.typingLine.set(name, false);
+		if (!news || !list.length) return;
+		this.timeline.add(list);
+		const { by, name } = this.#connection;
+		this.alerts.came(list.filter((message) => message.by !== by), name);
+	}
+
+	presence(frame) {
+		// After a server came back empty it announces people who never left, and oneself.
+		const came = frame.joined.filter((name) => name !== this.#connection.name && !this.people.has(name));
+		this.people.change(frame);
+		for (const name of frame.left) {
+			this.typingLine.set(name, false);
+			if (name === this.#connection.name || this.#formerNames.has(name)) continue;
+			const told = setTimeout(() => this.#leaving.delete(name) && this.timeline.notice([], [name]), LEFT_AFTER);
+			this.#leaving.set(name, told);
+		}
+		const joined = came.filter((name) => {
+			clearTimeout(this.#leaving.get(name));
+			return !this.#leaving.delete(name);
+		});
+		if (joined.length) this.timeline.notice(joined, []);
+	}
+
+	typing({ name, active }) {
+		this.typingLine.set(name, active);
+	}
+
+	removed(frame) {
+		this.timeline.remove(frame);
+	}
+
+	// --- what the browser keeps
+
+	#lastRead() {
+		const id = this.app.browser.get(`read.${this.#room}`, '');
+		return /^\d+-\d+$/.test(id) ? id : null;
+	}
+
+	/** A draft belongs to its tab; when the tab goes, the next one in this room may take it up. */
+	#keepDraft() {
+		if (this.#room) this.app.browser.set(`draft.${this.#room}`, $('text').value || undefined);
+	}
+
+	#restoreDraft() {
+		const { browser, tab } = this.app;
+		const key = `draft.${this.#room}`;
+		this.composer.restore(tab.get(key, '') || browser.get(key, ''));
+		browser.set(key, undefined);
+	}
+
+	/** A link to a room on this page does not leave it. */
+	#followRoom(event) {
+		const { room } = event.target.closest?.('a')?.dataset ?? {};
+		if (!room || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+		event.preventDefault();
+		this.app.go(room);
+	}
+}
+
+function gapWords(more, last, messages) {
+	if (last === '0-0') return 'The server has lost all messages: what stands above is only on this page.';
+	if (!more && messages.length < 500) return 'The server has lost its older messages: what stands above is only on this page.';
+	return 'Some messages from while you were away are no longer kept.';
+}

@@ -1,0 +1,146 @@
+// The two questions the page puts before everything else: who are you, and do you want to be here.
+
+import { listen, onSubmit } from './base.js';
+
+const $ = (id) => document.getElementById(id);
+
+const REFUSED = {
+	name_invalid: 'A name has 1 to 32 characters, and at least one that can be seen.',
+	unauthorized: 'That is not the passphrase.',
+	locked: 'The passphrase was wrong too often. Wait a moment, then try again.',
+	banned: 'The host of this chat has sent you away for a time.',
+	tab: 'You are here in another tab. Joining moves you to this one; under another name, you are two.',
+};
+
+const AWAY = {
+	elsewhere: ['You are here in another tab', 'You went on there, so this tab has stepped aside.', 'Use this tab'],
+	policy: ['Disconnected', 'This page sent too much that the server could not accept.', 'Connect again'],
+	locked: ['Disconnected', 'The passphrase was wrong too often.', 'Connect again'],
+	banned: ['Sent away', 'The host of this chat has sent you away for a time.', 'Try again'],
+	broken: ['Not all of this page has arrived', 'A part of it could not be loaded.', 'Load it again'],
+};
+
+/** What this chat is, who can read it, and how long messages stay. The server says so in the page's first element. */
+function aboutWords(isPrivate) {
+	const { access, kept, days } = document.documentElement.dataset;
+	const link = isPrivate ? 'this private link' : 'the link';
+	const who = {
+		passphrase: `who has ${link} and the passphrase`,
+		user: `who has ${link} and is logged in`,
+	}[access] ?? `who has ${link}`;
+	const stay = kept && days ? ` The last ${Number(kept).toLocaleString('en')} messages stay, for up to ${days === '1' ? 'a day' : `${days} days`}.` : '';
+	return `A chat room. Anyone ${who} can read and write here.${stay}`;
+}
+
+/** The next name to try: "Ada 2" after "Ada", "Ada 3" after "Ada 2". */
+function nextName(name) {
+	const [, stem, number] = name.match(/^(.*?)(?: (\d{1,3}))?$/s);
+	return `${[...stem].slice(0, 28).join('')} ${Number(number ?? 1) + 1}`;
+}
+
+export class Questions {
+	#cancel; // what Cancel does; without it the question must be answered
+
+	/** `on`: join(name, passphrase) · comeBack() · isIn(): whether a question is answered by now */
+	constructor(on) {
+		this.on = on;
+		this.usesName = document.documentElement.dataset.access !== 'user';
+		onSubmit($('join'), () => this.#answer($('name').value.trim()));
+		listen($('join-other'), 'click', ({ target }) => {
+			$('name').value = target.value;
+			this.#answer(target.value);
+		});
+		listen($('join-cancel'), 'click', () => this.#cancelled());
+		onSubmit($('away'), () => {
+			this.close();
+			on.comeBack();
+		});
+		listen($('join'), 'cancel', (event) => {
+			event.preventDefault();
+			this.#cancelled();
+		});
+		// Elsewhere Escape is no answer, however often it is pressed.
+		listen($('away'), 'cancel', (event) => event.preventDefault());
+		for (const dialog of [$('join'), $('away')]) listen(dialog, 'close', () => dialog.dataset.open && dialog.showModal());
+	}
+
+	get isAsking() {
+		return $('join').open;
+	}
+
+	/** Asks who one is. `reason`: an error code. `known`: { name, passphrase } as last tried. `cancel`: makes the question one
+	 * that may be left. */
+	askWho(room, reason, known, cancel) {
+		const [dialog, name, passphrase] = [$('join'), $('name'), $('passphrase')];
+		if (!dialog.open) {
+			name.value = known.name;
+			$('join-other').hidden = true;
+			$('join-room').textContent = room;
+			$('join-about').textContent = aboutWords(room.startsWith('private-'));
+			this.#open(dialog);
+		}
+		this.#cancel = cancel;
+		$('join-cancel').hidden = !cancel;
+		$('join-title').firstChild.data = cancel ? 'Change your name in #' : 'Join #';
+		$('join-go').textContent = cancel ? 'Change' : 'Join';
+		name.parentElement.hidden = !this.usesName;
+		const secret = reason === 'unauthorized' || reason === 'locked';
+		if (secret || document.documentElement.dataset.access === 'passphrase') passphrase.parentElement.hidden = false;
+		if (known.passphrase && !passphrase.value) passphrase.value = known.passphrase;
+		$('join-hint').hidden = !passphrase.parentElement.hidden || !this.usesName || Boolean(cancel);
+		const words = secret && !known.passphrase ? 'This chat asks for a passphrase.' : REFUSED[reason] ?? reason ?? '';
+		if (reason === 'name_taken') this.#offerAnother(known.name);
+		else this.problem(words);
+		(secret ? passphrase : name).select();
+	}
+
+	/** Somebody has the name, perhaps oneself: one click offers the next. */
+	#offerAnother(name) {
+		const other = $('join-other');
+		other.value = nextName(name);
+		other.textContent = `Join as ${other.value}`;
+		other.hidden = false;
+		this.problem(`The name ${name} is in use here, perhaps by you on another device. Choose another.`);
+	}
+
+	/** What is wrong, in the join dialog. */
+	problem(words) {
+		if ($('join-problem').textContent !== words) $('join-problem').textContent = words;
+	}
+
+	askBack(reason) {
+		const [title, text, label] = AWAY[reason];
+		$('away-title').textContent = title;
+		$('away-text').textContent = text;
+		$('come-back').textContent = label;
+		if (!$('away').open) this.#open($('away'));
+	}
+
+	/** The questions are answered, or no longer matter. Whether one was open. */
+	close() {
+		const open = [$('join'), $('away')].filter((dialog) => dialog.open);
+		for (const dialog of open) {
+			delete dialog.dataset.open;
+			dialog.close();
+		}
+		return open.length > 0;
+	}
+
+	#open(dialog) {
+		dialog.dataset.open = 'yes';
+		dialog.showModal();
+	}
+
+	#answer(name) {
+		$('join-other').hidden = true;
+		this.problem('');
+		if (name || !this.usesName) this.on.join(name, $('passphrase').value || undefined);
+		else this.problem(REFUSED.name_invalid);
+	}
+
+	#cancelled() {
+		if (!this.#cancel) return;
+		this.close();
+		this.#cancel();
+	}
+}
