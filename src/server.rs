@@ -17,7 +17,8 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::app::App;
-use crate::backplane::{Backplane, Event, EventSink, local::Local, redis::Redis};
+use crate::backplane::local::{DataError, Limits, Local};
+use crate::backplane::{Backplane, Event, EventSink, redis::Redis};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::limits::{self, Bucket, Slots};
 use crate::metrics::Metrics;
@@ -52,6 +53,15 @@ pub enum StartError {
     System(io::Error),
     /// The redis crate does not take the settings.
     Redis(redis::RedisError),
+    /// The data file can't be used.
+    Data(DataError),
+}
+
+impl StartError {
+    /// What the process ends with: 2 where a setting has to change first, as for a wrong setting.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, StartError::Data(_)) { 2 } else { 1 }
+    }
 }
 
 impl fmt::Display for StartError {
@@ -60,6 +70,7 @@ impl fmt::Display for StartError {
             StartError::Listen(address, error) => write!(f, "can't listen on {address} (BIND, PORT): {error}"),
             StartError::System(error) => write!(f, "can't start: {error}"),
             StartError::Redis(error) => write!(f, "can't use REDIS_ENDPOINT: {error}"),
+            StartError::Data(error) => write!(f, "can't use DATA_FILE: {error}"),
         }
     }
 }
@@ -112,8 +123,8 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
-            log::info!("rooms are in memory, for this process alone (REDIS_ENDPOINT is not set)");
-            Box::new(Local::start(keep, life, listener)?)
+            let limits = Limits { retention: settings.retention, rooms: settings.max_rooms };
+            Box::new(Local::start(settings.data_file.as_deref(), limits, listener).map_err(StartError::Data)?)
         }
         Some(redis) => {
             let client = client(redis).map_err(StartError::Redis)?;

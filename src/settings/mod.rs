@@ -24,7 +24,8 @@ type Spec = (&'static str, &'static str, &'static str);
 pub const SPECS: &[Spec] = &[
     ("PORT", "3000", "the TCP port; 0 takes a free one"),
     ("BIND", "0.0.0.0", "the address to listen on; :: takes IPv6 too"),
-    ("REDIS_ENDPOINT", "", "host, host:port, redis:// or rediss:// URL; unset: one process, rooms in memory"),
+    ("REDIS_ENDPOINT", "", "host, host:port, redis:// or rediss:// URL; unset: one process alone"),
+    ("DATA_FILE", "", "the file that keeps the rooms, made if it is missing; unset: they are in memory"),
     ("REDIS_TLS", "0", "1 speaks TLS to a REDIS_ENDPOINT that is no URL"),
     ("REDIS_PASSWORD", "", "the password for AUTH"),
     ("REDIS_PASSWORD_FILE", "", "a file that holds the password for AUTH"),
@@ -61,8 +62,10 @@ pub struct Settings {
     pub port: u16,
     /// Address to listen on.
     pub bind: IpAddr,
-    /// Redis, or memory.
+    /// Redis, or one process alone.
     pub redis: Option<RedisSettings>,
+    /// Where one process alone keeps its rooms; `None`: in memory.
+    pub data_file: Option<PathBuf>,
     /// How much of each room's log is kept.
     pub retention: Retention,
     /// Rooms in all.
@@ -158,10 +161,17 @@ impl Settings {
             None | Some("auto") => None,
             Some(_) => Some(read.number("MAX_CONNECTIONS", 1..=10_000_000)?),
         };
+        let redis = redis_settings(&read)?;
+        let data_file = read.text("DATA_FILE").map(PathBuf::from);
+        if redis.is_some() && data_file.is_some() {
+            let line = "DATA_FILE: with REDIS_ENDPOINT set, the rooms are on Redis; unset one of the two";
+            return Err(SettingError(line.to_owned()));
+        }
         Ok(CliAction::Serve(Box::new(Settings {
             port,
             bind,
-            redis: redis_settings(&read)?,
+            redis,
+            data_file,
             retention: Retention {
                 messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
                 bytes: read.number("HISTORY_BYTES", 65_536..=1_073_741_824)?,

@@ -1,0 +1,135 @@
+//! The backplane of one process alone: no Redis; its rooms are in an SQLite file, or in memory.
+//!
+//! One thread owns all rooms and carries out commands from one channel: the channel's order is the rooms' order, and
+//! nothing needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its transactions, `room_log.rs` the
+//! SQL of a log, `schema.rs` the tables. Its neighbour `redis/` gives the same commands to a server instead.
+
+mod clock;
+mod file;
+mod pages;
+mod people;
+mod room_log;
+mod rooms;
+mod schema;
+mod store;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+
+pub use self::file::DataError;
+use self::rooms::Rooms;
+use self::store::Store;
+use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
+use crate::protocol::Id;
+use crate::settings::Retention;
+use crate::threads;
+
+/// Commands that may wait. A session that finds it full waits, so that no client can outrun the rooms.
+const QUEUE: usize = 1024;
+/// How long a session waits for its place in the queue, and for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The handle that sessions hold. When the last one is dropped, the thread ends.
+pub struct Local {
+    commands: Sender<Command>,
+    listener: EventSink,
+    health: Arc<Mutex<Health>>,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of each room's log.
+    pub retention: Retention,
+    /// Rooms that have messages or people.
+    pub rooms: usize,
+}
+
+enum Command {
+    Join { seat: Seat, since: Option<Id>, reply: Sender<Result<Arrival, JoinError>> },
+    Leave { seat: Seat, how: Leave },
+    Say { seat: Seat, body: String, reference: Option<String> },
+    Post { room: Room, by: String, body: String, reference: Option<String>, reply: Sender<(Id, String)> },
+    Typing { room: Room, json: String },
+    History { room: Room, span: Span, limit: usize, reply: Sender<Page> },
+    Stop { reply: Sender<()> },
+}
+
+impl Local {
+    /// Opens the file (in memory: `None`) and starts the thread.
+    ///
+    /// # Errors
+    /// The file can't be used, or no thread can be started.
+    pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
+        let (commands, inbox) = bounded(QUEUE);
+        let health = Arc::new(Mutex::new(Ok(())));
+        let store = Store::open(file, limits.retention)?;
+        let rooms = Rooms::new(store, limits, listener.clone(), health.clone())?;
+        log::info!("{}", rooms.describe());
+        threads::spawn_critical("local", move || rooms.serve(&inbox))
+            .map_err(|error| DataError::Unusable(error.to_string()))?;
+        Ok(Local { commands, listener, health })
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unavailable> {
+        let (reply, answer) = bounded(1);
+        self.commands.send_timeout(command(reply), PATIENCE).map_err(|_| Unavailable)?;
+        answer.recv_timeout(PATIENCE).map_err(|_| Unavailable)
+    }
+}
+
+impl Backplane for Local {
+    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
+        let arrival = self.ask(|reply| Command::Join { seat: seat.clone(), since, reply });
+        if arrival.is_err() {
+            // A disk that is slow now may let it sit down later, when nobody waits for it.
+            self.leave(seat, Leave::Now);
+        }
+        arrival?
+    }
+
+    fn leave(&self, seat: &Seat, how: Leave) {
+        // It must not get lost, so it waits for as long as it takes; no client waits for it.
+        let _ = self.commands.send(Command::Leave { seat: seat.clone(), how });
+    }
+
+    fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
+        let command = Command::Say { seat: seat.clone(), body, reference: reference.clone() };
+        if self.commands.send_timeout(command, PATIENCE).is_err() {
+            (self.listener)(Event::Refused { session: seat.session, reference });
+        }
+    }
+
+    fn typing(&self, room: &Room, json: String) {
+        let _ = self.commands.try_send(Command::Typing { room: room.clone(), json });
+    }
+
+    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
+        self.ask(|reply| Command::History { room: room.clone(), span, limit, reply })
+    }
+
+    fn post(
+        &self,
+        room: &Room,
+        by: &str,
+        body: String,
+        reference: Option<String>,
+    ) -> Result<(Id, String), Unavailable> {
+        self.ask(|reply| Command::Post { room: room.clone(), by: by.to_owned(), body, reference, reply })
+    }
+
+    fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
+        Some((1, sessions))
+    }
+
+    fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stop(&self, _deadline: Duration) {
+        let _ = self.ask(|reply| Command::Stop { reply });
+    }
+}

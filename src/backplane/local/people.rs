@@ -1,0 +1,152 @@
+//! Who is in the rooms: taking a seat, giving it back, and the end of a lease.
+//!
+//! All of it is decided in memory. The rows behind it are for the next process, so that a restart shows nobody leaving:
+//! whoever was there has a whole lease from its start on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rusqlite::{Connection, params};
+
+use super::room_log::Log;
+use super::rooms::{LocalRoom, Outcome, Rooms};
+use crate::backplane::{Change, Event, JoinError, LEASE, Leave, Room, Seat, SessionId};
+
+/// Someone in a room.
+pub struct Person {
+    /// As shown.
+    pub name: Arc<str>,
+    /// The client's mark.
+    pub by: Arc<str>,
+    /// `None` since a restart, until it comes back.
+    session: Option<SessionId>,
+    /// When the lease ends; `None` while the connection lives.
+    lapses: Option<Instant>,
+}
+
+impl Rooms {
+    /// Seats those who were there when the last process ended.
+    pub fn seat_again(&mut self) -> rusqlite::Result<()> {
+        let lapses = Instant::now() + LEASE;
+        for [room, key, by, name] in load(self.store.conn())? {
+            let (name_of_room, key): (Room, Arc<str>) = (room.into(), key.into());
+            let person = Person { name: name.into(), by: by.into(), session: None, lapses: Some(lapses) };
+            self.lapsing.push_back((lapses, name_of_room.clone(), key.clone()));
+            let log = Log::load(self.store.conn(), &name_of_room)?.unwrap_or_default();
+            let room = self.rooms.entry(name_of_room).or_insert_with(|| LocalRoom::new(log));
+            room.people.insert(key, person);
+        }
+        Ok(())
+    }
+
+    /// Takes a seat, or takes it over.
+    pub fn sit(&mut self, seat: &Seat) -> Result<(), JoinError> {
+        self.open(&seat.room)?;
+        let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
+        let mut change = Change { about: Some(seat.session), ..Change::default() };
+        let mut taken_over = None;
+        match room.people.get(&seat.key) {
+            Some(old) if old.by == seat.by => {
+                taken_over = old.session;
+                if old.name != seat.name {
+                    change.left.push(old.name.to_string());
+                    change.joined.push(seat.name.to_string());
+                }
+            }
+            Some(old) if old.lapses.is_none_or(|end| end > Instant::now()) => return Err(JoinError::NameTaken),
+            Some(old) => {
+                change.left.push(old.name.to_string());
+                change.joined.push(seat.name.to_string());
+            }
+            None => change.joined.push(seat.name.to_string()),
+        }
+        let (name, by) = (seat.name.clone(), seat.by.clone());
+        let person = Person { name, by, session: Some(seat.session), lapses: None };
+        self.seats_are_behind |= self.store.write(|conn| put(conn, &seat.room, &seat.key, &person)).is_err();
+        room.people.insert(seat.key.clone(), person);
+        self.outcomes.extend(taken_over.map(|session| Outcome::Event(Event::TakenOver(session))));
+        self.announce(&seat.room, change);
+        Ok(())
+    }
+
+    /// Gives a seat back, if the session still has it.
+    pub fn leave(&mut self, seat: &Seat, how: Leave) {
+        let Some(room) = self.rooms.get_mut(&seat.room) else { return };
+        let Some(person) = room.people.get_mut(&seat.key).filter(|p| p.session == Some(seat.session)) else { return };
+        match how {
+            Leave::Expire => {
+                let end = Instant::now() + LEASE;
+                person.lapses = Some(end);
+                self.lapsing.push_back((end, seat.room.clone(), seat.key.clone()));
+            }
+            Leave::Now => {
+                room.people.remove(&seat.key);
+                self.forget_seat(&seat.room, &seat.key);
+                let left = vec![seat.name.to_string()];
+                self.announce(&seat.room, Change { left, about: Some(seat.session), ..Change::default() });
+            }
+        }
+    }
+
+    fn forget_seat(&mut self, room: &Room, key: &str) {
+        self.seats_are_behind |= self.store.write(|conn| remove(conn, room, key)).is_err();
+    }
+
+    fn announce(&mut self, name: &Room, mut change: Change) {
+        if change.joined.is_empty() && change.left.is_empty() {
+            return;
+        }
+        self.changes += 1;
+        change.participants = self.rooms.get(name).map_or(0, |room| room.people.len() as u64);
+        change.stamp = self.changes;
+        self.outcomes.push(Outcome::Event(Event::Presence { room: name.clone(), change }));
+    }
+
+    /// Gives up the seats whose lease has ended.
+    pub fn reap(&mut self, now: Instant) {
+        let mut changes: HashMap<Room, Change> = HashMap::new();
+        while let Some((end, name, key)) = self.lapsing.pop_front_if(|(end, ..)| *end <= now) {
+            let Some(room) = self.rooms.get_mut(&name) else { continue };
+            if room.people.get(&key).is_some_and(|person| person.lapses == Some(end))
+                && let Some(person) = room.people.remove(&key)
+            {
+                self.forget_seat(&name, &key);
+                changes.entry(name).or_default().left.push(person.name.to_string());
+            }
+        }
+        changes.into_iter().for_each(|(room, change)| self.announce(&room, change));
+    }
+
+    /// Writes all seats anew, after some could not be written.
+    pub fn write_seats(&mut self) {
+        self.seats_are_behind = self.store.write(|conn| replace(conn, &self.rooms)).is_err();
+    }
+}
+
+/// All seats: room, folded name, mark, shown name.
+fn load(conn: &Connection) -> rusqlite::Result<Vec<[String; 4]>> {
+    conn.prepare("SELECT room, key, by, name FROM seats")?
+        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
+        .collect()
+}
+
+/// Takes a seat, or changes who has it.
+fn put(conn: &Connection, room: &str, key: &str, person: &Person) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)")?
+        .execute(params![room, key, person.by, person.name])
+        .map(drop)
+}
+
+/// Gives a seat back.
+fn remove(conn: &Connection, room: &str, key: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM seats WHERE room = ? AND key = ?")?.execute([room, key]).map(drop)
+}
+
+/// Writes all of them anew.
+fn replace(conn: &Connection, rooms: &HashMap<Room, LocalRoom>) -> rusqlite::Result<()> {
+    conn.execute("DELETE FROM seats", [])?;
+    rooms
+        .iter()
+        .try_for_each(|(name, room)| room.people.iter().try_for_each(|(key, person)| put(conn, name, key, person)))
+}

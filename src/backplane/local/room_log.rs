@@ -1,0 +1,291 @@
+//! One room's log as SQL: what keeps, reads and trims its messages, and what knows a `ref` again.
+//!
+//! The functions take a connection and nothing else of the thread's; those that write are called within its transaction.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::backplane::Page;
+use crate::protocol::{Id, PAGE_BYTES};
+use crate::settings::Retention;
+
+/// Messages that one room loses at a time, so that a large excess delays nobody.
+const TRIM: usize = 1000;
+/// A message's frame without its body, in bytes.
+const FRAME_BYTES: usize = 90;
+/// A bound that is after all messages: SQLite's integers have a sign.
+const END: Id = Id { ms: i64::MAX as u64, seq: i64::MAX as u64 };
+
+/// A room's row.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    /// 0 until its first message.
+    number: i64,
+    /// The newest id that it ever gave.
+    pub last: Id,
+    messages: usize,
+    bytes: usize,
+    /// Whether it has lost its beginning.
+    trimmed: bool,
+}
+
+/// A message to be kept.
+pub struct Draft<'a> {
+    pub by: &'a str,
+    pub body: &'a str,
+    pub reference: Option<&'a str>,
+    /// Now, in Unix milliseconds.
+    pub ms: u64,
+    /// Which ten minutes of service these are.
+    pub period: u64,
+}
+
+/// What became of it.
+pub enum Kept {
+    /// It is in the log.
+    New(Id),
+    /// Its ref was known: the first one's id, and its body if that is still kept.
+    Before(Id, Option<String>),
+}
+
+impl Log {
+    /// Reads a room's row, if it has one.
+    pub fn load(conn: &Connection, name: &str) -> rusqlite::Result<Option<Log>> {
+        conn.prepare_cached("SELECT id, last_ms, last_seq, messages, bytes, trimmed FROM rooms WHERE name = ?")?
+            .query_row([name], Log::from_row)
+            .optional()
+    }
+
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Log> {
+        Ok(Log {
+            number: row.get(0)?,
+            last: id(row, 1)?,
+            messages: row.get(3)?,
+            bytes: row.get(4)?,
+            trimmed: row.get(5)?,
+        })
+    }
+
+    /// Its number in the file, 0 if it is not there.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Whether nothing is kept of it.
+    pub fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Keeps a message, unless its ref is known. The row is not written yet: see [`Log::settle`].
+    pub fn keep(&mut self, conn: &Connection, name: &str, draft: &Draft<'_>) -> rusqlite::Result<Kept> {
+        if self.number == 0 {
+            conn.prepare_cached("INSERT INTO rooms VALUES (NULL, ?, 0, 0, 0, 0, 0)")?.execute([name])?;
+            self.number = conn.last_insert_rowid();
+        }
+        if let Some(reference) = draft.reference
+            && let Some(first) = self.find(conn, draft, reference)?
+        {
+            let body = conn
+                .prepare_cached("SELECT body FROM messages WHERE (room, ms, seq) = (?, ?, ?)")?
+                .query_row(self.at(first), |row| row.get(0))
+                .optional()?;
+            return Ok(Kept::Before(first, body.flatten()));
+        }
+        let (ms, last) = (draft.ms, self.last);
+        let id = if ms > last.ms { Id { ms, seq: 0 } } else { Id { seq: last.seq + 1, ..last } };
+        let (ms, seq) = pair(id);
+        conn.prepare_cached("INSERT INTO messages VALUES (?, ?, ?, ?)")?.execute(params![
+            self.number,
+            ms,
+            seq,
+            draft.body
+        ])?;
+        if let Some(reference) = draft.reference {
+            conn.prepare_cached("INSERT INTO refs VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
+                draft.period,
+                self.number,
+                draft.by,
+                reference,
+                ms,
+                seq
+            ])?;
+        }
+        self.last = id;
+        self.messages += 1;
+        self.bytes += draft.body.len();
+        Ok(Kept::New(id))
+    }
+
+    fn find(&self, conn: &Connection, draft: &Draft<'_>, reference: &str) -> rusqlite::Result<Option<Id>> {
+        conn.prepare_cached("SELECT ms, seq FROM refs WHERE period IN (?1, ?1 - 1) AND (room, by, ref) = (?2, ?3, ?4)")?
+            .query_row(params![draft.period, self.number, draft.by, reference], |row| id(row, 0))
+            .optional()
+    }
+
+    /// Ends a batch: trims the log by number and bytes, and writes the row.
+    pub fn settle(&mut self, conn: &Connection, retention: &Retention) -> rusqlite::Result<()> {
+        if self.has_too_many(retention) {
+            self.trim(conn, retention, 0)?;
+        }
+        self.save(conn)
+    }
+
+    /// Writes the row.
+    pub fn save(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let (ms, seq) = pair(self.last);
+        conn.prepare_cached(
+            "UPDATE rooms SET last_ms = ?2, last_seq = ?3, messages = ?4, bytes = ?5, trimmed = ?6 WHERE id = ?1",
+        )?
+        .execute(params![self.number, ms, seq, self.messages, self.bytes, self.trimmed])
+        .map(drop)
+    }
+
+    /// Deletes the row of a room of which nothing is left.
+    pub fn remove(&self, conn: &Connection) -> rusqlite::Result<()> {
+        conn.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([self.number]).map(drop)
+    }
+
+    fn has_too_many(&self, retention: &Retention) -> bool {
+        self.messages > retention.messages || (self.bytes > retention.bytes && self.messages > 1)
+    }
+
+    /// Whether there is something to trim; `before` is in Unix milliseconds.
+    pub fn is_over(&self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<bool> {
+        Ok(self.has_too_many(retention) || self.exists(conn, Id::default(), Id { ms: before, seq: 0 })?)
+    }
+
+    /// Deletes the oldest messages that are too many, or older than `before`, up to [`TRIM`].
+    pub fn trim(&mut self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<()> {
+        let mut oldest = conn.prepare_cached(
+            "SELECT ms, seq, octet_length(body) FROM messages WHERE room = ? ORDER BY ms, seq LIMIT ?",
+        )?;
+        let mut rows = oldest.query(params![self.number, TRIM])?;
+        let mut last = None;
+        while let Some(row) = rows.next()? {
+            let id = id(row, 0)?;
+            if id.ms >= before && !self.has_too_many(retention) {
+                break;
+            }
+            last = Some(id);
+            self.messages = self.messages.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(row.get::<_, Option<usize>>(2)?.unwrap_or_default());
+        }
+        let Some(last) = last else { return Ok(()) };
+        self.trimmed = true;
+        conn.prepare_cached("DELETE FROM messages WHERE room = ? AND (ms, seq) <= (?, ?)")?
+            .execute(self.at(last))
+            .map(drop)
+    }
+
+    /// Messages between two ids, both excluded: the newest, oldest first; and whether there are older ones at all, as
+    /// far back as `floor`.
+    pub fn newest(&self, conn: &Connection, after: Id, before: Id, limit: usize, floor: Id) -> rusqlite::Result<Page> {
+        let (mut messages, _) = self.read(conn, "DESC", after.max(floor), before, limit)?;
+        messages.reverse();
+        let first = messages.first().map_or(before, |(id, _)| *id);
+        Ok(Page { messages, more: self.exists(conn, floor, first)? })
+    }
+
+    /// Messages between two ids, both excluded: the oldest; and whether there are more.
+    pub fn oldest(&self, conn: &Connection, after: Id, before: Id, limit: usize) -> rusqlite::Result<Page> {
+        let (messages, more) = self.read(conn, "ASC", after, before, limit)?;
+        Ok(Page { messages, more })
+    }
+
+    fn read(
+        &self,
+        conn: &Connection,
+        order: &str,
+        after: Id,
+        before: Id,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<(Id, String)>, bool)> {
+        let mut statement = conn.prepare_cached(&format!(
+            "SELECT ms, seq, body FROM messages
+             WHERE room = ? AND (ms, seq) > (?, ?) AND (ms, seq) < (?, ?) AND body IS NOT NULL
+             ORDER BY ms {order}, seq {order}"
+        ))?;
+        let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
+        let mut rows = statement.query(params![self.number, after_ms, after_seq, before_ms, before_seq])?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let body: String = row.get(2)?;
+            bytes += body.len() + FRAME_BYTES;
+            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
+                return Ok((found, true));
+            }
+            found.push((id(row, 0)?, body));
+        }
+        Ok((found, false))
+    }
+
+    /// Whether there are messages between two ids, both excluded.
+    fn exists(&self, conn: &Connection, after: Id, before: Id) -> rusqlite::Result<bool> {
+        let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
+        conn.prepare_cached(
+            "SELECT 1 FROM messages
+             WHERE room = ? AND (ms, seq) > (?, ?) AND (ms, seq) < (?, ?) AND body IS NOT NULL LIMIT 1",
+        )?
+        .exists(params![self.number, after_ms, after_seq, before_ms, before_seq])
+    }
+
+    /// Whether some after `since` are no longer kept: `since` itself is not, though it is not the newest. One that the
+    /// host removed still counts as kept.
+    pub fn has_gap(&self, conn: &Connection, since: Id, floor: Id) -> rusqlite::Result<bool> {
+        if since == self.last {
+            return Ok(false);
+        }
+        if since == Id::default() {
+            return Ok(self.trimmed || self.exists(conn, since, floor)?);
+        }
+        let mut itself = conn.prepare_cached("SELECT 1 FROM messages WHERE (room, ms, seq) = (?, ?, ?)")?;
+        Ok(since <= floor || !itself.exists(self.at(since))?)
+    }
+
+    fn at(&self, id: Id) -> [i64; 3] {
+        let (ms, seq) = pair(id);
+        [self.number, ms, seq]
+    }
+}
+
+/// The id below which messages of before this time are, in Unix milliseconds.
+pub fn floor(ms: u64) -> Id {
+    ms.checked_sub(1).map_or(Id::default(), |ms| Id { ms, seq: END.seq })
+}
+
+/// A bound, or the end of the log.
+pub fn or_end(before: Option<Id>) -> Id {
+    before.unwrap_or(END)
+}
+
+/// How many rooms have a row.
+pub fn count_rooms(conn: &Connection) -> rusqlite::Result<usize> {
+    conn.query_row("SELECT count(*) FROM rooms", [], |row| row.get(0))
+}
+
+/// The next rooms by number.
+pub fn rooms_after(conn: &Connection, number: i64, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
+    let sql =
+        "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE id > ? ORDER BY id LIMIT ?";
+    conn.prepare_cached(sql)?.query_map(params![number, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
+}
+
+/// Forgets refs of periods before the last one: how many it were.
+pub fn forget_refs(conn: &Connection, period: u64, count: usize) -> rusqlite::Result<usize> {
+    conn.prepare_cached(
+        "DELETE FROM refs WHERE (period, room, by, ref) IN
+             (SELECT period, room, by, ref FROM refs WHERE period < ?1 - 1 LIMIT ?2)",
+    )?
+    .execute(params![period, count])
+}
+
+/// An id in two columns.
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
+    let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    Ok(Id { ms: number(column)?, seq: number(column + 1)? })
+}
+
+/// An id as SQLite has it. Clients may send ids that are too large; none of them exists.
+fn pair(id: Id) -> (i64, i64) {
+    let id = id.min(END);
+    (id.ms.cast_signed(), id.seq.min(END.seq).cast_signed())
+}

@@ -1,0 +1,320 @@
+//! The thread that owns the rooms: it carries out what has piled up as one transaction, and only when that is on the
+//! disk does it publish events and answer.
+//!
+//! Who is in a room is in memory and reaches the file behind it: a join needs no disk, and a full one keeps nobody out.
+//! Messages are in the file alone. Pages of them are read between batches, a few at a time, so that no message waits for
+//! many readers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+
+use super::pages::Wanted;
+use super::people::Person;
+use super::room_log::{self, Draft, Kept, Log};
+use super::store::Store;
+use super::{Command, Limits, clock};
+use crate::backplane::{Event, EventSink, Health, JoinError, Room, SessionId, Unavailable};
+use crate::protocol::{self, Id};
+
+/// Commands that share a transaction.
+const BATCH: usize = 256;
+/// Pages that are read between two batches: a few milliseconds.
+const PAGES: usize = 16;
+/// How often ended leases and old messages are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Rooms {
+    pub store: Store,
+    pub limits: Limits,
+    pub listener: EventSink,
+    /// For the handle.
+    pub health: Arc<Mutex<Health>>,
+    pub rooms: HashMap<Room, LocalRoom>,
+    /// Leases that end, in that order.
+    pub lapsing: VecDeque<(Instant, Room, Arc<str>)>,
+    /// Numbers the changes of presence: their stamp.
+    pub changes: u64,
+    /// How many rooms the file has.
+    stored: usize,
+    /// Rooms with new messages, and how many these are.
+    dirty: Vec<Room>,
+    messages: usize,
+    /// What is published when the batch is on the disk.
+    pub outcomes: Vec<Outcome>,
+    pages: VecDeque<Wanted>,
+    /// Whether seats changed that could not be written.
+    pub seats_are_behind: bool,
+}
+
+/// A room that somebody is in, or was a moment ago.
+pub struct LocalRoom {
+    /// Its row.
+    pub log: Log,
+    /// By folded name.
+    pub people: HashMap<Arc<str>, Person>,
+    /// Whether its log has changed in this batch.
+    is_dirty: bool,
+}
+
+impl LocalRoom {
+    /// One with nobody in it.
+    pub fn new(log: Log) -> LocalRoom {
+        LocalRoom { log, people: HashMap::new(), is_dirty: false }
+    }
+}
+
+/// Who waits for a message to be kept.
+pub enum Author {
+    /// A session, and its `ref`.
+    Session(SessionId, Option<String>),
+    /// A caller; dropping this refuses the message.
+    Caller(Sender<(Id, String)>),
+}
+
+/// What is published after the commit.
+pub enum Outcome {
+    /// True in any case.
+    Event(Event),
+    /// A message that can't be kept.
+    Refused(Author),
+    /// A message in the log, if the batch is kept.
+    Said { room: Room, author: Author, id: Id, body: String, is_new: bool },
+}
+
+impl Rooms {
+    /// Rooms as the file has them. Whoever was there when the last process ended has a whole lease.
+    pub fn new(
+        store: Store,
+        limits: Limits,
+        listener: EventSink,
+        health: Arc<Mutex<Health>>,
+    ) -> rusqlite::Result<Rooms> {
+        let mut rooms = Rooms {
+            limits,
+            listener,
+            health,
+            rooms: HashMap::new(),
+            lapsing: VecDeque::new(),
+            changes: 0,
+            stored: room_log::count_rooms(store.conn())?,
+            dirty: Vec::new(),
+            messages: 0,
+            outcomes: Vec::new(),
+            pages: VecDeque::new(),
+            seats_are_behind: false,
+            store,
+        };
+        rooms.seat_again()?;
+        Ok(rooms)
+    }
+
+    /// Where the rooms are, for the log.
+    pub fn describe(&self) -> String {
+        match self.store.path() {
+            Some(path) => format!(
+                "rooms are in {}: {} have messages; what has a receipt is on the disk",
+                path.display(),
+                self.stored
+            ),
+            None => "rooms are in memory and end with this process; DATA_FILE would keep them".to_owned(),
+        }
+    }
+
+    /// Works until it is told to stop, or the handle is dropped.
+    pub fn serve(mut self, inbox: &Receiver<Command>) {
+        let mut tick_at = Instant::now() + TICK;
+        loop {
+            let first = if self.pages.is_empty() {
+                inbox.recv_deadline(tick_at)
+            } else {
+                inbox.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
+            };
+            match first {
+                Ok(first) => {
+                    // Sessions that are about to speak go into the same transaction; see `Lane::run`.
+                    thread::yield_now();
+                    let mut stopped = self.carry_out(first);
+                    for command in inbox.try_iter().take(BATCH - 1) {
+                        stopped = self.carry_out(command).or(stopped);
+                    }
+                    self.finish();
+                    if let Some(stopped) = stopped {
+                        // Closing the file takes its log back into it.
+                        drop(self);
+                        let _ = stopped.send(());
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            for _ in 0..PAGES {
+                let Some(wanted) = self.pages.pop_front() else { break };
+                self.read_page(wanted);
+            }
+            if Instant::now() >= tick_at {
+                self.tick(Instant::now());
+                tick_at = Instant::now() + TICK;
+            }
+        }
+    }
+
+    /// Does what it is told; what can be told only after the commit waits in `outcomes`. Returns who asked to stop.
+    fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
+        match command {
+            Command::Join { seat, since, reply } => match self.sit(&seat) {
+                Ok(()) => self.pages.push_back(Wanted::Arrival(seat, since, reply)),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Leave { seat, how } => self.leave(&seat, how),
+            Command::Say { seat, body, reference } => {
+                let author = Author::Session(seat.session, reference.clone());
+                self.say(&seat.room, author, &seat.by, body, reference.as_deref());
+            }
+            Command::Post { room, by, body, reference, reply } => {
+                self.say(&room, Author::Caller(reply), &by, body, reference.as_deref());
+            }
+            Command::Typing { room, json } => {
+                self.outcomes.push(Outcome::Event(Event::Typing { room, frame: protocol::text_frame(json) }));
+            }
+            Command::History { room, span, limit, reply } => {
+                self.pages.push_back(Wanted::History(room, span, limit, reply));
+            }
+            Command::Stop { reply } => return Some(reply),
+        }
+        None
+    }
+
+    /// Makes sure that the room is in memory.
+    pub fn open(&mut self, name: &Room) -> Result<(), JoinError> {
+        if self.rooms.contains_key(name) {
+            return Ok(());
+        }
+        let log = Log::load(self.store.conn(), name).map_err(|error| complain(&error))?;
+        let unstored = || self.rooms.values().filter(|room| room.log.number() == 0).count();
+        if log.is_none() && self.stored + unstored() >= self.limits.rooms {
+            return Err(JoinError::Full);
+        }
+        self.rooms.insert(name.clone(), LocalRoom::new(log.unwrap_or_default()));
+        Ok(())
+    }
+
+    fn say(&mut self, name: &Room, author: Author, by: &str, body: String, reference: Option<&str>) {
+        let draft = Draft { by, body: &body, reference, ms: clock::unix_ms(), period: self.store.clock.period() };
+        let (id, body, is_new) = match self.keep(name, &draft) {
+            Ok(Kept::New(id)) => (id, body, true),
+            Ok(Kept::Before(id, first)) => (id, first.unwrap_or(body), false),
+            Err(Unavailable) => return self.outcomes.push(Outcome::Refused(author)),
+        };
+        self.messages += usize::from(is_new);
+        self.outcomes.push(Outcome::Said { room: name.clone(), author, id, body, is_new });
+    }
+
+    fn keep(&mut self, name: &Room, draft: &Draft<'_>) -> Result<Kept, Unavailable> {
+        self.open(name).map_err(|_| Unavailable)?;
+        let room = self.rooms.get_mut(name).ok_or(Unavailable)?;
+        if !std::mem::replace(&mut room.is_dirty, true) {
+            self.dirty.push(name.clone());
+        }
+        let is_stored = room.log.number() != 0;
+        let kept = self.store.write(|conn| room.log.keep(conn, name, draft))?;
+        self.stored += usize::from(!is_stored);
+        Ok(kept)
+    }
+
+    /// Ends the batch: writes the rooms' rows, commits, and publishes what has come of it.
+    fn finish(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for name in &dirty {
+            let Some(room) = self.rooms.get_mut(name) else { continue };
+            room.is_dirty = false;
+            let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
+        }
+        let is_kept = self.store.commit(std::mem::take(&mut self.messages));
+        if !is_kept {
+            self.seats_are_behind = true;
+            self.reload(dirty.iter().map(|name| &**name));
+        }
+        self.report();
+        for outcome in std::mem::take(&mut self.outcomes) {
+            match outcome {
+                Outcome::Event(event) => (self.listener)(event),
+                Outcome::Said { room, author, id, body, is_new } if is_kept => {
+                    self.publish(room, author, id, body, is_new);
+                }
+                Outcome::Said { author, .. } | Outcome::Refused(author) => {
+                    if let Author::Session(session, reference) = author {
+                        (self.listener)(Event::Refused { session, reference });
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&self, room: Room, author: Author, id: Id, body: String, is_new: bool) {
+        let frame = protocol::text_frame(protocol::message_json(id, &body));
+        match author {
+            _ if is_new => (self.listener)(Event::Message { room, id, frame }),
+            Author::Session(session, _) => (self.listener)(Event::Receipt { session, id, frame }),
+            Author::Caller(_) => {}
+        }
+        if let Author::Caller(reply) = author {
+            let _ = reply.send((id, body));
+        }
+    }
+
+    /// Tells the handle and the clients when the store went down or came back.
+    fn report(&self) {
+        let health = self.store.health();
+        let before =
+            std::mem::replace(&mut *self.health.lock().unwrap_or_else(PoisonError::into_inner), health.clone());
+        if health.is_ok() == before.is_ok() {
+            return;
+        }
+        match &health {
+            Ok(()) => log::info!("the rooms can be written again"),
+            Err(why) => log::error!("the rooms can't be written, so messages are refused: {why}"),
+        }
+        (self.listener)(Event::Status(health.is_ok()));
+    }
+
+    /// Takes rooms' rows from the file again.
+    fn reload<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        for name in names {
+            if let Some(room) = self.rooms.get_mut(name) {
+                let row = Log::load(self.store.conn(), name).map_err(|error| complain(&error));
+                room.log = row.unwrap_or_default().unwrap_or_default();
+            }
+        }
+        self.stored = room_log::count_rooms(self.store.conn()).unwrap_or(self.stored);
+    }
+
+    /// What the clock asks for.
+    fn tick(&mut self, now: Instant) {
+        self.seats_are_behind |= self.store.try_again(now);
+        if self.seats_are_behind {
+            self.write_seats();
+        }
+        self.reap(now);
+        let changed = self.store.tick(now, |name| self.rooms.contains_key(name));
+        self.finish();
+        if !changed.is_empty() {
+            self.reload(changed.iter().map(String::as_str));
+        }
+        self.rooms.retain(|_, room| !room.people.is_empty());
+    }
+}
+
+/// The file can't be read, in part or at all.
+pub fn complain(error: &rusqlite::Error) -> Unavailable {
+    log::warn!("the rooms can't be read: {error}");
+    Unavailable
+}
