@@ -7,8 +7,8 @@ BENCH ?= --doc docs/benchmarks.md
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## build and serve the chat at http://localhost:3000, with no other service
-	cargo run --release --locked
+run: ## build and serve the chat at http://localhost:3000, with no other service; it keeps its rooms in chat.db
+	$(if $(REDIS_ENDPOINT),,DATA_FILE=$${DATA_FILE-chat.db}) cargo run --release --locked
 
 pair: ## a redis-server and two copies, on ports 3000 and 3001; Ctrl-C ends all
 	cargo build --release --locked

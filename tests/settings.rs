@@ -13,6 +13,7 @@ const NAMES: &[&str] = &[
     "PORT",
     "BIND",
     "REDIS_ENDPOINT",
+    "DATA_FILE",
     "REDIS_TLS",
     "REDIS_PASSWORD",
     "REDIS_PASSWORD_FILE",
@@ -76,6 +77,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("REDIS_TLS", &["maybe", "2"]),
         ("REDIS_PASSWORD_FILE", &["/nowhere/at/all"]),
         ("REDIS_CA_FILE", &["/nowhere/at/all", "/etc/hostname"]),
+        ("DATA_FILE", &["chat.db"]), // with a Redis
         ("HISTORY_MESSAGES", &["many", "-5", "1.5", "99999999999999999999"]),
         ("HISTORY_DAYS", &["long", "-1", "99999999999999999999"]),
         ("HISTORY_BYTES", &["much", "0", "1000"]),

@@ -1,30 +1,37 @@
-//! Tests that hold for both backplanes: written once, run once in memory and once with a Redis.
+//! Tests that hold for both backplanes: written once, run once in memory, once on a data file and once with a Redis.
 
-use super::{Redis, Task};
+use super::{DataFile, Redis, Task};
 use std::ops::Deref;
 
 /// Which backplane a test runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backplane {
     Memory,
+    File,
     Redis,
 }
 
-/// One task, and the Redis below it if there is one. (The task is dropped first: its log must not fill with errors.)
+/// One task, and the Redis or the file below it if there is one. (The task is dropped first: its log must not fill with
+/// errors.)
 pub struct Server {
     task: Task,
     pub redis: Option<Redis>,
+    pub file: Option<DataFile>,
 }
 
 impl Backplane {
     #[track_caller]
     pub fn start(self, settings: &[(&str, &str)]) -> Server {
         match self {
-            Backplane::Memory => Server { task: Task::start(settings), redis: None },
+            Backplane::Memory => Server { task: Task::start(settings), redis: None, file: None },
+            Backplane::File => {
+                let file = DataFile::new();
+                Server { task: file.start(settings), redis: None, file: Some(file) }
+            }
             Backplane::Redis => {
                 // Small stream nodes: Redis trims a log by whole nodes, of 100 entries by default.
                 let redis = Redis::with(&["--stream-node-max-entries", "10"]);
-                Server { task: Task::on(&redis, settings), redis: Some(redis) }
+                Server { task: Task::on(&redis, settings), redis: Some(redis), file: None }
             }
         }
     }
@@ -38,7 +45,7 @@ impl Deref for Server {
     }
 }
 
-/// Makes two tests of each function: `memory::NAME` and `redis::NAME`.
+/// Makes three tests of each function: `memory::NAME`, `file::NAME` and `redis::NAME`.
 macro_rules! both {
     ($($(#[$meta:meta])* fn $name:ident($at:ident) $body:block)+) => {
         mod on {
@@ -48,6 +55,10 @@ macro_rules! both {
         mod memory {
             use super::*;
             $(#[test] fn $name() { on::$name($crate::common::both::Backplane::Memory); })+
+        }
+        mod file {
+            use super::*;
+            $(#[test] fn $name() { on::$name($crate::common::both::Backplane::File); })+
         }
         mod redis {
             use super::*;

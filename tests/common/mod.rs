@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, unused_macros)] // each test binary takes what it needs of this
 
 pub mod client;
+pub mod data_file;
 pub mod http;
 pub mod instance;
 pub mod redis;
@@ -16,6 +17,7 @@ pub mod both;
 pub mod together;
 
 pub use client::{Client, End};
+pub use data_file::DataFile;
 pub use instance::Instance;
 pub use instance::{self as task, Instance as Task};
 pub use redis::Redis;

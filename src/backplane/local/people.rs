@@ -106,7 +106,9 @@ impl Rooms {
     /// Gives up the seats whose lease has ended.
     pub fn reap(&mut self, now: Instant) {
         let mut changes: HashMap<Room, Change> = HashMap::new();
-        while let Some((end, name, key)) = self.lapsing.pop_front_if(|(end, ..)| *end <= now) {
+        while self.lapsing.front().is_some_and(|(end, ..)| *end <= now)
+            && let Some((end, name, key)) = self.lapsing.pop_front()
+        {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
             if room.people.get(&key).is_some_and(|person| person.lapses == Some(end))
                 && let Some(person) = room.people.remove(&key)

@@ -1,0 +1,208 @@
+//! Proves that one process alone forgets nothing with `DATA_FILE` set: over restarts and `kill -9`, beside a second
+//! process, with a file that is not its own, and while others read the file. (What happens when the disk fails is in
+//! disk_faults.rs.)
+
+mod common;
+
+use common::*;
+use std::process::Output;
+use std::time::Duration;
+
+/// Starts an instance that is expected to end by itself.
+#[track_caller]
+fn refused(path: &str) -> Output {
+    let mut command = Instance::command();
+    command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("DATA_FILE", path)]);
+    let mut child = command.spawn().expect("the binary starts");
+    poll("the server ends", PATIENCE, || child.try_wait().expect("our own child"));
+    child.wait_with_output().expect("its output")
+}
+
+/// Checks that the start ends with exit code 2 and one line that says `why`.
+#[track_caller]
+fn is_refused(path: &str, why: &str) {
+    let output = refused(path);
+    let lines = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{lines}");
+    assert_eq!(lines.trim_end().lines().count(), 1, "not one line: {lines}");
+    assert!(lines.contains("DATA_FILE") && lines.contains(why), "{why:?} is not in: {lines}");
+}
+
+#[test]
+fn a_restart_keeps_messages_and_shows_nobody_leaving() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let bob = Client::join(instance.addr, "tea", "Bob");
+    let first = ada.say("kept");
+    let key = ada.post("said once");
+    let second = ada.hear("said once");
+    instance.kill();
+
+    let instance = file.start(&[]);
+    let mut ada = Client::back(instance.addr, "tea", "Ada", &ada.secret, first["id"].as_str());
+    assert_eq!(ada.welcome["participants"], 2, "Bob has his lease: {}", ada.welcome);
+    assert_eq!(ada.welcome["names"], json!(["Ada", "Bob"]));
+    assert_eq!(ada.welcome["messages"], json!([second]));
+    assert_eq!(ada.welcome["gap"], false);
+    ada.send(json!({"type": "message", "text": "said once", "ref": key}));
+    assert_eq!(ada.hear("said once"), second, "the first one's frame is the receipt");
+    // The name is still its owner's.
+    let answer = Client::connect(instance.addr, "tea").try_enter("Bob", None);
+    assert_eq!(answer["code"], "name_taken", "{answer}");
+    let mut bob = Client::back(instance.addr, "tea", "Bob", &bob.secret, None);
+    assert_eq!(bob.welcome["messages"], json!([first, second]));
+    let third = bob.say("and on");
+    ada.hear("and on");
+    ada.never("somebody comes or goes", |frame| frame["type"] == "presence");
+    assert!(third["id"].as_str() > second["id"].as_str(), "{third} after {second}");
+}
+
+#[test]
+fn a_drained_restart_shows_nobody_leaving_either_and_leaves_one_file() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[("DRAIN_SECONDS", "0")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let said = ada.say("kept");
+    instance.signal("TERM");
+    ada.expect_close(1012);
+    assert_eq!(instance.wait(PATIENCE).code(), Some(0));
+    assert!(!std::path::Path::new(&file.beside("-wal")).exists(), "its log was taken back into the file");
+    let instance = file.start(&[]);
+    let bob = Client::join(instance.addr, "tea", "Bob");
+    assert_eq!(bob.welcome["messages"], json!([said]));
+    assert_eq!(bob.welcome["names"], json!(["Ada", "Bob"]));
+}
+
+#[test]
+fn whoever_does_not_come_back_after_a_restart_leaves_with_the_lease() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[]);
+    let _ada = Client::join(instance.addr, "tea", "Ada");
+    instance.kill();
+    let instance = file.start(&[]);
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
+    assert_eq!(bob.participants(), 2);
+    bob.quiet("Ada leaves too soon", Duration::from_secs(13), |frame| frame["type"] == "presence");
+    bob.patience = Duration::from_secs(7);
+    assert_eq!(bob.see_leave("Ada")["participants"], 1);
+    poll_until("her seat is gone from the file", PATIENCE, || file.sql("SELECT name FROM seats") == "Bob");
+}
+
+#[test]
+fn a_second_process_on_the_same_file_ends_at_once() {
+    let file = DataFile::new();
+    let instance = file.start(&[]);
+    is_refused(&file.path(), "another process");
+    let link = file.beside("-link");
+    std::os::unix::fs::symlink(file.path(), &link).expect("a link");
+    is_refused(&link, "another process");
+    Client::join(instance.addr, "tea", "Ada").say("undisturbed");
+}
+
+#[test]
+fn a_file_that_is_not_bobbins_is_refused_and_left_as_it_is() {
+    for (sql, why) in [
+        ("CREATE TABLE theirs (x)", "not a file of Bobbin's"),
+        ("PRAGMA application_id = 7; CREATE TABLE theirs (x)", "not a file of Bobbin's"),
+        ("PRAGMA application_id = 1114595938; PRAGMA user_version = 99; CREATE TABLE theirs (x)", "version 99"),
+    ] {
+        let file = DataFile::new();
+        file.sql(sql);
+        let before = std::fs::read(file.path()).expect("the file");
+        is_refused(&file.path(), why);
+        assert!(std::fs::read(file.path()).expect("the file") == before, "{sql}: changed");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_left_as_it_is() {
+    let file = DataFile::new();
+    let instance = file.start(&[("RATE_LIMIT", "0")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    for _ in 0..100 {
+        ada.say(&"x".repeat(500));
+    }
+    drop(instance);
+    assert_eq!(file.sql("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check"), "0|0|0\nok");
+    let whole = std::fs::read(file.path()).expect("the file");
+    let cut = whole[..whole.len() / 2].to_vec();
+    let mut torn = whole.clone();
+    let middle = torn.len() / 2 / 4096 * 4096;
+    torn[middle..middle + 4096].fill(0xA5);
+    let mut headless = whole.clone();
+    headless[..16].fill(0);
+    let text = b"this is no database, but it is long enough to be looked at as if it were one".repeat(20);
+    for (what, bytes) in [("cut", cut), ("torn", torn), ("headless", headless), ("text", text)] {
+        std::fs::write(file.path(), &bytes).expect("the file");
+        is_refused(&file.path(), "damaged");
+        assert!(std::fs::read(file.path()).expect("the file") == bytes, "{what}: changed");
+    }
+    std::fs::write(file.path(), &whole).expect("the file");
+    let instance = file.start(&[]);
+    assert_eq!(Client::join(instance.addr, "tea", "Bob").welcome["messages"].as_array().map(Vec::len), Some(50));
+}
+
+#[test]
+fn a_path_that_cannot_be_a_file_is_refused() {
+    let file = DataFile::new();
+    is_refused(&file.dir().display().to_string(), "DATA_FILE");
+    is_refused(&format!("{}/not/there/chat.db", file.dir().display()), "/not/there");
+    is_refused("/", "DATA_FILE");
+}
+
+#[test]
+fn an_empty_file_is_taken_and_others_cannot_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let file = DataFile::new();
+    let instance = file.start(&[]);
+    instance.logged("rooms are in /");
+    for ending in ["", "-wal", "-shm"] {
+        let mode = std::fs::metadata(file.beside(ending)).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{ending}");
+    }
+    let empty = DataFile::new();
+    std::fs::write(empty.path(), "").expect("an empty file");
+    Client::join(empty.start(&[]).addr, "tea", "Ada").say("taken");
+    assert!(Instance::start(&[]).log().contains("rooms are in memory"));
+}
+
+#[test]
+fn backups_of_the_live_file_are_whole() {
+    let file = DataFile::new();
+    let instance = file.start(&[("RATE_LIMIT", "0"), ("HISTORY_MESSAGES", "100000")]);
+    let addr = instance.addr;
+    let talker = std::thread::spawn(move || {
+        let mut ada = Client::join(addr, "tea", "Ada");
+        (0..1000)
+            .map(|n| ada.say(&format!("message {n}"))["id"].as_str().expect("an id").to_owned())
+            .collect::<Vec<_>>()
+    });
+    let count = |path: &str| -> usize {
+        assert_eq!(data_file::shell(path, "PRAGMA integrity_check"), "ok");
+        data_file::shell(path, "SELECT count(*) FROM messages").parse().expect("a number")
+    };
+    let mut seen = 0;
+    for round in 0.. {
+        let (backup, vacuum) = (file.beside(&format!("-b{round}")), file.beside(&format!("-v{round}")));
+        file.sql(&format!(".backup {backup}"));
+        let copied = count(&backup);
+        file.sql(&format!("VACUUM INTO '{vacuum}'"));
+        assert!(seen <= copied && copied <= count(&vacuum), "a later backup has no fewer messages");
+        seen = copied;
+        if talker.is_finished() {
+            break;
+        }
+    }
+    let ids = talker.join().expect("every message got its receipt");
+    // A backup is a data file like any other.
+    let restored = DataFile::new();
+    file.sql(&format!(".backup {}", restored.path()));
+    drop(instance);
+    let instance = restored.start(&[("HISTORY_MESSAGES", "100000")]);
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
+    let last: Vec<&str> =
+        bob.welcome["messages"].as_array().expect("messages").iter().filter_map(|m| m["id"].as_str()).collect();
+    assert_eq!(last, ids[950..], "all of it is there");
+    bob.say("and on");
+}
