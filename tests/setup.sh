@@ -4,7 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-wanted=${*:-redis-server sqlite3 prometheus chromium haproxy openssl python3-venv fonts-dejavu-core fonts-inter fonts-noto-color-emoji}
+wanted=${*:-redis-server sqlite3 prometheus chromium haproxy nginx caddy openssl python3-venv fonts-dejavu-core
+    fonts-inter fonts-noto-color-emoji}
 missing=
 for package in $wanted; do
     case $(dpkg-query --show --showformat '${Status}' "$package" 2>/dev/null) in

@@ -223,7 +223,8 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
     Ok(Some(RedisSettings { url, password, authorities }))
 }
 
-fn command() -> Command {
+/// The command line as clap has it: the flags, their variables, help and defaults.
+pub fn command() -> Command {
     let with_flags = SPECS.iter().filter(|(variable, ..)| !is_secret(variable));
     let settings = with_flags.map(|(variable, default, help)| {
         let argument = Arg::new(*variable).long(flag(variable)).env(*variable).help(*help).value_name("VALUE");

@@ -6,7 +6,7 @@ import pytest
 
 from balancer import Balancer
 from crowd import Crowd
-from processes import Redis, Task
+from processes import Instance, Redis
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def stage(tmp_path):
             self.processes, self.tasks, self.crowds, self.sockets = [self.redis.process], [], [], []
 
         def task(self, **settings):
-            task = Task(self.redis, **settings)
+            task = Instance(self.redis, **settings)
             self.processes.append(task.process)
             self.tasks.append(task)
             return task

@@ -1,5 +1,5 @@
-"""The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the tasks. (The load balancer
-is in balancer.py.)"""
+"""The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the
+instances. (The load balancer is in balancer.py, the proxies in proxies.py.)"""
 
 import os
 import re
@@ -44,24 +44,41 @@ class Redis:
             return False
 
 
-class Task:
+class Instance:
     """One running server; `log` is all that it wrote to stderr."""
 
-    def __init__(self, redis, **settings):
-        env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "REDIS_ENDPOINT": f"127.0.0.1:{redis.port}"}
-        env |= {name: str(value) for name, value in settings.items()}
-        self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    def __init__(self, redis=None, **settings):
+        self.env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1"}
+        if redis:
+            self.env["REDIS_ENDPOINT"] = f"127.0.0.1:{redis.port}"
+        self.env |= {name: str(value) for name, value in settings.items()}
+        self._start()
+
+    def _start(self):
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([BINARY], env=self.env, **pipes)
         self.log = []
         threading.Thread(target=self._read, daemon=True).start()
-        self.port = int(poll("the task listens", self._listening))
-        poll("the task is ready", self._ready)
+        self.port = int(poll("the instance listens", self._listening))
+        poll("the instance is ready", self._ready)
+
+    def restart(self):
+        """SIGTERM, and once it has ended another one on the same port."""
+        self.terminate()
+        assert self.ended() == 0, "".join(self.log)
+        self.env["PORT"] = str(self.port)
+        self._start()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
 
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
 
     def _listening(self):
-        assert self.process.poll() is None, f"the task ended: {''.join(self.log)}"
+        assert self.process.poll() is None, f"the instance ended: {''.join(self.log)}"
         found = re.search(r"listening on http://\S*?:(\d+)", "".join(self.log))
         return found and found[1]
 

@@ -1,0 +1,123 @@
+"""A client through nginx, Caddy and HAProxy as docs/deploy configures them: TLS, the upgrade, the page's origin, the
+client's address, idle time-outs, and a restart of Bobbin behind them."""
+
+import http.client
+import json
+import time
+
+import pytest
+from processes import Instance, poll
+from proxies import IDLE_SECONDS, Caddy, HAProxy, Nginx
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+KINDS = {"nginx": Nginx, "caddy": Caddy, "haproxy": HAProxy}
+
+
+class Client:
+    """One who joins through a proxy."""
+
+    def __init__(self, proxy, name, room="weaving", **options):
+        url = f"wss://localhost:{proxy.port}{proxy.base}/ws/{room}"
+        options = {"origin": f"https://localhost:{proxy.port}", "ping_interval": None, "proxy": None} | options
+        self.socket = connect(url, ssl=proxy.tls, subprotocols=["bobbin.v1"], **options)
+        self.send(type="join", name=name, client=f"secret-of-{name:-<16}")
+        self.welcome = self.wait_for("welcome")
+
+    def send(self, **frame):
+        self.socket.send(json.dumps(frame))
+
+    def wait_for(self, kind, within=10):
+        """The next frame of a type."""
+        end = time.monotonic() + within
+        while True:
+            frame = json.loads(self.socket.recv(max(0, end - time.monotonic())))
+            if frame["type"] == kind:
+                return frame
+
+    def say(self, text):
+        self.send(type="message", text=text, ref=text)
+        return self.wait_for("message")
+
+
+class Stage:
+    """A Bobbin behind a proxy."""
+
+    def __init__(self, kind, folder, base="", **settings):
+        self.bobbin = Instance(**settings)
+        try:
+            self.proxy = KINDS[kind](folder, self.bobbin, base)
+        except BaseException:
+            self.bobbin.end()
+            raise
+
+    def end(self):
+        self.proxy.end()
+        self.bobbin.end()
+
+
+@pytest.fixture(params=KINDS)
+def stage(request, tmp_path):
+    stage = Stage(request.param, tmp_path)
+    yield stage
+    stage.end()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(tmp_path_factory):
+    """Behind a proxy of each kind, one who says nothing for as long as the other tests take."""
+    stages = {kind: Stage(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+    clients = {kind: Client(stage.proxy, "Ada") for kind, stage in stages.items()}
+    yield clients, time.monotonic()
+    for stage in stages.values():
+        stage.end()
+
+
+def test_a_client_through_the_proxy(stage):
+    bobbin, proxy = stage.bobbin, stage.proxy
+    ada, bob = Client(proxy, "Ada"), Client(proxy, "Bob")
+    assert ada.socket.subprotocol == "bobbin.v1"
+    assert ada.say("hello")["text"] == "hello"
+    assert bob.wait_for("message")["text"] == "hello"
+
+    page = proxy.get("/")
+    assert (page.status, page.getheader("Content-Type").partition(";")[0]) == (200, "text/html")
+    assert proxy.get("/style.css").status == 200
+    assert proxy.get("/metrics").status == 404, "the metrics are public"
+    plain = http.client.HTTPConnection("localhost", proxy.plain_port, timeout=10)
+    plain.request("GET", "/r/weaving", headers={"Host": "localhost"})
+    answer = plain.getresponse()
+    assert answer.status in (301, 302, 308), answer.status
+    assert answer.getheader("Location") in (f"https://localhost:{proxy.port}/r/weaving", "https://localhost/r/weaving")
+
+    # The browser's Host reaches Bobbin: its own page may connect, another one's may not.
+    with pytest.raises(InvalidStatus) as refused:
+        Client(proxy, "Eve", origin="https://elsewhere.example")
+    assert refused.value.response.status_code == 403
+
+    # A restart behind the proxy: all are asked to come back, and can at once. Nobody is lost by the proxy's memory.
+    bobbin.restart()
+    for client, name in ((ada, "Ada"), (bob, "Bob")):
+        with pytest.raises(ConnectionClosed) as closed:
+            client.wait_for("nothing")
+        assert closed.value.rcvd.code == 1012
+        poll(f"{name} is back", lambda name=name: comes_back(proxy, name), 5)
+
+
+def comes_back(proxy, name):
+    try:
+        Client(proxy, name)
+    except InvalidStatus as refused:
+        assert refused.response.status_code in (502, 503), refused
+        return False
+    return True
+
+
+def test_silent_clients_outlive_the_idle_time_out(silent):
+    # Last, so that most of the time has passed. Nothing went either way but the server's pings and their answers.
+    clients, begin = silent
+    for kind, client in clients.items():
+        with pytest.raises(TimeoutError):
+            client.wait_for("nothing", within=max(1, begin + IDLE_SECONDS + 3 - time.monotonic()))
+        assert time.monotonic() - begin > IDLE_SECONDS
+        assert client.say("still here")["text"] == "still here", kind
