@@ -29,6 +29,9 @@ pub mod session;
 // What every connection's thread needs.
 pub mod app;
 
+// Connections that have not joined, and which of them goes first.
+pub mod lobby;
+
 // Fan-out: the threads that write to all sockets.
 pub mod fanout;
 
@@ -43,6 +46,9 @@ pub mod metrics;
 
 // The frames of the wire contract, and its rules for names, texts and ids.
 pub mod protocol;
+
+// The log, and its limits.
+pub mod logging;
 
 // Named threads, their stacks, and what their panic means.
 pub mod threads;

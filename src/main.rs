@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use bobbin::server;
 use bobbin::settings::{CliAction, Settings};
+use bobbin::{logging, server};
 use dlmalloc::GlobalDlmalloc;
 
 /// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_SETTING);
         }
     };
-    server::start_log(settings.log);
+    logging::start(settings.log);
     match server::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

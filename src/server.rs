@@ -10,7 +10,6 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use log::LevelFilter;
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -20,7 +19,9 @@ use crate::app::App;
 use crate::backplane::local::{DataError, Limits, Local};
 use crate::backplane::{Backplane, Event, EventSink, redis::Redis};
 use crate::fanout::{Lanes, polls::Polls};
-use crate::limits::{self, Bucket, Slots};
+use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
+use crate::limits::{self, Accounts, Bucket, Gate, Slots};
+use crate::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::metrics::emf::{EMF_PERIOD, Emf};
 use crate::rebalance::Rebalancing;
@@ -29,8 +30,12 @@ use crate::{http::accept, notify, threads};
 
 /// Connections that may wait to be accepted: a whole room's that comes back at once.
 const BACKLOG: i32 = 4096;
-/// Places for plain HTTP beyond the cap on sessions: health checks and refusals.
-const HTTP_PLACES: usize = 64;
+/// Joins that the backplane may have under way at a time. Each may put that much work before a message, and no more.
+const JOINS: usize = 64;
+/// A socket's buffers, in bytes, as the kernel is asked for them (it takes twice as much). Its own would grow to
+/// megabytes for a client that does not read, or that the server does not read from.
+const SEND_BUFFER: usize = 128 * 1024;
+const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Requests that may wait for messages at a time: half of the spare stacks, which they use.
 const MAX_POLLS: usize = limits::MAX_SPARE_STACKS / 2;
 /// How often the main thread looks at what is to be done.
@@ -83,18 +88,6 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Starts the log: one line an entry, on stderr. `info` is the process's life, `debug` its clients' doings. What people
-/// write is never logged, so tungstenite, which logs frames, is kept to its warnings.
-pub fn start_log(level: LevelFilter) {
-    let logger = simple_logger::SimpleLogger::new()
-        .with_level(level)
-        .with_module_level("tungstenite", level.min(LevelFilter::Warn))
-        .with_utc_timestamps()
-        .with_threads(true);
-    // It fails only if there is a logger already.
-    let _ = logger.init();
-}
-
 /// Serves until a signal has been obeyed.
 ///
 /// # Errors
@@ -139,6 +132,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         Some(_) => log::info!("up to {cap} connections (MAX_CONNECTIONS)"),
         None => log::info!("up to {cap} connections, by {why}"),
     }
+    let accounts = Accounts::new(settings.access.per_address);
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
     Ok(Arc::new(App {
         post_rates: post_rates(&settings),
@@ -148,7 +142,12 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         polls,
         metrics,
         sessions: Slots::new(cap),
-        connections: Slots::new(cap + HTTP_PLACES),
+        connections: Slots::new(cap + HTTP_PLACES + SPARE_PLACES),
+        lobby: Lobby::new(cap, HTTP_PLACES),
+        accounts,
+        joins: Gate::new(JOINS),
+        refusals: Default::default(),
+        warned_of_proxy: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     }))
 }
@@ -199,6 +198,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    // Accepted sockets inherit them.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -31,7 +31,8 @@ pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::R
     Builder::new().name(name.to_owned()).spawn(move || {
         // The panic's message and place are on stderr by then, from the standard hook.
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            log::error!("thread {label} panicked, so the process ends");
+            // Whatever fails at this moment, the process must not go on without this thread.
+            let _ = catch_unwind(|| log::error!("thread {label} panicked, so the process ends"));
             process::exit(INTERNAL_ERROR);
         }
     })

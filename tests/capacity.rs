@@ -8,12 +8,14 @@ use common::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 const UPGRADE: &str = "GET /ws/lobby HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Opens a WebSocket and gives its TCP connection and the status, `None` if it was cut without an answer.
+/// Opens a WebSocket, joins, and gives its TCP connection and the status, `None` if it was cut without an answer. (One
+/// that does not join makes place for others.)
 fn open(task: &Task) -> (Option<u16>, Option<TcpStream>) {
     let Ok(mut stream) = TcpStream::connect_timeout(&task.addr, PATIENCE) else {
         return (None, None);
@@ -22,6 +24,19 @@ fn open(task: &Task) -> (Option<u16>, Option<TcpStream>) {
     let mut answer = [0; 12];
     let done = stream.write_all(UPGRADE.as_bytes()).and_then(|()| stream.read_exact(&mut answer));
     let status = done.ok().and_then(|()| std::str::from_utf8(&answer[9..12]).ok()?.parse().ok());
+    if status == Some(101) {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let join = json!({"type": "join", "name": COUNT.fetch_add(1, Relaxed).to_string()}).to_string();
+        let mut frame = vec![0x81, 0x80 | join.len() as u8, 0, 0, 0, 0];
+        frame.extend(join.as_bytes());
+        stream.write_all(&frame).expect("it is taken");
+        let mut seen = Vec::new();
+        while !seen.windows(9).any(|part| part == b"\"welcome\"") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a welcome");
+            seen.push(byte[0]);
+        }
+    }
     (status, Some(stream))
 }
 

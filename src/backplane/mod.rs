@@ -7,6 +7,7 @@ pub mod local;
 pub mod redis;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct Seat {
     pub key: Arc<str>,
     /// The client's public mark (see [`crate::protocol::mark`]): a client with the same one may take the name over.
     pub by: Arc<str>,
+    /// The address that the client connects from, for the host's tools.
+    pub address: IpAddr,
 }
 
 /// What a newcomer is told.

@@ -1,11 +1,13 @@
 //! Who a request is from, by its `Authorization` header (RFC 9110, section 11.6.2).
 
-use std::net::IpAddr;
+use std::time::Instant;
 
 use tungstenite::http::{Request, header};
 
 use super::pages::Answer;
 use crate::app::App;
+use crate::limits;
+use crate::session::Visitor;
 use crate::settings::tokens::Poster;
 
 /// The refusal of who did not show a secret, or showed a wrong one.
@@ -35,11 +37,19 @@ fn password(request: &Request<()>) -> Option<String> {
 ///
 /// # Errors
 /// The refusal.
-pub fn check_reader(request: &Request<()>, app: &App) -> Result<(), Answer> {
+pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Result<(), Answer> {
+    let now = Instant::now();
+    visitor.account.may_try_passphrase(now).map_err(|refusal| {
+        app.limited(refusal.limit, visitor.address);
+        Answer::too_much(&refusal)
+    })?;
     let password = password(request);
     let offered = bearer(request).or(password.as_deref());
     if app.settings.admits(offered) || is_host(request, app) {
         return Ok(());
+    }
+    if offered.is_some() {
+        visitor.account.wrong_passphrase(now);
     }
     Err(unauthorized("send the passphrase as the token of Bearer, or as the password of Basic, authorization"))
 }
@@ -51,19 +61,12 @@ pub fn is_host(request: &Request<()>, app: &App) -> bool {
 }
 
 /// Whether the request may read the metrics: it comes from a private address, or has the token.
-pub fn may_read_metrics(request: &Request<()>, peer: Option<IpAddr>, app: &App) -> bool {
+pub fn may_read_metrics(request: &Request<()>, visitor: &Visitor, app: &App) -> bool {
     let wanted = app.settings.tokens.metrics.as_ref();
     let has_token = bearer(request).is_some_and(|offered| wanted.is_some_and(|wanted| wanted.is(offered)));
+    // Whatever came through a proxy is not from a neighbour.
     let forwarded = request.headers().contains_key("X-Forwarded-For");
-    has_token || (!forwarded && peer.is_some_and(is_private))
-}
-
-/// Whether nobody has this address on the open internet.
-fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
+    has_token || (!forwarded && limits::is_private(visitor.address))
 }
 
 /// The script that posts, and its number.
@@ -79,27 +82,6 @@ pub fn poster<'a>(request: &Request<()>, app: &'a App) -> Result<(usize, &'a Pos
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_addresses_are_no_part_of_the_internet() {
-        for (address, private) in [
-            ("127.0.0.1", true),
-            ("10.1.2.3", true),
-            ("192.168.0.9", true),
-            ("172.31.0.1", true),
-            ("169.254.1.1", true),
-            ("::1", true),
-            ("fd00::1", true),
-            ("fe80::1", true),
-            ("::ffff:10.0.0.1", true),
-            ("8.8.8.8", false),
-            ("172.32.0.1", false),
-            ("2001:db8::1", false),
-            ("::ffff:8.8.8.8", false),
-        ] {
-            assert_eq!(is_private(address.parse().expect("an address")), private, "{address}");
-        }
-    }
 
     #[test]
     fn secrets_come_as_bearer_or_basic() {

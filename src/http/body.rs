@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -34,11 +34,6 @@ impl<'a> Body<'a> {
     /// Whether the connection stands at the next request: there was no body, or it was read.
     pub fn is_done(&self, request: &Request<()>) -> bool {
         self.read || matches!(length(request.headers()), Ok(0))
-    }
-
-    /// The address at the other end of the connection.
-    pub fn peer(&self) -> Option<IpAddr> {
-        self.socket.peer_addr().ok().map(|address| address.ip())
     }
 
     /// Whether the client has closed its side, or the connection broke. Looks without waiting.

@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::backplane::{Page, Room, Span, Unavailable};
 use crate::limits;
 use crate::protocol::{self, Id, RESUME_MESSAGES};
+use crate::session::Visitor;
 use crate::settings::tokens::{Poster, UNNAMED};
 
 /// Messages in one answer, if the request does not say.
@@ -28,10 +29,10 @@ const REREAD: Duration = Duration::from_millis(500);
 const RETRY_AFTER: &str = "3";
 
 /// Answers a request for `/r/{room}/messages`.
-pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> Answer {
+pub fn answer(request: &Request<()>, room: &Room, visitor: &Visitor, body: &mut Body<'_>, app: &App) -> Answer {
     let answer = match *request.method() {
         Method::POST => post(request, room, body, app),
-        Method::GET | Method::HEAD => read(request, room, body, app),
+        Method::GET | Method::HEAD => read(request, room, visitor, body, app),
         _ => return Answer::refusal(405, "only GET, HEAD and POST").with("Allow", "GET, HEAD, POST"),
     };
     answer.unwrap_or_else(|refusal| refusal).with("Cache-Control", "private, no-cache")
@@ -181,8 +182,12 @@ impl Query {
     }
 }
 
-fn read(request: &Request<()>, room: &Room, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
-    auth::check_reader(request, app)?;
+fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
+    auth::check_reader(request, visitor, app)?;
+    visitor.account.may_read(Instant::now()).map_err(|refusal| {
+        app.limited(refusal.limit, visitor.address);
+        Answer::too_much(&refusal)
+    })?;
     let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
     // Before the first look at the log, so that no message between the two is missed.
     let mut poll = match query.wait.is_zero() {
@@ -207,6 +212,7 @@ fn read(request: &Request<()>, room: &Room, body: &Body<'_>, app: &App) -> Resul
             poll.wait(deadline.min(now + REREAD));
             continue;
         }
+        visitor.account.has_read(lines.len(), now);
         let (status, lines) = if known { (304, String::new()) } else { (200, lines) };
         return Ok(Answer::new(status, "application/x-ndjson", lines.into_bytes()).with("ETag", etag));
     }

@@ -11,6 +11,7 @@ use tiny_http::{HTTPVersion, Header, Response};
 use tungstenite::http::{Method, Request, header};
 
 use crate::app::App;
+use crate::limits::Refusal;
 use crate::metrics::Sample;
 use crate::protocol;
 
@@ -88,6 +89,17 @@ impl Answer {
     pub fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
         let headers = vec![("Content-Type", kind.to_owned()), ("X-Content-Type-Options", "nosniff".to_owned())];
         Answer { status, headers, body, connection: "" }
+    }
+
+    /// The refusal of what is over a limit of its address.
+    pub fn too_much(refusal: &Refusal) -> Answer {
+        let seconds = refusal.wait.as_secs_f64().ceil().max(1.0);
+        Answer::refusal(429, refusal.limit.reason()).with("Retry-After", seconds.to_string())
+    }
+
+    /// The refusal of a connection for which there is no place.
+    pub fn full(why: &str) -> Answer {
+        Answer::refusal(503, why).with("Retry-After", "3")
     }
 
     /// Adds a header.

@@ -7,28 +7,29 @@ use super::pages::{self, Answer};
 use super::{alertmanager, auth, messages};
 use crate::app::App;
 use crate::protocol;
+use crate::session::Visitor;
 
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
-pub fn answer(request: &Request<()>, body: &mut Body<'_>, app: &App) -> Answer {
-    let answer = choose(request, body, app);
+pub fn answer(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &App) -> Answer {
+    let answer = choose(request, visitor, body, app);
     if answer.status() >= 400 {
         app.metrics.refuse_http(answer.status());
     }
     answer
 }
 
-fn choose(request: &Request<()>, body: &mut Body<'_>, app: &App) -> Answer {
+fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &App) -> Answer {
     if let Some((room, part)) = request.uri().path().strip_prefix("/r/").and_then(|rest| rest.split_once('/'))
         && protocol::is_room(room)
     {
         match part {
-            "messages" => return messages::answer(request, &room.into(), body, app),
+            "messages" => return messages::answer(request, &room.into(), visitor, body, app),
             "alertmanager" => return alertmanager::answer(request, &room.into(), body, app).unwrap_or_else(|no| no),
             _ => {}
         }
     }
-    if request.uri().path() == "/metrics" && !auth::may_read_metrics(request, body.peer(), app) {
+    if request.uri().path() == "/metrics" && !auth::may_read_metrics(request, visitor, app) {
         return Answer::refusal(
             403,
             "metrics are for private addresses, or with METRICS_TOKEN as Bearer authorization",

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ::prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use crate::limits::Limit;
+
 /// All that the process measures.
 pub struct Metrics {
     registry: Registry,
@@ -38,6 +40,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     rejected: IntCounterVec,
     http_refused: IntCounterVec,
+    limited: IntCounterVec,
     polls: IntGauge,
     lane_queue: IntGaugeVec,
     publisher_queue: IntGauge,
@@ -72,6 +75,11 @@ impl Metrics {
     /// A plain request was refused with this status.
     pub fn refuse_http(&self, status: u16) {
         self.http_refused.with_label_values(&[&status.to_string()]).inc();
+    }
+
+    /// Something exceeded this limit.
+    pub fn limit(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.label()]).inc();
     }
 
     /// How full this instance is, in percent of its cap.

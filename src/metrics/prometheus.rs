@@ -8,6 +8,7 @@ use ::prometheus::{
 
 use super::process::Process;
 use super::{Metrics, Sample};
+use crate::limits::Limit;
 use crate::protocol::ErrorCode;
 
 /// Upper bounds of the histograms' buckets, in seconds: from what a message takes on a quiet machine to the 2 s after
@@ -47,6 +48,7 @@ impl Default for Metrics {
             refused: counters("bobbin_refused_total", "Frames answered with an error, by its code.", "code"),
             rejected: counters("bobbin_rejected_total", "WebSocket upgrades refused, by reason.", "reason"),
             http_refused: counters("bobbin_http_refused_total", "Plain requests refused, by status.", "status"),
+            limited: counters("bobbin_limited_total", "What was over a limit, by the limit.", "limit"),
             cut: counter("bobbin_slow_clients_cut_total", "Clients cut for being too slow."),
             rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect to even the load out."),
             polls: gauge("bobbin_polls", "HTTP requests that wait for messages."),
@@ -69,6 +71,7 @@ impl Default for Metrics {
         metrics.process.register(&metrics.registry);
         // A series that is not there until it first counts hides its first count from `rate`.
         ErrorCode::ALL.iter().for_each(|code| drop(metrics.refused.with_label_values(&[code.as_str()])));
+        Limit::ALL.iter().for_each(|limit| drop(metrics.limited.with_label_values(&[limit.label()])));
         REASONS.iter().for_each(|reason| drop(metrics.rejected.with_label_values(&[*reason])));
         metrics
     }

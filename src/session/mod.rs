@@ -4,57 +4,75 @@
 //! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
 //! lane holds everything else back.
 
+mod answers;
 mod end;
+mod frames;
+mod join;
 pub mod transport;
+mod visitor;
 
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::Ordering::Relaxed;
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use serde_json::value::RawValue;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
 use self::end::End;
+use self::frames::FrameCounter;
 use self::transport::Transport;
+pub use self::visitor::Visitor;
 use crate::app::App;
-use crate::backplane::{JoinError, Leave, Page, Room, Seat, SessionId, Span, Unavailable};
+use crate::backplane::{Leave, Room, Seat, SessionId};
 use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{self, BURST_SECONDS, Bucket, Recent};
-use crate::protocol::{
-    self, ClientFrame, Close, ErrorCode, Id, Join, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame,
-};
+use crate::limits::{self, BURST_SECONDS, Bucket, Limit, Recent, Refusal};
+use crate::lobby::Guest;
+use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
 use crate::threads;
 
 /// The first join must come within this time.
 const JOIN_TIME: Duration = Duration::from_secs(10);
-/// A join that was refused may be mended by a person, who has to type.
-const REJOIN_TIME: Duration = Duration::from_secs(60);
-/// How many joins a connection may try.
-const JOIN_TRIES: u32 = 5;
 /// How often a session that has not joined looks whether the process drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// How often the server pings, and the whole frame of an empty ping (RFC 6455, section 5.5.2).
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING: &[u8] = &[0x89, 0];
-/// A connection from which nothing came for so long is dead.
+/// A connection from which nothing came for this long is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// So many refused frames within so long end the connection.
+/// This many refused frames within this time end the connection.
 const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
-/// Typing is told at most so often.
+/// One client's typing is published at most this often.
 const TYPING_EVERY: Duration = Duration::from_secs(1);
-/// Frames that are no messages may come so many times as fast.
+/// Frames that are no messages may come this many times as fast.
 const OTHER_FRAMES: f64 = 10.0;
+/// A burst of texts is this many seconds' worth of their rate in bytes.
+const TEXT_BURST: f64 = 16.0;
 /// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
 const READ_BUFFER: usize = 1024;
 
-/// Serves one client, which has its `101`, until it is gone. `early` is what it sent behind its request.
+/// A client that has its `101`.
+pub struct Arrived {
+    /// Its socket.
+    pub wire: Arc<SharedSocket>,
+    /// Bytes already read past the upgrade request.
+    pub early: Vec<u8>,
+    /// The room that it asked for.
+    pub room: Room,
+    /// Who it is.
+    pub visitor: Visitor,
+    /// Its place among those that have not joined.
+    pub guest: Guest,
+}
+
+/// Serves one client until it is gone.
 #[inline(never)]
-pub fn serve(socket: TcpStream, early: Vec<u8>, room: Room, app: &App) {
-    let berth = app.lanes.assign(&room);
+pub fn serve(client: Arrived, app: &App) {
+    let berth = app.lanes.assign(&client.room);
     let id = berth.session;
-    let mut session = Session::new(socket, early, room, id, app);
+    let mut session = Session::new(client, id, app);
     app.metrics.connections.inc();
     let end = session.run();
     log::debug!("session {id} in {}: {end}", session.room);
@@ -67,42 +85,71 @@ struct Session<'a> {
     room: Room,
     socket: WebSocket<Transport<'a>>,
     app: &'a App,
+    visitor: Visitor,
+    /// Given up with the join.
+    guest: Option<Guest>,
     /// There is one from a join that was carried out until the end.
     seat: Option<Seat>,
+    /// Made up for a client that gives none.
+    own_secret: Option<Secret>,
     tries: u32,
     unauthorized: u32,
     join_by: Instant,
     next_ping: Instant,
     messages: Bucket,
     others: Bucket,
+    /// Bytes of text frames.
+    texts: Bucket,
+    /// A page of history is not written yet.
+    page_waits: Arc<AtomicBool>,
     typing_told: Option<Instant>,
     refused: Recent,
 }
 
 impl<'a> Session<'a> {
     #[inline(never)]
-    fn new(socket: TcpStream, early: Vec<u8>, room: Room, id: SessionId, app: &'a App) -> Box<Session<'a>> {
+    fn new(client: Arrived, id: SessionId, app: &'a App) -> Box<Session<'a>> {
+        let Arrived { wire, early, room, visitor, guest } = client;
         let now = Instant::now();
-        let stream = Transport { wire: SharedSocket::new(socket), id, lanes: &app.lanes, joined: false, heard: now };
+        let rate = f64::from(app.settings.rate_limit);
+        let others = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
+        // Where frames have no limit, their bytes have none.
+        let text_rate = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
+        let mut frames = FrameCounter::default();
+        frames.count(&early);
+        let stream = Transport {
+            wire,
+            id,
+            lanes: &app.lanes,
+            joined: false,
+            heard: now,
+            frames,
+            frame_rate: others.clone(),
+            over_rate: Recent::default(),
+        };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let rate = f64::from(app.settings.rate_limit);
         Box::new(Session {
             id,
             room,
             socket: WebSocket::from_partially_read(stream, early, Role::Server, Some(config)),
             app,
+            visitor,
+            guest: Some(guest),
             seat: None,
+            own_secret: None,
             tries: 0,
             unauthorized: 0,
             join_by: now + JOIN_TIME,
             // After many joins at once the pings come spread out.
             next_ping: now + PING_EVERY.mul_f64(0.5 + limits::jitter() / 2.0),
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
-            others: Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now),
+            others,
+            texts: Bucket::new(text_rate, text_rate * TEXT_BURST, now),
+            page_waits: Arc::default(),
             typing_told: None,
             refused: Recent::default(),
         })
@@ -154,6 +201,10 @@ impl<'a> Session<'a> {
             Ok(Message::Close(_)) => Err(End::Closed),
             Ok(_) => Ok(None),
             Err(Error::Io(error)) if socket::is_timeout(&error) => Ok(None),
+            Err(Error::Io(error)) if error.kind() == ErrorKind::QuotaExceeded => {
+                self.app.limited(Limit::Frames, self.visitor.address);
+                Err(End::Refused(Close::Policy))
+            }
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
@@ -175,11 +226,12 @@ impl<'a> Session<'a> {
             Ok(frame) => frame,
             Err(error) => return self.refuse(ErrorCode::BadFrame, &error.to_string(), None),
         };
-        if let ClientFrame::Message { text, reference } = frame {
-            return self.say(&text, reference, now);
+        if let ClientFrame::Message { text: said, reference } = frame {
+            return self.say(&said, reference, text.len(), now);
         }
-        if let Err(wait) = self.others.take(now) {
-            return self.refuse_rate(None, wait);
+        let rate = self.others.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
+        if let Err(refusal) = rate.and_then(|()| self.pay_for(text.len(), now)) {
+            return self.refuse_limit(refusal, None);
         }
         match frame {
             ClientFrame::Join(join) => threads::on_temporary_stack(|| self.join(join)),
@@ -192,78 +244,23 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn join(&mut self, join: Join) -> Result<(), End> {
-        if self.seat.is_some() {
-            return self.refuse(ErrorCode::AlreadyJoined, "this connection has joined", None);
-        }
-        if join.client.as_ref().is_some_and(|client| !protocol::is_client(client.expose())) {
-            return self.refuse(ErrorCode::BadFrame, "client: 16 to 64 characters A-Z a-z 0-9 _ -", None);
-        }
-        self.tries += 1;
-        self.join_by = Instant::now() + REJOIN_TIME;
-        if !self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose)) {
-            self.unauthorized += 1;
-            return self.refuse_join(ErrorCode::Unauthorized, "the passphrase is not right");
-        }
-        let Some(name) = protocol::clean_name(join.name.as_deref().unwrap_or_default()) else {
-            let why = "a name has 1 to 32 characters, without control or direction characters";
-            return self.refuse_join(ErrorCode::NameInvalid, why);
-        };
-        if self.app.settings.tokens.is_reserved(&protocol::fold_name(&name)) {
-            return self.refuse_join(ErrorCode::NameTaken, "a script has this name");
-        }
-        let seat = Seat {
-            room: self.room.clone(),
-            session: self.id,
-            key: protocol::fold_name(&name).into(),
-            name: name.into(),
-            by: join
-                .client
-                .as_ref()
-                .map_or_else(|| protocol::mark(&limits::random_name()), |c| protocol::mark(c.expose()))
-                .into(),
-        };
-        let wire = self.socket.get_ref().wire.clone();
-        self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
-        let arrival = match self.app.backplane.join(&seat, join.since) {
-            Ok(arrival) => arrival,
-            Err(error) => {
-                self.app.lanes.post(self.id, SessionCommand::Leave);
-                return match error {
-                    JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
-                    JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
-                    JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
-                };
-            }
-        };
-        let (name, by) = (seat.name.clone(), seat.by.clone());
-        self.seat = Some(seat);
-        self.app.metrics.joins.inc();
-        self.send(&ServerFrame::Welcome {
-            name: &name,
-            by: &by,
-            room: &self.room.clone(),
-            participants: arrival.participants,
-            names: &arrival.names,
-            messages: &raw_messages(&arrival.page)?,
-            last: arrival.last,
-            more: arrival.page.more,
-            gap: arrival.gap,
-        })?;
-        self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
-        self.socket.get_mut().joined = true;
-        Ok(())
+    /// Takes the bytes of a text frame from what the connection and its address may send.
+    fn pay_for(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.texts.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
+        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
     }
 
-    fn say(&mut self, text: &str, reference: Option<String>, now: Instant) -> Result<(), End> {
+    /// Has the backplane keep a message; `bytes` is the size of the frame that it came in.
+    fn say(&mut self, text: &str, reference: Option<String>, bytes: usize, now: Instant) -> Result<(), End> {
         if reference.as_deref().is_some_and(|reference| !protocol::is_reference(reference)) {
             return self.refuse(ErrorCode::BadFrame, "ref: 1 to 64 characters", None);
         }
         let Some(seat) = self.seat.clone() else {
             return self.refuse(ErrorCode::NotJoined, "join first", reference.as_deref());
         };
-        if let Err(wait) = self.messages.take(now) {
-            return self.refuse_rate(reference.as_deref(), wait);
+        let rate = self.messages.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
+        if let Err(refusal) = rate.and_then(|()| self.pay_for(bytes, now)) {
+            return self.refuse_limit(refusal, reference.as_deref());
         }
         let Some(text) = protocol::clean_text(text) else {
             let why = "a text has 1 to 4096 bytes, its trailing white space not counted";
@@ -282,61 +279,6 @@ impl<'a> Session<'a> {
             self.app.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
         }
         Ok(())
-    }
-
-    fn history(&mut self, before: Id, limit: usize) -> Result<(), End> {
-        if self.seat.is_none() {
-            return self.refuse(ErrorCode::NotJoined, "join first", None);
-        }
-        match self.app.backplane.history(&self.room, Span::Before(Some(before)), limit.clamp(1, MAX_HISTORY)) {
-            Ok(page) => self.send(&ServerFrame::History { messages: &raw_messages(&page)?, more: page.more }),
-            Err(Unavailable) => self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None),
-        }
-    }
-
-    /// Refuses a join; the client may try again, but not for ever.
-    fn refuse_join(&mut self, code: ErrorCode, why: &str) -> Result<(), End> {
-        self.refuse(code, why, None)?;
-        match (self.unauthorized, self.tries) {
-            (JOIN_TRIES.., _) => Err(End::Refused(Close::Unauthorized)),
-            (_, JOIN_TRIES..) => Err(End::Refused(Close::Policy)),
-            _ => Ok(()),
-        }
-    }
-
-    fn refuse_rate(&mut self, reference: Option<&str>, wait: Duration) -> Result<(), End> {
-        // Rounded up, so that whoever waits so long is let in.
-        let retry_ms = wait.as_millis() as u64 + 1;
-        self.error(ErrorCode::RateLimited, "too many frames a second", reference, Some(retry_ms))?;
-        self.count_refusal()
-    }
-
-    fn refuse(&mut self, code: ErrorCode, why: &str, reference: Option<&str>) -> Result<(), End> {
-        self.error(code, why, reference, None)?;
-        // That the backplane is away is not the client's fault.
-        if code == ErrorCode::Unavailable { Ok(()) } else { self.count_refusal() }
-    }
-
-    fn count_refusal(&mut self) -> Result<(), End> {
-        let refused = self.refused.count(Instant::now(), REFUSALS.1);
-        if refused >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
-    }
-
-    fn error(
-        &mut self,
-        code: ErrorCode,
-        message: &str,
-        reference: Option<&str>,
-        retry_ms: Option<u64>,
-    ) -> Result<(), End> {
-        self.app.metrics.refuse(code.as_str());
-        self.send(&ServerFrame::Error { code, message, reference, retry_ms })
-    }
-
-    /// Sends a frame of its own, past tungstenite: its write buffer would keep the largest frame's size for ever.
-    fn send(&mut self, frame: &ServerFrame<'_>) -> Result<(), End> {
-        let bytes = protocol::text_frame(protocol::json(frame));
-        Ok(self.socket.get_mut().send(bytes)?)
     }
 
     /// Says goodbye, gives the seat back, and lets the lane go.
@@ -378,10 +320,4 @@ impl Drop for Session<'_> {
             self.app.lanes.post(self.id, SessionCommand::Leave);
         }
     }
-}
-
-/// The messages of a page as they go into a frame.
-fn raw_messages(page: &Page) -> Result<Vec<Box<RawValue>>, End> {
-    let raw = |(id, body): &(Id, String)| RawValue::from_string(protocol::message_json(*id, body));
-    page.messages.iter().map(raw).collect::<Result<_, _>>().map_err(|error| End::Broken(format!("the log: {error}")))
 }

@@ -1,16 +1,23 @@
 //! The socket as tungstenite sees it, on the session's thread: what is read comes from it, and what is written goes
 //! to it or to the lane, whichever writes at the time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tungstenite::Bytes;
 
+use super::REFUSALS;
+use super::frames::FrameCounter;
 use crate::backplane::SessionId;
 use crate::fanout::Lanes;
 use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::SharedSocket;
+use crate::limits::{Bucket, Recent};
+
+/// A client must take what the session's thread itself writes within this time, all of it.
+const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The socket as tungstenite sees it: reads come from it, writes go where they have to.
 pub struct Transport<'a> {
@@ -24,33 +31,50 @@ pub struct Transport<'a> {
     pub joined: bool,
     /// When something last came.
     pub heard: Instant,
+    /// Frames that are no whole message, and what they may cost.
+    pub frames: FrameCounter,
+    /// Tokens for them.
+    pub frame_rate: Bucket,
+    /// Those that came without a token.
+    pub over_rate: Recent,
 }
 
 impl Transport<'_> {
     /// Writes whole frames, or has them written.
     ///
     /// # Errors
-    /// The connection is broken, or took nothing within its time.
+    /// The connection is broken, or did not take all within its time.
     pub fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         if self.joined {
             self.lanes.post(self.id, SessionCommand::Own(bytes));
             return Ok(());
         }
-        (&self.wire.tcp).write_all(&bytes)
+        write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
+    }
+
+    /// Whether there are too many frames over the rate, with so many more.
+    fn floods(&mut self, frames: usize) -> bool {
+        let now = self.heard;
+        (0..frames).any(|_| self.frame_rate.take(now).is_err() && self.over_rate.count(now, REFUSALS.1) >= REFUSALS.0)
     }
 }
 
 impl Read for Transport<'_> {
+    /// Fails with [`ErrorKind::QuotaExceeded`] where a client floods the server with frames that are no messages.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // A socket with a read timeout is not restarted by the system: a stopped process that continues, or a tracer
         // that attaches, interrupts every read.
         let count = loop {
             match (&self.wire.tcp).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => break result?,
             }
         };
         self.heard = Instant::now();
+        let frames = self.frames.count(&buffer[..count]);
+        if frames > 0 && self.floods(frames) {
+            return Err(ErrorKind::QuotaExceeded.into());
+        }
         Ok(count)
     }
 }
@@ -63,5 +87,53 @@ impl Write for Transport<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Writes all to a socket by the deadline: a timeout of the socket's own would begin anew with each byte that the peer
+/// takes.
+///
+/// # Errors
+/// The connection is broken, or the time is over.
+pub fn write_all_within(mut socket: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        socket.set_write_timeout(Some(left))?;
+        match socket.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_client_that_takes_little_at_a_time_has_no_more_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (server, _) = listener.accept().expect("connected");
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let reader = std::thread::spawn(move || {
+            let mut some = vec![0; 64 * 1024];
+            while stopped.recv_timeout(Duration::from_millis(20)).is_err() && client.read(&mut some).is_ok() {}
+        });
+        let start = Instant::now();
+        let bytes = vec![0; 256 * 1024 * 1024];
+        let error = write_all_within(&server, &bytes, start + Duration::from_millis(500)).expect_err("too slow");
+        assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        drop(server);
+        let _ = stop.send(());
+        reader.join().expect("no panic");
     }
 }

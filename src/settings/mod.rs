@@ -2,6 +2,7 @@
 //! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and says what is wrong in one line.
 //! Secrets have no flag: every user of a machine can read the command lines of all its processes.
 
+pub mod access;
 pub mod tokens;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use log::LevelFilter;
 
+use self::access::Access;
 use self::tokens::{Token, Tokens};
 use crate::metrics::emf::Emf;
 
@@ -35,6 +37,25 @@ pub const SPECS: &[Spec] = &[
     ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
     ("MAX_ROOMS", "10000", "rooms in all, 1 to 1000000; past it no new one is opened"),
     ("RATE_LIMIT", "5", "messages a second for each connection, bursts of four times that; 0 is off, at most 1000"),
+    ("TEXT_RATE", "8192", "bytes of text per second for each connection, 16 times that at once; 0 is off"),
+    ("ADDRESS_CONNECTIONS", "100", "connections at a time from one address; 0 is off"),
+    ("ADDRESS_CONNECTION_RATE", "20", "new connections per second from one address, 10 times that at once; 0 is off"),
+    ("ADDRESS_JOINS", "600", "joins per minute from one address; 0 is off"),
+    ("ADDRESS_NEW_ROOMS", "300", "new rooms per hour from one address; 0 is off"),
+    ("ADDRESS_WRONG_PASSPHRASES", "20", "wrong passphrases from one address before the wait grows; 0 is off"),
+    ("ADDRESS_TEXT_RATE", "131072", "bytes of text per second from one address, 8 times that at once; 0 is off"),
+    (
+        "ADDRESS_HISTORY_RATE",
+        "524288",
+        "bytes per second read from the log by one address, 8 times that at once; 0 is off",
+    ),
+    (
+        "TRUSTED_PROXIES",
+        "",
+        "whose X-Forwarded-For is believed: networks (10.0.0.0/8,192.0.2.1) or a number of proxies; unset: private networks",
+    ),
+    ("USER_HEADER", "", "the header in which a trusted proxy names the user, Remote-User say; needs TRUSTED_PROXIES"),
+    ("ALLOWED_ORIGINS", "", "further origins whose pages may connect: https://a.example,https://b.example; * is any"),
     ("MAX_CONNECTIONS", "auto", "WebSocket connections: a number from 1, or auto for what the machine can bear"),
     ("DRAIN_SECONDS", "20", "how long SIGTERM spreads the goodbyes, 0 to 100"),
     ("PASSPHRASE", "", "if set, what everyone must know to join"),
@@ -77,6 +98,8 @@ pub struct Settings {
     /// How long SIGTERM spreads the goodbyes.
     pub drain: Duration,
     passphrase: Option<Token>,
+    /// Who may come in, and how much each may take.
+    pub access: Access,
     /// The secrets of scripts and of the host's tools.
     pub tokens: Tokens,
     /// Where the embedded metric line says it is from.
@@ -182,6 +205,7 @@ impl Settings {
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
             passphrase: read.secret("PASSPHRASE")?.map(Token::new),
+            access: Access::read(&read)?,
             tokens: Tokens::read(&read)?,
             emf,
             rebalance: read.number("REBALANCE", 0..=1000)?,

@@ -8,6 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// The limits per address are off where a test is not about them: all its clients come from one.
+pub const NO_LIMITS: [(&str, &str); 7] = [
+    ("TEXT_RATE", "0"),
+    ("ADDRESS_CONNECTIONS", "0"),
+    ("ADDRESS_CONNECTION_RATE", "0"),
+    ("ADDRESS_JOINS", "0"),
+    ("ADDRESS_NEW_ROOMS", "0"),
+    ("ADDRESS_TEXT_RATE", "0"),
+    ("ADDRESS_HISTORY_RATE", "0"),
+];
+
 /// A running server. Dropping it kills the process and fails the test if anything ever panicked inside it.
 pub struct Instance {
     child: Child,
@@ -147,9 +158,9 @@ impl Drop for Instance {
     }
 }
 
-/// Takes the environment away (all but `PATH`) and pipes the output.
+/// Takes the environment away (all but `PATH`), sets [`NO_LIMITS`] and pipes the output.
 pub fn bare(command: &mut Command) {
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(NO_LIMITS);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 }
 

@@ -48,13 +48,25 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
     Ok(recipes)
 }
 
+/// Bobbin's limits.
+const LIMITS: [&str; 8] = [
+    "RATE_LIMIT",
+    "ADDRESS_CONNECTIONS",
+    "ADDRESS_CONNECTION_RATE",
+    "ADDRESS_JOINS",
+    "ADDRESS_NEW_ROOMS",
+    "ADDRESS_TEXT_RATE",
+    "ADDRESS_HISTORY_RATE",
+    "REBALANCE",
+];
+
 /// Bobbin with its limits off: a client here sends far more than a person does, and all come from few addresses.
 fn bobbin(name: &'static str, binary: &Path) -> io::Result<Recipe> {
     let binary = binary
         .canonicalize()
         .map_err(|_| io::Error::other(format!("{} is not there: cargo build --release makes it", binary.display())))?;
     let recipe = recipe(name, Dialect::Bobbin, vec![text(&binary)]).env("BIND", "127.0.0.1");
-    Ok(["RATE_LIMIT", "REBALANCE"].into_iter().fold(recipe, |recipe, limit| recipe.env(limit, 0)))
+    Ok(LIMITS.into_iter().fold(recipe, |recipe, limit| recipe.env(limit, 0)))
 }
 
 fn recipe(name: &'static str, dialect: Dialect, command: Vec<String>) -> Recipe {

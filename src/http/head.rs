@@ -1,0 +1,127 @@
+//! Request heads: read under a limit and a deadline, and parsed.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use tungstenite::http::{HeaderName, HeaderValue, Request, Uri, Version, header};
+
+use super::pages::Answer;
+use crate::fanout::socket;
+use crate::threads;
+
+/// The longest request head, in bytes.
+const MAX_HEAD: usize = 8 * 1024;
+/// The most header lines; browsers behind two proxies send some thirty.
+const MAX_HEADERS: usize = 64;
+/// A head must be complete this long after its first byte, or after the connection was made.
+pub const HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long a connection is kept without a request: longer than a load balancer keeps its own (60 s), so that it is
+/// not the server that closes under a request on its way.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Reads until a head is complete, and takes it off the buffer. `None`: the client closed or fell silent.
+///
+/// # Errors
+/// The refusal: 400, 408 or 431.
+#[inline(never)]
+pub fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result<Option<Request<()>>, Answer> {
+    let mut deadline = Instant::now() + if buffer.is_empty() { wait } else { HEAD_TIME };
+    let mut chunk = [0; 512];
+    loop {
+        if let Some((request, length)) = threads::on_temporary_stack(|| parse(buffer))? {
+            if length > MAX_HEAD {
+                return Err(Answer::refusal(431, "the head is over 8 KiB"));
+            }
+            buffer.drain(..length);
+            return Ok(Some(request));
+        }
+        if buffer.len() > MAX_HEAD {
+            return Err(Answer::refusal(431, "the head is over 8 KiB"));
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let kept_and_silent = wait == KEEP_ALIVE && buffer.is_empty();
+        match socket.set_read_timeout(Some(left)).and_then(|()| (&mut &*socket).read(&mut chunk)) {
+            Ok(0) => return Ok(None),
+            Ok(count) => {
+                if kept_and_silent {
+                    deadline = Instant::now() + HEAD_TIME;
+                }
+                buffer.extend_from_slice(&chunk[..count]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if socket::is_timeout(&error) && kept_and_silent => return Ok(None),
+            Err(error) if socket::is_timeout(&error) => {
+                return Err(Answer::refusal(408, "the head was not complete within 5 s"));
+            }
+            Err(_) => return Ok(None),
+        }
+        if Instant::now() >= deadline {
+            return Err(Answer::refusal(408, "the head was not complete within 5 s"));
+        }
+    }
+}
+
+/// Parses a head and gives its length with it; `None` while it is not complete.
+fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    let length = match head.parse(buffer) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(Answer::refusal(431, "over 64 header lines")),
+        Err(error) => return Err(Answer::refusal(400, &format!("this is no HTTP/1.1 request: {error}"))),
+    };
+    let bad = |_| Answer::refusal(400, "this is no HTTP/1.1 request");
+    let mut request = Request::new(());
+    *request.method_mut() = head.method.unwrap_or_default().parse().map_err(|_| bad(()))?;
+    *request.uri_mut() = head.path.unwrap_or_default().parse::<Uri>().map_err(|_| bad(()))?;
+    *request.version_mut() = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    for line in head.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| bad(()))?;
+        let value = HeaderValue::from_bytes(line.value).map_err(|_| bad(()))?;
+        request.headers_mut().append(name, value);
+    }
+    // Proxy and server could take different ones for the body's end (RFC 9112, section 6.3).
+    let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    if lengths.any(|other| Some(other) != first) {
+        return Err(Answer::refusal(400, "two different Content-Length lines"));
+    }
+    Ok(Some((request, length)))
+}
+
+/// Whether the client lets the connection stay after the answer.
+pub fn keeps_alive(request: &Request<()>) -> bool {
+    let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let closes = values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"));
+    request.version() == Version::HTTP_11 && !closes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_parsed_when_they_are_complete() {
+        let head = b"GET /r/a?b=c HTTP/1.1\r\nHost: x\r\nConnection: Close\r\n\r\nrest";
+        for end in 0..head.len() - 4 {
+            assert!(matches!(parse(&head[..end]), Ok(None)), "{end}");
+        }
+        let Ok(Some((request, length))) = parse(head) else { panic!("complete") };
+        assert_eq!((request.uri().path(), length), ("/r/a", head.len() - 4));
+        assert!(!keeps_alive(&request));
+        for wrong in [&b"PRI * HTTP/2.0\r\n\r\n"[..], b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n"] {
+            assert!(parse(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn lengths_that_differ_are_refused() {
+        let head = |lines: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n").into_bytes();
+        assert!(parse(&head("Content-Length: 3\r\nContent-Length: 3\r\n")).is_ok());
+        for wrong in ["Content-Length: 3\r\nContent-Length: 4\r\n", "Content-Length: 0\r\ncontent-length: 00\r\n"] {
+            assert!(parse(&head(wrong)).is_err_and(|refusal| refusal.status() == 400), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The upgrade of a request to a WebSocket: all that is checked before the `101`.
+
+use std::net::TcpStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tungstenite::handshake::server::{create_response, write_response};
+use tungstenite::http::{HeaderValue, Method, Request, header};
+
+use super::connection::{Peer, WRITE_TIME};
+use super::pages::{self, Answer};
+use crate::app::App;
+use crate::backplane::Room;
+use crate::limits::{Connected, Limit, Slot};
+use crate::protocol::{self, SUBPROTOCOL};
+use crate::session::{Visitor, transport};
+
+/// At the cap, how long a connection that was asked to go is waited for, and how often it is looked.
+const PLACE_TIME: Duration = Duration::from_millis(200);
+const PLACE_LOOK: Duration = Duration::from_millis(5);
+
+/// A connection that has its `101`.
+pub struct Upgraded {
+    /// Its place among the sessions.
+    pub slot: Slot,
+    /// That it is counted with its address, if its peer is not.
+    pub counted: Option<Connected>,
+    /// The room that it asked for.
+    pub room: Room,
+    /// Who it is.
+    pub visitor: Visitor,
+}
+
+/// Checks an upgrade and writes the `101`; the session has its place from here on.
+///
+/// # Errors
+/// The refusal.
+pub fn open_session(
+    request: &Request<()>,
+    room: &str,
+    socket: &TcpStream,
+    visitor: Visitor,
+    peer: &Peer,
+    app: &App,
+) -> Result<Upgraded, Answer> {
+    if !protocol::is_room(room) {
+        return Err(pages::no_such_room());
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(pages::wrong_method());
+    }
+    let text =
+        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    let wants_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket");
+    if !wants_websocket || request.method() == Method::HEAD || text(header::SEC_WEBSOCKET_VERSION) != "13" {
+        return Err(Answer::refusal(426, "this path speaks WebSocket, version 13").asking_for_websocket());
+    }
+    let mut response =
+        create_response(request).map_err(|error| Answer::refusal(400, &format!("not a WebSocket upgrade: {error}")))?;
+    let (origin, host) = (text(header::ORIGIN), text(header::HOST));
+    if !same_origin(origin, host) && !is_allowed(origin, &app.settings.access.origins) {
+        let why = format!("Origin {origin} is not Host {host}; pass Host on, or set ALLOWED_ORIGINS");
+        return Err(Answer::refusal(403, &why));
+    }
+    let (counted, slot) = take_places(&visitor, peer, app)?;
+    if text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    let mut bytes = Vec::with_capacity(256);
+    let written = write_response(&mut bytes, &response).is_ok()
+        && transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME).is_ok();
+    // Nobody reads this one: the connection is broken.
+    let broken = || Answer::refusal(400, "the connection broke");
+    if written { Ok(Upgraded { slot, counted, room: room.into(), visitor }) } else { Err(broken()) }
+}
+
+/// A place in the count of the address, unless the connection has it already, and one among the sessions.
+fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Connected>, Slot), Answer> {
+    let rejected = |reason, why| {
+        app.metrics.reject(reason);
+        Answer::full(why)
+    };
+    if app.draining.load(Relaxed) {
+        return Err(rejected("draining", "this instance is going away; try again"));
+    }
+    let (now, cap) = (Instant::now(), app.sessions.cap());
+    let counted = if peer.counted.is_some() {
+        None
+    } else {
+        let connected = visitor.account.connect(cap.saturating_sub(app.sessions.taken()), cap, now);
+        Some(connected.map_err(|refusal| {
+            app.limited(refusal.limit, visitor.address);
+            Answer::too_much(&refusal)
+        })?)
+    };
+    let slot =
+        take_slot(now + PLACE_TIME, app).ok_or_else(|| rejected("full", "all connections are taken; try again"))?;
+    Ok((counted, slot))
+}
+
+/// At the cap, a WebSocket that has not joined makes place.
+fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
+    if let Some(slot) = app.sessions.take() {
+        return Some(slot);
+    }
+    app.limited(Limit::Idle, app.lobby.dismiss_session()?);
+    loop {
+        match app.sessions.take() {
+            None if Instant::now() < deadline => std::thread::sleep(PLACE_LOOK),
+            slot => return slot,
+        }
+    }
+}
+
+/// Whether a page from this origin may speak for its user here: programs send no `Origin`, browsers always do (RFC
+/// 6455, section 10.2).
+fn same_origin(origin: &str, host: &str) -> bool {
+    if origin.is_empty() {
+        return true;
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    let bare = |name: &str| name.strip_suffix(default_port).unwrap_or(name).to_ascii_lowercase();
+    bare(authority) == bare(host)
+}
+
+/// Whether the settings name this origin.
+fn is_allowed(origin: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_without_default_ports() {
+        for (origin, host, same) in [
+            ("", "chat.example", true),
+            ("https://chat.example", "chat.example", true),
+            ("https://chat.example", "Chat.Example:443", true),
+            ("http://localhost:3000", "localhost:3000", true),
+            ("http://localhost:3001", "localhost:3000", false),
+            ("https://evil.example", "chat.example", false),
+            ("https://chat.example.evil.example", "chat.example", false),
+            ("null", "chat.example", false),
+        ] {
+            assert_eq!(same_origin(origin, host), same, "{origin} {host}");
+        }
+    }
+
+    #[test]
+    fn further_origins_are_those_of_the_settings() {
+        let allowed = ["https://blog.example".to_owned()];
+        assert!(is_allowed("https://Blog.example", &allowed) && !is_allowed("http://blog.example", &allowed));
+        assert!(!is_allowed("null", &allowed) && is_allowed("null", &["*".to_owned()]));
+    }
+}

@@ -1,0 +1,368 @@
+//! What each address has taken lately: one account per address, with a bucket or a count for each limit.
+//!
+//! An account lives while a connection of its address does, and some minutes longer. How many there can be is bounded, so
+//! that addresses cannot fill the memory; one that was silent longest is forgotten first.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::address::counted_as;
+use super::bucket::Bucket;
+use super::limit::{Limit, Refusal};
+
+/// Accounts that are kept at most, and how long one without a connection is kept.
+const MAX_ACCOUNTS: usize = 20_000;
+const REST: Duration = Duration::from_secs(15 * 60);
+/// How often accounts that rest are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Bursts, in seconds' worth of their rates.
+const CONNECTION_BURST: f64 = 10.0;
+const JOIN_BURST: f64 = 20.0;
+const HISTORY_BURST: f64 = 8.0;
+const TEXT_BURST: f64 = 8.0;
+/// Requests without an upgrade: this many times the rate and the burst of connections. A page is a dozen of them.
+const REQUESTS: f64 = 10.0;
+/// What an answer out of the log costs at least, in bytes: looking it up has a price too.
+const SMALLEST_READ: f64 = 8192.0;
+/// The longest wait after wrong passphrases. Each one doubles it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Without a wrong passphrase for this long after the wait, the count starts anew.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Where the cap is at least this many times the limit per address, the last part of the places (a quarter) is kept for
+/// addresses that have few (a tenth of their limit), so that some busy addresses cannot fill the server.
+const SHARED_FROM: usize = 4;
+const KEPT_PART: usize = 4;
+const FEW_PART: usize = 10;
+
+/// The limits per address, as set; 0 is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerAddress {
+    /// Connections at a time.
+    pub connections: usize,
+    /// New connections per second.
+    pub connection_rate: u32,
+    /// Joins per minute.
+    pub joins: u32,
+    /// Wrong passphrases before each further one has to wait.
+    pub wrong_passphrases: u32,
+    /// Joins per hour into rooms that were not there.
+    pub new_rooms: u32,
+    /// Bytes per second read from the log.
+    pub history: u32,
+    /// Bytes per second of text.
+    pub text: u32,
+}
+
+/// All accounts.
+pub struct Accounts {
+    limits: PerAddress,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    accounts: HashMap<IpAddr, Arc<Account>>,
+    swept: Instant,
+}
+
+impl Accounts {
+    /// Nobody is known yet.
+    pub fn new(limits: PerAddress) -> Accounts {
+        Accounts { limits, known: Mutex::new(Known { accounts: HashMap::new(), swept: Instant::now() }) }
+    }
+
+    /// The account of an address. Hold on to it as long as the address is served.
+    pub fn of(&self, address: IpAddr, now: Instant) -> Arc<Account> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(known.swept) >= SWEEP_EVERY {
+            known.swept = now;
+            known.forget(|account| account.rested(now) >= REST);
+        }
+        let address = counted_as(address);
+        if let Some(account) = known.accounts.get(&address) {
+            return account.clone();
+        }
+        if known.accounts.len() >= MAX_ACCOUNTS {
+            known.forget(|account| account.rested(now) >= SWEEP_EVERY);
+        }
+        if known.accounts.len() >= MAX_ACCOUNTS {
+            known.forget(|_| true);
+        }
+        let account = Arc::new(Account::new(address, self.limits, now));
+        known.accounts.insert(address, account.clone());
+        account
+    }
+}
+
+impl Known {
+    /// Forgets accounts without a connection, where `which` says so.
+    fn forget(&mut self, which: impl Fn(&Account) -> bool) {
+        self.accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
+        self.accounts.shrink_to(self.accounts.len() * 2);
+    }
+}
+
+/// What one address has taken lately.
+pub struct Account {
+    address: IpAddr,
+    limits: PerAddress,
+    state: Mutex<State>,
+}
+
+struct State {
+    used: Instant,
+    connections: usize,
+    new_connections: Bucket,
+    requests: Bucket,
+    joins: Bucket,
+    new_rooms: Bucket,
+    history: Bucket,
+    text: Bucket,
+    wrong: u32,
+    wait_until: Instant,
+}
+
+impl Account {
+    fn new(address: IpAddr, limits: PerAddress, now: Instant) -> Account {
+        let bucket = |per_second: f64, burst: f64| Bucket::new(per_second, per_second * burst, now);
+        let rate = f64::from(limits.connection_rate);
+        let state = State {
+            used: now,
+            connections: 0,
+            new_connections: bucket(rate, CONNECTION_BURST),
+            requests: bucket(rate * REQUESTS, CONNECTION_BURST),
+            joins: bucket(f64::from(limits.joins) / 60.0, JOIN_BURST),
+            new_rooms: bucket(f64::from(limits.new_rooms) / 3600.0, 3600.0),
+            history: bucket(f64::from(limits.history), HISTORY_BURST),
+            text: bucket(f64::from(limits.text), TEXT_BURST),
+            wrong: 0,
+            wait_until: now,
+        };
+        Account { address, limits, state: Mutex::new(state) }
+    }
+
+    /// The address; of an IPv6 one, its first 64 bits.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn state(&self, now: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.used = state.used.max(now);
+        state
+    }
+
+    fn rested(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.state.lock().unwrap_or_else(PoisonError::into_inner).used)
+    }
+
+    /// Counts a new connection until the value is dropped. `free` and `cap` are the places of the whole server.
+    ///
+    /// # Errors
+    /// It has too many, or opens them too fast.
+    pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
+        let mut state = self.state(now);
+        let most = self.limits.connections;
+        let over = most > 0 && state.connections >= most;
+        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
+        if over || (scarce && state.connections >= most.div_ceil(FEW_PART)) {
+            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        }
+        let refusal = |wait| Refusal { limit: Limit::ConnectionRate, wait };
+        state.new_connections.take(now).map_err(refusal)?;
+        state.connections += 1;
+        Ok(Connected(self.clone()))
+    }
+
+    /// A request that is no upgrade.
+    ///
+    /// # Errors
+    /// There are too many of them.
+    pub fn request(&self, now: Instant) -> Result<(), Refusal> {
+        let refusal = |wait| Refusal { limit: Limit::ConnectionRate, wait };
+        self.state(now).requests.take(now).map_err(refusal)
+    }
+
+    /// A join that the backplane is to carry out.
+    ///
+    /// # Errors
+    /// There are too many of them.
+    pub fn join(&self, now: Instant) -> Result<(), Refusal> {
+        self.state(now).joins.take(now).map_err(|wait| Refusal { limit: Limit::Joins, wait })
+    }
+
+    /// Whether a passphrase may be tried.
+    ///
+    /// # Errors
+    /// Too many were wrong.
+    pub fn may_try_passphrase(&self, now: Instant) -> Result<(), Refusal> {
+        let wait = self.state(now).wait_until.saturating_duration_since(now);
+        if wait.is_zero() { Ok(()) } else { Err(Refusal { limit: Limit::Passphrases, wait }) }
+    }
+
+    /// A passphrase was wrong. Past the limit the next try has to wait, twice as long each time.
+    pub fn wrong_passphrase(&self, now: Instant) {
+        let mut state = self.state(now);
+        if now.saturating_duration_since(state.wait_until) >= FORGIVEN_AFTER {
+            state.wrong = 0;
+        }
+        state.wrong = state.wrong.saturating_add(1);
+        let over = state.wrong.saturating_sub(self.limits.wrong_passphrases);
+        state.wait_until = now;
+        if self.limits.wrong_passphrases > 0 && over > 0 {
+            state.wait_until += Duration::from_secs(1 << (over - 1).min(10)).min(LONGEST_WAIT);
+        }
+    }
+
+    /// A join made a room.
+    ///
+    /// # Errors
+    /// It made too many.
+    pub fn new_room(&self, now: Instant) -> Result<(), Refusal> {
+        self.state(now).new_rooms.take(now).map_err(|wait| Refusal { limit: Limit::Rooms, wait })
+    }
+
+    /// Whether something may be read from the log.
+    ///
+    /// # Errors
+    /// What was read before is not paid for yet.
+    pub fn may_read(&self, now: Instant) -> Result<(), Refusal> {
+        self.state(now).history.wait(SMALLEST_READ, now).map_err(|wait| Refusal { limit: Limit::History, wait })
+    }
+
+    /// So much was read from the log.
+    pub fn has_read(&self, bytes: usize, now: Instant) {
+        self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
+    }
+
+    /// A text of so many bytes.
+    ///
+    /// # Errors
+    /// There is too much of it.
+    pub fn text(&self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.state(now).text.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })
+    }
+}
+
+/// One connection in the count of its address, see [`Account::connect`].
+pub struct Connected(Arc<Account>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.state(Instant::now()).connections -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PerAddress = PerAddress {
+        connections: 100,
+        connection_rate: 20,
+        joins: 600,
+        wrong_passphrases: 3,
+        new_rooms: 60,
+        history: 100_000,
+        text: 10_000,
+    };
+
+    fn account(limits: PerAddress, now: Instant) -> Arc<Account> {
+        Accounts::new(limits).of(IpAddr::from([192, 0, 2, 1]), now)
+    }
+
+    #[test]
+    fn connections_are_counted_while_they_last() {
+        let start = Instant::now();
+        let ada = account(LIMITS, start);
+        let mut held: Vec<_> = (0..100).map(|_| ada.connect(10_000, 10_000, start).expect("a place")).collect();
+        let refused = ada.connect(10_000, 10_000, start).err().expect("one too many");
+        assert_eq!(refused.limit, Limit::Connections);
+        held.pop();
+        held.extend(ada.connect(10_000, 10_000, start));
+        assert!(held.len() == 100 && ada.connect(10_000, 10_000, start).is_err());
+        drop(held);
+        assert_eq!(
+            (0..200).filter(|_| ada.connect(10_000, 10_000, start).is_ok()).count(),
+            99,
+            "the burst of 200 is gone"
+        );
+    }
+
+    #[test]
+    fn a_few_addresses_cannot_fill_the_server() {
+        let now = Instant::now();
+        let accounts = Accounts::new(PerAddress { connection_rate: 0, ..LIMITS });
+        let mut held = Vec::new();
+        for number in 0..32 {
+            let one = accounts.of(IpAddr::from([192, 0, 2, number]), now);
+            while let Ok(place) = one.connect(2000_usize.saturating_sub(held.len()), 2000, now) {
+                held.push(place);
+            }
+        }
+        assert!(held.len() <= 1700, "{}", held.len());
+        let newcomer = accounts.of(IpAddr::from([198, 51, 100, 1]), now);
+        assert!(newcomer.connect(2000 - held.len(), 2000, now).is_ok());
+        // A small server is one household's: no sharing.
+        assert!((0..50).all(|n| accounts.of(IpAddr::from([203, 0, 113, 1]), now).connect(50 - n, 50, now).is_ok()));
+    }
+
+    #[test]
+    fn the_wait_after_wrong_passphrases_grows() {
+        let mut now = Instant::now();
+        let mallory = account(LIMITS, now);
+        for _ in 0..3 {
+            assert!(mallory.may_try_passphrase(now).is_ok());
+            mallory.wrong_passphrase(now);
+        }
+        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert!(mallory.may_try_passphrase(now).is_ok());
+            mallory.wrong_passphrase(now);
+            let refusal = Refusal { limit: Limit::Passphrases, wait: Duration::from_secs(wait) };
+            assert_eq!(mallory.may_try_passphrase(now), Err(refusal));
+            now += Duration::from_secs(wait);
+        }
+        now += FORGIVEN_AFTER;
+        mallory.wrong_passphrase(now);
+        assert!(mallory.may_try_passphrase(now).is_ok());
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_off() {
+        let now = Instant::now();
+        let off = PerAddress {
+            connections: 0,
+            connection_rate: 0,
+            joins: 0,
+            wrong_passphrases: 0,
+            new_rooms: 0,
+            history: 0,
+            text: 0,
+        };
+        let ada = account(off, now);
+        let held: Vec<_> = (0..1000).map(|_| ada.connect(1, 1000, now)).collect();
+        assert!(held.iter().all(Result::is_ok));
+        for _ in 0..1000 {
+            ada.wrong_passphrase(now);
+            ada.has_read(1 << 20, now);
+            let all =
+                [ada.request(now), ada.join(now), ada.may_try_passphrase(now), ada.new_room(now), ada.may_read(now)];
+            assert!(all.iter().all(Result::is_ok) && ada.text(4096, now).is_ok());
+        }
+    }
+
+    #[test]
+    fn accounts_without_connections_are_forgotten() {
+        let start = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let here = accounts.of(IpAddr::from([192, 0, 2, 1]), start);
+        for n in 0..MAX_ACCOUNTS as u32 * 2 {
+            accounts.of(IpAddr::V4(n.into()), start);
+        }
+        let count = |accounts: &Accounts| accounts.known.lock().expect("no panic").accounts.len();
+        assert!(count(&accounts) <= MAX_ACCOUNTS);
+        let later = start + REST + SWEEP_EVERY;
+        assert!(Arc::ptr_eq(&here, &accounts.of(here.address(), later)) && count(&accounts) == 1);
+    }
+}

@@ -1,0 +1,192 @@
+//! Who is it: the address that limits count by, from the connection's peer and what proxies say of those behind them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A network in CIDR notation, or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Whether the address is in it; an IPv4 address in IPv6 form counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => same_start(first.to_bits(), address.to_bits(), 32 - self.bits),
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let shift = 128 - self.bits;
+                shift == 128 || first.to_bits() >> shift == address.to_bits() >> shift
+            }
+            _ => false,
+        }
+    }
+}
+
+fn same_start(one: u32, other: u32, shift: u32) -> bool {
+    shift == 32 || one >> shift == other >> shift
+}
+
+impl FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Network, ()> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let first: IpAddr = address.parse().map_err(drop)?;
+        let most = if first.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(most), str::parse).ok().filter(|bits| *bits <= most).ok_or(())?;
+        Ok(Network { first, bits })
+    }
+}
+
+/// Whose `X-Forwarded-For` is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrustedProxies {
+    /// Not configured: peers on loopback and private networks are believed, but only for the limits.
+    Unset,
+    /// Proxies in these networks.
+    Networks(Vec<Network>),
+    /// This many proxies stand before the server, whatever their addresses.
+    Hops(usize),
+}
+
+impl FromStr for TrustedProxies {
+    type Err = ();
+
+    /// A number of hops, or networks with commas between them.
+    fn from_str(text: &str) -> Result<TrustedProxies, ()> {
+        if let Ok(hops) = text.trim().parse() {
+            return (0..=16).contains(&hops).then_some(TrustedProxies::Hops(hops)).ok_or(());
+        }
+        let networks: Result<Vec<Network>, ()> = text.split(',').map(|part| part.trim().parse()).collect();
+        Ok(TrustedProxies::Networks(networks?))
+    }
+}
+
+impl TrustedProxies {
+    /// Whether what this peer says of those behind it is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        match self {
+            TrustedProxies::Unset => is_private(peer),
+            TrustedProxies::Networks(networks) => networks.iter().any(|network| network.contains(peer)),
+            TrustedProxies::Hops(hops) => *hops > 0,
+        }
+    }
+
+    /// Whether this peer was named as a proxy by whoever runs the server: what is believed of it goes beyond limits.
+    pub fn names(&self, peer: IpAddr) -> bool {
+        *self != TrustedProxies::Unset && self.trusts(peer)
+    }
+
+    /// The address of the client: the peer's own, or the nearest one in `X-Forwarded-For` that is no trusted proxy.
+    /// `forwarded` is that header's value, several lines joined with commas. Each proxy appends whom it got the request
+    /// from, so only the end of the list is beyond the client's reach.
+    pub fn client(&self, peer: IpAddr, forwarded: &str) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer.to_canonical();
+        }
+        let mut found = peer;
+        let hops = if let TrustedProxies::Hops(hops) = self { *hops } else { usize::MAX };
+        for entry in forwarded.rsplit(',').take(hops) {
+            let Some(address) = forwarded_address(entry) else { break };
+            found = address;
+            if !self.trusts(found) {
+                break;
+            }
+        }
+        found.to_canonical()
+    }
+}
+
+/// One entry of `X-Forwarded-For`: an address, which some proxies write with a port.
+fn forwarded_address(entry: &str) -> Option<IpAddr> {
+    let entry = entry.trim();
+    let socket = || entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
+    let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    entry.parse().ok().or_else(socket).or_else(bracketed)
+}
+
+/// Whether an address cannot be one on the open internet: loopback, private, link-local, shared by a carrier (RFC 6598).
+pub fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let shared = v4.to_bits() & 0xFFC0_0000 == Ipv4Addr::new(100, 64, 0, 0).to_bits();
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || shared
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// What limits count an address as: IPv4 as it is, IPv6 by its first 64 bits, since that much is what one customer has.
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn networks_contain_what_they_start_with() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("192.0.2.0/24", "::ffff:192.0.2.1", "::192.0.2.1"),
+            ("0.0.0.0/0", "203.0.113.9", "2001:db8::1"),
+            ("2001:db8::/32", "2001:db8:1::1", "2001:db9::1"),
+            ("::/0", "2001:db8::1", "203.0.113.9"),
+        ] {
+            let network: Network = network.parse().expect("a network");
+            assert!(network.contains(ip(inside)) && !network.contains(ip(outside)), "{network:?}");
+        }
+        for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1", "host"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_that_is_no_trusted_proxy() {
+        let unset = TrustedProxies::Unset;
+        let list: TrustedProxies = "10.0.0.0/8, 192.0.2.1".parse().expect("networks");
+        let two: TrustedProxies = "2".parse().expect("hops");
+        for (trusted, peer, forwarded, client) in [
+            (&unset, "127.0.0.1", "203.0.113.9", "203.0.113.9"),
+            (&unset, "::ffff:10.1.2.3", "203.0.113.9", "203.0.113.9"),
+            (&unset, "127.0.0.1", "", "127.0.0.1"),
+            (&unset, "198.51.100.1", "203.0.113.9", "198.51.100.1"),
+            (&unset, "127.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.5", "203.0.113.9"),
+            (&list, "10.0.0.1", "1.1.1.1, 203.0.113.9, 192.0.2.1", "203.0.113.9"),
+            (&list, "10.0.0.1", "10.7.7.7, 10.0.0.2", "10.7.7.7"),
+            (&list, "127.0.0.1", "203.0.113.9", "127.0.0.1"),
+            (&list, "10.0.0.1", "203.0.113.9:5678", "203.0.113.9"),
+            (&list, "10.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
+            (&list, "10.0.0.1", "203.0.113.9, unknown", "10.0.0.1"),
+            (&two, "198.51.100.1", "1.1.1.1, 203.0.113.9, 198.51.100.2", "203.0.113.9"),
+            (&two, "198.51.100.1", "203.0.113.9", "203.0.113.9"),
+            (&two, "198.51.100.1", "", "198.51.100.1"),
+        ] {
+            assert_eq!(trusted.client(ip(peer), forwarded), ip(client), "{trusted:?} {peer} {forwarded}");
+        }
+        assert!(list.names(ip("10.0.0.1")) && !unset.names(ip("127.0.0.1")) && !list.names(ip("127.0.0.1")));
+        for wrong in ["", "17", "all", "10.0.0.0/8,", "-1"] {
+            assert!(wrong.parse::<TrustedProxies>().is_err(), "{wrong:?}");
+        }
+        assert!(!"0".parse::<TrustedProxies>().expect("nobody").trusts(ip("127.0.0.1")));
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one() {
+        assert_eq!(counted_as(ip("2001:db8:1:2:3:4:5:6")), ip("2001:db8:1:2::"));
+        assert_eq!(counted_as(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+        assert!(is_private(ip("100.64.0.1")) && !is_private(ip("100.128.0.1")) && !is_private(ip("2001:db8::1")));
+        assert!(is_private(ip("::1")) && is_private(ip("fd00::1")) && is_private(ip("::ffff:127.0.0.32")));
+    }
+}

@@ -1,0 +1,123 @@
+//! How many connections this machine can bear.
+//!
+//! A process that runs out of files gets an error and lives; one that runs out of memory maps dies, since a failed
+//! allocation aborts. So the cap on connections comes before any of the system's own limits.
+
+use std::fs;
+use std::num::NonZero;
+use std::thread::available_parallelism;
+
+/// What the process needs of each limit for itself: its own threads and files, Redis, health checks.
+const RESERVE: usize = 128;
+/// Memory maps of a thread: stack, its guard, signal stack, its guard.
+const MAPS_A_THREAD: usize = 4;
+/// Stacks that threads may borrow at a time, see [`crate::threads::on_temporary_stack`]: enough for all that wait for Redis on a
+/// usual day.
+pub const MAX_SPARE_STACKS: usize = 256;
+/// Maps that the program, its libraries and its heap take, with room to grow, and the spare stacks with two guards each.
+const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
+/// What a connection takes of the address space, in bytes: its stack and signal stack with their guards, and some heap.
+const ADDRESS_SPACE_A_CONNECTION: usize = 128 * 1024;
+/// What the program takes of it by itself, and what glibc takes a core: up to 8 heaps of 64 MiB.
+const ADDRESS_SPACE_RESERVE: (usize, usize) = (256 * 1024 * 1024, 512 * 1024 * 1024);
+/// What a connection takes of a container's memory at the most, in bytes: user pages, the kernel's stack and structures.
+/// The benchmark's 15,000 were charged with 37 KiB each; one that joined while all spare stacks were taken has 4 more.
+const BYTES_A_CONNECTION: usize = 42 * 1024;
+/// What of a container's memory is not for connections, in bytes.
+const BYTES_RESERVE: usize = 48 * 1024 * 1024;
+/// What of a whole machine's memory is not for connections, in bytes: the kernel and its usual company.
+const MACHINE_RESERVE: usize = 192 * 1024 * 1024;
+
+/// How many connections this machine can bear: the smallest of its limits, each less a reserve, and which one it is.
+pub fn capacity() -> (usize, &'static str) {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let address_space_reserve = ADDRESS_SPACE_RESERVE.0 + cores * ADDRESS_SPACE_RESERVE.1;
+    let known = [
+        (soft_limit(&limits, "Max open files").map(|n| n.saturating_sub(RESERVE)), "open files (RLIMIT_NOFILE)"),
+        (soft_limit(&limits, "Max processes").map(|n| n.saturating_sub(RESERVE)), "threads (RLIMIT_NPROC)"),
+        (number("/proc/sys/kernel/threads-max").map(|n| n.saturating_sub(RESERVE)), "kernel.threads-max"),
+        (
+            smallest_of_cgroups("pids.max", "pids/pids.max").map(|n| n.saturating_sub(RESERVE)),
+            "the container's pids.max",
+        ),
+        (
+            soft_limit(&limits, "Max address space")
+                .map(|n| n.saturating_sub(address_space_reserve) / ADDRESS_SPACE_A_CONNECTION),
+            "address space (RLIMIT_AS)",
+        ),
+        (
+            number("/proc/sys/vm/max_map_count").map(|n| n.saturating_sub(MAPS_RESERVE) / MAPS_A_THREAD),
+            "vm.max_map_count",
+        ),
+        (
+            smallest_of_cgroups("memory.max", "memory/memory.limit_in_bytes")
+                .map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_A_CONNECTION),
+            "the container's memory.max",
+        ),
+        (
+            machine_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+                .map(|n| n.saturating_sub(MACHINE_RESERVE) / BYTES_A_CONNECTION),
+            "the machine's memory",
+        ),
+    ];
+    let found = known.into_iter().filter_map(|(limit, why)| Some((limit?, why)));
+    let (cap, why) = found.min_by_key(|(limit, _)| *limit).unwrap_or((1000, "a guess, for want of /proc"));
+    (cap.max(1), why)
+}
+
+fn number(path: &str) -> Option<usize> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The soft value of one line of `/proc/self/limits`; `None` if it is unlimited.
+fn soft_limit(limits: &str, name: &str) -> Option<usize> {
+    limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// The machine's memory in bytes, from the text of `/proc/meminfo`.
+fn machine_memory(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
+}
+
+/// The smallest limit of this process's cgroup (version 2) and of all above it, since each of them holds; or the one of
+/// version 1, where a container sees that.
+fn smallest_of_cgroups(file: &str, old: &str) -> Option<usize> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let found = cgroup_folders(&own).iter().filter_map(|folder| number(&format!("{folder}/{file}"))).min();
+    found.or_else(|| number(&format!("/sys/fs/cgroup/{old}")))
+}
+
+/// Where this process's cgroup and those above it are seen, from the text of `/proc/self/cgroup`: within a container
+/// the root is its own.
+fn cgroup_folders(own: &str) -> Vec<String> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_end_matches('/');
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    ends.map(|end| format!("/sys/fs/cgroup{}", &path[..end])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_writes_them() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units\n\
+                    Max processes             unlimited            unlimited            processes\n\
+                    Max open files            1024                 20000                files\n";
+        assert_eq!(soft_limit(text, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(text, "Max processes"), None);
+        assert_eq!(machine_memory("MemTotal:         524288 kB\nMemFree: 1 kB\n"), Some(512 * 1024 * 1024));
+        assert!(capacity().0 >= 1);
+    }
+
+    #[test]
+    fn every_cgroup_above_is_looked_at() {
+        let root = "/sys/fs/cgroup";
+        assert_eq!(cgroup_folders("0::/\n"), [root]);
+        let nested = [root, "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/system.slice/bobbin.service"];
+        assert_eq!(cgroup_folders("1:cpu:/x\n0::/system.slice/bobbin.service\n"), nested);
+        assert_eq!(cgroup_folders(""), [root]);
+    }
+}

@@ -1,0 +1,24 @@
+//! How much is let in: connections by what the machine can bear, and of each address, connection and room no more than
+//! its share.
+//!
+//! Values and arithmetic only: who is refused, and with which words, is decided by the callers.
+
+mod accounts;
+mod address;
+mod bucket;
+mod capacity;
+mod gate;
+mod limit;
+mod nesting;
+mod random;
+mod slots;
+
+pub use accounts::{Account, Accounts, Connected, PerAddress};
+pub use address::{Network, TrustedProxies, is_private};
+pub use bucket::{BURST_SECONDS, Bucket, Recent};
+pub use capacity::{MAX_SPARE_STACKS, capacity};
+pub use gate::{Gate, Pass};
+pub use limit::{Limit, Refusal};
+pub use nesting::is_shallow;
+pub use random::{jitter, random_name};
+pub use slots::{Slot, Slots};

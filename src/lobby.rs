@@ -1,0 +1,149 @@
+//! Connections that have not joined: no head yet, idle between two requests, or a WebSocket before its `welcome`.
+//!
+//! They have a share of the places of their own. When it is full the one that has been silent longest makes place for
+//! the newest, so that connections which do nothing never lock anybody out, a health check least of all.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Shutdown};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::fanout::socket::SharedSocket;
+
+/// The share of the cap on connections that may wait here: one part in this many.
+const SHARE: usize = 4;
+/// At the cap, a WebSocket that has not joined is given this long before it makes place for another.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// See the module.
+pub struct Lobby {
+    places: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By when they last did something.
+    guests: BTreeMap<u64, Entry>,
+    next: u64,
+}
+
+struct Entry {
+    wire: Arc<SharedSocket>,
+    peer: IpAddr,
+    since: Instant,
+    /// It is a WebSocket, which holds a place among the sessions.
+    upgraded: bool,
+}
+
+impl Lobby {
+    /// A lobby for a server with this cap on sessions, with at least `least` places.
+    pub fn new(cap: usize, least: usize) -> Arc<Lobby> {
+        Arc::new(Lobby { places: (cap / SHARE).max(least), waiting: Mutex::default() })
+    }
+
+    /// Lets a connection in, and gives the peer of the one that had to go for it.
+    pub fn enter(self: &Arc<Lobby>, wire: &Arc<SharedSocket>, peer: IpAddr) -> (Guest, Option<IpAddr>) {
+        let mut waiting = self.waiting();
+        let gone = if waiting.guests.len() >= self.places { waiting.dismiss(|_| true) } else { None };
+        let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false };
+        let number = waiting.add(entry);
+        drop(waiting);
+        (Guest { lobby: self.clone(), number }, gone)
+    }
+
+    /// Ends the connection that has been silent longest, and gives its peer.
+    pub fn dismiss(&self) -> Option<IpAddr> {
+        self.waiting().dismiss(|_| true)
+    }
+
+    /// Ends the WebSocket that has not joined for longest, and gives its peer.
+    pub fn dismiss_session(&self) -> Option<IpAddr> {
+        self.waiting().dismiss(|entry| entry.upgraded && entry.since.elapsed() >= GRACE)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, entry: Entry) -> u64 {
+        self.next += 1;
+        self.guests.insert(self.next, entry);
+        self.next
+    }
+
+    fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
+        let number = *self.guests.iter().find(|(_, entry)| which(entry))?.0;
+        let entry = self.guests.remove(&number)?;
+        // Its thread is blocked in a read, which ends with this.
+        let _ = entry.wire.tcp.shutdown(Shutdown::Both);
+        Some(entry.peer)
+    }
+}
+
+/// A connection's place in the lobby, until it is dropped.
+pub struct Guest {
+    lobby: Arc<Lobby>,
+    number: u64,
+}
+
+impl Guest {
+    /// It has done something, so it is the youngest again.
+    pub fn stir(&mut self) {
+        self.renew(false);
+    }
+
+    /// It is a WebSocket now.
+    pub fn upgrade(&mut self) {
+        self.renew(true);
+    }
+
+    fn renew(&mut self, upgraded: bool) {
+        let mut waiting = self.lobby.waiting();
+        // One that was dismissed is not there any more.
+        if let Some(entry) = waiting.guests.remove(&self.number) {
+            self.number = waiting.add(Entry { since: Instant::now(), upgraded, ..entry });
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.lobby.waiting().guests.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn the_one_silent_longest_makes_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let lobby = Lobby::new(0, 2);
+        let arrive = || {
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            let (server, peer) = listener.accept().expect("connected");
+            let (guest, gone) = lobby.enter(&SharedSocket::new(server), peer.ip());
+            (client, guest, gone)
+        };
+        let (mut one, mut first, gone) = arrive();
+        let (mut two, second, _) = arrive();
+        assert_eq!(gone, None);
+        first.stir();
+        let (_three, third, gone) = arrive();
+        assert_eq!((gone.is_some(), two.read(&mut [0]).expect("its end")), (true, 0));
+        assert_eq!(lobby.dismiss_session(), None, "none is a WebSocket");
+        drop(second);
+        drop(third);
+        let (_four, mut fourth, gone) = arrive();
+        assert_eq!(gone, None, "the third gave its place back");
+        fourth.upgrade();
+        assert_eq!(lobby.dismiss_session(), None, "it has only just come");
+        assert!(lobby.dismiss().is_some() && one.read(&mut [0]).expect("its end") == 0);
+    }
+}

@@ -1,0 +1,64 @@
+//! Who may come in, and how much each may take: proxies that are believed, pages that may connect, and the limits.
+
+use tungstenite::http::HeaderName;
+
+use super::{Reader, SettingError};
+use crate::limits::{PerAddress, TrustedProxies};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: TrustedProxies,
+    /// The header in which a proxy names the user; `None`: people choose their names.
+    pub user_header: Option<HeaderName>,
+    /// Origins besides the server's own, in lower case; `*` is any.
+    pub origins: Vec<String>,
+    /// What one address may take.
+    pub per_address: PerAddress,
+    /// Bytes of text per second for each connection; 0: off.
+    pub text_rate: u32,
+}
+
+impl Access {
+    pub(super) fn read(read: &Reader<'_>) -> Result<Access, SettingError> {
+        let proxies = match read.text("TRUSTED_PROXIES") {
+            None => TrustedProxies::Unset,
+            Some(_) => read.parsed("TRUSTED_PROXIES")?,
+        };
+        let user_header = match read.text("USER_HEADER") {
+            None => None,
+            Some(_) => Some(read.parsed("USER_HEADER")?),
+        };
+        if user_header.is_some() && proxies == TrustedProxies::Unset {
+            let why = "USER_HEADER: needs TRUSTED_PROXIES, or anybody could name himself as another";
+            return Err(SettingError(why.to_owned()));
+        }
+        let most = 0..=1_000_000_000;
+        Ok(Access {
+            proxies,
+            user_header,
+            origins: origins(read)?,
+            per_address: PerAddress {
+                connections: read.number("ADDRESS_CONNECTIONS", most.clone())?,
+                connection_rate: read.number("ADDRESS_CONNECTION_RATE", most.clone())?,
+                joins: read.number("ADDRESS_JOINS", most.clone())?,
+                wrong_passphrases: read.number("ADDRESS_WRONG_PASSPHRASES", most.clone())?,
+                new_rooms: read.number("ADDRESS_NEW_ROOMS", most.clone())?,
+                history: read.number("ADDRESS_HISTORY_RATE", most.clone())?,
+                text: read.number("ADDRESS_TEXT_RATE", most.clone())?,
+            },
+            text_rate: read.number("TEXT_RATE", most)?,
+        })
+    }
+}
+
+fn origins(read: &Reader<'_>) -> Result<Vec<String>, SettingError> {
+    let text = read.text("ALLOWED_ORIGINS").unwrap_or_default().to_ascii_lowercase();
+    let all: Vec<String> = text.split(',').map(|origin| origin.trim().to_owned()).filter(|o| !o.is_empty()).collect();
+    let is_origin = |origin: &String| {
+        let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        origin == "*" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', ' ', '@']))
+    };
+    if all.iter().all(is_origin) { Ok(all) } else { Err(read.wrong("ALLOWED_ORIGINS")) }
+}
