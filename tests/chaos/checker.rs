@@ -6,30 +6,30 @@
 //!
 //! - *lost*: every message that anyone has seen, or that is in the log at the end, was seen by every client of the room
 //!   whose first welcome was older than it. No matter whether its sender had a receipt: in the log is in the log.
-//! - *twice*: one ref has one id.
+//! - *twice*: one ref of one client has one id.
 //! - *forgotten*: what anyone has seen is in the log at the end.
 //! - *vanished*: every message that was sent has a receipt in the end, or its sender took an error for an answer. Half of the
 //!   clients send again only after an error or on a new connection; an answer that never comes stays away for good.
 //!
-//! **Lives of the data.** When Redis comes back without its data, a new life begins, and an id's time tells which one it is
-//! of. What was promised in one life cannot be kept in the next by anyone, so exactly three excuses hold, and only
-//! for messages of a life that has ended:
+//! **What Redis itself loses.** Redis may come back without its data, or a replica is promoted that did not have the
+//! latest of it. Each such [`Loss`] says in which stretch of time the messages were kept that may be gone; those of them that
+//! are not in the log at the end are, and nobody can keep a promise about them any more. So exactly three excuses
+//! hold, and only for these messages:
 //!
-//! - *forgotten* is not asked of it.
-//! - *lost* is excused where the client had no chance to get it. It had one if it saw a later message of that life (but
-//!   for what it was still fetching page by page); or if, between one second after the message and the end of the life,
+//! - *forgotten* is not asked of them.
+//! - *lost* is excused where the client had no chance to get one. It had one if it saw a later message from before the loss
+//!   (but for what it was still fetching page by page); or if, between one second after the message and the loss,
 //!   there was a moment at which it had been joined for a second on an instance that no fault had touched for [`SETTLE`].
 //!   (Redis may die after it published to one instance and before it published to the next; and what a cut client would
-//!   have fetched from the log, it cannot fetch from an empty one.)
-//! - *twice* is excused between two lives, if the sender had no receipt when the first life ended and so had to send
-//!   again; or if the message was under way just then, so that an instance may have repeated it to Redis by itself.
-//!   Within one life there is no excuse.
+//!   have fetched from the log, it cannot fetch from one that no longer has it.)
+//! - *twice* is excused if the first of the two was lost, and the sender had no receipt by then and so had to send again;
+//!   or if the message was under way just then, so that an instance may have repeated it to Redis by itself.
 //!
-//! In return `gap` must be true in exactly those welcomes whose `since` is from a former life.
+//! In return `gap` must be true in exactly those welcomes whose `since` was lost.
 
 use super::clock::{At, show};
 use super::inspect::Log;
-use super::ledger::{Book, Broken, Connection, Id, Ledger, Window};
+use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Window};
 use super::story;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -41,6 +41,9 @@ const REFUSED_WITHIN: At = 3500;
 /// How long an instance may hold a message before it has to refuse it.
 const UNDER_WAY: At = 5000;
 
+/// After a promotion an instance may for so long still read from the server that was replaced.
+const OPEN: At = 3000;
+
 pub struct Verdict {
     pub broken: Vec<Broken>,
     /// Messages, times clients, that a client had no chance to get before the data was lost.
@@ -51,7 +54,7 @@ pub struct Verdict {
 
 pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
     let windows = ledger.windows.lock().expect("all is over").clone();
-    let lives = Lives(ledger.losses.lock().expect("all is over").clone());
+    let losses = Losses(ledger.losses.lock().expect("all is over").clone());
     let mut verdict = Verdict { broken: Vec::new(), excused: 0, slowest_refusal: 0 };
     for remark in ledger.remarks.lock().expect("all is over").iter() {
         verdict.broken.push(Broken { what: "a process misbehaved", story: remark.clone() });
@@ -61,15 +64,16 @@ pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
         verdict.broken.extend(book.broken.iter().cloned());
         vanished(&mut verdict, book, &windows);
         refusals(&mut verdict, book, &windows);
-        gaps(&mut verdict, book, &lives);
+        gaps(&mut verdict, book, &losses, logs.get(&book.room));
         seen_leaving(&mut verdict, book, &books.iter().map(|b| &**b).collect::<Vec<_>>(), &windows);
     }
+    marks(&mut verdict, &books.iter().map(|b| &**b).collect::<Vec<_>>());
     for (room, log) in logs {
         let empty = Log::new();
         let facts = ledger.facts();
         let known = facts.get(room).unwrap_or(&empty);
         let here: Vec<&Book> = books.iter().map(|b| &**b).filter(|b| b.room == *room).collect();
-        let judge = Room { room, log, known, here, lives: &lives, windows: &windows };
+        let judge = Room { room, log, known, here, losses: &losses, windows: &windows };
         judge.lost(&mut verdict);
         judge.twice(&mut verdict);
         judge.forgotten(&mut verdict);
@@ -77,17 +81,14 @@ pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
     verdict
 }
 
-/// The times at which data was lost.
-pub struct Lives(pub Vec<At>);
+/// Where data was lost.
+pub struct Losses(pub Vec<Loss>);
 
-impl Lives {
-    /// The number of the life in which a moment is.
-    pub fn of(&self, at: At) -> usize {
-        self.0.iter().filter(|loss| **loss < at).count()
-    }
-
-    pub fn now(&self) -> usize {
-        self.0.len()
+impl Losses {
+    /// When a message was lost that is not in the log at the end, if one of these explains it.
+    pub fn lost_at(&self, id: Id, log: &Log) -> Option<At> {
+        let explains = |loss: &&Loss| loss.from <= id.at() && id.at() <= loss.at;
+        (!log.contains_key(&id)).then(|| Some(self.0.iter().find(explains)?.at)).flatten()
     }
 }
 
@@ -98,7 +99,7 @@ pub struct Room<'a> {
     /// What anyone has seen.
     pub known: &'a Log,
     pub here: Vec<&'a Book>,
-    pub lives: &'a Lives,
+    pub losses: &'a Losses,
     pub windows: &'a [Window],
 }
 
@@ -106,10 +107,10 @@ impl Room<'_> {
     fn lost(&self, verdict: &mut Verdict) {
         let all: BTreeSet<Id> = self.known.keys().chain(self.log.keys()).copied().collect();
         for id in all {
-            let life = self.lives.of(id.at());
+            let lost = self.losses.lost_at(id, self.log);
             let mut missed_by = Vec::new();
             for book in self.here.iter().filter(|b| id > b.began && !b.seen.contains_key(&id)) {
-                if life < self.lives.now() && !self.had_a_chance(book, id, self.lives.0[life]) {
+                if lost.is_some_and(|lost| !self.had_a_chance(book, id, lost)) {
                     verdict.excused += 1;
                 } else {
                     missed_by.push(*book);
@@ -141,34 +142,30 @@ impl Room<'_> {
     }
 
     fn twice(&self, verdict: &mut Verdict) {
-        let mut by_key: HashMap<&str, Vec<Id>> = HashMap::new();
+        let mut by_key: HashMap<(&str, &str), Vec<Id>> = HashMap::new();
         for (id, facts) in self.known.iter().chain(self.log.iter().filter(|(id, _)| !self.known.contains_key(id))) {
             if let Some(key) = &facts.key {
-                by_key.entry(key).or_default().push(*id);
+                by_key.entry((&facts.by, key)).or_default().push(*id);
             }
         }
-        for (key, mut ids) in by_key.into_iter().filter(|(_, ids)| ids.len() > 1) {
+        for ((by, key), mut ids) in by_key.into_iter().filter(|(_, ids)| ids.len() > 1) {
             ids.sort();
-            if ids.windows(2).any(|pair| !self.said_again_rightly(key, pair[0], pair[1])) {
-                verdict.broken.push(Broken { what: "said twice", story: story::twice(self, key, &ids) });
+            if ids.windows(2).any(|pair| !self.said_again_rightly(by, key, pair[0])) {
+                verdict.broken.push(Broken { what: "said twice", story: story::twice(self, by, key, &ids) });
             }
         }
     }
 
-    fn said_again_rightly(&self, key: &str, first: Id, second: Id) -> bool {
-        let life = self.lives.of(first.at());
-        if life == self.lives.of(second.at()) {
-            return false;
-        }
-        let lost = self.lives.0[life];
-        let message = self.here.iter().flat_map(|b| &b.messages).find(|m| &*m.key == key);
-        let receipt = message.and_then(|m| m.receipt);
+    fn said_again_rightly(&self, by: &str, key: &str, first: Id) -> bool {
+        let Some(lost) = self.losses.lost_at(first, self.log) else { return false };
+        let own = self.here.iter().filter(|b| b.by == by);
+        let receipt = own.flat_map(|b| &b.messages).find(|m| &*m.key == key).and_then(|m| m.receipt);
         receipt.is_none_or(|(at, ..)| at >= lost) || first.at() + UNDER_WAY > lost
     }
 
     fn forgotten(&self, verdict: &mut Verdict) {
         for id in self.known.keys().filter(|id| !self.log.contains_key(id)) {
-            if self.lives.of(id.at()) == self.lives.now() {
+            if self.losses.lost_at(*id, self.log).is_none() {
                 let story = story::message(self, *id);
                 verdict.broken.push(Broken { what: "seen, but not in the log", story });
             }
@@ -207,19 +204,27 @@ fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     }
 }
 
-fn gaps(verdict: &mut Verdict, book: &Book, lives: &Lives) {
+fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) {
     let joined = |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
     for (since, welcome, opened, gap) in book.connections.iter().filter_map(joined) {
-        let life = lives.of(opened);
-        let expected = lives.of(since.at()) < life;
-        if life == lives.of(welcome) && gap != expected {
-            let story = format!(
-                "{} joined at {} with since={since} of life {} in life {life}: gap is {gap}",
-                book.name,
-                show(welcome),
-                lives.of(since.at())
-            );
+        let lost = log.and_then(|log| losses.lost_at(since, log));
+        // Just when data is lost it can be either.
+        let open = losses.0.iter().any(|loss| opened < loss.at + OPEN && loss.at < welcome);
+        if !open && gap != lost.is_some_and(|lost| lost < welcome) {
+            let lost = lost.map_or("kept".into(), |at| format!("lost at {}", show(at)));
+            let story = format!("{} joined at {} with since={since}, {lost}: gap is {gap}", book.name, show(welcome));
             verdict.broken.push(Broken { what: "gap is wrong", story });
+        }
+    }
+}
+
+/// A mark is one client's own.
+fn marks(verdict: &mut Verdict, books: &[&Book]) {
+    let mut owners: HashMap<&str, &str> = HashMap::new();
+    for book in books.iter().filter(|b| !b.by.is_empty()) {
+        if let Some(other) = owners.insert(&book.by, &book.name) {
+            let story = format!("{other} and {} are both {}", book.name, book.by);
+            verdict.broken.push(Broken { what: "two clients have one mark", story });
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! It sends again, with the same ref, what has no receipt; comes back on another instance with `since` and its own
 //! `client` secret; pages back when a welcome could not hold all it missed; pings every 10 s and takes a connection for
-//! dead on which nothing came for 30 s; waits as the close code says. What it can judge alone (ids that do not grow, a
+//! dead on which nothing came for 30 s; waits as the close code says. It takes a frame for its receipt only if `by` and
+//! `ref` are its own: half of the clients count their refs, so that many have the same ones. What it can judge alone (ids that do not grow, a
 //! code that makes no sense) it writes down as a broken promise at once; what takes all books together is `checker`'s.
 
 use super::arena::INSTANCES;
@@ -24,6 +25,10 @@ pub struct Client {
     pub stage: Arc<Stage>,
     pub rng: Rng,
     pub secret: String,
+    /// Its mark: what its first welcome called `by`.
+    pub by: Option<String>,
+    /// Its refs are 0, 1, 2 and so on, and not words that nobody else has.
+    pub counts_refs: bool,
     /// What it sends as `since`: it has everything up to here.
     pub cursor: Option<Id>,
     /// Messages without receipt, and when each may be sent again.
@@ -48,6 +53,8 @@ impl Client {
         let mut rng = Rng::new(seed, role.index as u64);
         let client = Client {
             secret: format!("secret-{:016x}-{:016x}", rng.next(), rng.next()),
+            by: None,
+            counts_refs: rng.chance(50),
             cursor: None,
             pending: Vec::new(),
             impatient: rng.chance(50),
@@ -161,31 +168,28 @@ impl Client {
     pub fn compose(&mut self) {
         let mut book = self.stage.ledger.book(self.role.index);
         let number = book.messages.len();
-        let key = format!("c{:02}-{number:05}-{:08x}", self.role.index, self.rng.next() as u32);
-        book.messages.push(Message { key: key.into(), first_sent: clock::now(), receipt: None, given_up: false });
+        let token: Arc<str> = format!("{}-{number:05}-{:08x}", self.role.name, self.rng.next() as u32).into();
+        let key = if self.counts_refs { number.to_string().into() } else { Arc::clone(&token) };
+        let first_sent = clock::now();
+        book.messages.push(Message { key, token, first_sent, receipt: None, given_up: false });
         self.pending.push((number, 0));
     }
 
-    /// The text of a message: it names its ref, and its length is as random as the ref.
-    pub fn text(key: &str) -> String {
-        let dice = key.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+    /// The text of a message: its token, and a length that is as random as the token.
+    pub fn text(token: &str) -> String {
+        let dice = token.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
         let length = if dice % 20 == 0 { 3000 } else { 10 + dice as usize % 120 };
-        format!("{key} {}", "la ".repeat(length / 3).trim_end())
+        format!("{token} {}", "la ".repeat(length / 3).trim_end())
     }
 
     /// A message frame was seen: writes it down for all and for itself. Gives its id.
     pub fn note(&mut self, frame: &serde_json::Value, connection: usize) -> Option<Id> {
-        let parts = (frame["id"].as_str().and_then(Id::parse), frame["name"].as_str(), frame["text"].as_str());
-        let (Some(id), Some(name), Some(text)) = parts else {
+        let Some((id, facts)) = parse(frame) else {
             self.broken("not a message as the contract has it", frame.to_string());
             return None;
         };
-        let key = frame["ref"].as_str().map(Into::into);
-        let facts = Facts { name: name.into(), key, text: text.into() };
-        if let Some(key) = &facts.key
-            && facts.text != Client::text(key)
-        {
-            self.broken("text and ref do not belong together", frame.to_string());
+        if !belongs_together(&facts) {
+            self.broken("name, text and ref do not belong together", frame.to_string());
         }
         if let Err(other) = self.stage.ledger.learn(&self.role.room, id, facts) {
             self.broken("one id, two messages", format!("{frame} and {other:?}"));
@@ -196,13 +200,22 @@ impl Client {
         Some(id)
     }
 
-    /// Its own message came back: the receipt.
-    pub fn receipt(&mut self, key: &str, id: Id, connection: usize, instance: usize) {
+    /// Whether a message frame is one of its own.
+    pub fn is_mine(&self, frame: &serde_json::Value) -> bool {
+        self.by.as_deref().is_some_and(|by| frame["by"] == by)
+    }
+
+    /// A frame with its own `by` came: the receipt.
+    pub fn receipt(&mut self, frame: &serde_json::Value, id: Id, connection: usize, instance: usize) {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
-        let Some(message) = number_of(key).filter(|&n| book.messages.get(n).is_some_and(|m| &*m.key == key)) else {
+        let key = frame["ref"].as_str().unwrap_or_default();
+        let own = |n: &usize| {
+            book.messages.get(*n).is_some_and(|m| &*m.key == key && frame["text"] == Client::text(&m.token))
+        };
+        let Some(message) = number_of(key).filter(own) else {
             drop(book);
-            return self.broken("a message under my name that I did not send", format!("{key} {id}"));
+            return self.broken("a message under my mark that I did not send", frame.to_string());
         };
         book.messages[message].receipt.get_or_insert((at, id, instance));
         answer(&mut book.attempts, message, connection, (at, Answer::Receipt));
@@ -215,7 +228,8 @@ impl Client {
         let wait = retry_ms.unwrap_or(0).max(self.rng.range(200, 1200));
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
-        let Some(message) = number_of(key).filter(|&n| n < book.messages.len()) else {
+        let own = |n: &usize| book.messages.get(*n).is_some_and(|m| &*m.key == key);
+        let Some(message) = number_of(key).filter(own) else {
             drop(book);
             return self.broken("an error for a message that I did not send", key.into());
         };
@@ -234,8 +248,8 @@ impl Client {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
         book.attempts.push(Attempt { message, connection, at, answer: None });
-        let key = &book.messages[message].key;
-        json!({"type": "message", "ref": &**key, "text": Client::text(key)})
+        let Message { key, token, .. } = &book.messages[message];
+        json!({"type": "message", "ref": &**key, "text": Client::text(token)})
     }
 
     /// A bucket of its own below the server's, so that many resends at once are not refused.
@@ -279,9 +293,34 @@ impl Client {
     }
 }
 
-/// A ref carries the number of its message.
+/// A ref carries the number of its message, or is that number.
 fn number_of(key: &str) -> Option<usize> {
-    key.split('-').nth(1)?.parse().ok()
+    key.split('-').nth(1).unwrap_or(key).parse().ok()
+}
+
+/// A message frame as the contract has it; extra fields are no concern of ours.
+pub fn parse(frame: &serde_json::Value) -> Option<(Id, Facts)> {
+    let by = frame["by"].as_str().filter(|by| is_mark(by))?;
+    let (name, text) = (frame["name"].as_str()?, frame["text"].as_str()?);
+    frame["at"].as_u64()?;
+    let key = frame["ref"].as_str().map(Into::into);
+    let facts = Facts { by: by.into(), name: name.into(), key, text: text.into() };
+    Some((Id::parse(frame["id"].as_str()?)?, facts))
+}
+
+/// Sixteen characters of base32.
+pub fn is_mark(by: &str) -> bool {
+    by.len() == 16 && by.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
+}
+
+/// The token in a message's text names its sender and the number that its ref carries.
+fn belongs_together(facts: &Facts) -> bool {
+    let token = facts.text.split(' ').next().unwrap_or_default();
+    let Some(key) = facts.key.as_deref() else { return false };
+    facts.text == Client::text(token)
+        && token.starts_with(&format!("{}-", facts.name))
+        && number_of(token).is_some()
+        && number_of(token) == number_of(key)
 }
 
 /// An answer is for all attempts at this message on this connection that had none.

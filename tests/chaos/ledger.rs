@@ -37,15 +37,24 @@ pub struct Ledger {
     /// What each message says, by room and id, as the first who saw it tells it.
     facts: Mutex<HashMap<String, BTreeMap<Id, Facts>>>,
     pub windows: Mutex<Vec<Window>>,
-    /// When Redis was killed and its data removed: each begins a new life of the data.
-    pub losses: Mutex<Vec<At>>,
+    /// Where Redis itself lost data, in their order.
+    pub losses: Mutex<Vec<Loss>>,
     /// What nobody's book holds: an instance that ended by itself, a deaf subscription that was not found.
     pub remarks: Mutex<Vec<String>>,
+}
+
+/// Redis lost data: it came back empty, or a replica was promoted that did not have all of it yet. What was kept
+/// between the two moments may be gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub from: At,
+    pub at: At,
 }
 
 /// What is the same for all who see a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
+    pub by: String,
     pub name: String,
     pub key: Option<Arc<str>>,
     pub text: String,
@@ -78,6 +87,8 @@ impl Window {
 #[derive(Default)]
 pub struct Book {
     pub name: String,
+    /// Its mark, as its first welcome has it.
+    pub by: String,
     pub room: String,
     pub connections: Vec<Connection>,
     pub messages: Vec<Message>,
@@ -87,9 +98,13 @@ pub struct Book {
     pub began: Id,
     /// Who is here, as it was told; and the count, as it was told.
     pub names: BTreeSet<String>,
+    /// A welcome names at most 100: whether this one named all.
+    pub all_named: bool,
     pub participants: u64,
     pub changes: Vec<Change>,
     pub backplane_down: bool,
+    /// How often it was told that the backplane went or came.
+    pub statuses: u64,
     pub errors: BTreeMap<String, u64>,
     pub presence_frames: u64,
     pub pages: u64,
@@ -120,7 +135,10 @@ impl Connection {
 /// Something that it said, under one ref, until it knew what became of it.
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// Its `ref`, which is its own among the client's refs and need not be among those of all clients.
     pub key: Arc<str>,
+    /// The first word of its text, which no other message has.
+    pub token: Arc<str>,
     pub first_sent: At,
     pub receipt: Option<(At, Id, usize)>,
     /// It took an error for an answer and did not try again.
@@ -196,6 +214,12 @@ impl Ledger {
     /// The newest id that anyone has seen in a room.
     pub fn newest(&self, room: &str) -> Option<Id> {
         Some(*self.facts().get(room)?.last_key_value()?.0)
+    }
+
+    /// Redis has just lost what it had kept since then.
+    pub fn lose(&self, from: At) {
+        let loss = Loss { from, at: clock::now() };
+        self.losses.lock().expect("nobody panics holding it").push(loss);
     }
 
     /// A fault begins; the number is for [`Ledger::close`].

@@ -1,12 +1,12 @@
 //! One joined connection of a [`Client`]: sends what is due, reads what comes, until something ends it.
 
-use super::client::{Client, End};
+use super::client::{Client, End, is_mark};
 use super::clock::{self, At};
 use super::ledger::{Change, Id};
 use super::stage::Order;
 use super::wire::{Got, Wire};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -173,6 +173,9 @@ impl<'a> Session<'a> {
             Some("message") => self.message(frame),
             Some("presence") => {
                 let change = Change { at: clock::now(), joined: names(&frame["joined"]), left: names(&frame["left"]) };
+                if change.joined.len().max(change.left.len()) > 20 {
+                    self.client.broken("more than 20 names in a notice", frame.to_string());
+                }
                 let mut book = book();
                 book.names.extend(change.joined.iter().cloned());
                 change.left.iter().for_each(|name| {
@@ -183,7 +186,11 @@ impl<'a> Session<'a> {
                 book.changes.push(change);
             }
             Some("history") => self.history(frame),
-            Some("status") => book().backplane_down = frame["backplane"] == "down",
+            Some("status") => {
+                let mut book = book();
+                book.backplane_down = frame["backplane"] == "down";
+                book.statuses += 1;
+            }
             Some("error") => self.error(frame),
             Some("pong" | "typing") => {}
             _ => self.client.broken("a frame that the contract does not know", frame.to_string()),
@@ -197,12 +204,15 @@ impl<'a> Session<'a> {
             return self.client.broken("no `last` in welcome", frame.to_string());
         };
         let gap = frame["gap"] == true;
+        self.judge_welcome(frame);
         {
             let mut book = self.client.stage.ledger.book(self.client.role.index);
             let connection = &mut book.connections[self.connection];
             (connection.welcome, connection.gap) = (Some(clock::now()), gap);
             book.names = names(&frame["names"]).into_iter().collect();
             book.participants = frame["participants"].as_u64().unwrap_or_default();
+            book.all_named = book.participants == book.names.len() as u64;
+            book.by = self.client.by.clone().unwrap_or_default();
             book.backplane_down = false;
             if since.is_none() {
                 book.began = last;
@@ -229,13 +239,40 @@ impl<'a> Session<'a> {
         self.last = self.last.max(last);
     }
 
+    /// What a welcome must be, whatever happened: the same mark each time, and no more than fits.
+    fn judge_welcome(&mut self, frame: &Value) {
+        let by = frame["by"].as_str().unwrap_or_default();
+        let known = self.client.by.get_or_insert(by.into());
+        if known != by || !is_mark(by) {
+            self.client.broken("`by` is no mark, or another one than before", frame["by"].to_string());
+        }
+        let names = names(&frame["names"]);
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        if names.len() > 100
+            || distinct.len() < names.len()
+            || !names.contains(&self.client.role.name) && names.len() < 100
+        {
+            self.client.broken("the names in a welcome are wrong", frame["names"].to_string());
+        }
+        let most = if self.client.cursor.is_some() { 500 } else { 50 };
+        self.judge_page("welcome", frame, most);
+    }
+
+    fn judge_page(&self, what: &'static str, frame: &Value, most: usize) {
+        let messages = frame["messages"].as_array().map_or(0, Vec::len);
+        let bytes = frame["messages"].to_string().len();
+        if messages > most || bytes > 256 * 1024 {
+            self.client.broken("more than fits into a page", format!("{what}: {messages} messages, {bytes} bytes"));
+        }
+    }
+
     /// A message, live or in the welcome.
     fn message(&mut self, frame: &Value) {
         let Some(id) = self.client.note(frame, self.connection) else {
             return;
         };
         let key = frame["ref"].as_str().unwrap_or_default();
-        let mine = frame["name"] == *self.client.role.name;
+        let mine = self.client.is_mine(frame);
         // A resend is answered with the frame of the first: the sender alone may see that one again.
         if id > self.last {
             self.last = id;
@@ -244,7 +281,7 @@ impl<'a> Session<'a> {
             self.client.broken("doubled, or out of order", story);
         }
         if mine {
-            self.client.receipt(key, id, self.connection, self.instance);
+            self.client.receipt(frame, id, self.connection, self.instance);
         }
         if self.hole.is_none() {
             self.client.cursor = self.client.cursor.max(Some(id));
@@ -261,6 +298,7 @@ impl<'a> Session<'a> {
         let Some((for_hole, before, _)) = self.asked.pop_front() else {
             return self.client.broken("history without a question", frame.to_string());
         };
+        self.judge_page("history", frame, 100);
         let messages = frame["messages"].as_array().map_or(&[][..], Vec::as_slice);
         let ids: Vec<Id> = messages.iter().filter_map(|m| m["id"].as_str().and_then(Id::parse)).collect();
         if !ids.is_sorted() || ids.last().is_some_and(|last| *last >= before) {
@@ -270,12 +308,8 @@ impl<'a> Session<'a> {
             return; // asked out of curiosity: must not hide what the live stream left out
         };
         for (message, id) in messages.iter().zip(&ids) {
-            if *id > since
-                && self.client.note(message, self.connection).is_some()
-                && message["name"] == *self.client.role.name
-            {
-                let key = message["ref"].as_str().unwrap_or_default();
-                self.client.receipt(key, *id, self.connection, self.instance);
+            if *id > since && self.client.note(message, self.connection).is_some() && self.client.is_mine(message) {
+                self.client.receipt(message, *id, self.connection, self.instance);
             }
         }
         let done = frame["more"] != true || ids.first().is_none_or(|first| *first <= since);

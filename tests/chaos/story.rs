@@ -29,9 +29,10 @@ pub fn lost(room: &Room, id: Id, missed_by: &[&Book]) -> String {
     story + &faults(room.windows, from, until)
 }
 
-pub fn twice(room: &Room, key: &str, ids: &[Id]) -> String {
-    let mut story = format!("ref {key} has the ids {}", ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", "));
-    if let Some((book, i)) = sender(room, key) {
+pub fn twice(room: &Room, by: &str, key: &str, ids: &[Id]) -> String {
+    let mut story =
+        format!("ref {key} by {by} has the ids {}", ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", "));
+    if let Some((book, i)) = sender(room, by, key) {
         story += &attempts(book, i);
     }
     let (first, last) = (ids[0].at(), ids[ids.len() - 1].at());
@@ -45,7 +46,7 @@ pub fn message(room: &Room, id: Id) -> String {
         return story;
     };
     let _ = write!(story, " by {}, ref {}", facts.name, facts.key.as_deref().unwrap_or("none"));
-    if let Some((book, i)) = facts.key.as_deref().and_then(|key| sender(room, key)) {
+    if let Some((book, i)) = facts.key.as_deref().and_then(|key| sender(room, &facts.by, key)) {
         story += &attempts(book, i);
     }
     story
@@ -59,8 +60,11 @@ pub fn sending(book: &Book, message: usize, windows: &[Window]) -> String {
     story + &attempts(book, message) + &faults(windows, sent, until)
 }
 
-fn sender<'a>(room: &Room<'a>, key: &str) -> Option<(&'a Book, usize)> {
-    room.here.iter().find_map(|book| Some((*book, book.messages.iter().position(|m| &*m.key == key)?)))
+fn sender<'a>(room: &Room<'a>, by: &str, key: &str) -> Option<(&'a Book, usize)> {
+    room.here
+        .iter()
+        .filter(|book| book.by == by)
+        .find_map(|book| Some((*book, book.messages.iter().position(|m| &*m.key == key)?)))
 }
 
 fn attempts(book: &Book, message: usize) -> String {
