@@ -15,29 +15,58 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Instances behind the imagined load balancer.
-pub const INSTANCES: usize = 3;
-/// What the instances are started with.
-pub const DRAIN_SECONDS: u64 = 2;
+/// What the rooms are kept on, and so how many instances there are behind the imagined load balancer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backplane {
+    Redis,
+    File,
+}
+
+impl Backplane {
+    pub fn instances(self) -> usize {
+        match self {
+            Backplane::Redis => 3,
+            Backplane::File => 1,
+        }
+    }
+}
+
 /// After a heal, what is promised within 20 s must be so; the rest is for a busy machine.
 const QUIET_WITHIN: At = 25_000;
 
-/// A room: how many talk in it, how often each says something (milliseconds), and how many of them stay with each instance, so
-/// that each can be seen to recover.
+/// A room: how many talk in it, how often each says something (milliseconds), and how many of them stay with each
+/// instance, so that each can be seen to recover.
+#[derive(Clone, Copy)]
 pub struct Talk {
     pub name: &'static str,
     pub clients: usize,
     pub pace: At,
     pub at_home: usize,
+    /// How many rooms of this kind there are; beyond one, their names are numbered.
+    pub rooms: usize,
 }
 
-/// The rooms of the fault test. One has more talk than a welcome can hold after a long absence; 60 clients in all.
-pub const ROOMS: [Talk; 4] = [
-    Talk { name: "busy", clients: 24, pace: 500, at_home: 2 },
-    Talk { name: "calm", clients: 14, pace: 1000, at_home: 0 },
-    Talk { name: "calmer", clients: 12, pace: 1500, at_home: 0 },
-    Talk { name: "calmest", clients: 10, pace: 3000, at_home: 0 },
+/// The rooms of the fault test. One has more talk than a welcome can hold after a long absence, and most are small; 90 clients
+/// in all.
+pub const ROOMS: [Talk; 5] = [
+    Talk { name: "busy", clients: 24, pace: 500, at_home: 2, rooms: 1 },
+    Talk { name: "calm", clients: 14, pace: 1000, at_home: 0, rooms: 1 },
+    Talk { name: "calmer", clients: 12, pace: 1500, at_home: 0, rooms: 1 },
+    Talk { name: "calmest", clients: 10, pace: 3000, at_home: 0, rooms: 1 },
+    Talk { name: "small", clients: 1, pace: 5000, at_home: 0, rooms: 30 },
 ];
+
+impl Talk {
+    /// One room.
+    pub fn one(name: &'static str, clients: usize, pace: At, at_home: usize) -> Talk {
+        Talk { name, clients, pace, at_home, rooms: 1 }
+    }
+
+    fn names(self) -> impl Iterator<Item = String> {
+        let numbered = move |number| format!("{}-{number:03}", self.name);
+        (0..self.rooms).map(move |number| if self.rooms == 1 { self.name.into() } else { numbered(number) })
+    }
+}
 
 pub struct Arena {
     pub stage: Arc<Stage>,
@@ -57,14 +86,15 @@ pub struct Outcome {
 
 impl Arena {
     /// Starts the system with `settings` beside its own, and the clients; all are joined when this returns.
-    pub fn start(rooms: &[Talk], seed: u64, settings: &[(&str, &str)]) -> Arena {
+    pub fn start(backplane: Backplane, rooms: &[Talk], seed: u64, settings: &[(&str, &str)]) -> Arena {
         clock::now();
         let limited = !settings.contains(&("RATE_LIMIT", "0"));
-        let roles = roles(rooms, if limited { 4.0 } else { 100.0 });
+        let roles = roles(backplane.instances(), rooms, if limited { 4.0 } else { 100.0 });
         let stage = Arc::new(Stage {
             ledger: Ledger::new(roles.len()),
-            rooms: rooms.iter().map(|room| room.name.to_string()).collect(),
-            instances: Mutex::new(vec![SocketAddr::from(([127, 0, 0, 1], 0)); INSTANCES]),
+            backplane,
+            rooms: rooms.iter().flat_map(|room| room.names()).collect(),
+            instances: Mutex::new(vec![SocketAddr::from(([127, 0, 0, 1], 0)); backplane.instances()]),
             talking: AtomicBool::new(true),
             ending: AtomicBool::new(false),
             orders: roles.iter().map(|_| Mutex::default()).collect(),
@@ -95,7 +125,7 @@ impl Arena {
         let wrong = || inspect::wrong_counts(&stage);
         self.must("who is here is wrong", inspect::wait_until_none(left(), wrong));
         let counts_right_after = clock::now() - healed;
-        for instance in 0..INSTANCES {
+        for instance in 0..stage.backplane.instances() {
             if !self.cluster.wait_ready(instance, 5000) {
                 stage.ledger.remark(format!("instance {instance} is not ready after the heal"));
             }
@@ -108,9 +138,9 @@ impl Arena {
         self.cluster.check_leaks(15_000);
         self.cluster.finish();
 
-        let mut verdict = checker::judge(&stage.ledger, &logs);
+        let mut verdict = checker::judge(stage.backplane, &stage.ledger, &logs);
         verdict.broken.extend(self.broken);
-        for story in report::slow_recoveries(&stage.ledger) {
+        for story in report::slow_recoveries(&stage.ledger, stage.backplane.instances()) {
             verdict.broken.push(Broken { what: "slow to recover", story });
         }
         Outcome { stage, verdict, caught_up_after, counts_right_after }
@@ -122,7 +152,9 @@ impl Arena {
         let stage = Arc::clone(&self.stage);
         let instances = stage.instances.lock().expect("nobody panics holding it").clone();
         for room in &stage.rooms {
-            for (instance, addr) in instances.iter().enumerate() {
+            // Of many small rooms, each is looked at on one instance.
+            let looks = if stage.rooms.len() > 10 && room.contains('-') { 1 } else { instances.len() };
+            for (instance, addr) in instances.iter().enumerate().take(looks) {
                 match inspect::visit(&stage, *addr, instance, room, instance == 0) {
                     Ok(log) if instance == 0 => _ = logs.insert(room.clone(), log),
                     Ok(_) => {}
@@ -145,14 +177,16 @@ impl Outcome {
     }
 }
 
-fn roles(rooms: &[Talk], most: f64) -> Vec<Role> {
+fn roles(instances: usize, rooms: &[Talk], most: f64) -> Vec<Role> {
     let mut roles = Vec::new();
-    for room in rooms {
-        for number in 0..room.clients {
-            let index = roles.len();
-            let home = (number < room.at_home * INSTANCES).then_some(number % INSTANCES);
-            let (name, room, pace) = (format!("c{index:02}"), room.name.to_string(), room.pace);
-            roles.push(Role { index, name, room, home, pace, most });
+    for talk in rooms {
+        for room in talk.names() {
+            for number in 0..talk.clients {
+                let index = roles.len();
+                let home = (number < talk.at_home * instances).then_some(number % instances);
+                let (name, room, pace) = (format!("c{index:02}"), room.clone(), talk.pace);
+                roles.push(Role { index, name, room, home, pace, most });
+            }
         }
     }
     roles

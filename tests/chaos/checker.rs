@@ -27,6 +27,7 @@
 //!
 //! In return `gap` must be true in exactly those welcomes whose `since` was lost.
 
+use super::arena::Backplane;
 use super::clock::{At, show};
 use super::inspect::Log;
 use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Window};
@@ -38,6 +39,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub const SETTLE: At = 14_000;
 /// `unavailable` is promised within 2 s; the rest is for a busy machine.
 const REFUSED_WITHIN: At = 3500;
+/// A lease is 15 s; less what a busy machine may lose between an end and its being written down.
+const LEASE: At = 14_000;
 /// How long an instance may hold a message before it has to refuse it.
 const UNDER_WAY: At = 5000;
 
@@ -52,7 +55,7 @@ pub struct Verdict {
     pub slowest_refusal: At,
 }
 
-pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
+pub fn judge(backplane: Backplane, ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
     let windows = ledger.windows.lock().expect("all is over").clone();
     let losses = Losses(ledger.losses.lock().expect("all is over").clone());
     let mut verdict = Verdict { broken: Vec::new(), excused: 0, slowest_refusal: 0 };
@@ -65,8 +68,13 @@ pub fn judge(ledger: &Ledger, logs: &BTreeMap<String, Log>) -> Verdict {
         vanished(&mut verdict, book, &windows);
         refusals(&mut verdict, book, &windows);
         gaps(&mut verdict, book, &losses, logs.get(&book.room));
-        seen_leaving(&mut verdict, book, &books.iter().map(|b| &**b).collect::<Vec<_>>(), &windows);
+        let all: Vec<&Book> = books.iter().map(|b| &**b).collect();
+        match backplane {
+            Backplane::Redis => seen_leaving(&mut verdict, book, &all, &windows),
+            Backplane::File => seen_leaving_at_all(&mut verdict, book, &all),
+        }
     }
+    impostures(&mut verdict, ledger, &books.iter().map(|b| &**b).collect::<Vec<_>>(), &windows);
     marks(&mut verdict, &books.iter().map(|b| &**b).collect::<Vec<_>>());
     for (room, log) in logs {
         let empty = Log::new();
@@ -218,6 +226,30 @@ fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) 
     }
 }
 
+/// No stranger gets in under a name whose owner's lease surely ran: it joined just before, or sat on an instance that no fault
+/// had touched. (Redis may have lost the lease.)
+fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: &[Window]) {
+    let losses = ledger.losses.lock().expect("all is over");
+    for imposture in ledger.impostures.lock().expect("all is over").iter() {
+        let at = imposture.at;
+        let book = books[imposture.client];
+        let Some(owner) = book.connections.iter().rev().find(|c| c.welcome.is_some_and(|w| w + 100 < at)) else {
+            continue;
+        };
+        let welcome = owner.welcome.unwrap_or_default();
+        let fresh = welcome + 12_000 > at;
+        let touched = |w: &Window| w.deafens && w.touches(owner.instance) && w.from < at && w.to + SETTLE > at;
+        let calm = owner.end() + 5000 > at && !windows.iter().any(touched);
+        let left = book.departures.iter().any(|left| welcome <= *left && *left <= at + 3000);
+        let lost = losses.iter().any(|loss| loss.at > at.saturating_sub(20_000) && loss.at < at + 3000);
+        if (fresh || calm) && !left && !lost {
+            let story =
+                format!("{:?} at {}, while {} was here since {}", imposture.name, show(at), book.name, show(welcome));
+            verdict.broken.push(Broken { what: "a name was given to a second client", story });
+        }
+    }
+}
+
 /// A mark is one client's own.
 fn marks(verdict: &mut Verdict, books: &[&Book]) {
     let mut owners: HashMap<&str, &str> = HashMap::new();
@@ -251,6 +283,25 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
                     connection.instance,
                     show(connection.welcome.unwrap_or_default())
                 );
+                verdict.broken.push(Broken { what: "seen leaving, but here", story });
+            }
+        }
+    }
+}
+
+/// On a data file, nobody may be told that someone left who did not say so and was away for less than the lease, whatever
+/// befell the process.
+fn seen_leaving_at_all(verdict: &mut Verdict, book: &Book, all: &[&Book]) {
+    for change in &book.changes {
+        for name in &change.left {
+            let Some(other) = all.iter().find(|b| b.name == *name && b.room == book.room) else {
+                continue;
+            };
+            let recently = change.at.saturating_sub(LEASE)..=change.at;
+            let here = |c: &Connection| c.welcome.is_some_and(|w| w <= change.at) && c.end() > *recently.start();
+            if other.connections.iter().any(here) && !other.departures.iter().any(|left| recently.contains(left)) {
+                let at = show(change.at);
+                let story = format!("{} was told at {at} that {name} left, who had not", book.name);
                 verdict.broken.push(Broken { what: "seen leaving, but here", story });
             }
         }

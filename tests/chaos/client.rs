@@ -6,7 +6,6 @@
 //! `ref` are its own: half of the clients count their refs, so that many have the same ones. What it can judge alone (ids that do not grow, a
 //! code that makes no sense) it writes down as a broken promise at once; what takes all books together is `checker`'s.
 
-use super::arena::INSTANCES;
 use super::clock::{self, At};
 use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, Seen};
 use super::rng::Rng;
@@ -77,7 +76,8 @@ impl Client {
             book.name = self.role.name.clone();
             book.room = self.role.room.clone();
         }
-        let mut instance = self.role.home.unwrap_or(self.rng.range(0, INSTANCES as u64) as usize);
+        let instances = self.stage.backplane.instances();
+        let mut instance = self.role.home.unwrap_or(self.rng.range(0, instances as u64) as usize);
         let mut back_off = 100;
         while !self.stage.ending.load(SeqCst) {
             let (end, joined) = self.connect(instance);
@@ -93,8 +93,8 @@ impl Client {
                 End::Broken(_) => self.rng.range(50, back_off + 50),
             };
             self.sleep(wait);
-            let step = self.rng.range(1, INSTANCES as u64) as usize;
-            instance = self.role.home.unwrap_or((instance + step) % INSTANCES);
+            let step = self.rng.range(1, instances as u64) as usize;
+            instance = self.role.home.unwrap_or((instance + step) % instances);
         }
     }
 
@@ -146,7 +146,9 @@ impl Client {
                 Got::Frame(frame) if frame["type"] == "welcome" => return Ok(frame),
                 Got::Frame(frame) if frame["type"] == "error" => {
                     let code = frame["code"].as_str().unwrap_or("none").to_string();
-                    if code != "unavailable" {
+                    if code != "unavailable"
+                        && !(code == "name_taken" && self.stage.ledger.was_impersonated(self.role.index))
+                    {
                         self.broken("join refused for no good reason", frame.to_string());
                     }
                     self.count(&format!("join: {code}"));

@@ -6,12 +6,16 @@
 #![allow(dead_code)] // each of the two programs takes what it needs of the modules
 
 mod arena;
+mod breaking;
 mod checker;
 mod client;
 mod clock;
 mod cluster;
+mod fault;
+mod folder;
 mod inspect;
 mod ledger;
+mod pair;
 mod process;
 mod proxy;
 mod report;
@@ -19,9 +23,9 @@ mod resp;
 mod rng;
 mod schedule;
 mod session;
-mod slow;
 mod stage;
 mod story;
+mod strangers;
 mod wire;
 
 #[path = "../common/mod.rs"]

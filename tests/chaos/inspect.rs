@@ -1,7 +1,6 @@
 //! The look at the system once it is healed: is everybody caught up, does every client know who is here, and what does
 //! the log itself hold? Waits with a deadline, then takes what is as the answer.
 
-use super::arena::INSTANCES;
 use super::client;
 use super::clock::{self, At};
 use super::ledger::{Facts, Id};
@@ -39,14 +38,15 @@ pub fn never_joined(stage: &Stage) -> Vec<String> {
 
 /// Instances that have given no receipt since then.
 pub fn instances_without_receipt(stage: &Stage, since: At) -> Vec<String> {
-    let mut receipts = [0; INSTANCES];
+    let instances = stage.backplane.instances();
+    let mut receipts = vec![0; instances];
     for client in &stage.ledger.clients {
         let book = client.lock().expect("nobody panics holding it");
         for (at, _, instance) in book.messages.iter().rev().take(20).filter_map(|m| m.receipt) {
             receipts[instance] += usize::from(at > since);
         }
     }
-    let without = (0..INSTANCES).filter(|instance| receipts[*instance] == 0);
+    let without = (0..instances).filter(|instance| receipts[*instance] == 0);
     without.map(|instance| format!("instance {instance}")).collect()
 }
 

@@ -39,6 +39,8 @@ pub struct Ledger {
     pub windows: Mutex<Vec<Window>>,
     /// Where Redis itself lost data, in their order.
     pub losses: Mutex<Vec<Loss>>,
+    /// Strangers who got in under a name like this client's.
+    pub impostures: Mutex<Vec<Imposture>>,
     /// What nobody's book holds: an instance that ended by itself, a deaf subscription that was not found.
     pub remarks: Mutex<Vec<String>>,
 }
@@ -49,6 +51,15 @@ pub struct Ledger {
 pub struct Loss {
     pub from: At,
     pub at: At,
+}
+
+/// A stranger's join that was welcomed, though the name is a client's.
+#[derive(Clone, Debug)]
+pub struct Imposture {
+    pub at: At,
+    pub name: String,
+    /// Whose name it looks like.
+    pub client: usize,
 }
 
 /// What is the same for all who see a message.
@@ -102,6 +113,8 @@ pub struct Book {
     pub all_named: bool,
     pub participants: u64,
     pub changes: Vec<Change>,
+    /// When it sent a close frame of its own will.
+    pub departures: Vec<At>,
     pub backplane_down: bool,
     /// How often it was told that the backplane went or came.
     pub statuses: u64,
@@ -188,6 +201,7 @@ impl Ledger {
             facts: Mutex::default(),
             windows: Mutex::default(),
             losses: Mutex::default(),
+            impostures: Mutex::default(),
             remarks: Mutex::default(),
         }
     }
@@ -214,6 +228,12 @@ impl Ledger {
     /// The newest id that anyone has seen in a room.
     pub fn newest(&self, room: &str) -> Option<Id> {
         Some(*self.facts().get(room)?.last_key_value()?.0)
+    }
+
+    /// Whether a stranger has lately got in under this client's name, rightly or not.
+    pub fn was_impersonated(&self, client: usize) -> bool {
+        let impostures = self.impostures.lock().expect("nobody panics holding it");
+        impostures.iter().any(|i| i.client == client && i.at + 25_000 > clock::now())
     }
 
     /// Redis has just lost what it had kept since then.

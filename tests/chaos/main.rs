@@ -1,9 +1,11 @@
-//! The fault test: three instances, one Redis, 60 clients that talk, and a random schedule of everything that can break.
+//! The fault test: three instances on a Redis and its replica, or one on a data file, 90 clients that talk, and a random
+//! schedule of everything that can break.
 //! At the end all is healed, and every promise of the wire contract is checked against what each client saw.
 //!
 //!     cargo test --release --test chaos                          60 s, a new seed each time
 //!     SECONDS=600 SEED=7 cargo test --release --test chaos       longer, and a run repeated
 //!     cargo test --release --test chaos -- 20 7 Redis Deaf       20 s, seed 7, only faults with these words
+//!     BACKPLANE=file cargo test --release --test chaos           on a data file
 //!
 //! It sees the system as its users do: it speaks the wire contract, sends signals to processes, and sits on the
 //! wire between the instances and Redis. `LOGS=folder` keeps the instances' logs.
@@ -11,22 +13,30 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `arena` | one run from start to verdict |
-//! | `schedule` | what breaks when |
-//! | `cluster`, `process`, `proxy`, `resp` | the processes and the wires between them, and how they are broken |
+//! | `fault`, `schedule` | what can break, and what breaks when |
+//! | `cluster`, `process`, `folder` | the processes |
+//! | `pair`, `proxy`, `resp` | Redis, its replica and the wires to them |
+//! | `breaking` | how each fault is carried out |
 //! | `client`, `session`, `wire` | a faithful client |
-//! | `slow` | clients that are not faithful |
+//! | `strangers` | clients that are not faithful |
 //! | `stage` | what all of these share |
 //! | `ledger`, `clock` | what happened, and when |
 //! | `inspect` | the look at the healed system |
 //! | `checker`, `story`, `report` | what was promised, and what came of it |
 
+#![allow(dead_code)] // each of the two programs takes what it needs of the modules
+
 mod arena;
+mod breaking;
 mod checker;
 mod client;
 mod clock;
 mod cluster;
+mod fault;
+mod folder;
 mod inspect;
 mod ledger;
+mod pair;
 mod process;
 mod proxy;
 mod report;
@@ -34,22 +44,22 @@ mod resp;
 mod rng;
 mod schedule;
 mod session;
-mod slow;
 mod stage;
 mod story;
+mod strangers;
 mod wire;
 
 #[path = "../common/mod.rs"]
 mod common;
 
-use arena::{Arena, ROOMS};
+use arena::{Arena, Backplane, ROOMS};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let options = Options::read();
-    println!("seed {}, {} s", options.seed, options.seconds);
-    let plan = schedule::plan(options.seed, options.seconds * 1000, &options.only);
-    let mut arena = Arena::start(&ROOMS, options.seed, &[]);
+    println!("seed {}, {} s, on {:?}", options.seed, options.seconds, options.backplane);
+    let plan = schedule::plan(options.seed, options.seconds * 1000, options.backplane, &options.only);
+    let mut arena = Arena::start(options.backplane, &ROOMS, options.seed, &[]);
     arena.cluster.run(&plan, options.seconds * 1000);
     let outcome = arena.finish();
     outcome.print();
@@ -59,7 +69,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         broken => {
-            let again = format!("SECONDS={} SEED={}", options.seconds, options.seed);
+            let kind = format!("{:?}", options.backplane).to_lowercase();
+            let again = format!("BACKPLANE={kind} SECONDS={} SEED={}", options.seconds, options.seed);
             println!("\n{broken} promises broken; again with: {again}\n0 passed, 1 failed");
             ExitCode::FAILURE
         }
@@ -69,6 +80,7 @@ fn main() -> ExitCode {
 struct Options {
     seconds: u64,
     seed: u64,
+    backplane: Backplane,
     only: Vec<String>,
 }
 
@@ -89,6 +101,11 @@ impl Options {
         Options {
             seconds: numbers.first().copied().or(number("SECONDS")).unwrap_or(60),
             seed: numbers.get(1).copied().or(number("SEED")).unwrap_or(by_time),
+            backplane: match std::env::var("BACKPLANE").as_deref() {
+                Ok("file") => Backplane::File,
+                Ok("redis") | Err(_) => Backplane::Redis,
+                Ok(other) => panic!("BACKPLANE is redis or file, not {other}"),
+            },
             only,
         }
     }

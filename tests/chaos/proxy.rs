@@ -44,7 +44,8 @@ pub struct Proxy {
 }
 
 struct Shared {
-    redis: SocketAddr,
+    /// Where new connections go.
+    redis: Mutex<SocketAddr>,
     rules: Mutex<Rules>,
     /// Rung whenever `rules` or a link's fate changes: held pumps wait for it.
     bell: Condvar,
@@ -81,7 +82,12 @@ impl Proxy {
     pub fn start(redis: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared { redis, rules: Mutex::default(), bell: Condvar::new(), links: Mutex::default() });
+        let shared = Arc::new(Shared {
+            redis: Mutex::new(redis),
+            rules: Mutex::default(),
+            bell: Condvar::new(),
+            links: Mutex::default(),
+        });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for instance in listener.incoming().flatten() {
@@ -89,6 +95,11 @@ impl Proxy {
             }
         });
         Proxy { addr, shared }
+    }
+
+    /// Leads new connections to another server; those that are open stay where they are.
+    pub fn lead_to(&self, redis: SocketAddr) {
+        *self.shared.redis.lock().expect("nobody panics holding it") = redis;
     }
 
     /// Blackholes what the instance sends (`up`) and what it is sent (`down`) on these connections.
@@ -152,7 +163,8 @@ impl Proxy {
 impl Shared {
     /// Connects a new connection through. Where Redis is away, the instance's is dropped at once.
     fn join_up(self: &Arc<Shared>, instance: TcpStream) {
-        let Ok(redis) = TcpStream::connect_timeout(&self.redis, Duration::from_secs(1)) else {
+        let redis = *self.redis.lock().expect("nobody panics holding it");
+        let Ok(redis) = TcpStream::connect_timeout(&redis, Duration::from_secs(1)) else {
             return;
         };
         let _ = (instance.set_nodelay(true), redis.set_nodelay(true));

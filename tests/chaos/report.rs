@@ -1,6 +1,6 @@
 //! The table at the end of a run, and the stories where a promise was broken.
 
-use super::arena::{INSTANCES, Outcome};
+use super::arena::Outcome;
 use super::clock::{At, show};
 use super::ledger::{Answer, Ledger, Window};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ const RECOVERS_WITHIN: At = 20_000;
 pub fn print(outcome: &Outcome) {
     let (ledger, verdict) = (&outcome.stage.ledger, &outcome.verdict);
     let windows = ledger.windows.lock().expect("all is over");
-    let recoveries = recoveries(ledger, &windows);
+    let recoveries = recoveries(ledger, &windows, outcome.stage.backplane.instances());
     println!("{:<42} {:>5} {:>22}", "fault", "times", "worst time to recover");
     let mut kinds: BTreeMap<&str, (usize, Option<At>)> = BTreeMap::new();
     for (window, recovery) in windows.iter().zip(&recoveries) {
@@ -74,9 +74,9 @@ pub fn print(outcome: &Outcome) {
 }
 
 /// Faults that an instance took too long to get over.
-pub fn slow_recoveries(ledger: &Ledger) -> Vec<String> {
+pub fn slow_recoveries(ledger: &Ledger, instances: usize) -> Vec<String> {
     let windows = ledger.windows.lock().expect("all is over");
-    let recoveries = recoveries(ledger, &windows);
+    let recoveries = recoveries(ledger, &windows, instances);
     let slow = windows.iter().zip(recoveries).filter(|(_, r)| r.is_some_and(|r| r > RECOVERS_WITHIN));
     slow.map(|(w, r)| {
         format!(
@@ -92,8 +92,8 @@ pub fn slow_recoveries(ledger: &Ledger) -> Vec<String> {
 
 /// For each fault, the longest that an instance it touched took from its heal to the first receipt of a message. Where the next fault
 /// came in between, that cannot be told.
-fn recoveries(ledger: &Ledger, windows: &[Window]) -> Vec<Option<At>> {
-    let mut receipts: Vec<Vec<At>> = vec![Vec::new(); INSTANCES];
+fn recoveries(ledger: &Ledger, windows: &[Window], instances: usize) -> Vec<Option<At>> {
+    let mut receipts: Vec<Vec<At>> = vec![Vec::new(); instances];
     for client in &ledger.clients {
         let book = client.lock().expect("all is over");
         for attempt in &book.attempts {
@@ -111,8 +111,8 @@ fn recoveries(ledger: &Ledger, windows: &[Window]) -> Vec<Option<At>> {
         (!disturbed).then(|| first - healed)
     };
     let all = (0..windows.len()).map(|i| {
-        let instances = (0..INSTANCES).filter(|instance| windows[i].deafens && windows[i].touches(*instance));
-        instances.filter_map(|instance| one(i, instance)).max()
+        let touched = (0..instances).filter(|instance| windows[i].deafens && windows[i].touches(*instance));
+        touched.filter_map(|instance| one(i, instance)).max()
     });
     all.collect()
 }

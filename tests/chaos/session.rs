@@ -102,7 +102,10 @@ impl<'a> Session<'a> {
                 Some((End::Away(wait), false))
             }
             Order::Away(time) => Some((End::Away(time), false)),
-            Order::Leave(time) => Some((End::Away(time), true)),
+            Order::Leave(time) => {
+                self.client.stage.ledger.book(self.client.role.index).departures.push(clock::now());
+                Some((End::Away(time), true))
+            }
         }
     }
 

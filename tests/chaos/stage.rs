@@ -1,6 +1,7 @@
 //! What the clients and the one who breaks things share: the ledger, where the instances are, and orders. Nobody here calls
 //! anybody; each looks when it is time.
 
+use super::arena::Backplane;
 use super::clock::At;
 use super::ledger::Ledger;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 /// What the director and the clients share.
 pub struct Stage {
     pub ledger: Ledger,
+    pub backplane: Backplane,
     pub rooms: Vec<String>,
     /// Where each instance listens at present.
     pub instances: Mutex<Vec<SocketAddr>>,

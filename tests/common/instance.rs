@@ -27,6 +27,8 @@ pub struct Instance {
     log: Arc<Mutex<String>>,
     out: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
+    /// A process between its stderr and us, if it was started with one.
+    log_reader: Option<Child>,
     status: Option<ExitStatus>,
 }
 
@@ -52,15 +54,34 @@ impl Instance {
 
     /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
     #[track_caller]
-    pub fn spawn(mut command: Command) -> Instance {
+    pub fn spawn(command: Command) -> Instance {
+        Instance::spawn_with(command, None)
+    }
+
+    /// [`Instance::start`], with a process that reads its log, and can die: see [`Instance::lose_log_reader`].
+    #[track_caller]
+    pub fn with_log_reader(settings: &[(&str, &str)]) -> Instance {
+        let mut cat = Command::new("cat");
+        let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat is there");
+        let mut command = Instance::command();
+        command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
+        command.envs(settings.iter().copied());
+        command.stderr(Stdio::from(cat.stdin.take().expect("stdin is piped")));
+        Instance::spawn_with(command, Some(cat))
+    }
+
+    fn spawn_with(mut command: Command, mut log_reader: Option<Child>) -> Instance {
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        drop(command); // with our end of the log reader's pipe
         let (log, out) = (Arc::default(), Arc::default());
-        let readers = vec![
-            keep(child.stderr.take().expect("stderr is piped"), Arc::clone(&log)),
-            keep(child.stdout.take().expect("stdout is piped"), Arc::clone(&out)),
-        ];
+        let stderr: Box<dyn Read + Send> = match &mut log_reader {
+            Some(reader) => Box::new(reader.stdout.take().expect("stdout is piped")),
+            None => Box::new(child.stderr.take().expect("stderr is piped")),
+        };
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let readers = vec![keep(stderr, Arc::clone(&log)), keep(stdout, Arc::clone(&out))];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut instance = Instance { child, addr: nowhere, log, out, readers, status: None };
+        let mut instance = Instance { child, addr: nowhere, log, out, readers, log_reader, status: None };
         let mut ended = false;
         let addr = poll("the server listens or ends", PATIENCE, || {
             let found = address(&instance.log()).map(Some);
@@ -112,6 +133,14 @@ impl Instance {
         signal(self.child.id(), name);
     }
 
+    /// Kills the process that reads its log: from now on its stderr is closed.
+    pub fn lose_log_reader(&mut self) {
+        if let Some(mut reader) = self.log_reader.take() {
+            let _ = reader.kill();
+            let _ = reader.wait();
+        }
+    }
+
     /// kill -9, and the process is gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may be gone already
@@ -133,7 +162,15 @@ impl Instance {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
+        self.reap_log_reader();
         status
+    }
+
+    /// It ends with what it reads.
+    fn reap_log_reader(&mut self) {
+        if let Some(mut reader) = self.log_reader.take() {
+            let _ = reader.wait();
+        }
     }
 
     /// The number of threads the process has.
@@ -149,6 +186,7 @@ impl Drop for Instance {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
+        self.reap_log_reader();
         if std::thread::panicking() {
             eprintln!("--- log of the instance at {} ---\n{}", self.addr, self.log());
         } else {

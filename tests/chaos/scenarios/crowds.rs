@@ -2,17 +2,17 @@
 
 use super::*;
 use crate::common::{Instance, Redis};
-use crate::slow;
+use crate::strangers;
 
 together! {
     /// Clients that do not read, read a byte a second, or stop within a frame: they are cut, and nobody else notices.
     fn slow_clients_are_cut_and_the_others_do_not_notice() {
-        let arena = calm(&[Talk { name: "talk", clients: 24, pace: 50, at_home: 2 }], &[("RATE_LIMIT", "0")]);
+        let arena = calm(&[Talk::one("talk", 24, 50, 2)], &[("RATE_LIMIT", "0")]);
         let addr = arena.stage.instances.lock().unwrap()[0];
         let until = clock::now() + 60_000;
         let start = clock::now();
         let kinds = [Fault::SlowDeaf, Fault::SlowSip, Fault::SlowHalf];
-        let slow = kinds.map(|kind| (kind, slow::start(kind, addr, "talk".into(), format!("{kind:?}"), until)));
+        let slow = kinds.map(|kind| (kind, strangers::start(kind, &arena.stage, addr, "talk".into(), format!("{kind:?}"), until)));
         for (kind, thread) in slow {
             let cut = thread.join().unwrap().unwrap_or_else(|| panic!("{kind:?} was not cut within 60 s"));
             println!("{kind} was cut after {}", clock::show(cut - start));

@@ -5,18 +5,19 @@ mod presence;
 mod restarts;
 mod tools;
 
-use super::arena::{Arena, Outcome, Talk};
+use super::arena::{Arena, Backplane, Outcome, Talk};
 use super::clock::{self, At};
 use super::common::{Client, poll_until};
+use super::fault::Fault;
 use super::inspect;
 use super::ledger::Book;
-use super::schedule::{Fault, Planned};
+use super::schedule::Planned;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// An arena where everybody has joined, knows who is here, and the book of notices is empty.
 pub fn calm(rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
-    let arena = Arena::start(rooms, 1, settings);
+    let arena = Arena::start(Backplane::Redis, rooms, 1, settings);
     let right = inspect::wait_until_none(10_000, || inspect::wrong_counts(&arena.stage));
     right.unwrap_or_else(|wrong| panic!("at the start: {}", wrong.join("\n")));
     for client in &arena.stage.ledger.clients {

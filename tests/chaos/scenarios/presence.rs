@@ -9,9 +9,8 @@ use crate::proxy::{Proxy, Which};
 together! {
     /// kill -9: within 20 s everybody else knows who went with it.
     fn the_count_is_right_20_s_after_an_instance_died() {
-        let mut arena = calm(&[Talk { name: "talk", clients: 15, pace: 500, at_home: 3 }], &[]);
-        let kill = fault(Fault::InstanceKill, 1, 0, 0);
-        let window = arena.cluster.strike(&kill);
+        let mut arena = calm(&[Talk::one("talk", 15, 500, 3)], &[]);
+        let (kill, window) = arena.cluster.strike_one(Fault::InstanceKill, 1);
         gone_within_20_s(&arena, 1, &[]);
         arena.cluster.heal(&kill, window);
         all_held(&arena.finish());
@@ -19,7 +18,7 @@ together! {
 
     /// SIGSTOP for 30 s: the same, and when it goes on it must not show those again who went meanwhile.
     fn a_frozen_instance_never_shows_a_ghost() {
-        let mut arena = calm(&[Talk { name: "talk", clients: 15, pace: 500, at_home: 3 }], &[]);
+        let mut arena = calm(&[Talk::one("talk", 15, 500, 3)], &[]);
         let addr = arena.stage.instances.lock().unwrap()[1];
         let ghosts = ["ghost-1", "ghost-2", "ghost-3"];
         let visitors = ghosts.map(|name| Client::join(addr, "talk", name));
@@ -27,8 +26,7 @@ together! {
             books(&arena).all(|book| book.names.contains(ghosts[2]))
         });
         let start = Instant::now();
-        let freeze = fault(Fault::InstanceFreeze, 1, 0, 0);
-        let window = arena.cluster.strike(&freeze);
+        let (freeze, window) = arena.cluster.strike_one(Fault::InstanceFreeze, 1);
         // They go while it is frozen: one with a close frame, two without. It will find out when it goes on.
         for (number, visitor) in visitors.into_iter().enumerate() {
             if number == 0 {

@@ -5,7 +5,7 @@ use super::*;
 together! {
     /// Three instances restarted one after the other under load: nobody is seen leaving or coming, nothing is refused.
     fn a_rolling_restart_is_invisible_but_for_the_reconnect() {
-        let mut arena = calm(&[Talk { name: "talk", clients: 30, pace: 500, at_home: 2 }], &[]);
+        let mut arena = calm(&[Talk::one("talk", 30, 500, 2)], &[]);
         let drain = |instance: usize| fault(Fault::InstanceDrain, instance, 1000 + 4000 * instance as At, 2500);
         arena.cluster.run(&[drain(0), drain(1), drain(2)], 13_000);
         let outcome = arena.finish();
@@ -15,7 +15,7 @@ together! {
 
     /// The same for one instance, with 400 messages a second on the way when the signal comes.
     fn a_drain_under_full_talk_loses_nothing() {
-        let talk = Talk { name: "talk", clients: 24, pace: 60, at_home: 1 };
+        let talk = Talk::one("talk", 24, 60, 1);
         let mut arena = calm(&[talk], &[("RATE_LIMIT", "0")]);
         arena.cluster.run(&[fault(Fault::InstanceDrain, 0, 2000, 2500)], 6000);
         let outcome = arena.finish();

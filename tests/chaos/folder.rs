@@ -1,0 +1,46 @@
+//! A directory of the run's own: the data file, and the file from which one instance's wall clock is read.
+
+use super::common::unique;
+use std::path::PathBuf;
+
+/// Where Debian's package has the library.
+const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Removed when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        let folder = Folder(std::env::temp_dir().join(unique("bobbin-chaos")));
+        std::fs::create_dir(&folder.0).expect("a directory");
+        folder.set_clock("+0");
+        folder
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("it is plain text").to_string()
+    }
+
+    /// How far the clock is off, as `faketime` takes it (`+1d`); the process sees it within a second.
+    pub fn set_clock(&self, offset: &str) {
+        std::fs::write(self.path("clock.new"), format!("{offset}\n")).expect("a small file");
+        std::fs::rename(self.path("clock.new"), self.path("clock")).expect("in one step");
+    }
+
+    /// What a process is started with so that its wall clock follows the file. Its monotonic clock is left alone.
+    pub fn clock_settings(&self) -> Vec<(String, String)> {
+        let settings = [
+            ("LD_PRELOAD", LIBFAKETIME),
+            ("FAKETIME_TIMESTAMP_FILE", &self.path("clock")),
+            ("FAKETIME_CACHE_DURATION", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        settings.map(|(name, value)| (name.into(), value.into())).into()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,102 @@
+//! A primary Redis and its replica, each with an append-only file, and the wires to them: a proxy per instance, and one
+//! for the replication. Which of the two servers is the primary changes; the proxies' addresses do not.
+
+use super::clock::{self, At};
+use super::common::{PATIENCE, Redis, poll_until};
+use super::ledger::Ledger;
+use super::proxy::{Proxy, Which};
+use super::rng::Rng;
+use std::thread;
+
+/// How far the replica may lag behind by itself, on a busy machine.
+const LAG: At = 500;
+
+pub struct Pair {
+    pub primary: Redis,
+    pub replica: Redis,
+    /// The replication runs through it.
+    feed: Proxy,
+    /// One per instance, which knows no other address of Redis.
+    pub proxies: Vec<Proxy>,
+}
+
+impl Pair {
+    pub fn start(instances: usize) -> Pair {
+        // Each command is on disk before it is answered; so what a killed Redis forgets, nobody had been promised.
+        let args = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
+        let (primary, replica) = (Redis::with(&args), Redis::with(&args));
+        let feed = Proxy::start(primary.addr());
+        let proxies = (0..instances).map(|_| Proxy::start(primary.addr())).collect();
+        let pair = Pair { primary, replica, feed, proxies };
+        pair.follow();
+        poll_until("the replica follows", PATIENCE, || pair.follows());
+        pair
+    }
+
+    /// Makes the replica follow what the feed leads to.
+    fn follow(&self) {
+        self.replica.cmd::<()>(&format!("REPLICAOF 127.0.0.1 {}", self.feed.addr.port()));
+    }
+
+    /// Whether the replica has all but the latest.
+    pub fn follows(&self) -> bool {
+        self.replica.cmd::<String>("INFO replication").contains("master_link_status:up")
+    }
+
+    /// The primary dies while its replica lags behind, and the replica takes its place. False, with nothing done, if it
+    /// does not follow at present.
+    pub fn promote(&mut self, rng: &mut Rng, ledger: &Ledger) -> bool {
+        let Some(since) = self.lag(rng) else { return false };
+        self.primary.kill();
+        ledger.lose(since);
+        self.part();
+        self.swap();
+        self.lead();
+        true
+    }
+
+    /// The former primary returns, empty, as the replica of the other.
+    pub fn follow_again(&mut self) {
+        self.replica.wipe();
+        self.replica.up();
+        self.follow();
+    }
+
+    /// The replica takes the place of the primary, which follows it and so refuses to write; but all still talk to it.
+    pub fn demote(&mut self, rng: &mut Rng, ledger: &Ledger) -> bool {
+        let Some(since) = self.lag(rng) else { return false };
+        self.part();
+        self.swap();
+        self.follow();
+        ledger.lose(since);
+        true
+    }
+
+    /// Leads new connections to the server that is the primary now.
+    pub fn lead(&self) {
+        self.proxies.iter().for_each(|proxy| proxy.lead_to(self.primary.addr()));
+    }
+
+    /// Holds the replication back for a moment: since when something may be lost.
+    fn lag(&mut self, rng: &mut Rng) -> Option<At> {
+        if !self.follows() {
+            return None;
+        }
+        let since = clock::now().saturating_sub(LAG);
+        self.feed.hold(None, Some(Which::All));
+        thread::sleep(rng.millis(0, 300));
+        Some(since)
+    }
+
+    /// The replica follows nobody from now on.
+    fn part(&mut self) {
+        self.feed.cut(Which::All);
+        self.replica.cmd::<()>("REPLICAOF NO ONE");
+        self.feed.release();
+    }
+
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.primary, &mut self.replica);
+        self.feed.lead_to(self.primary.addr());
+    }
+}
