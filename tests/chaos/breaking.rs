@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How far a clock jumps, as `faketime` takes it.
-const JUMPS: [&str; 6] = ["+1h", "-1h", "+1d", "-1d", "+31d", "-31d"];
+const JUMPS: [&str; 6] = ["+31d", "-1h", "+1d", "-1d", "+31d", "-31d"];
 
 impl Cluster {
     /// Begins a fault; the number is for [`Cluster::heal`]. None where it could not be done.

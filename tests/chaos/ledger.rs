@@ -109,7 +109,7 @@ pub struct Book {
     pub began: Id,
     /// Who is here, as it was told; and the count, as it was told.
     pub names: BTreeSet<String>,
-    /// A welcome names at most 100: whether this one named all.
+    /// A welcome names at most 100, a notice 20: whether all were named since the last welcome.
     pub all_named: bool,
     pub participants: u64,
     pub changes: Vec<Change>,

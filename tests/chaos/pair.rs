@@ -7,9 +7,7 @@ use super::ledger::Ledger;
 use super::proxy::{Proxy, Which};
 use super::rng::Rng;
 use std::thread;
-
-/// How far the replica may lag behind by itself, on a busy machine.
-const LAG: At = 500;
+use std::time::Duration;
 
 pub struct Pair {
     pub primary: Redis,
@@ -79,10 +77,15 @@ impl Pair {
 
     /// Holds the replication back for a moment: since when something may be lost.
     fn lag(&mut self, rng: &mut Rng) -> Option<At> {
-        if !self.follows() {
-            return None;
+        let since = clock::now();
+        let kept = offset(&self.primary, "master_repl_offset")?;
+        let deadline = since + 2000;
+        while !(self.follows() && offset(&self.replica, "slave_repl_offset") >= Some(kept)) {
+            if clock::now() > deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(5));
         }
-        let since = clock::now().saturating_sub(LAG);
         self.feed.hold(None, Some(Which::All));
         thread::sleep(rng.millis(0, 300));
         Some(since)
@@ -99,4 +102,11 @@ impl Pair {
         std::mem::swap(&mut self.primary, &mut self.replica);
         self.feed.lead_to(self.primary.addr());
     }
+}
+
+/// How far a server is in the stream of writes.
+fn offset(redis: &Redis, name: &str) -> Option<u64> {
+    let info = redis.cmd::<String>("INFO replication");
+    let (_, rest) = info.split_once(&format!("{name}:"))?;
+    rest.split('\r').next()?.parse().ok()
 }

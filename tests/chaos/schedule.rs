@@ -104,7 +104,8 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         InstanceFreeze => rng.range(1000, 8000),
         // As long as it takes to drain; the next instance fault waits for it.
         InstanceDrain => DRAIN_SECONDS * 1000 + 500,
-        ClockJump => rng.range(1500, 8000),
+        // Long enough to be seen, and for a heartbeat.
+        ClockJump => rng.range(4500, 8000),
         // Now and then long enough to miss more than the 500 messages that one welcome brings.
         ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
         ClientLeave => rng.range(100, 3000),

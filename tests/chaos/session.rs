@@ -176,10 +176,13 @@ impl<'a> Session<'a> {
             Some("message") => self.message(frame),
             Some("presence") => {
                 let change = Change { at: clock::now(), joined: names(&frame["joined"]), left: names(&frame["left"]) };
-                if change.joined.len().max(change.left.len()) > 20 {
+                let most = change.joined.len().max(change.left.len());
+                if most > 20 {
                     self.client.broken("more than 20 names in a notice", frame.to_string());
                 }
                 let mut book = book();
+                // There may have been more, which nobody names.
+                book.all_named &= most < 20;
                 book.names.extend(change.joined.iter().cloned());
                 change.left.iter().for_each(|name| {
                     book.names.remove(name);
