@@ -27,8 +27,8 @@ test: ## install what the tests need, if it is missing, and run them all (some 1
 	tests/docker/test.sh
 	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/browser tests/rehearsal
 
-chaos: ## the fault test, for SECONDS=60, with SEED=… to see one run again
-	tests/setup.sh redis-server
+chaos: ## the fault test, for SECONDS=60, with SEED=… to repeat one run, BACKPLANE=file on a data file
+	tests/setup.sh redis-server faketime
 	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
 
 bench: ## the benchmark beside its peers, some 25 quiet minutes; BENCH=--quick takes three
