@@ -17,6 +17,9 @@ pub mod server;
 // Reports to systemd: ready, stopping.
 pub mod notify;
 
+// What the binary does besides serving: the host's tools from a shell, and a check of the settings.
+pub mod tools;
+
 // Moves sessions to other instances after a scale-out.
 pub mod rebalance;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bobbin::settings::{CliAction, Settings};
-use bobbin::{logging, server};
+use bobbin::{logging, server, tools};
 use dlmalloc::GlobalDlmalloc;
 
 /// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
@@ -17,6 +17,11 @@ fn main() -> ExitCode {
     let settings = match Settings::parse(std::env::args()) {
         Ok(CliAction::Serve(settings)) => *settings,
         Ok(CliAction::Healthcheck(address)) => return ExitCode::from(u8::from(!server::is_healthy(address))),
+        Ok(CliAction::Tool(call)) => {
+            let Err(error) = tools::run(&call, &mut std::io::stdout().lock()) else { return ExitCode::SUCCESS };
+            eprintln!("bobbin: {error}");
+            return ExitCode::FAILURE;
+        }
         Ok(CliAction::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;

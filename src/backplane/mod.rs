@@ -3,6 +3,7 @@
 //! A trait with two implementations, [`local`] for one process alone and [`redis`] for any number of them. The rest
 //! of the code does not know which it has: it calls the trait, and hears what happens as [`Event`]s.
 
+pub mod admin;
 pub mod local;
 pub mod redis;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tungstenite::Bytes;
 
+use self::admin::Admin;
 use crate::protocol::Id;
 
 /// A room's name, app by all that speak of it.
@@ -94,6 +96,8 @@ pub struct Page {
 pub enum JoinError {
     /// Another client has this name in this room.
     NameTaken,
+    /// The host keeps this client out, for this long.
+    Banned(Duration),
     /// There are as many rooms as there may be.
     Full,
     /// See [`Unavailable`].
@@ -137,6 +141,13 @@ pub enum Event {
         /// The whole frame, encoded.
         frame: Bytes,
     },
+    /// The host removed messages.
+    Removed {
+        /// Where.
+        room: Room,
+        /// The whole frame, encoded.
+        frame: Bytes,
+    },
     /// Someone is typing.
     Typing {
         /// Where.
@@ -169,6 +180,8 @@ pub enum Event {
     },
     /// The session's client came back elsewhere.
     TakenOver(SessionId),
+    /// The host sent the session's client away.
+    SentAway(SessionId),
     /// The session's lease lapsed unnoticed; its client has to join anew.
     Evicted(SessionId),
     /// A message that a session or a script of this instance sent was kept, this long after it was handed over. It is
@@ -221,7 +234,7 @@ pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 pub type Health = Result<(), String>;
 
 /// What both implementations do. Calls are made on sessions' threads and end within 2 s.
-pub trait Backplane: Send + Sync {
+pub trait Backplane: Admin + Send + Sync {
     /// Takes a seat and reads the log. The caller must be ready for the room's events before it calls.
     ///
     /// # Errors

@@ -174,6 +174,10 @@ impl Lane {
 
     fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Removed { room, frame } => {
+                let frame = OutFrame::unordered(frame);
+                self.each_in(&room, now, |_, outbox| _ = outbox.put(&frame, now));
+            }
             Event::Typing { room, frame } => self.gather_notice(&room, now, |room| room.gather_typing(&frame)),
             Event::Presence { room, change } => self.gather_notice(&room, now, |room| room.gather_change(&change)),
             // A message that is not delivered yet will be, in its order, and then is the receipt.
@@ -200,7 +204,7 @@ impl Lane {
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
             // Handled before they come here.
-            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Kept(_) => {}
+            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::SentAway(_) | Event::Kept(_) => {}
         }
     }
 

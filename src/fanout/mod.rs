@@ -75,7 +75,11 @@ impl Lanes {
             }
             Event::TakenOver(session) => self.post(*session, SessionCommand::Close(Close::TakenOver)),
             Event::Evicted(session) => self.post(*session, SessionCommand::Close(Close::GoingAway)),
-            Event::Message { room, .. } | Event::Typing { room, .. } | Event::Presence { room, .. } => {
+            Event::SentAway(session) => self.post(*session, SessionCommand::Close(Close::SentAway)),
+            Event::Message { room, .. }
+            | Event::Removed { room, .. }
+            | Event::Typing { room, .. }
+            | Event::Presence { room, .. } => {
                 let mut lanes = self.placement.lanes_of(room);
                 while lanes.count_ones() > 1 {
                     self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event.clone()));

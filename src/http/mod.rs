@@ -1,6 +1,7 @@
 //! HTTP: accepting connections, reading request heads, and what is answered besides the WebSocket.
 
 pub mod accept;
+mod admin;
 mod alertmanager;
 mod auth;
 pub mod body;

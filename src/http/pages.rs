@@ -159,15 +159,18 @@ pub fn answer(request: &Request<()>, app: &App) -> Answer {
     }
     let file = FILES.iter().find(|file| file.path == if room.is_some() { "/" } else { path });
     match path {
-        _ if file.is_none() && !matches!(path, "/healthz" | "/readyz" | "/metrics") => {
-            Answer::refusal(404, "there is nothing at this path")
-        }
+        _ if file.is_none() && !matches!(path, "/healthz" | "/readyz" | "/metrics") => nothing_here(),
         _ if !matches!(*request.method(), Method::GET | Method::HEAD) => wrong_method(),
         "/healthz" => Answer::new(200, TEXT, b"alive\n".to_vec()),
         "/readyz" => ready(app),
         "/metrics" => metrics(app),
         _ => file.map_or_else(no_such_room, |file| serve_file(file, request)),
     }
+}
+
+/// The refusal of an unknown path.
+pub fn nothing_here() -> Answer {
+    Answer::refusal(404, "there is nothing at this path")
 }
 
 /// The refusal of a room's name that can't be one.

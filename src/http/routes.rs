@@ -4,7 +4,7 @@ use tungstenite::http::Request;
 
 use super::body::Body;
 use super::pages::{self, Answer};
-use super::{alertmanager, auth, messages};
+use super::{admin, alertmanager, auth, messages};
 use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
@@ -28,6 +28,9 @@ fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &A
             "alertmanager" => return alertmanager::answer(request, &room.into(), body, app).unwrap_or_else(|no| no),
             _ => {}
         }
+    }
+    if let Some(rest) = request.uri().path().strip_prefix("/admin/") {
+        return admin::answer(request, rest, body, app);
     }
     if request.uri().path() == "/metrics" && !auth::may_read_metrics(request, visitor, app) {
         return Answer::refusal(

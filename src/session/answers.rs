@@ -59,6 +59,12 @@ impl Session<'_> {
         if limit == Limit::Overload { Ok(()) } else { self.count_refusal() }
     }
 
+    pub(super) fn refuse_banned(&mut self, left: Duration) -> Result<(), End> {
+        let retry_ms = Some(left.as_millis() as u64 + 1);
+        self.error(ErrorCode::Banned, "the host keeps you out for now", None, retry_ms)?;
+        self.count_refusal()
+    }
+
     pub(super) fn refuse(&mut self, code: ErrorCode, why: &str, reference: Option<&str>) -> Result<(), End> {
         self.error(code, why, reference, None)?;
         // That the backplane is away is not the client's fault.

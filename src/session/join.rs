@@ -91,6 +91,7 @@ impl Session<'_> {
             Err(error) => {
                 self.app.lanes.post(self.id, SessionCommand::Leave);
                 return match error {
+                    JoinError::Banned(left) => self.refuse_banned(left),
                     JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
                     JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),

@@ -3,20 +3,22 @@
 //! Secrets have no flag: every user of a machine can read the command lines of all its processes.
 
 pub mod access;
+mod reader;
 pub mod tokens;
+pub mod tools;
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, Command};
 use log::LevelFilter;
 
 use self::access::Access;
+use self::reader::Reader;
 use self::tokens::{Token, Tokens};
+use self::tools::ToolCall;
 use crate::metrics::emf::Emf;
 
 /// One setting: variable, default ("" is unset), what it takes.
@@ -138,6 +140,8 @@ pub enum CliAction {
     Serve(Box<Settings>),
     /// `--healthcheck`: ask the server at this address whether it lives.
     Healthcheck(SocketAddr),
+    /// A subcommand: ask a running server.
+    Tool(ToolCall),
     /// `--help` or `--version`: print this.
     Print(String),
 }
@@ -172,9 +176,12 @@ impl Settings {
         let read = Reader(&matches);
         let port = read.number("PORT", 0..=65_535)?;
         let bind: IpAddr = read.parsed("BIND")?;
+        let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
         if matches.get_flag("healthcheck") {
-            let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
             return Ok(CliAction::Healthcheck(SocketAddr::new(own, port)));
+        }
+        if let Some(call) = ToolCall::read(&read, &format!("http://{}", SocketAddr::new(own, port)))? {
+            return Ok(CliAction::Tool(call));
         }
         let emf = read.text("METRICS_EMF");
         if emf.as_deref().is_some_and(|target| Emf::new(target).is_none()) {
@@ -263,6 +270,8 @@ pub fn command() -> Command {
         .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
         .args(settings)
         .arg(healthcheck)
+        .subcommands(tools::commands())
+        .disable_help_subcommand(true)
         .after_help(after_help())
 }
 
@@ -281,58 +290,6 @@ fn is_secret(variable: &str) -> bool {
 
 fn flag(variable: &str) -> String {
     variable.to_ascii_lowercase().replace('_', "-")
-}
-
-/// Reads settings by their variable's name, and knows what to say of a wrong one.
-struct Reader<'a>(&'a ArgMatches);
-
-impl Reader<'_> {
-    /// An empty value is as good as none: that is how a container's definition leaves one out.
-    fn text(&self, variable: &str) -> Option<String> {
-        let value = if is_secret(variable) {
-            std::env::var(variable).ok()
-        } else {
-            self.0.get_one::<String>(variable).cloned()
-        };
-        value
-            .filter(|value| !value.trim().is_empty())
-            .or_else(|| spec(variable).map(|(_, default, _)| (*default).to_owned()).filter(|d| !d.is_empty()))
-    }
-
-    fn parsed<T: FromStr>(&self, variable: &str) -> Result<T, SettingError> {
-        self.text(variable).and_then(|value| value.trim().parse().ok()).ok_or_else(|| self.wrong(variable))
-    }
-
-    fn number<T: TryFrom<u64>>(&self, variable: &str, range: std::ops::RangeInclusive<u64>) -> Result<T, SettingError> {
-        let number: u64 = self.parsed(variable)?;
-        let right = Some(number).filter(|number| range.contains(number));
-        right.and_then(|number| T::try_from(number).ok()).ok_or_else(|| self.wrong(variable))
-    }
-
-    fn file(&self, variable: &str) -> Result<Option<Vec<u8>>, SettingError> {
-        let Some(path) = self.text(variable).map(PathBuf::from) else { return Ok(None) };
-        fs::read(&path)
-            .map(Some)
-            .map_err(|error| SettingError(format!("{variable}: can't read {}: {error}", path.display())))
-    }
-
-    /// A secret, from its variable or from the file that the variable with `_FILE` behind names; the file wins.
-    fn secret(&self, variable: &str) -> Result<Option<String>, SettingError> {
-        let in_file = format!("{variable}_FILE");
-        let Some(text) = self.file(&in_file)? else { return Ok(self.text(variable)) };
-        let text = String::from_utf8(text).map_err(|_| self.wrong(&in_file))?;
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() { Err(self.wrong(&in_file)) } else { Ok(Some(text.to_owned())) }
-    }
-
-    fn wrong(&self, variable: &str) -> SettingError {
-        let takes = spec(variable).map_or("", |(_, _, help)| help);
-        let value = self.text(variable).unwrap_or_default();
-        // What is secret is not echoed.
-        let shown =
-            if is_secret(variable) || value.contains('@') { "its value".to_owned() } else { format!("{value:?}") };
-        SettingError(format!("{variable}: {shown} is not right; it takes {takes}").replace('\n', " "))
-    }
 }
 
 fn spec(variable: &str) -> Option<&'static Spec> {

@@ -8,7 +8,6 @@
 
 pub mod client;
 pub mod data_file;
-pub mod from;
 pub mod http;
 pub mod instance;
 pub mod redis;

@@ -4,6 +4,7 @@
 //! nothing needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its transactions, `room_log.rs` the
 //! SQL of a log, `schema.rs` the tables. Its neighbour `redis/` gives the same commands to a server instead.
 
+mod admin;
 mod clock;
 mod file;
 mod pages;
@@ -55,6 +56,7 @@ enum Command {
     Post { room: Room, by: String, body: String, reference: Option<String>, reply: Sender<(Id, String)> },
     Typing { room: Room, json: String },
     History { room: Room, span: Span, limit: usize, reply: Sender<Page> },
+    Host(admin::Job),
     Stop { reply: Sender<()> },
 }
 

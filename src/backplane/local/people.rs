@@ -4,13 +4,16 @@
 //! whoever was there has a whole lease from its start on.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::{Connection, params};
 
 use super::room_log::Log;
-use super::rooms::{LocalRoom, Outcome, Rooms};
+use super::rooms::{LocalRoom, Outcome, Rooms, complain};
+use super::{admin, clock};
+use crate::backplane::admin::{Occupant, Target};
 use crate::backplane::{Change, Event, JoinError, LEASE, Leave, Room, Seat, SessionId};
 
 /// Someone in a room.
@@ -19,19 +22,54 @@ pub struct Person {
     pub name: Arc<str>,
     /// The client's mark.
     pub by: Arc<str>,
+    /// When it came, in Unix milliseconds.
+    since: u64,
+    /// `None` since a restart, until it comes back.
+    address: Option<IpAddr>,
     /// `None` since a restart, until it comes back.
     session: Option<SessionId>,
     /// When the lease ends; `None` while the connection lives.
     lapses: Option<Instant>,
 }
 
+impl LocalRoom {
+    /// Who is in it.
+    pub fn occupants(&self) -> Vec<Occupant> {
+        let occupant = |person: &Person| Occupant {
+            name: person.name.to_string(),
+            by: person.by.to_string(),
+            since: person.since,
+            address: person.address.map(|address| address.to_string()).unwrap_or_default(),
+        };
+        self.people.values().map(occupant).collect()
+    }
+}
+
 impl Rooms {
+    /// Takes the bans from the file.
+    pub fn load_bans(&mut self) {
+        if let Ok(bans) = admin::read_bans(self.store.conn()).map_err(|error| complain(&error)) {
+            self.bans.set(&bans);
+        }
+    }
+
+    /// The sessions that a ban is about.
+    pub fn sessions_of(&self, target: &Target) -> Vec<SessionId> {
+        let people = self.rooms.values().flat_map(|room| room.people.values());
+        let theirs = people.filter(|person| match target {
+            Target::By(mark) => *person.by == **mark,
+            Target::Address(address) => person.address == Some(*address),
+        });
+        theirs.filter_map(|person| person.session).collect()
+    }
+
     /// Seats those who were there when the last process ended.
     pub fn seat_again(&mut self) -> rusqlite::Result<()> {
         let lapses = Instant::now() + LEASE;
         for [room, key, by, name] in load(self.store.conn())? {
             let (name_of_room, key): (Room, Arc<str>) = (room.into(), key.into());
-            let person = Person { name: name.into(), by: by.into(), session: None, lapses: Some(lapses) };
+            let (name, by, since) = (name.into(), by.into(), clock::unix_ms());
+            let person = Person { name, by, since, address: None, session: None, lapses: Some(lapses) };
             self.lapsing.push_back((lapses, name_of_room.clone(), key.clone()));
             let log = Log::load(self.store.conn(), &name_of_room)?.unwrap_or_default();
             let room = self.rooms.entry(name_of_room).or_insert_with(|| LocalRoom::new(log));
@@ -42,13 +80,16 @@ impl Rooms {
 
     /// Takes a seat, or takes it over.
     pub fn sit(&mut self, seat: &Seat) -> Result<(), JoinError> {
+        if let Some(left) = self.bans.left(seat) {
+            return Err(JoinError::Banned(left));
+        }
         self.open(&seat.room)?;
         let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
         let mut change = Change { about: Some(seat.session), ..Change::default() };
-        let mut taken_over = None;
+        let (mut taken_over, mut since) = (None, clock::unix_ms());
         match room.people.get(&seat.key) {
             Some(old) if old.by == seat.by => {
-                taken_over = old.session;
+                (taken_over, since) = (old.session, old.since);
                 if old.name != seat.name {
                     change.left.push(old.name.to_string());
                     change.joined.push(seat.name.to_string());
@@ -62,7 +103,8 @@ impl Rooms {
             None => change.joined.push(seat.name.to_string()),
         }
         let (name, by) = (seat.name.clone(), seat.by.clone());
-        let person = Person { name, by, session: Some(seat.session), lapses: None };
+        let (address, session) = (Some(seat.address), Some(seat.session));
+        let person = Person { name, by, since, address, session, lapses: None };
         self.seats_are_behind |= self.store.write(|conn| put(conn, &seat.room, &seat.key, &person)).is_err();
         room.people.insert(seat.key.clone(), person);
         self.outcomes.extend(taken_over.map(|session| Outcome::Event(Event::TakenOver(session))));

@@ -2,9 +2,11 @@
 //!
 //! The functions take a connection and nothing else of the thread's; those that write are called within its transaction.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use crate::backplane::Page;
+use crate::backplane::admin::Removal;
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
 
@@ -174,6 +176,36 @@ impl Log {
         conn.prepare_cached("DELETE FROM messages WHERE room = ? AND (ms, seq) <= (?, ?)")?
             .execute(self.at(last))
             .map(drop)
+    }
+
+    /// Removes messages for the host: their rows stay without a body. The row of the room is to be saved.
+    pub fn blank(&mut self, conn: &Connection, removal: &Removal) -> rusqlite::Result<Vec<Id>> {
+        let mut values: Vec<Value> = vec![self.number.into()];
+        let condition = match removal {
+            Removal::All => "",
+            Removal::By(mark) => {
+                // A body begins with the mark of its sender.
+                values.push(format!(r#"{{"by":"{mark}""#).into());
+                "AND substr(body, 1, 24) = ?2"
+            }
+            Removal::One(id) => {
+                values.extend([pair(*id).0.into(), pair(*id).1.into()]);
+                "AND (ms, seq) = (?2, ?3)"
+            }
+        };
+        let sql = format!(
+            "SELECT ms, seq, octet_length(body) FROM messages
+                           WHERE room = ?1 AND body IS NOT NULL {condition}"
+        );
+        let row = |row: &Row<'_>| Ok((id(row, 0)?, row.get::<_, usize>(2)?));
+        let found: Vec<(Id, usize)> =
+            conn.prepare(&sql)?.query_map(params_from_iter(values), row)?.collect::<rusqlite::Result<_>>()?;
+        let mut blank = conn.prepare("UPDATE messages SET body = NULL WHERE (room, ms, seq) = (?, ?, ?)")?;
+        for (id, bytes) in &found {
+            blank.execute(self.at(*id))?;
+            self.bytes = self.bytes.saturating_sub(*bytes);
+        }
+        Ok(found.into_iter().map(|(id, _)| id).collect())
     }
 
     /// Messages between two ids, both excluded: the newest, oldest first; and whether there are older ones at all, as

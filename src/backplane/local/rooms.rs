@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
+use super::admin::Then;
 use super::pages::Wanted;
 use super::people::Person;
 use super::room_log::{self, Draft, Kept, Log};
 use super::store::Store;
 use super::{Command, Limits, clock};
+use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, Health, JoinError, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};
 
@@ -47,6 +49,8 @@ pub struct Rooms {
     /// What is published when the batch is on the disk.
     pub outcomes: Vec<Outcome>,
     pages: VecDeque<Wanted>,
+    /// Who is kept out.
+    pub bans: Bans,
     /// Whether seats changed that could not be written.
     pub seats_are_behind: bool,
 }
@@ -80,6 +84,8 @@ pub enum Author {
 pub enum Outcome {
     /// True in any case.
     Event(Event),
+    /// What follows whether the batch is kept or not.
+    Then(Then),
     /// A message that can't be kept.
     Refused(Author),
     /// A message in the log, if the batch is kept.
@@ -106,10 +112,12 @@ impl Rooms {
             messages: 0,
             outcomes: Vec::new(),
             pages: VecDeque::new(),
+            bans: Bans::default(),
             seats_are_behind: false,
             store,
         };
         rooms.seat_again()?;
+        rooms.load_bans();
         Ok(rooms)
     }
 
@@ -188,6 +196,10 @@ impl Rooms {
             Command::History { room, span, limit, reply } => {
                 self.pages.push_back(Wanted::History(room, span, limit, reply));
             }
+            Command::Host(job) => {
+                let then = job(self);
+                self.outcomes.push(Outcome::Then(then));
+            }
             Command::Stop { reply } => return Some(reply),
         }
         None
@@ -247,6 +259,7 @@ impl Rooms {
         for outcome in std::mem::take(&mut self.outcomes) {
             match outcome {
                 Outcome::Event(event) => (self.listener)(event),
+                Outcome::Then(then) => then(is_kept),
                 Outcome::Said { room, author, id, body, is_new } if is_kept => {
                     self.publish(room, author, id, body, is_new);
                 }
@@ -284,6 +297,16 @@ impl Rooms {
             Err(why) => log::error!("the rooms can't be written, so messages are refused: {why}"),
         }
         (self.listener)(Event::Status(health.is_ok()));
+    }
+
+    /// Takes a log's row as the host's tools have changed it.
+    pub fn put_log(&mut self, name: &Room, log: Log) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.log = log;
+            if !std::mem::replace(&mut room.is_dirty, true) {
+                self.dirty.push(name.clone());
+            }
+        }
     }
 
     /// Takes rooms' rows from the file again.

@@ -26,6 +26,7 @@ const STEPS: &[&str] = &["
     CREATE TABLE messages (
         room INTEGER NOT NULL, ms INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT,
         PRIMARY KEY (room, ms, seq)) WITHOUT ROWID;
+    CREATE INDEX removed ON messages (room) WHERE body IS NULL;
 
     -- The id that each sender's `ref` got. `period` counts ten minutes of service; two periods are kept.
     CREATE TABLE refs (

@@ -1,6 +1,7 @@
 //! The backplane of any number of tasks on one Redis: what each call means in commands (see `commands.rs`), and the
 //! heartbeat that keeps leases alive.
 
+mod admin;
 mod commands;
 mod health;
 mod heartbeat;

@@ -1,0 +1,161 @@
+//! The host's tools on rooms of one process: jobs for the thread that owns the rooms, whose answers wait for the commit
+//! like everything else's.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::room_log::Log;
+use super::rooms::Rooms;
+use super::{Command, Local, clock};
+use crate::backplane::admin::{Admin, Ban, Occupant, Removal, RoomSummary, Target, removed_frames};
+use crate::backplane::{Event, Room, Unavailable};
+
+/// Something to be done on the rooms' thread, and then, when it is known whether that is kept.
+pub type Job = Box<dyn FnOnce(&mut Rooms) -> Then + Send>;
+/// What follows the commit; `false`: nothing of it is kept.
+pub type Then = Box<dyn FnOnce(bool) + Send>;
+
+impl Local {
+    /// Has something done on the rooms' thread, and publishes what comes of it once that is kept.
+    fn host<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Rooms) -> Result<(T, Vec<Event>), Unavailable> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let listener = self.listener.clone();
+        self.ask(|reply| {
+            Command::Host(Box::new(move |rooms| {
+                let done = job(rooms);
+                Box::new(move |is_kept| {
+                    let done = done.ok().filter(|_| is_kept).map(|(value, events)| {
+                        events.into_iter().for_each(|event| listener(event));
+                        value
+                    });
+                    let _ = reply.send(done.ok_or(Unavailable));
+                })
+            }))
+        })?
+    }
+}
+
+impl Admin for Local {
+    fn rooms(&self) -> Result<Vec<RoomSummary>, Unavailable> {
+        self.host(|rooms| {
+            let mut found = summaries(rooms.store.conn()).map_err(|error| super::rooms::complain(&error))?;
+            for (name, room) in &rooms.rooms {
+                match found.iter_mut().find(|summary| *summary.room == **name) {
+                    Some(summary) => summary.people = room.people.len() as u64,
+                    None => found.push(RoomSummary {
+                        room: name.to_string(),
+                        people: room.people.len() as u64,
+                        messages: 0,
+                        last_activity: None,
+                    }),
+                }
+            }
+            found.sort_by_key(|summary| std::cmp::Reverse(summary.last_activity));
+            Ok((found, Vec::new()))
+        })
+    }
+
+    fn people(&self, room: &Room) -> Result<Vec<Occupant>, Unavailable> {
+        let name = room.clone();
+        self.host(move |rooms| {
+            let mut people: Vec<Occupant> = rooms.rooms.get(&name).map(|room| room.occupants()).unwrap_or_default();
+            people.sort_by(|one, other| one.name.cmp(&other.name));
+            Ok((people, Vec::new()))
+        })
+    }
+
+    fn remove(&self, room: &Room, removal: &Removal) -> Result<u64, Unavailable> {
+        let (name, removal) = (room.clone(), removal.clone());
+        self.host(move |rooms| {
+            let mut log = match rooms.rooms.get(&name) {
+                Some(room) => room.log.clone(),
+                None => Log::load(rooms.store.conn(), &name)
+                    .map_err(|error| super::rooms::complain(&error))?
+                    .unwrap_or_default(),
+            };
+            let removed = rooms.store.write(|conn| {
+                // What is removed must not stay in pages that the file no longer uses.
+                conn.pragma_update(None, "secure_delete", true)?;
+                let removed = log.blank(conn, &removal).and_then(|removed| log.save(conn).map(|()| removed));
+                conn.pragma_update(None, "secure_delete", false)?;
+                removed
+            })?;
+            rooms.put_log(&name, log);
+            let count = removed.len() as u64;
+            let frames = removed_frames(&removal, &removed);
+            let events = frames.into_iter().map(|frame| Event::Removed { room: name.clone(), frame }).collect();
+            Ok((count, events))
+        })
+    }
+
+    fn ban(&self, target: &Target, time: Duration) -> Result<Ban, Unavailable> {
+        let until = clock::unix_ms().saturating_add(time.as_millis() as u64);
+        let ban = Ban { target: target.clone(), until, left: time };
+        self.host(move |rooms| {
+            rooms.store.write(|conn| {
+                lift(conn, &ban.target)?;
+                let (by, address) = columns(&ban.target);
+                conn.execute("INSERT INTO bans VALUES (NULL, ?, ?, ?)", params![by, address, ban.until as i64])
+            })?;
+            let sent_away = rooms.sessions_of(&ban.target).into_iter().map(Event::SentAway).collect();
+            rooms.load_bans();
+            Ok((ban, sent_away))
+        })
+    }
+
+    fn bans(&self) -> Result<Vec<Ban>, Unavailable> {
+        self.host(|rooms| {
+            Ok((read_bans(rooms.store.conn()).map_err(|error| super::rooms::complain(&error))?, Vec::new()))
+        })
+    }
+
+    fn lift(&self, target: &Target) -> Result<bool, Unavailable> {
+        let target = target.clone();
+        self.host(move |rooms| {
+            let lifted = rooms.store.write(|conn| lift(conn, &target))?;
+            rooms.load_bans();
+            Ok((lifted > 0, Vec::new()))
+        })
+    }
+}
+
+fn summaries(conn: &Connection) -> rusqlite::Result<Vec<RoomSummary>> {
+    // What the host removed is counted by an index that holds nothing else.
+    let sql = "SELECT name, last_ms, messages - (SELECT count(*) FROM messages WHERE room = id AND body IS NULL)
+               FROM rooms";
+    conn.prepare(sql)?
+        .query_map([], |row| {
+            let (last, messages): (u64, u64) = (row.get(1)?, row.get(2)?);
+            Ok(RoomSummary { room: row.get(0)?, people: 0, messages, last_activity: (last > 0).then_some(last) })
+        })?
+        .collect()
+}
+
+/// The two columns of a target.
+fn columns(target: &Target) -> (Option<String>, Option<String>) {
+    match target {
+        Target::By(mark) => (Some(mark.clone()), None),
+        Target::Address(address) => (None, Some(address.to_string())),
+    }
+}
+
+fn lift(conn: &Connection, target: &Target) -> rusqlite::Result<usize> {
+    let (by, address) = columns(target);
+    conn.execute("DELETE FROM bans WHERE by IS ? AND address IS ?", params![by, address])
+}
+
+/// Those that are in force.
+pub fn read_bans(conn: &Connection) -> rusqlite::Result<Vec<Ban>> {
+    let now = clock::unix_ms();
+    let rows = conn
+        .prepare("SELECT coalesce(by, address), until FROM bans WHERE until > ? ORDER BY until")?
+        .query_map([now as i64], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let ban = |(target, until): (String, u64)| {
+        Some(Ban { target: target.parse().ok()?, until, left: Duration::from_millis(until.saturating_sub(now)) })
+    };
+    Ok(rows.into_iter().filter_map(ban).collect())
+}

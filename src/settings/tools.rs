@@ -1,0 +1,109 @@
+//! The subcommands: what a shell can ask a running server for.
+
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
+
+use super::{Reader, SettingError};
+
+/// What is asked of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tool {
+    /// `admin rooms`.
+    Rooms,
+    /// `admin people ROOM`.
+    People(String),
+    /// `admin remove ROOM …`: the room, and what is appended to its messages' path.
+    Remove(String, String),
+    /// `admin ban MARK|ADDRESS`, in minutes.
+    Ban(String, u64),
+    /// `admin bans`.
+    Bans,
+    /// `admin lift MARK|ADDRESS`.
+    Lift(String),
+    /// `export ROOM`.
+    Export(String),
+}
+
+/// A tool, and the server that it is for.
+#[derive(Clone)]
+pub struct ToolCall {
+    /// What is asked.
+    pub tool: Tool,
+    /// `http://` or `https://`, host and port, without a slash at its end.
+    pub url: String,
+    /// What goes into `Authorization: Bearer`: `ADMIN_TOKEN`, or to export also the passphrase.
+    pub token: Option<String>,
+}
+
+impl ToolCall {
+    pub(super) fn read(read: &Reader<'_>, own: &str) -> Result<Option<ToolCall>, SettingError> {
+        let Some((name, matches)) = read.0.subcommand() else { return Ok(None) };
+        let admin = read.secret("ADMIN_TOKEN")?;
+        let (tool, matches, token) = match (name, matches.subcommand()) {
+            ("export", _) => (Tool::Export(text(matches, "ROOM")), matches, admin.or(read.secret("PASSPHRASE")?)),
+            (_, Some((name, matches))) => (admin_tool(name, matches), matches, admin),
+            // clap requires a subcommand.
+            (_, None) => return Ok(None),
+        };
+        let url = matches.get_one::<String>("url").cloned().unwrap_or_else(|| own.to_owned());
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(SettingError(format!("--url: {url:?} begins with neither http:// nor https://")));
+        }
+        Ok(Some(ToolCall { tool, url: url.trim_end_matches('/').to_owned(), token }))
+    }
+}
+
+fn text(matches: &ArgMatches, name: &str) -> String {
+    matches.get_one::<String>(name).cloned().unwrap_or_default()
+}
+
+fn admin_tool(name: &str, matches: &ArgMatches) -> Tool {
+    match name {
+        "rooms" => Tool::Rooms,
+        "people" => Tool::People(text(matches, "ROOM")),
+        "remove" => Tool::Remove(text(matches, "ROOM"), which(matches)),
+        "ban" => Tool::Ban(text(matches, "WHOM"), matches.get_one("minutes").copied().unwrap_or(60)),
+        "bans" => Tool::Bans,
+        _ => Tool::Lift(text(matches, "WHOM")),
+    }
+}
+
+/// The end of the path to the messages that are to be removed.
+fn which(matches: &ArgMatches) -> String {
+    match (matches.get_one::<String>("ID"), matches.get_one::<String>("by")) {
+        (Some(id), _) => format!("/{id}"),
+        (None, Some(mark)) => format!("?by={mark}"),
+        (None, None) => String::new(),
+    }
+}
+
+pub(super) fn commands() -> [Command; 2] {
+    let room = || Arg::new("ROOM").required(true).help("the room's name");
+    let whom = || Arg::new("WHOM").required(true).help("a mark (the `by` of messages), or an IP address");
+    let url = || Arg::new("url").long("url").value_name("URL").help("the server; unset: PORT of this machine");
+    let minutes = Arg::new("minutes").long("minutes").value_name("N").value_parser(clap::value_parser!(u64));
+    let admin = |name: &'static str, about: &'static str| Command::new(name).about(about).arg(url());
+    [
+        Command::new("admin")
+            .about("The host's tools, by ADMIN_TOKEN or ADMIN_TOKEN_FILE; answers are lines of JSON.")
+            .subcommand_required(true)
+            .subcommands([
+                admin("rooms", "All rooms, with people, messages and last activity."),
+                admin("people", "Who is in a room: name, mark, since when, address.").arg(room()),
+                admin("remove", "Removes one message, all of one person, or all.")
+                    .arg(room())
+                    .arg(Arg::new("ID").help("the message's id"))
+                    .arg(Arg::new("by").long("by").value_name("MARK").help("all messages with this `by`"))
+                    .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("all messages of the room"))
+                    .group(ArgGroup::new("which").args(["ID", "by", "all"]).required(true)),
+                admin("ban", "Sends somebody away, and keeps him out.")
+                    .arg(whom())
+                    .arg(minutes.help("for how long; unset: 60")),
+                admin("bans", "Who is kept out."),
+                admin("lift", "Lets somebody in again.").arg(whom()),
+            ]),
+        Command::new("export")
+            .about("Writes the whole log of a room as lines of JSON, oldest first, by ADMIN_TOKEN or PASSPHRASE.")
+            .arg(room())
+            .arg(url()),
+    ]
+}

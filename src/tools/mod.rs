@@ -1,0 +1,154 @@
+//! What `bobbin` does besides serving: the host's tools and the export from a shell, over HTTP, and `--check`.
+
+pub mod check;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use ureq::Agent;
+use ureq::http::Response;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::settings::tools::{Tool, ToolCall};
+
+/// How long one request may take. Removing what somebody said in a long log takes some seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Messages that are read at a time by `export`.
+const PAGE: usize = 500;
+
+/// Why a tool failed.
+#[derive(Debug)]
+pub enum ToolError {
+    /// The server refused, and why.
+    Refused(u16, String),
+    /// It can't be reached, or what it sent is no answer.
+    Http(ureq::Error),
+    /// The output can't be written.
+    Output(io::Error),
+    /// The answer is not what Bobbin answers.
+    NotBobbin,
+}
+
+impl fmt::Display for ToolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ToolError::Refused(401, _) => {
+                f.write_str("refused: set ADMIN_TOKEN or ADMIN_TOKEN_FILE as the server has it")
+            }
+            ToolError::Refused(status, why) => write!(f, "refused with {status}: {}", why.trim()),
+            ToolError::Http(error) => write!(f, "can't reach the server: {error}"),
+            ToolError::Output(error) => write!(f, "can't write: {error}"),
+            ToolError::NotBobbin => f.write_str("the answer is not one of Bobbin's; is --url right?"),
+        }
+    }
+}
+
+impl std::error::Error for ToolError {}
+
+impl From<ureq::Error> for ToolError {
+    fn from(error: ureq::Error) -> ToolError {
+        ToolError::Http(error)
+    }
+}
+
+impl From<io::Error> for ToolError {
+    fn from(error: io::Error) -> ToolError {
+        ToolError::Output(error)
+    }
+}
+
+/// Asks the server, and writes what it answers.
+///
+/// # Errors
+/// [`ToolError`].
+pub fn run(call: &ToolCall, output: &mut impl Write) -> Result<(), ToolError> {
+    let server = Server { agent: agent(&call.url), call };
+    let rooms = |room: &str, rest: &str| format!("/admin/rooms/{room}{rest}");
+    match &call.tool {
+        Tool::Export(room) => export(&server, room, output),
+        Tool::Rooms => print(&server.get("/admin/rooms")?, output),
+        Tool::People(room) => print(&server.get(&rooms(room, ""))?, output),
+        Tool::Bans => print(&server.get("/admin/bans")?, output),
+        Tool::Remove(room, which) => print(&server.delete(&rooms(room, &format!("/messages{which}")))?, output),
+        Tool::Lift(whom) => print(&server.delete(&format!("/admin/bans/{whom}"))?, output),
+        Tool::Ban(whom, minutes) => {
+            let key = if whom.contains(['.', ':']) { "address" } else { "by" };
+            print(&server.post("/admin/bans", &json!({ key: whom, "minutes": minutes }))?, output)
+        }
+    }
+}
+
+/// A line per element of a list, and a list's only neighbours are left out.
+fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
+    let value: Value = serde_json::from_str(text).map_err(|_| ToolError::NotBobbin)?;
+    let people = value.get("people").filter(|people| people.is_array());
+    match people.unwrap_or(&value) {
+        Value::Array(items) => items.iter().try_for_each(|item| writeln!(output, "{item}"))?,
+        other => writeln!(output, "{other}")?,
+    }
+    Ok(())
+}
+
+/// Reads the log from its beginning, page after page.
+fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
+    let mut after = "0-0".to_owned();
+    loop {
+        let page = server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}"))?;
+        let Some(last) = page.lines().last() else { break };
+        let last: Value = serde_json::from_str(last).map_err(|_| ToolError::NotBobbin)?;
+        after = last["id"].as_str().ok_or(ToolError::NotBobbin)?.to_owned();
+        output.write_all(page.as_bytes())?;
+    }
+    Ok(output.flush()?)
+}
+
+struct Server<'a> {
+    agent: Agent,
+    call: &'a ToolCall,
+}
+
+impl Server<'_> {
+    fn get(&self, path: &str) -> Result<String, ToolError> {
+        answer(self.agent.get(self.url(path)).header("Authorization", self.authorization()).call()?)
+    }
+
+    fn delete(&self, path: &str) -> Result<String, ToolError> {
+        answer(self.agent.delete(self.url(path)).header("Authorization", self.authorization()).call()?)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<String, ToolError> {
+        let request = self.agent.post(self.url(path)).header("Authorization", self.authorization());
+        answer(request.content_type("application/json").send(body.to_string())?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.call.url)
+    }
+
+    fn authorization(&self) -> String {
+        format!("Bearer {}", self.call.token.as_deref().unwrap_or_default())
+    }
+}
+
+fn answer(mut response: Response<ureq::Body>) -> Result<String, ToolError> {
+    let text = response.body_mut().read_to_string()?;
+    let status = response.status();
+    if status.is_success() { Ok(text) } else { Err(ToolError::Refused(status.as_u16(), text)) }
+}
+
+/// With the system's authorities where they are needed. A redirect is not followed: it would take the token along.
+fn agent(url: &str) -> Agent {
+    let mut tls = TlsConfig::builder();
+    if url.starts_with("https://") {
+        // It fails only if there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let found = rustls_native_certs::load_native_certs().certs;
+        let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        tls = tls.root_certs(RootCerts::Specific(Arc::new(roots)));
+    }
+    let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).timeout_global(Some(TIMEOUT));
+    config.user_agent("bobbin").tls_config(tls.build()).build().into()
+}

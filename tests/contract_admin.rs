@@ -1,0 +1,324 @@
+//! Proves the host's tools: who is where, removing messages, and keeping people out; over HTTP and from a shell.
+
+mod common;
+
+use common::http::{Connection, Response, get};
+use common::*;
+use std::net::SocketAddr;
+use std::process::Output;
+
+const TOKEN: &str = "the-token-of-the-host";
+const SETTINGS: &[(&str, &str)] = &[("ADMIN_TOKEN", TOKEN), ("RATE_LIMIT", "0")];
+
+#[track_caller]
+fn admin_as(token: &str, addr: SocketAddr, method: &str, path: &str, body: &str) -> Response {
+    let mut connection = Connection::open(addr);
+    connection.write(format!(
+        "{method} /admin/{path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    connection.response(method == "HEAD")
+}
+
+#[track_caller]
+fn admin(addr: SocketAddr, method: &str, path: &str, body: &str) -> Value {
+    let answer = admin_as(TOKEN, addr, method, path, body);
+    assert!(matches!(answer.status, 200 | 201), "{method} {path}: {} {}", answer.status, answer.text());
+    answer.json()
+}
+
+#[track_caller]
+fn refused(response: &Response, status: u16) {
+    let text = response.text();
+    assert_eq!(response.status, status, "{text}");
+    assert!(text.ends_with('\n') && text.trim_end().lines().count() == 1, "not one line: {text:?}");
+}
+
+#[track_caller]
+fn removed(client: &mut Client) -> Value {
+    client.until("a removed frame", |frame| frame["type"] == "removed")
+}
+
+/// The texts of a log.
+#[track_caller]
+fn texts(addr: SocketAddr, room: &str) -> Vec<Value> {
+    let log = get(addr, &format!("/r/{room}/messages")).text();
+    log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["text"].clone()).collect()
+}
+
+fn by(client: &Client) -> String {
+    client.welcome["by"].as_str().expect("a mark").to_owned()
+}
+
+/// Tests on the backplane of one process alone.
+macro_rules! alone {
+    ($(fn $name:ident($at:ident) $body:block)+) => {
+        $(#[test] fn $name() { let $at = common::both::Backplane::Memory; $body })+
+    };
+}
+
+alone! {
+    fn the_host_sees_rooms_and_who_is_in_them(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let _bob = Client::join(server.addr, "tea", "Bob");
+        let _cleo = Client::join(server.addr, "quiet", "Cleo");
+        ada.say("hi");
+        let rooms = admin(server.addr, "GET", "rooms", "");
+        let rooms = rooms.as_array().expect("a list");
+        assert_eq!(rooms.len(), 2, "{rooms:?}");
+        assert_eq!((&rooms[0]["room"], &rooms[0]["people"], &rooms[0]["messages"]), (&json!("tea"), &json!(2), &json!(1)));
+        assert!(rooms[0]["last_activity"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{rooms:?}");
+        assert_eq!((&rooms[1]["people"], &rooms[1]["messages"]), (&json!(1), &json!(0)));
+        let tea = admin(server.addr, "GET", "rooms/tea", "");
+        let people = tea["people"].as_array().expect("a list");
+        assert_eq!(people.iter().map(|p| &p["name"]).collect::<Vec<_>>(), ["Ada", "Bob"]);
+        assert_eq!(people[0]["by"], by(&ada).as_str());
+        assert_eq!(people[0]["address"], "127.0.0.1");
+        assert!(people[0]["since"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{people:?}");
+        assert_eq!(admin(server.addr, "GET", "rooms/nobody", "")["people"], json!([]));
+    }
+
+    fn a_removed_message_is_gone_from_pages_histories_and_resumes(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let mut bob = Client::join(server.addr, "tea", "Bob");
+        ada.say("one");
+        let two = ada.say("two")["id"].as_str().expect("an id").to_owned();
+        let path = format!("rooms/tea/messages/{two}");
+        assert_eq!(admin(server.addr, "DELETE", &path, "")["removed"], 1);
+        for client in [&mut ada, &mut bob] {
+            assert_eq!(removed(client)["ids"], json!([two]));
+        }
+        assert_eq!(texts(server.addr, "tea"), ["one"]);
+        refused(&admin_as(TOKEN, server.addr, "DELETE", &path, ""), 404);
+        let newcomer = Client::join(server.addr, "tea", "Cleo");
+        assert_eq!(newcomer.welcome["messages"].as_array().map(Vec::len), Some(1));
+        // Who saw it last has no gap, and gets what came after it.
+        ada.say("three");
+        let (name, secret) = ("Bob", bob.secret.clone());
+        drop(bob);
+        let bob = Client::back(server.addr, "tea", name, &secret, Some(&two));
+        assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"][0]["text"]), (&json!(false), &json!("three")));
+        assert_eq!(bob.welcome["messages"].as_array().map(Vec::len), Some(1));
+        // Nor has one that was removed while it was the newest.
+        let four = ada.say("four")["id"].as_str().expect("an id").to_owned();
+        admin(server.addr, "DELETE", &format!("rooms/tea/messages/{four}"), "");
+        let dora = Client::back(server.addr, "tea", "Dora", &unique("secret-of-a-test"), Some(&four));
+        assert_eq!((&dora.welcome["gap"], &dora.welcome["messages"]), (&json!(false), &json!([])));
+    }
+
+    fn all_that_one_person_said_is_one_command(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let mut bob = Client::join(server.addr, "tea", "Bob");
+        let ids: Vec<Value> = (0..3).map(|n| {
+            bob.say(&format!("b{n}"));
+            ada.say(&format!("a{n}"))["id"].clone()
+        }).collect();
+        let path = format!("rooms/tea/messages?by={}", by(&ada));
+        assert_eq!(admin(server.addr, "DELETE", &path, "")["removed"], 3);
+        assert_eq!(removed(&mut bob)["ids"], json!(ids));
+        assert_eq!(texts(server.addr, "tea"), ["b0", "b1", "b2"]);
+        assert_eq!(admin(server.addr, "DELETE", &path, "")["removed"], 0);
+        for wrong in ["by=", "by=x", "id=1-0", "BY=abcdefgh234567ab"] {
+            refused(&admin_as(TOKEN, server.addr, "DELETE", &format!("rooms/tea/messages?{wrong}"), ""), 400);
+        }
+        assert_eq!(texts(server.addr, "tea").len(), 3, "a misspelt query removes nothing");
+    }
+
+    fn a_room_is_emptied(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        ada.say("one");
+        let last = ada.say("two")["id"].clone();
+        assert_eq!(admin(server.addr, "DELETE", "rooms/tea/messages", "")["removed"], 2);
+        assert_eq!(removed(&mut ada)["upto"], last);
+        assert_eq!(texts(server.addr, "tea").len(), 0);
+        assert_eq!(admin(server.addr, "GET", "rooms", "")[0]["messages"], 0);
+        // Ids still grow, nobody is told a gap, and the room goes on.
+        let three = ada.say("three");
+        assert!(three["id"].as_str() > last.as_str(), "{three} {last}");
+        let bob = Client::back(server.addr, "tea", "Bob", &unique("secret-of-a-test"), last.as_str());
+        assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"][0]["text"]), (&json!(false), &json!("three")));
+        assert_eq!(texts(server.addr, "tea"), ["three"]);
+    }
+
+    fn a_client_is_sent_away_and_kept_out(at) {
+        let server = at.start(SETTINGS);
+        let mut mallory = Client::join(server.addr, "tea", "Mallory");
+        let mut other = Client::connect(server.addr, "lobby");
+        other.secret = mallory.secret.clone();
+        other.enter("Mallory", None);
+        let ada = Client::join(server.addr, "tea", "Ada");
+        let ban = admin(server.addr, "POST", "bans", &json!({"by": by(&mallory), "minutes": 5}).to_string());
+        assert!(ban["until"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{ban}");
+        assert_eq!(mallory.end(), End::Close(4004));
+        assert_eq!(other.end(), End::Close(4004), "from all rooms");
+        let mut again = Client::connect(server.addr, "tea");
+        again.secret = mallory.secret.clone();
+        let answer = again.try_enter("Somebody", None);
+        assert_eq!(answer["code"], "banned");
+        let wait = answer["retry_ms"].as_u64().expect("a time");
+        assert!((280_000..=300_001).contains(&wait), "{wait}");
+        let mut newcomer = Client::connect(server.addr, "tea");
+        newcomer.enter("Bob", None);
+        let bans = admin(server.addr, "GET", "bans", "");
+        assert_eq!((bans.as_array().map(Vec::len), &bans[0]["id"]), (Some(1), &ban["id"]));
+        let path = format!("bans/{}", ban["id"].as_str().expect("an id"));
+        admin(server.addr, "DELETE", &path, "");
+        refused(&admin_as(TOKEN, server.addr, "DELETE", &path, ""), 404);
+        again.enter("Mallory", None);
+        drop(ada);
+    }
+
+    fn an_address_is_kept_out(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        admin(server.addr, "POST", "bans", r#"{"address":"127.0.0.1"}"#);
+        assert_eq!(ada.end(), End::Close(4004));
+        let mut again = Client::connect(server.addr, "tea");
+        assert_eq!(again.try_enter("Bob", None)["code"], "banned");
+        // The host's tools still work from there.
+        admin(server.addr, "DELETE", "bans/127.0.0.1", "");
+        again.enter("Bob", None);
+    }
+
+    fn what_is_no_ban_is_refused(at) {
+        let server = at.start(SETTINGS);
+        for wrong in ["", "{}", "[]", r#"{"by":"short"}"#, r#"{"address":"nowhere"}"#, r#"{"by":7}"#,
+            r#"{"by":"abcdefgh234567ab","minutes":-1}"#, r#"{"by":"abcdefgh234567ab","address":"127.0.0.1"}"#] {
+            refused(&admin_as(TOKEN, server.addr, "POST", "bans", wrong), 400);
+        }
+        assert_eq!(admin(server.addr, "GET", "bans", ""), json!([]));
+    }
+}
+
+#[test]
+fn removals_and_bans_outlive_the_process_in_its_file() {
+    let dir = std::env::temp_dir().join(unique("bobbin-admin"));
+    std::fs::create_dir(&dir).expect("a directory");
+    let file = dir.join("chat.db");
+    let settings = [SETTINGS, &[("DATA_FILE", file.to_str().expect("a plain path"))]].concat();
+    let mut first = Instance::start(&settings);
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    ada.say("a secret of Ada's");
+    let two = ada.say("a second one")["id"].as_str().expect("an id").to_owned();
+    admin(first.addr, "DELETE", &format!("rooms/tea/messages?by={}", by(&ada)), "");
+    admin(first.addr, "POST", "bans", &json!({"by": by(&ada)}).to_string());
+    first.signal("TERM");
+    first.wait(PATIENCE);
+    let bytes = std::fs::read(&file).expect("the file");
+    assert!(!bytes.windows(10).any(|part| part == b"a secret o"), "the text is still in the file");
+    let second = Instance::start(&settings);
+    assert_eq!(texts(second.addr, "tea").len(), 0);
+    let mut again = Client::connect(second.addr, "tea");
+    again.secret = ada.secret.clone();
+    assert_eq!(again.try_enter("Ada", None)["code"], "banned");
+    let bob = Client::back(second.addr, "tea", "Bob", &unique("secret-of-a-test"), Some(&two));
+    assert_eq!(bob.welcome["gap"], false);
+    drop(second);
+    std::fs::remove_dir_all(&dir).expect("our own directory");
+}
+
+#[test]
+fn without_the_token_there_is_nothing_and_with_a_wrong_one_no_entry() {
+    let closed = Instance::start(&[]);
+    let answer = admin_as(TOKEN, closed.addr, "GET", "rooms", "");
+    refused(&answer, 404);
+    assert_eq!(answer.text(), get(closed.addr, "/nowhere").text());
+    let server = Instance::start(SETTINGS);
+    refused(&admin_as("another-token-of-a-host", server.addr, "GET", "rooms", ""), 401);
+    refused(&get(server.addr, "/admin/rooms"), 401);
+    refused(&admin_as(TOKEN, server.addr, "GET", "nowhere", ""), 404);
+    refused(&admin_as(TOKEN, server.addr, "GET", "rooms/NoRoom", ""), 404);
+    for (path, allow) in [
+        ("rooms", "GET, HEAD"),
+        ("rooms/tea", "GET, HEAD"),
+        ("rooms/tea/messages", "DELETE"),
+        ("rooms/tea/messages/1-0", "DELETE"),
+        ("bans", "GET, HEAD, POST"),
+        ("bans/127.0.0.1", "DELETE"),
+    ] {
+        let answer = admin_as(TOKEN, server.addr, "PUT", path, "");
+        refused(&answer, 405);
+        assert_eq!(answer.header("allow"), Some(allow), "{path}");
+    }
+    assert_eq!(admin_as(TOKEN, server.addr, "HEAD", "rooms", "").status, 200);
+}
+
+/// Runs `bobbin` with these arguments against a server.
+#[track_caller]
+fn tool(addr: SocketAddr, settings: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Instance::command();
+    command.envs(settings.iter().copied()).args(args).args(["--url", &format!("http://{addr}")]);
+    command.output().expect("the binary starts")
+}
+
+#[track_caller]
+fn lines(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn the_same_tools_work_from_a_shell() {
+    let server = Instance::start(SETTINGS);
+    let token = &[("ADMIN_TOKEN", TOKEN)];
+    let run = |args: &[&str]| lines(&tool(server.addr, token, args));
+    let mut ada = Client::join(server.addr, "tea", "Ada");
+    let id = ada.say("one")["id"].as_str().expect("an id").to_owned();
+    ada.say("two");
+    assert_eq!(run(&["admin", "rooms"])[0]["room"], "tea");
+    assert_eq!(run(&["admin", "people", "tea"])[0]["name"], "Ada");
+    assert_eq!(run(&["admin", "remove", "tea", &id])[0]["removed"], 1);
+    assert_eq!(run(&["admin", "remove", "tea", "--by", &by(&ada)])[0]["removed"], 1);
+    ada.say("three");
+    assert_eq!(run(&["admin", "remove", "tea", "--all"])[0]["removed"], 1);
+    let ban = run(&["admin", "ban", &by(&ada), "--minutes", "5"]);
+    assert_eq!(ada.end(), End::Close(4004));
+    assert_eq!(run(&["admin", "bans"]), ban);
+    run(&["admin", "lift", &by(&ada)]);
+    run(&["admin", "ban", "192.0.2.7"]);
+    run(&["admin", "lift", "192.0.2.7"]);
+    assert_eq!(run(&["admin", "bans"]).len(), 0);
+
+    for (settings, args, says) in [
+        (&token[..], &["admin", "lift", "192.0.2.7"][..], "no such ban"),
+        (&[], &["admin", "rooms"], "ADMIN_TOKEN"),
+        (&[("ADMIN_TOKEN", "another-token-of-a-host")], &["admin", "rooms"], "ADMIN_TOKEN"),
+    ] {
+        let output = tool(server.addr, settings, args);
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.contains(says), "{line}");
+    }
+    // What would empty a room by mistake is not taken.
+    let output = tool(server.addr, token, &["admin", "remove", "tea"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // Without --url it asks the server on PORT of this machine.
+    let mut command = Instance::command();
+    command.envs(token.iter().copied()).env("PORT", server.addr.port().to_string()).args(["admin", "rooms"]);
+    assert!(command.output().expect("the binary starts").status.success());
+}
+
+#[test]
+fn a_room_is_exported_whole() {
+    let server = Instance::start(&[("ADMIN_TOKEN", TOKEN), ("RATE_LIMIT", "0"), ("PASSPHRASE", "open sesame")]);
+    let mut ada = Client::connect(server.addr, "tea");
+    ada.send(json!({"type": "join", "name": "Ada", "client": ada.secret, "passphrase": "open sesame"}));
+    ada.until("a welcome", |frame| frame["type"] == "welcome");
+    let long = "x".repeat(1000);
+    for n in 0..700 {
+        ada.post(&format!("{n} {long}"));
+    }
+    ada.say("last");
+    for settings in [("ADMIN_TOKEN", TOKEN), ("PASSPHRASE", "open sesame")] {
+        let log = lines(&tool(server.addr, &[settings], &["export", "tea"]));
+        assert_eq!(log.len(), 701);
+        assert!(log[..700].iter().enumerate().all(|(n, m)| m["text"] == format!("{n} {long}")), "in their order");
+        assert_eq!(log[700]["text"], "last");
+    }
+    assert_eq!(tool(server.addr, &[], &["export", "tea"]).status.code(), Some(1));
+    assert_eq!(lines(&tool(server.addr, &[("ADMIN_TOKEN", TOKEN)], &["export", "nobody-was-here"])).len(), 0);
+}
