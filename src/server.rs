@@ -63,9 +63,13 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What the process ends with: 2 where a setting has to change first, as for a wrong setting.
+    /// What the process ends with: 1 where another try may succeed, 2 as for a wrong setting.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, StartError::Data(_)) { 2 } else { 1 }
+        match self {
+            StartError::Data(DataError::Disk(_)) => 1,
+            StartError::Data(_) => 2,
+            _ => 1,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod data_file;
+pub mod faulty;
 pub mod http;
 pub mod instance;
 pub mod redis;
@@ -18,6 +19,7 @@ pub mod together;
 
 pub use client::{Client, End};
 pub use data_file::DataFile;
+pub use faulty::Faulty;
 pub use instance::Instance;
 pub use instance::{self as task, Instance as Task};
 pub use redis::Redis;

@@ -8,9 +8,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
 
@@ -35,8 +36,10 @@ pub enum DataError {
     },
     /// Its contents are not what SQLite wrote.
     Damaged(String),
-    /// It can't be opened, read or made.
+    /// It can't be opened or made.
     Unusable(String),
+    /// Its disk is full or broken, which may mend itself.
+    Disk(String),
 }
 
 impl fmt::Display for DataError {
@@ -48,7 +51,7 @@ impl fmt::Display for DataError {
                 write!(f, "it has version {version}, and this program knows versions up to {known}; use a newer one")
             }
             DataError::Damaged(how) => write!(f, "it is damaged ({how}); restore a backup, or try sqlite3's .recover"),
-            DataError::Unusable(why) => f.write_str(why),
+            DataError::Unusable(why) | DataError::Disk(why) => f.write_str(why),
         }
     }
 }
@@ -58,7 +61,11 @@ impl std::error::Error for DataError {}
 impl From<rusqlite::Error> for DataError {
     fn from(error: rusqlite::Error) -> DataError {
         let text = error.to_string();
-        if schema::is_damage(&error) { DataError::Damaged(text) } else { DataError::Unusable(text) }
+        match error.sqlite_error_code() {
+            _ if schema::is_damage(&error) => DataError::Damaged(text),
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => DataError::Disk(text),
+            _ => DataError::Unusable(text),
+        }
     }
 }
 
@@ -84,6 +91,8 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
         return Ok((conn, None));
     };
     let unusable = |error: io::Error| DataError::Unusable(error.to_string());
+    // Where a file may not grow (RLIMIT_FSIZE), that is an error to be answered, not the end of the process.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map_err(unusable)?;
     let path = resolve(path).map_err(unusable)?;
     let options = |new| OpenOptions::new().write(true).create(true).create_new(new).mode(0o600).clone();
     let lock = options(false).open(beside(&path, "-lock")).map_err(unusable)?;

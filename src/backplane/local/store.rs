@@ -103,7 +103,7 @@ impl Store {
         if self.down.is_some() || self.batch == Batch::Failed {
             return Err(Unavailable);
         }
-        let begun = if self.batch == Batch::Open { Ok(()) } else { self.conn.execute_batch("BEGIN IMMEDIATE") };
+        let begun = if self.batch == Batch::Open { Ok(()) } else { self.run("BEGIN IMMEDIATE") };
         self.batch = Batch::Open;
         self.clock_is_behind = true;
         begun.and_then(|()| act(&self.conn)).map_err(|error| {
@@ -121,7 +121,7 @@ impl Store {
         match std::mem::replace(&mut self.batch, Batch::Empty) {
             Batch::Empty => return true,
             Batch::Failed => {}
-            Batch::Open => match self.conn.execute_batch("COMMIT") {
+            Batch::Open => match self.run("COMMIT") {
                 Ok(()) if self.is_in_place() => return true,
                 Ok(()) => self.go_down(GONE.to_owned(), true),
                 Err(error) => self.fail(&error),
@@ -129,11 +129,15 @@ impl Store {
         }
         // Some errors have rolled it back already.
         if !self.conn.is_autocommit()
-            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+            && let Err(error) = self.run("ROLLBACK")
         {
             self.fail(&error);
         }
         false
+    }
+
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.execute([]).map(drop)
     }
 
     fn is_in_place(&self) -> bool {

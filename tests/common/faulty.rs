@@ -1,0 +1,64 @@
+//! A disk that fails and a wall clock that jumps, at a test's command: see `faulty.c`, which is compiled at need.
+
+use super::{Instance, unique};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// What one or several instances obey. Dropping it leaves them without orders.
+pub struct Faulty {
+    orders: PathBuf,
+}
+
+/// Errors that writing a file may meet, as Linux numbers them.
+pub const EIO: i32 = 5;
+pub const ENOSPC: i32 = 28;
+pub const EROFS: i32 = 30;
+
+static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/faulty.c");
+    let library = std::env::temp_dir().join(unique("bobbin-faulty") + ".so");
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
+        .args([library.as_os_str(), source.as_ref()])
+        .output()
+        .expect("a C compiler, which building SQLite needs too");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library
+});
+
+impl Faulty {
+    /// Nothing fails yet.
+    pub fn new() -> Faulty {
+        let faulty = Faulty { orders: std::env::temp_dir().join(unique("bobbin-orders")) };
+        faulty.set(0, 0);
+        faulty
+    }
+
+    /// From now on writing fails with this error (0: it does not), and the wall clock is this many seconds ahead.
+    pub fn set(&self, error: i32, ahead: i64) {
+        let next = self.orders.with_extension("next");
+        std::fs::write(&next, format!("{error} {ahead}")).expect("a small file");
+        std::fs::rename(next, &self.orders).expect("a small file");
+    }
+
+    /// Starts an instance that obeys.
+    #[track_caller]
+    pub fn start(&self, settings: &[(&str, &str)]) -> Instance {
+        Instance::spawn(self.command(settings))
+    }
+
+    /// The same, not yet started.
+    pub fn command(&self, settings: &[(&str, &str)]) -> Command {
+        let mut command = Instance::command();
+        command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
+        command.env("LD_PRELOAD", &*LIBRARY).env("FAULTY", &self.orders).envs(settings.iter().copied());
+        command
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.orders);
+    }
+}

@@ -1,0 +1,221 @@
+//! Proves what happens to a data file when its disk is full, read-only, gone or broken, and when the wall clock jumps:
+//! senders are refused and told so, everything else goes on, and it recovers by itself. Also `kill -9`, again and again.
+
+mod common;
+
+use common::faulty::{EIO, ENOSPC, EROFS};
+use common::http::get;
+use common::*;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Checks that an instance cannot write, though all else goes on, and that nothing of it reached the file.
+#[track_caller]
+fn refuses(instance: &Instance, ada: &mut Client, why: &str) {
+    let start = Instant::now();
+    let key = poll("a message is refused", PATIENCE, || {
+        let key = ada.post("refused");
+        let frame = ada.until("a receipt or an error", |f| f["ref"] == key.as_str());
+        (frame["type"] == "error").then(|| {
+            assert_eq!(frame["code"], "unavailable", "{frame}");
+            key
+        })
+    });
+    assert!(start.elapsed() < Duration::from_secs(5), "refused after {:?}", start.elapsed());
+    let ready = get(instance.addr, "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.json()["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{}", ready.text());
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    // A newcomer gets in, reads the log, is seen and leaves.
+    let name = unique("N");
+    let mut newcomer = Client::join(instance.addr, &ada.room, &name);
+    assert!(!newcomer.welcome["messages"].as_array().expect("messages").is_empty());
+    ada.see_join(&name);
+    newcomer.send(json!({"type": "history", "before": newcomer.welcome["last"]}));
+    newcomer.expect("history");
+    newcomer.send(json!({"type": "typing", "active": true}));
+    ada.until("typing", |f| f["type"] == "typing" && f["name"] == name.as_str());
+    newcomer.leave();
+    ada.see_leave(&name);
+    ada.fence();
+    ada.never("the refused message", |f| f["type"] == "message" && f["ref"] == key.as_str());
+}
+
+/// Checks that it recovers by itself, and that a message that was refused can be said again.
+#[track_caller]
+fn recovers(instance: &Instance, ada: &mut Client) {
+    poll_until("ready again", Duration::from_secs(12), || get(instance.addr, "/readyz").status == 200);
+    ada.until("status up", |f| f["type"] == "status" && f["backplane"] == "up");
+    ada.say("it is back");
+}
+
+/// Checks that a restart finds all that got a receipt, in order, and the people.
+#[track_caller]
+fn kept(file: &DataFile, mut instance: Instance, ada: &Client) {
+    instance.kill();
+    let said: Vec<Value> = ada.messages().into_iter().collect();
+    let instance = file.start(&[]);
+    let back = Client::back(instance.addr, &ada.room, "Ada", &ada.secret, None);
+    let kept = back.welcome["messages"].as_array().expect("messages").clone();
+    assert_eq!(said[said.len().saturating_sub(50)..], kept);
+    assert_eq!(file.sql("PRAGMA integrity_check"), "ok");
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_refuses_and_recovers() {
+    for (error, why) in [(ENOSPC, "full"), (EIO, "I/O"), (EROFS, "I/O")] {
+        let (file, faulty) = (DataFile::new(), Faulty::new());
+        let instance = faulty.start(&[("DATA_FILE", &file.path())]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        ada.say("before");
+        faulty.set(error, 0);
+        refuses(&instance, &mut ada, why);
+        ada.until("status down", |f| f["type"] == "status" && f["backplane"] == "down");
+        let bob = Client::join(instance.addr, "tea", "Bob");
+        faulty.set(0, 0);
+        recovers(&instance, &mut ada);
+        // Who came while nothing could be written is in the file now.
+        poll_until("Bob's seat", PATIENCE, || file.sql("SELECT name FROM seats ORDER BY name") == "Ada\nBob");
+        assert!(instance.log().matches("can't be written").count() == 1, "{}", instance.log());
+        drop(bob);
+        kept(&file, instance, &ada);
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_refuses_and_recovers() {
+    let file = DataFile::new();
+    let mut command = Command::new("prlimit");
+    common::instance::bare(&mut command);
+    command.args(["--fsize=400000:unlimited", &Instance::binary()]);
+    command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info"), ("RATE_LIMIT", "0")]);
+    command.env("DATA_FILE", file.path());
+    let instance = Instance::spawn(command);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let large = "x".repeat(4000);
+    poll_until("the limit", PATIENCE, || {
+        let key = ada.post(&large);
+        ada.until("a receipt or an error", |f| f["ref"] == key.as_str())["type"] == "error"
+    });
+    refuses(&instance, &mut ada, "");
+    let raised = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &instance.pid().to_string()]).status();
+    assert!(raised.expect("prlimit").success());
+    recovers(&instance, &mut ada);
+    kept(&file, instance, &ada);
+}
+
+/// With root, on a real file system that is full; without, it says so and proves nothing.
+#[test]
+fn a_full_file_system_refuses_and_recovers() {
+    let mount = DataFile::new();
+    let dir = mount.dir().display().to_string();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "bobbin", &dir]).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no tmpfs can be mounted here");
+        return;
+    }
+    let test = std::panic::catch_unwind(|| {
+        let file = DataFile::below(mount.dir());
+        let instance = file.start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        ada.say("before");
+        let ballast = mount.beside("-ballast");
+        let _ = std::fs::write(&ballast, vec![0_u8; 2 << 20]); // as much as fits
+        refuses(&instance, &mut ada, "full");
+        std::fs::remove_file(&ballast).expect("the ballast");
+        recovers(&instance, &mut ada);
+        kept(&file, instance, &ada);
+    });
+    assert!(Command::new("umount").args(["-l", &dir]).status().expect("umount").success());
+    if let Err(panic) = test {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_directory_that_is_gone_refuses_and_recovers_when_it_is_back() {
+    let parent = DataFile::new();
+    let dir = parent.dir().join("here");
+    std::fs::create_dir(&dir).expect("a directory");
+    let path = dir.join("chat.db").display().to_string();
+    let instance = Instance::start(&[("DATA_FILE", &path)]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    ada.say("before");
+    let away = parent.dir().join("away");
+    std::fs::rename(&dir, &away).expect("moved away");
+    refuses(&instance, &mut ada, "removed or replaced");
+    // Another file in its place is not taken for it.
+    std::fs::create_dir(&dir).expect("a directory");
+    std::fs::copy(away.join("chat.db"), &path).expect("a copy");
+    refuses(&instance, &mut ada, "removed or replaced");
+    std::fs::remove_dir_all(&dir).expect("the other one");
+    std::fs::rename(&away, &dir).expect("moved back");
+    recovers(&instance, &mut ada);
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_at_the_start_ends_it_with_one_line_and_code_1() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let instance = file.start(&[]);
+    Client::join(instance.addr, "tea", "Bob").say("before");
+    drop(instance);
+    faulty.set(ENOSPC, 0);
+    let mut command = faulty.command(&[("DATA_FILE", &file.path())]);
+    let output = command.output().expect("it ends by itself");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    assert!(lines.trim_end().lines().count() == 1 && lines.contains("DATA_FILE: disk"), "{lines}");
+    faulty.set(0, 0);
+    let instance = faulty.start(&[("DATA_FILE", &file.path())]);
+    assert_eq!(Client::join(instance.addr, "tea", "Ada").welcome["messages"][0]["text"], "before");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_costs_no_message_no_name_and_no_order() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let settings = [("DATA_FILE", &*file.path()), ("HISTORY_DAYS", "3")].map(|(name, value)| (name, value.to_owned()));
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut instance = faulty.start(&settings);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
+    let key = ada.post("said once");
+    let first = ada.hear("said once");
+    for day in [0, 1, -1, 2, -400, 0] {
+        faulty.set(0, day * 86_400);
+        ada.say(&format!("day {day}"));
+        bob.hear(&format!("day {day}"));
+        // A ref is known by the time in service, whatever the day.
+        ada.send(json!({"type": "message", "text": "said once", "ref": key}));
+        assert_eq!(ada.hear("said once"), first);
+        let back = Client::back(instance.addr, "tea", "Ada", &ada.secret, first["id"].as_str());
+        assert_eq!(back.welcome["gap"], false, "day {day}");
+        ada = back;
+    }
+    // A cut client is gone after its lease, not at a jump.
+    let secret = bob.secret.clone();
+    bob.cut();
+    faulty.set(0, 86_400);
+    ada.quiet("Bob leaves at once", Duration::from_secs(3), |f| f["type"] == "presence");
+    let bob = Client::back(instance.addr, "tea", "Bob", &secret, None);
+    let all = bob.welcome["messages"].as_array().expect("messages").clone();
+    assert_eq!(all.len(), 7);
+    let rank = |m: &Value| {
+        let id = m["id"].as_str().and_then(|id| id.split_once('-')).expect("an id");
+        (id.0.parse::<u64>().expect("a number"), id.1.parse::<u64>().expect("a number"))
+    };
+    assert!(all.is_sorted_by(|a, b| rank(a) < rank(b)), "{all:?}");
+    drop(bob);
+
+    // Long after its days a message is not shown; but a clock that is wrong for a while deletes none.
+    faulty.set(0, 40 * 86_400);
+    let late = Client::join(instance.addr, "tea", "Late");
+    assert_eq!(late.welcome["messages"], json!([]));
+    instance.kill();
+    instance = faulty.start(&settings);
+    let late = Client::back(instance.addr, "tea", "Late", &late.secret, None);
+    assert_eq!(late.welcome["messages"], json!([]));
+    std::thread::sleep(Duration::from_secs(2)); // two of its looks for what is too old
+    faulty.set(0, 0);
+    let late = Client::back(instance.addr, "tea", "Late", &late.secret, None);
+    assert_eq!(late.welcome["messages"].as_array().map(Vec::len), Some(7), "all are back");
+}
