@@ -1,10 +1,10 @@
 //! One lane: the thread that owns the write side of its share of the sessions.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, Select, TryRecvError};
 use tungstenite::Bytes;
 
 use super::drain::Drain;
@@ -53,6 +53,8 @@ pub enum LaneCommand {
     Drain(Duration),
     /// Ask this many sessions to reconnect.
     Rebalance(usize),
+    /// Look at the clock: something is due earlier than it was.
+    LookAtClock,
 }
 
 /// What a lane's thread owns.
@@ -74,6 +76,8 @@ pub struct Lane {
     /// When messages were last written, and how long that took.
     wrote: (Instant, Duration),
     drain: Option<Drain>,
+    /// Until when its thread sleeps, unless a command comes.
+    wakes_at: Option<Instant>,
 }
 
 impl Lane {
@@ -91,30 +95,48 @@ impl Lane {
             retry_wait: RETRY.0,
             wrote: (Instant::now(), Duration::ZERO),
             drain: None,
+            wakes_at: None,
         }
     }
 
-    /// Works until the handle is dropped.
-    pub fn run(mut self) {
+    /// Works until the handle is dropped. The lane is locked while it works, and free while its thread waits.
+    pub fn run(lane: &Mutex<Lane>) {
+        let lock = || lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let commands = lock().commands.clone();
+        let mut select = Select::new();
+        select.recv(&commands);
         loop {
-            let first = match self.next_duty() {
-                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => self.commands.recv_deadline(at),
+            let wait_until = {
+                let mut lane = lock();
+                lane.wakes_at = lane.next_duty();
+                lane.wakes_at
             };
-            match first {
+            let _ = match wait_until {
+                None => Ok(select.ready()),
+                Some(at) => select.ready_deadline(at),
+            };
+            let mut lane = lock();
+            match commands.try_recv() {
                 Ok(command) => {
-                    self.carry_out(command);
-                    self.gather();
+                    lane.carry_out(command);
+                    lane.gather();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return,
             }
             let began = Instant::now();
-            self.write_messages();
+            lane.write_messages();
             let now = Instant::now();
-            self.wrote = (now, now - began);
-            self.do_duties(now);
+            lane.wrote = (now, now - began);
+            lane.do_duties(now);
         }
+    }
+
+    /// Carries an event out on the caller's thread. Returns whether the lane's own thread now wakes too late by itself.
+    pub fn carry_out_here(&mut self, event: Event) -> bool {
+        self.carry_out(LaneCommand::Event(event));
+        self.write_messages();
+        self.next_duty().is_some_and(|at| self.wakes_at.is_none_or(|wakes| at < wakes))
     }
 
     /// Takes what else has come. Where one message is, others are close behind, and those that are written together
@@ -149,6 +171,7 @@ impl Lane {
                 self.drain = Some(Drain::new(self.homes.keys().copied().collect(), over, now));
             }
             LaneCommand::Rebalance(count) => self.rebalance(count, now),
+            LaneCommand::LookAtClock => {}
         }
     }
 

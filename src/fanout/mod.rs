@@ -4,7 +4,8 @@
 //! per core that owns the write side of its share of the sessions. It takes what has piled up in its channel, gathers
 //! the messages of each room, and makes one `send` per session: a delivery costs that system call, one comparison of
 //! ids and nothing else. Messages reach it encoded. Joins and leaves come through the same channel as messages, so the
-//! channel's order is their order.
+//! channel's order is their order. In a small room the sends cost less than waking the lane: there the backplane's thread
+//! writes itself, if the lane is idle.
 
 pub mod drain;
 pub mod frame;
@@ -16,7 +17,7 @@ pub mod polls;
 pub mod socket;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -34,6 +35,9 @@ const QUEUE: usize = 1024;
 /// The handle by which the rest of the program reaches the lanes. When the last one is dropped, they end.
 pub struct Lanes {
     inboxes: Vec<Sender<LaneCommand>>,
+    /// Locked by their threads except while these wait for commands, and by [`Lanes::write_here`]. No send under this
+    /// lock ever waits.
+    lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
 }
 
@@ -45,11 +49,13 @@ impl Lanes {
     pub fn start(count: usize, metrics: &Arc<Metrics>) -> io::Result<Lanes> {
         let start = |number| {
             let (inbox, commands) = bounded(QUEUE);
-            let lane = Lane::new(commands, metrics.clone());
-            threads::spawn_critical(&format!("lane-{number}"), move || lane.run()).map(|_| inbox)
+            let lane = Arc::new(Mutex::new(Lane::new(commands, metrics.clone())));
+            let same = lane.clone();
+            threads::spawn_critical(&format!("lane-{number}"), move || Lane::run(&lane)).map(|_| (inbox, same))
         };
-        let inboxes: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
-        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes })
+        let both: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
+        let (inboxes, lanes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes })
     }
 
     /// Numbers a session and gives it a lane.
@@ -80,18 +86,31 @@ impl Lanes {
             | Event::Removed { room, .. }
             | Event::Typing { room, .. }
             | Event::Presence { room, .. } => {
-                let mut lanes = self.placement.lanes_of(room);
-                while lanes.count_ones() > 1 {
-                    self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event.clone()));
-                    lanes &= lanes - 1;
-                }
-                if lanes != 0 {
-                    self.send(lanes.trailing_zeros() as usize, LaneCommand::Event(event));
+                let lanes = self.placement.lanes_of(room);
+                let is_small = lanes.is_small;
+                for lane in lanes {
+                    if !(is_small && self.write_here(lane, &event)) {
+                        self.send(lane, LaneCommand::Event(event.clone()));
+                    }
                 }
             }
             Event::Kept(_) => {}
             Event::Status(_) => (0..self.inboxes.len()).for_each(|n| self.send(n, LaneCommand::Event(event.clone()))),
         }
+    }
+
+    /// Carries an event out on this thread if the lane is idle, since waking the lane's own thread would cost more than
+    /// the few sends themselves. Whether it did: nothing may overtake what waits in the lane's channel.
+    fn write_here(&self, number: usize, event: &Event) -> bool {
+        let Ok(mut lane) = self.lanes[number].try_lock() else { return false };
+        if !self.inboxes[number].is_empty() {
+            return false;
+        }
+        if lane.carry_out_here(event.clone()) {
+            // Full means that it wakes anyway.
+            let _ = self.inboxes[number].try_send(LaneCommand::LookAtClock);
+        }
+        true
     }
 
     /// What waits in each lane's queue.
