@@ -10,14 +10,14 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::app::App;
 use crate::backplane::local::{DataError, Limits, Local};
-use crate::backplane::{Backplane, Event, EventSink, redis::Redis};
+use crate::backplane::redis::{LinkError, Redis, Server};
+use crate::backplane::{Backplane, Event, EventSink};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
 use crate::limits::{self, Accounts, Bucket, Gate, Slots};
@@ -25,7 +25,7 @@ use crate::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::metrics::emf::{EMF_PERIOD, Emf};
 use crate::rebalance::Rebalancing;
-use crate::settings::{RedisSettings, Settings};
+use crate::settings::Settings;
 use crate::{http::accept, notify, threads};
 
 /// Connections that may wait to be accepted: a whole room's that comes back at once.
@@ -56,8 +56,8 @@ pub enum StartError {
     Listen(SocketAddr, io::Error),
     /// A thread or the signals can't be had.
     System(io::Error),
-    /// The redis crate does not take the settings.
-    Redis(redis::RedisError),
+    /// The address or the certificates cannot be used.
+    Redis(LinkError),
     /// The data file can't be used.
     Data(DataError),
 }
@@ -116,7 +116,6 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
     let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
-    let (keep, life) = (settings.retention.messages, settings.retention.life);
     let backplane: Box<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
@@ -124,9 +123,9 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
             Box::new(Local::start(settings.data_file.as_deref(), limits, listener).map_err(StartError::Data)?)
         }
         Some(redis) => {
-            let client = client(redis).map_err(StartError::Redis)?;
-            log::info!("rooms are on redis at {}", client.get_connection_info().addr());
-            Box::new(Redis::start(client, keep, life, listener)?)
+            let server = Server::new(redis).map_err(StartError::Redis)?;
+            log::info!("rooms are on redis at {server}");
+            Box::new(Redis::start(server, &settings.retention, listener)?)
         }
     };
     let (bearable, why) = limits::capacity();
@@ -176,24 +175,6 @@ fn post_rates(settings: &Settings) -> Vec<Mutex<Bucket>> {
     let rate = f64::from(settings.rate_limit);
     let bucket = |_| Mutex::new(Bucket::new(rate, rate * limits::BURST_SECONDS, Instant::now()));
     settings.tokens.posters.iter().map(bucket).collect()
-}
-
-fn client(settings: &RedisSettings) -> redis::RedisResult<Client> {
-    let mut info: ConnectionInfo = settings.url.as_str().into_connection_info()?;
-    // A connection that is set up without an answer to wait for can't hang in its set-up.
-    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
-    if let Some(password) = &settings.password {
-        redis = redis.set_password(password);
-    }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    info = info.set_redis_settings(redis).set_tcp_settings(tcp);
-    if settings.url.starts_with("rediss://") {
-        // It fails only if there is a provider already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let root_cert = settings.authorities.clone();
-        return Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert });
-    }
-    Client::open(info)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

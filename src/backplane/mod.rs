@@ -271,6 +271,12 @@ pub trait Backplane: Admin + Send + Sync {
     /// Whether it answers.
     fn health(&self) -> Health;
 
+    /// How long a command takes at present. Whoever lets newcomers in does so only while this is below 250 ms: they can
+    /// wait, a message of those who are in cannot. Cheap enough to be called for each of them.
+    fn delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Carries out what is under way, gives every lease its full length, and ends; waits for at most `deadline`.
     fn stop(&self, deadline: Duration);
 }

@@ -91,6 +91,7 @@ impl Cluster {
             ("DRAIN_SECONDS".to_string(), drain),
             // Nothing is trimmed, so `gap` means lost data.
             ("HISTORY_MESSAGES".to_string(), "1000000".to_string()),
+            ("HISTORY_BYTES".to_string(), "1073741824".to_string()),
         ];
         settings.push(match &self.store {
             Store::Redis(pair) => ("REDIS_ENDPOINT".into(), pair.proxies[slot].addr.to_string()),

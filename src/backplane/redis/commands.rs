@@ -1,4 +1,4 @@
-//! What Redis is asked: the keys, the channels, and the scripts.
+//! The commands: what is sent to Redis for each operation, packed; the keys, the channels and the scripts.
 //!
 //! All that must be atomic is a Lua script beside this file. Keys carry the room as hash tag (Redis Cluster
 //! specification), so that a cluster keeps a room's keys together:
@@ -6,64 +6,256 @@
 //! | key | type | holds |
 //! | --- | --- | --- |
 //! | `bobbin:{room}:log` | stream | the messages |
-//! | `bobbin:{room}:live` | channel | events as they happen |
+//! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2, since channels ignore it |
 //! | `bobbin:{room}:here` | sorted set | folded name, and the end of its lease |
-//! | `bobbin:{room}:who` | hash | folded name, and who has it |
-//! | `bobbin:{room}:ref:{ref}` | string | the id that a message with this ref got |
-//! | `bobbin:tasks` | hash | each task's count of sessions, and when it told |
+//! | `bobbin:{room}:who` | hash | folded name, and who has it, from where and since when |
+//! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref |
+//! | `bobbin:instances` | hash | each instance's count of sessions, and when it reported |
+//! | `bobbin:probe` | string | nothing: whether Redis takes writes |
 
-use std::sync::LazyLock;
+use redis::{Cmd, cmd};
 
-use redis::{Cmd, Script};
+use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId};
+use crate::protocol::{Id, PAGE_BYTES};
+use crate::settings::Retention;
 
-macro_rules! scripts {
-    ($($name:ident = $($file:literal)+;)+) => {
-        $(
-            #[allow(missing_docs)] // Its file says what it does.
-            pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($(include_str!($file)),+)));)+
-        /// All of them, as they are loaded.
-        pub const SCRIPTS: &[&str] = &[$(concat!($(include_str!($file)),+)),+];
-    };
+/// Packs commands for one instance.
+pub struct Commands {
+    /// This instance's name among all.
+    pub instance: String,
+    /// What every channel begins with.
+    prefix: String,
+    join: Script,
+    leave: Script,
+    renew: Script,
+    say: Script,
+    page: Script,
+    load_report: Script,
 }
 
-scripts! {
-    JOIN = "presence.lua" "join.lua";
-    LEAVE = "presence.lua" "leave.lua";
-    RENEW_LEASES = "presence.lua" "renew.lua";
-    SAY = "say.lua";
-    READ = "read.lua";
-    LOAD_REPORT = "load_report.lua";
-    ROSTER = "roster.lua";
+/// Which part of a log [`Commands::page`] reads.
+pub struct Part {
+    /// `XRANGE` or `XREVRANGE`.
+    pub order: &'static str,
+    /// The first id, as these commands take it.
+    pub from: String,
+    /// The last one.
+    pub to: String,
+    /// The most messages.
+    pub limit: usize,
+    /// For a newcomer, the last message that it has seen, or "".
+    pub since: Option<String>,
+}
+
+/// An excluded end of a range. Redis refuses one that excludes the largest id there can be.
+pub fn excluded(id: Id) -> String {
+    format!("({}", id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }))
+}
+
+impl Commands {
+    /// Commands for the instance of this name. The settings are written in front of the scripts, not sent each time.
+    pub fn new(instance: String, database: i64, retention: &Retention) -> Commands {
+        let settings = format!(
+            "local KEEP, KEEP_BYTES, LOG_LIFE, REF_LIFE, LEASE = '{}', {}, '{}', '{}', {}\n",
+            retention.messages,
+            retention.bytes,
+            retention.life.as_secs(),
+            REF_LIFE.as_secs(),
+            LEASE.as_millis()
+        );
+        let script = |text: &str| Script::new(format!("{settings}{text}"));
+        let presence = |text: &str| script(&format!("{}{text}", include_str!("presence.lua")));
+        Commands {
+            instance,
+            prefix: if database == 0 { "bobbin:{".to_owned() } else { format!("bobbin:{database}:{{") },
+            join: presence(include_str!("join.lua")),
+            leave: presence(include_str!("leave.lua")),
+            renew: presence(include_str!("renew.lua")),
+            say: script(include_str!("say.lua")),
+            page: script(include_str!("page.lua")),
+            load_report: script(include_str!("load_report.lua")),
+        }
+    }
+
+    /// `SCRIPT LOAD` of each script.
+    pub fn load_scripts(&self) -> Vec<Vec<u8>> {
+        let all = [&self.join, &self.leave, &self.renew, &self.say, &self.page, &self.load_report];
+        all.map(Script::load).into()
+    }
+
+    /// `SCRIPT LOAD` of the one that reads logs.
+    pub fn load_page(&self) -> Vec<u8> {
+        self.page.load()
+    }
+
+    /// Keeps and publishes a message. `known` is the newest id in the room that this instance has seen.
+    pub fn say(&self, room: &str, by: &str, body: &str, reference: Option<&str>, known: Id) -> Vec<u8> {
+        let mut command = evalsha(&self.say, 1 + usize::from(reference.is_some()));
+        command.arg(log(room));
+        if let Some(reference) = reference {
+            command.arg(format!("bobbin:{{{room}}}:ref:{by}:{reference}"));
+        }
+        command.arg(self.channel(room)).arg(body).arg(known.ms).get_packed_command()
+    }
+
+    /// Takes a seat.
+    pub fn join(&self, seat: &Seat, may_expire: bool) -> Vec<u8> {
+        let mut command = self.presence(&self.join, &seat.room, may_expire);
+        self.add_seat(&mut command, seat);
+        command.get_packed_command()
+    }
+
+    /// Gives a seat back.
+    pub fn leave(&self, seat: &Seat) -> Vec<u8> {
+        let mut command = self.presence(&self.leave, &seat.room, false);
+        command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.name).get_packed_command()
+    }
+
+    /// Renews leases of one room; with `again`, names that are gone are taken again.
+    pub fn renew<'a>(
+        &self,
+        room: &str,
+        seats: impl IntoIterator<Item = &'a Seat>,
+        again: bool,
+        may_expire: bool,
+    ) -> Vec<u8> {
+        let mut command = self.presence(&self.renew, room, may_expire);
+        command.arg(u8::from(again));
+        seats.into_iter().for_each(|seat| self.add_seat(&mut command, seat));
+        command.get_packed_command()
+    }
+
+    /// Reads part of a log.
+    pub fn page(&self, room: &str, part: &Part) -> Vec<u8> {
+        let mut command = evalsha(&self.page, 1);
+        command.arg(log(room)).arg(part.order).arg(&part.from).arg(&part.to).arg(part.limit).arg(PAGE_BYTES);
+        if let Some(since) = &part.since {
+            command.arg(since);
+        }
+        command.get_packed_command()
+    }
+
+    /// Reads who is in a room: the values of `who`.
+    pub fn roster(&self, room: &str) -> Vec<u8> {
+        cmd("HVALS").arg(who(room)).get_packed_command()
+    }
+
+    /// Publishes that somebody types.
+    pub fn typing(&self, room: &str, json: &str) -> Vec<u8> {
+        cmd("PUBLISH").arg(self.channel(room)).arg(format!("t{json}")).get_packed_command()
+    }
+
+    /// Publishes to this instance itself.
+    pub fn probe(&self) -> Vec<u8> {
+        cmd("PUBLISH").arg(self.own_channel()).arg("").get_packed_command()
+    }
+
+    /// Reports this instance's sessions.
+    pub fn load_report(&self, sessions: u64) -> Vec<u8> {
+        evalsha(&self.load_report, 1).arg("bobbin:instances").arg(&self.instance).arg(sessions).get_packed_command()
+    }
+
+    /// Subscribes to rooms.
+    pub fn subscribe<'a>(&self, rooms: impl IntoIterator<Item = &'a Room>) -> Vec<u8> {
+        let mut command = cmd("SUBSCRIBE");
+        for room in rooms {
+            command.arg(self.channel(room));
+        }
+        command.get_packed_command()
+    }
+
+    /// Subscribes to this instance's own channel.
+    pub fn subscribe_own(&self) -> Vec<u8> {
+        cmd("SUBSCRIBE").arg(self.own_channel()).get_packed_command()
+    }
+
+    /// Unsubscribes from a room.
+    pub fn unsubscribe(&self, room: &str) -> Vec<u8> {
+        cmd("UNSUBSCRIBE").arg(self.channel(room)).get_packed_command()
+    }
+
+    /// The room whose channel this is.
+    pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        channel.strip_prefix(&self.prefix)?.strip_suffix("}:live")
+    }
+
+    /// The number of a session of this instance, by its name among all.
+    pub fn own_session(&self, session: &str) -> Option<SessionId> {
+        session.strip_prefix(&*self.instance)?.strip_prefix('/')?.parse().ok()
+    }
+
+    fn presence(&self, script: &Script, room: &str, may_expire: bool) -> Cmd {
+        let mut command = evalsha(script, 3);
+        command.arg(format!("bobbin:{{{room}}}:here")).arg(who(room)).arg(log(room));
+        command.arg(self.channel(room)).arg(u8::from(may_expire));
+        command
+    }
+
+    fn add_seat(&self, command: &mut Cmd, seat: &Seat) {
+        command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
+        command.arg(seat.address.to_string()).arg(&*seat.name);
+    }
+
+    /// A session's name among those of all instances.
+    fn session(&self, number: SessionId) -> String {
+        format!("{}/{number}", self.instance)
+    }
+
+    fn channel(&self, room: &str) -> String {
+        format!("{}{room}}}:live", self.prefix)
+    }
+
+    fn own_channel(&self) -> String {
+        format!("bobbin:instance:{}", self.instance)
+    }
+}
+
+/// A script, and the hash by which Redis calls it once it is loaded.
+struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(text: String) -> Script {
+        Script { hash: redis::Script::new(&text).get_hash().to_owned(), text }
+    }
+
+    fn load(&self) -> Vec<u8> {
+        cmd("SCRIPT").arg("LOAD").arg(&self.text).get_packed_command()
+    }
 }
 
 /// `EVALSHA` of a script that was loaded when the connection was made.
-pub fn script(script: &Script, keys: usize) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys);
+fn evalsha(script: &Script, keys: usize) -> Cmd {
+    let mut command = cmd("EVALSHA");
+    command.arg(&script.hash).arg(keys);
     command
 }
 
-/// The key of a room's log.
-pub fn log_key(room: &str) -> String {
+fn log(room: &str) -> String {
     format!("bobbin:{{{room}}}:log")
 }
 
-/// The key of the people in a room.
-pub fn who_key(room: &str) -> String {
+fn who(room: &str) -> String {
     format!("bobbin:{{{room}}}:who")
 }
 
-/// Asks who is in a room; `replies::people` understands the answer.
-pub fn ask_for_people(room: &str) -> Vec<u8> {
-    script(&ROSTER, 1).arg(who_key(room)).get_packed_command()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
 
-/// The channel on which a room's events are published.
-pub fn channel_of_room(room: &str) -> String {
-    format!("bobbin:{{{room}}}:live")
-}
-
-/// The channel that only this task listens to.
-pub fn channel_of_task(task: &str) -> String {
-    format!("bobbin:task:{task}")
+    #[test]
+    fn channels_carry_the_database() {
+        let retention = Retention { messages: 9, bytes: 9, life: Duration::from_secs(9) };
+        let [first, second] = [0, 2].map(|database| Commands::new("i1".to_owned(), database, &retention));
+        assert_eq!(first.channel("tea"), "bobbin:{tea}:live");
+        assert_eq!(second.channel("tea"), "bobbin:2:{tea}:live");
+        assert_eq!(second.room_of("bobbin:2:{tea}:live"), Some("tea"));
+        assert_eq!(second.room_of("bobbin:{tea}:live"), None);
+        assert_eq!(first.room_of("bobbin:2:{tea}:live"), None);
+        assert_eq!(first.own_session("i1/12"), Some(12));
+        assert_eq!(first.own_session("i12/1"), None);
+    }
 }

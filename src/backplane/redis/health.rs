@@ -1,89 +1,97 @@
-//! Whether Redis is there: how both connections are made, how long is waited after one is lost, and the state that
-//! `/readyz` and the clients are told. The publisher and the subscriber share it and know nothing else of each other.
+//! Whether Redis can be used: the state that `/readyz` and the clients are told, and how long is waited after the
+//! connection is lost.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use redis::{Client, Connection, RedisError, RedisResult};
 
 use crate::backplane::{Event, EventSink};
 
-/// How long Redis may take to connect, to take a command or to answer. A client must hear within 2 s that it does not.
-pub const REDIS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The first and the longest wait before Redis is tried again; each try doubles it, and chance takes up to half off.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A connection that lasted this long was a good one, and the next wait is the first again. A server that takes connections
+/// and refuses work, a replica in a failover for instance, is tried ever less often.
+const LASTING: Duration = Duration::from_secs(8);
 
-/// One of the two connections.
-#[derive(Debug, Clone, Copy)]
-pub enum Part {
-    /// The one that asks.
-    Publisher,
-    /// The one that listens.
-    Subscriber,
-}
-
-/// The state of both connections. The listener hears [`Event::Status`] when it changes.
-pub struct Link {
-    /// Read with each message, so it is kept beside the lock: which parts stand.
-    stands: [AtomicBool; 2],
-    /// Guards changes.
+/// The state of the connection. The sink gets [`Event::Status`] when it changes.
+pub struct ConnectionHealth {
+    /// Read by every call, so it is beside the lock.
+    up: AtomicBool,
     state: Mutex<State>,
-    listener: EventSink,
+    /// Signalled when the connection is up for the first time.
+    first_up: Condvar,
+    sink: EventSink,
 }
 
 struct State {
-    /// Why each part is down, if it is.
-    faults: [Option<String>; 2],
-    /// Since when both stand.
-    up_since: Option<Instant>,
+    /// Since when it is up, or why it is not.
+    now: Result<Instant, String>,
+    /// Whether it was ever up.
+    ever_up: bool,
 }
 
-impl Link {
-    /// A link that is down until both threads say otherwise.
-    pub fn new(listener: EventSink) -> Arc<Link> {
-        let fault = || Some("not connected yet".to_owned());
-        let state = Mutex::new(State { faults: [fault(), fault()], up_since: None });
-        Arc::new(Link { stands: [AtomicBool::new(false), AtomicBool::new(false)], state, listener })
+impl ConnectionHealth {
+    /// Down, until the reader says otherwise.
+    pub fn new(sink: EventSink) -> ConnectionHealth {
+        let state = Mutex::new(State { now: Err("not connected yet".to_owned()), ever_up: false });
+        ConnectionHealth { up: AtomicBool::new(false), state, first_up: Condvar::new(), sink }
     }
 
-    /// Whether this part stands.
-    pub fn stands(&self, part: Part) -> bool {
-        self.stands[part as usize].load(Relaxed)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether messages can be kept and heard.
+    /// Whether Redis can be used now.
     pub fn is_up(&self) -> bool {
-        self.stands(Part::Publisher) && self.stands(Part::Subscriber)
+        self.up.load(Relaxed)
+    }
+
+    /// Whether Redis can be used. Before it could for the first time since the start, waits for that, up to `patience`.
+    pub fn is_up_within(&self, patience: Duration) -> bool {
+        if !self.is_up() {
+            let wait = self.first_up.wait_timeout_while(self.state(), patience, |state| !state.ever_up);
+            drop(wait.unwrap_or_else(PoisonError::into_inner));
+        }
+        self.is_up()
     }
 
     /// Since when it is up, or why it is not.
-    pub fn state(&self) -> Result<Instant, String> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.up_since.ok_or_else(|| state.faults.iter().flatten().next().cloned().unwrap_or_default())
+    pub fn since(&self) -> Result<Instant, String> {
+        self.state().now.clone()
     }
 
-    /// Notes that a part stands, or why it does not.
-    pub fn set(&self, part: Part, new: Result<(), String>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_up = self.is_up();
-        self.stands[part as usize].store(new.is_ok(), Relaxed);
-        let fault = new.err();
-        if let Some(why) = fault.as_ref().filter(|_| state.faults[part as usize] != fault) {
-            log::warn!("redis: {part:?}: {why}");
+    /// It is up.
+    pub fn set_up(&self) {
+        let mut state = self.state();
+        if state.now.is_ok() {
+            return;
         }
-        state.faults[part as usize] = fault;
-        let up = self.is_up();
-        if up != was_up {
-            state.up_since = up.then(Instant::now);
-            log::info!("redis is {}", if up { "up" } else { "down" });
-            // Under the lock, so that two changes are told in their order; the listener only fills queues.
-            (self.listener)(Event::Status(up));
+        *state = State { now: Ok(Instant::now()), ever_up: true };
+        self.up.store(true, Relaxed);
+        self.first_up.notify_all();
+        log::info!("redis is up");
+        drop(state);
+        // Only the reader's thread calls this and `set_down`, so the order of the events is that of the changes.
+        (self.sink)(Event::Status(true));
+    }
+
+    /// It is down, because of this.
+    pub fn set_down(&self, why: String) {
+        let mut state = self.state();
+        if state.now.as_ref().err() != Some(&why) {
+            log::warn!("redis is down: {why}");
+        }
+        let was_up = state.now.is_ok();
+        state.now = Err(why);
+        self.up.store(false, Relaxed);
+        drop(state);
+        if was_up {
+            (self.sink)(Event::Status(false));
         }
     }
 }
 
-/// A wait that grows with each failure, with some chance in it, so that a thousand tasks do not come all at once.
+/// A wait that grows with each failure, with some chance in it, so that a thousand instances do not come all at once.
 pub struct Backoff(Duration);
 
 impl Backoff {
@@ -92,58 +100,51 @@ impl Backoff {
         Backoff(BACKOFF.0)
     }
 
-    /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    /// The next wait, after a connection that lasted this long.
+    pub fn next(&mut self, lasted: Duration) -> Duration {
+        if lasted >= LASTING {
+            self.0 = BACKOFF.0;
+        }
         let wait = self.0;
         self.0 = (wait * 2).min(BACKOFF.1);
         wait - wait.mul_f64(crate::limits::jitter() / 2.0)
     }
 }
 
-/// Connects within [`REDIS_TIMEOUT`]; no later write takes longer than that, and no read longer than `read_timeout`.
-pub fn connect(client: &Client, read_timeout: Duration) -> RedisResult<Connection> {
-    let connection = client.get_connection_with_timeout(REDIS_TIMEOUT)?;
-    connection.set_read_timeout(Some(read_timeout))?;
-    connection.set_write_timeout(Some(REDIS_TIMEOUT))?;
-    Ok(connection)
-}
-
-/// Why a connection was lost, for people: the system's own words for a time-out explain nothing.
-pub fn why(error: &RedisError) -> String {
-    if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
-    fn the_link_is_up_when_both_parts_are_and_says_so_once() {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let copy = heard.clone();
-        let link = Link::new(Arc::new(move |event| {
+    fn each_change_is_told_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let copy = told.clone();
+        let health = ConnectionHealth::new(Arc::new(move |event| {
             if let Event::Status(up) = event {
                 copy.lock().expect("no panic holds it").push(up);
             }
         }));
-        assert!(link.state().is_err());
-        link.set(Part::Publisher, Ok(()));
-        assert!(!link.is_up());
-        link.set(Part::Subscriber, Ok(()));
-        link.set(Part::Subscriber, Ok(()));
-        assert!(link.is_up() && link.state().is_ok());
-        link.set(Part::Publisher, Err("gone".to_owned()));
-        assert_eq!(link.state().expect_err("down"), "gone");
-        link.set(Part::Publisher, Err("gone".to_owned()));
-        assert_eq!(*heard.lock().expect("no panic holds it"), [true, false]);
+        assert!(health.since().is_err() && !health.is_up_within(Duration::ZERO));
+        health.set_down("gone".to_owned());
+        health.set_up();
+        health.set_up();
+        assert!(health.since().is_ok() && health.is_up());
+        health.set_down("gone".to_owned());
+        health.set_down("gone".to_owned());
+        assert_eq!(health.since().expect_err("down"), "gone");
+        assert!(!health.is_up_within(Duration::MAX), "it waits for the first time only");
+        assert_eq!(*told.lock().expect("no panic holds it"), [true, false]);
     }
 
     #[test]
-    fn the_backoff_doubles_to_its_bound() {
+    fn the_backoff_doubles_to_its_bound_until_a_connection_lasts() {
         let mut backoff = Backoff::new();
+        let mut next = |lasted| backoff.next(lasted).as_millis();
         for expected in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
-            let wait = backoff.next().as_millis();
+            let wait = next(Duration::from_secs(1));
             assert!((expected / 2..=expected).contains(&wait), "{wait} of {expected}");
         }
+        assert!(next(LASTING) <= 100);
     }
 }

@@ -1,104 +1,139 @@
-//! The heartbeat: renews the leases of this instance's sessions, has expired ones cleared, and probes the subscription.
+//! The heartbeat: renews the leases of this instance's sessions, and has expired ones cleared away.
 
-use super::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
-/// Keeps the task's leases alive, clears lapsed ones away, probes the subscription.
-pub(super) struct Heartbeat {
-    pub shared: Arc<Shared>,
-    pub subscriptions: Subscriptions,
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::core::{Core, RENEW};
+use super::pipeline::{Failure, PATIENCE, Reply};
+use crate::backplane::{HEARTBEAT, LEASE, Room, Seat, SessionId};
+use crate::threads;
+
+/// After each [`RENEW`] leases, Redis and the processor are left to others for this long: 16,000 sessions pause for two
+/// thirds of a second.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long after Redis came back, or took renewals again, no expired lease is cleared away, and lost names are taken
+/// again: every instance gets to renew its own first, after the longest back-off (5 s) and one heartbeat.
+const GRACE: Duration = Duration::from_secs(10);
+/// Oversleeping by this much means that the process was stopped.
+const OVERSLEEP: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Heartbeat {
+    core: Arc<Core>,
+    /// When a renewal was last refused or not answered.
+    failed: Option<Instant>,
 }
 
-/// Leases on their way to be renewed.
-struct Renewal<'a> {
-    room: &'a Room,
-    /// Who of them was still there when it was sent.
-    here: Vec<&'a Seat>,
-    answer: Queued,
+/// A renewal under way: its room, and where those who sit there and the reply come.
+struct Renewal {
+    room: Room,
+    reply: Receiver<(Vec<Seat>, Reply)>,
 }
 
 impl Heartbeat {
-    pub fn run(&self, stopped: &Receiver<()>) {
-        // Whether Redis was found without its data, and for which stretch of the link's life rosters were compared.
-        let (mut data_lost, mut compared) = (false, None);
-        while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-            let Ok(up_since) = self.shared.link.state() else { continue };
-            // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other
-            // time others cleared it away, because this process was frozen: its clients, if they are still there,
-            // join anew, so the room never sees one that is not.
-            let grace = up_since.elapsed() < GRACE;
-            match self.beat(grace) {
-                Err(Unavailable) => log::debug!("heartbeat: redis does not answer"),
-                Ok(taken_again) => data_lost |= taken_again > 0,
+    /// Starts the thread.
+    pub fn start(core: Arc<Core>) -> std::io::Result<()> {
+        let mut heartbeat = Heartbeat { core, failed: None };
+        threads::spawn_critical("redis-heartbeat", move || heartbeat.run()).map(drop)
+    }
+
+    fn run(&mut self) {
+        loop {
+            let before = Instant::now();
+            std::thread::sleep(HEARTBEAT);
+            if before.elapsed() > HEARTBEAT + OVERSLEEP {
+                self.core.slept.store(true, Relaxed);
             }
-            // What happened while the link was down was not heard. If the data was lost too, all tasks must have
-            // taken their names again first, or the room would see people leave who are there.
-            if compared != Some(up_since) && !(grace && data_lost) {
-                self.subscriptions.compare(data_lost);
-                (data_lost, compared) = (false, Some(up_since));
+            self.core.bulk.close_idle();
+            if let Ok(up_since) = self.core.health.since() {
+                self.beat(up_since);
             }
         }
     }
 
-    /// One heartbeat: how many names were gone and had to be taken again.
-    fn beat(&self, again: bool) -> Result<u64, Unavailable> {
-        self.subscriptions.probe();
-        let rooms = self.shared.seats_by_room();
-        let parts = rooms.iter().flat_map(|(room, seats)| seats.chunks(RENEW).map(move |part| (room, part)));
-        let mut taken_again = 0;
-        let (mut under_way, mut seats) = (Vec::new(), 0);
-        for (room, part) in parts {
-            if seats + part.len() > RENEW {
-                taken_again += self.renewed(under_way.drain(..))?;
-                seats = 0;
-                std::thread::sleep(RENEW_PAUSE);
+    fn beat(&mut self, up_since: Instant) {
+        // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other time
+        // others cleared it away, because this process was stopped: its clients, if they are still there, join anew, so
+        // the room never sees one who is not.
+        let returning = up_since.elapsed() < GRACE;
+        let again = returning && !self.core.slept.load(Relaxed);
+        match renew_all(&self.core, again, Instant::now() + LEASE) {
+            Ok(()) => self.core.slept.store(false, Relaxed),
+            Err(failure) => {
+                log::debug!("heartbeat: {failure:?}");
+                self.failed = Some(Instant::now());
             }
-            seats += part.len();
-            under_way.push(self.renew(room, part, again)?);
         }
-        Ok(taken_again + self.renewed(under_way.drain(..))?)
+        let steady_since = self.failed.map_or(up_since, |failed| failed.max(up_since));
+        self.core.may_expire.store(steady_since.elapsed() > GRACE && self.core.health.is_up(), Relaxed);
+        if !returning {
+            self.compare_at_last();
+        }
     }
 
-    /// Has leases of one room renewed.
-    fn renew<'a>(&self, room: &'a Room, part: &'a [Seat], again: bool) -> Result<Renewal<'a>, Unavailable> {
-        // Queued while the seats are locked: who leaves is not among them, or leaves after it. Otherwise a name that has
-        // just left could be taken again, with nobody there.
-        let held = self.shared.seats();
-        let here: Vec<&Seat> = part.iter().filter(|seat| held.contains_key(&seat.session)).collect();
-        let answer = self.shared.publisher.queue(self.shared.renew(room, &here, again))?;
-        Ok(Renewal { room, here, answer })
-    }
-
-    /// Waits for answers: how many names had to be taken again.
-    fn renewed<'a>(&self, mut renewals: impl Iterator<Item = Renewal<'a>>) -> Result<u64, Unavailable> {
-        renewals.try_fold(0, |sum, renewal| match self.take_in(&renewal) {
-            Ok(taken_again) => Ok(sum + taken_again),
-            // One room that is spoilt in Redis must not cost the others their leases.
-            Err(Unavailable) if self.shared.link.is_up() => {
-                log::warn!("{}: leases could not be renewed", renewal.room);
-                Ok(sum)
+    /// Compares rosters that had to wait until all instances had taken their names again.
+    fn compare_at_last(&self) {
+        for room in self.core.rooms.names() {
+            let waits = self.core.rooms.deliver(&room, |_, delivery| std::mem::take(&mut delivery.compare_later));
+            if waits == Some(true) {
+                self.core.compare(&room);
             }
-            unavailable => unavailable,
-        })
-    }
-
-    fn take_in(&self, renewal: &Renewal<'_>) -> Result<u64, Unavailable> {
-        let reply: Vec<String> = from_value(renewal.answer.wait()?)?;
-        let [newest, taken, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-        self.subscriptions.expect(renewal.room.clone(), newest.parse().map_err(not_understood)?, None);
-        for pair in lost.chunks_exact(2) {
-            let number: usize = pair[0].parse().map_err(not_understood)?;
-            self.lost(renewal.here.get(number).copied(), pair[1] == "1");
-        }
-        taken.parse().map_err(not_understood)
-    }
-
-    /// A session's name is another session's by now, or nobody's.
-    fn lost(&self, seat: Option<&Seat>, own_client: bool) {
-        let Some(seat) = seat else { return };
-        // It may have left while the heartbeat was under way.
-        if self.shared.seats().contains_key(&seat.session) {
-            let event = if own_client { Event::TakenOver } else { Event::Evicted };
-            (self.shared.listener)(event(seat.session));
         }
     }
+}
+
+/// Renews all leases, [`RENEW`] at a time; begins none after `deadline`.
+pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(), Failure> {
+    let (mut under_way, mut leases) = (Vec::new(), 0);
+    for room in core.rooms.names() {
+        let sessions = core.rooms.sessions(&room);
+        for some in sessions.chunks(RENEW) {
+            if leases + some.len() > RENEW {
+                finish(core, under_way.drain(..))?;
+                leases = 0;
+                std::thread::sleep(PAUSE);
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::Down);
+            }
+            leases += some.len();
+            under_way.push(begin(core, &room, some, again)?);
+        }
+    }
+    finish(core, under_way.drain(..))
+}
+
+fn begin(core: &Core, room: &Room, sessions: &[SessionId], again: bool) -> Result<Renewal, Failure> {
+    let (to, reply): (Sender<(Vec<Seat>, Reply)>, _) = bounded(1);
+    let may_expire = core.may_expire.load(Relaxed);
+    let done = move |seats, reply| drop(to.send((seats, reply)));
+    core.rooms.renew(room, sessions, again, may_expire, done).map_err(|_| Failure::Down)?;
+    Ok(Renewal { room: room.clone(), reply })
+}
+
+/// Waits for replies, and has leases cleared away until none is left that has expired.
+fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Failure> {
+    core.pipeline.flush();
+    for mut renewal in renewals {
+        loop {
+            let (seats, reply) = renewal.reply.recv_timeout(PATIENCE).map_err(|_| Failure::Down)?;
+            match core.renewed(&renewal.room, &seats, reply) {
+                Ok(renewed) if renewed.more => {
+                    renewal = begin(core, &renewal.room, &[], false)?;
+                    core.pipeline.flush();
+                }
+                Ok(_) => break,
+                // One room that another program has spoilt must not cost the others their leases.
+                Err(Failure::Refused(code)) if code == "WRONGTYPE" => {
+                    log::warn!("{}: leases cannot be renewed, a key is of another type", renewal.room);
+                    break;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Ok(())
 }

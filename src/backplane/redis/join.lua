@@ -1,29 +1,24 @@
--- Takes a seat. ARGV[4..7]: folded name, session, client, shown name. A name whose lease runs belongs to its client:
--- the same client takes it over in silence (the older session is told on the channel), another one is refused.
--- Returns {} if the name is taken, else {stamp, participants, name, name, ...} with at most 100 shown names.
+-- Takes a seat. ARGV[3..7]: folded name, session, mark, address, shown name. A name whose lease runs belongs to its client: the
+-- same client takes it over in silence (the older session is told on the channel), another one is refused.
+-- Returns {} if the name is taken, else {stamp, participants, newest id, {value of who, ...}} with at most 100 values.
 
-local key, session, client, name = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local value = redis.call('HGET', who, key)
-local back = false
+local old_session, old_by, old_name, back
 if value then
-  local old_session, old_client = parse(value)
-  back = old_client == client
-  local held = not may_reap or tonumber(redis.call('ZSCORE', here, key) or 0) > now
+  old_session, old_by, old_name = parse(value)
+  back = old_by == by
+  local held = not may_expire or tonumber(redis.call('ZSCORE', here, key) or 0) > now
   if held and not back then return {} end
   if back then redis.call('PUBLISH', channel, 'k' .. old_session) end
 end
-if back then sit(key, session, client, name) end
-reap()
-if not back then
-  sit(key, session, client, name)
-  announce(session, {name}, {})
-end
+sit(key, session, by, address, name)
+expire()
+local stamp
+if back and old_name == name then stamp = next_stamp() else stamp = announce(session, {name}, {old_name}) end
+keep_keys()
 
-local reply = {stamp, redis.call('ZCARD', here)}
-for _, value in ipairs(redis.call('HMGET', who, unpack(redis.call('ZRANGE', here, 0, 99)))) do
-  if value then
-    local _, _, shown = parse(value)
-    reply[#reply + 1] = shown
-  end
-end
-return reply
+local from = may_expire and string.format('(%.0f', now) or '-inf'
+local some = redis.call('ZRANGEBYSCORE', here, from, '+inf', 'LIMIT', 0, 100)
+local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+return {stamp, count(), newest and newest[1] or '0-0', redis.call('HMGET', who, unpack(some))}

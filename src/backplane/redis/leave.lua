@@ -1,9 +1,10 @@
--- Gives a seat back at once. ARGV[4..6]: folded name, session, shown name. Nothing happens if the name is another
+-- Gives a seat back at once. ARGV[3..5]: folded name, session, shown name. Nothing happens if the name is another
 -- session's by now. If nobody has it (Redis lost its data), the room is told all the same: others still show the name.
 
-local key, session, name = ARGV[4], ARGV[5], ARGV[6]
+local key, session, name = ARGV[3], ARGV[4], ARGV[5]
 local value = redis.call('HGET', who, key)
 if value and parse(value) ~= session then return 0 end
-rise(key)
+redis.call('HDEL', who, key)
+redis.call('ZREM', here, key)
 announce(session, {}, {name})
 return 1

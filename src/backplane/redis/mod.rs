@@ -1,170 +1,208 @@
-//! The backplane of any number of tasks on one Redis: what each call means in commands (see `commands.rs`), and the
-//! heartbeat that keeps leases alive.
+//! The backplane of any number of instances on one Redis.
+//!
+//! One connection carries commands and what is published (RESP3). A session's thread writes its own command
+//! ([`pipeline`]); one thread reads replies and published messages in the order in which Redis carried commands out, and
+//! passes events on ([`reader`]). Pages of the log go over connections of their own ([`bulk`]), the heartbeat renews leases.
+//!
+//! The way of a message: `say` appends one script call; Redis keeps the message and publishes it; every instance with
+//! people in the room reads it, checks it against [`delivery`], and hands it to its lanes.
 
 mod admin;
+mod bulk;
 mod commands;
+mod connect;
+mod core;
+mod delivery;
 mod health;
 mod heartbeat;
-mod publisher;
+mod pipeline;
+mod reader;
+mod refill;
 mod replies;
+mod rooms;
 mod roster;
-mod subscriber;
-mod subscriptions;
+mod socket;
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use redis::{Client, Cmd, FromRedisValue, Script};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
-use self::commands::{
-    JOIN, LEAVE, LOAD_REPORT, READ, RENEW_LEASES, SAY, SCRIPTS, channel_of_room, log_key, script, who_key,
-};
-use self::health::Link;
-use self::publisher::{Publisher, Queued};
-use self::replies::{entries, from_value, not_understood};
-use self::subscriber::Subscriber;
-use self::subscriptions::Subscriptions;
-use super::{
-    Arrival, Backplane, Event, EventSink, HEARTBEAT, Health, JoinError, LEASE, Leave, Page, REF_LIFE, Room, Seat,
-    SessionId, Span, Unavailable,
-};
-use crate::protocol::{self, Id, RESUME_MESSAGES, WELCOME_MESSAGES, is_body};
-use crate::{limits, threads};
+use self::bulk::Bulk;
+use self::commands::{Commands, Part, excluded};
+pub use self::connect::{LinkError, Server};
+use self::core::Core;
+use self::health::ConnectionHealth;
+use self::heartbeat::{Heartbeat, renew_all};
+use self::pipeline::{PATIENCE, Pipeline, Priority};
+use self::reader::Reader;
+use self::refill::Refill;
+use self::replies::{Kept, LogPart, Seated, from_value, kept, log_part};
+use self::rooms::Rooms;
+use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
+use crate::limits;
+use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
+use crate::settings::Retention;
 
-/// Sessions whose leases are renewed at a time, in one room or in many: some 2 ms of Redis's time.
-const RENEW: usize = 250;
-/// And then Redis and the processor are left to others for so long: 16,000 sessions pause for two thirds of a second.
-const RENEW_PAUSE: Duration = Duration::from_millis(10);
-/// For how long after Redis came back no lapsed lease is cleared away, and lost ones are taken again: every task gets
-/// to renew its own first, after the longest back-off (5 s) and one heartbeat.
-const GRACE: Duration = Duration::from_secs(10);
+/// Joins under way at a time, the others wait in line: some 2 ms of Redis's time, which is what a message may have to wait
+/// for them.
+const JOINS: usize = 32;
 
-/// The handle that sessions hold.
+/// The handle that sessions hold. Its threads live as long as the process.
 pub struct Redis {
-    shared: Arc<Shared>,
-    subscriptions: Subscriptions,
-    /// Dropping it ends the heartbeat.
-    _heart: Sender<()>,
-}
-
-/// What the sessions' calls and the heartbeat both need.
-struct Shared {
-    task: Arc<str>,
-    publisher: Publisher,
-    link: Arc<Link>,
-    listener: EventSink,
-    seats: Mutex<HashMap<SessionId, Seat>>,
-    keep: usize,
-    life: Duration,
+    core: Arc<Core>,
+    /// Holds a token per join under way; full, the next one waits.
+    joins: (Sender<()>, Receiver<()>),
 }
 
 impl Redis {
-    /// Starts the three threads. Whether Redis is there shows later, in [`Backplane::health`].
-    pub fn start(client: Client, keep: usize, life: Duration, listener: EventSink) -> std::io::Result<Redis> {
-        let task: Arc<str> = limits::random_name().into();
-        let link = Link::new(listener.clone());
-        let publisher = Publisher::start(client.clone(), SCRIPTS.to_vec(), link.clone())?;
-        let (subscriptions, inbox) = Subscriptions::new(&task, publisher.clone());
-        Subscriber {
-            client,
-            task: task.clone(),
-            publisher: publisher.clone(),
-            link: link.clone(),
-            listener: listener.clone(),
-            inbox,
-            watched: subscriptions.registry(),
-            rooms: HashMap::new(),
-            suspects: VecDeque::new(),
-            heard: Instant::now(),
-            sure_until: None,
-        }
-        .start()?;
-        let shared = Arc::new(Shared { task, publisher, link, listener, seats: Mutex::default(), keep, life });
-        let (heart, stopped) = bounded(0);
-        let heartbeat = heartbeat::Heartbeat { shared: shared.clone(), subscriptions: subscriptions.clone() };
-        threads::spawn_critical("heartbeat", move || heartbeat.run(&stopped))?;
-        Ok(Redis { shared, subscriptions, _heart: heart })
+    /// Starts the threads. Whether Redis is there shows later, in [`Backplane::health`].
+    ///
+    /// # Errors
+    /// The system can't start a thread.
+    pub fn start(server: Server, retention: &Retention, sink: EventSink) -> std::io::Result<Redis> {
+        let instance = limits::random_name()[..16].to_owned();
+        let commands = Arc::new(Commands::new(instance, server.database, retention));
+        let pipeline = Arc::new(Pipeline::default());
+        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone()));
+        let bulk = Arc::new(Bulk::new(server.clone(), commands.clone()));
+        let refill = Refill::start(rooms.clone(), bulk.clone(), commands.clone(), sink.clone())?;
+        let core = Arc::new(Core {
+            commands,
+            pipeline,
+            rooms,
+            bulk,
+            refill,
+            health: ConnectionHealth::new(sink.clone()),
+            may_expire: AtomicBool::new(false),
+            slept: AtomicBool::new(false),
+            sink,
+        });
+        Reader::start(core.clone(), server)?;
+        Heartbeat::start(core.clone())?;
+        Ok(Redis { core, joins: bounded(JOINS) })
     }
-}
 
-impl Redis {
+    /// Takes the seat. If the answer is lost or late, the seat is given back, in case it was taken.
+    fn take_seat(&self, seat: &Seat, deadline: Instant) -> Result<Seated, JoinError> {
+        let core = &self.core;
+        self.joins.0.send_deadline((), deadline).map_err(|_| JoinError::Unavailable)?;
+        let (to, answer) = bounded(1);
+        let (reading, room) = (core.clone(), seat.room.clone());
+        let command = core.commands.join(seat, core.may_expire.load(Relaxed));
+        core.pipeline.send(command, move |reply| {
+            let seated = reply.map_err(Unavailable::from).and_then(replies::seated);
+            if let Ok(Some(seated)) = &seated {
+                reading.seated(&room, seated);
+            }
+            // Nobody is there any more if it was late.
+            let _ = to.send(seated);
+        });
+        let answer = answer.recv_deadline(deadline);
+        let _ = self.joins.1.try_recv();
+        match answer {
+            Ok(Ok(Some(seated))) => Ok(seated),
+            Ok(Ok(None)) => Err(JoinError::NameTaken),
+            Ok(Err(Unavailable)) | Err(_) => {
+                core.pipeline.send_reliably(core.commands.leave(seat));
+                Err(JoinError::Unavailable)
+            }
+        }
+    }
+
+    /// The part of the log that a newcomer is given.
+    fn welcome_page(&self, room: &Room, since: Option<Id>, deadline: Instant) -> Result<LogPart, Unavailable> {
+        let part = Part {
+            order: "XREVRANGE",
+            from: "+".to_owned(),
+            to: since.map_or("-".to_owned(), excluded),
+            limit: if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES },
+            since: Some(since.map(|id| id.to_string()).unwrap_or_default()),
+        };
+        let reply = self.core.bulk.ask_one(self.core.commands.page(room, &part), deadline)?;
+        let mut page = log_part(reply)?;
+        page.messages.reverse();
+        Ok(page)
+    }
+
     fn say_command(&self, room: &Room, by: &str, body: &str, reference: Option<&str>) -> Vec<u8> {
-        let newest = Id { ms: self.subscriptions.newest_ms(room).load(Relaxed), seq: 0 };
-        script(&SAY, 2)
-            .arg(log_key(room))
-            .arg(format!("bobbin:{{{room}}}:ref:{by}:{}", reference.unwrap_or_default()))
-            .arg(channel_of_room(room))
-            .arg(body)
-            .arg(newest.to_string())
-            .arg(self.shared.keep)
-            .arg(self.shared.life.as_secs())
-            .arg(if reference.is_some() { REF_LIFE.as_secs() } else { 0 })
-            .get_packed_command()
+        self.core.commands.say(room, by, body, reference, self.core.rooms.last(room))
     }
 }
 
 impl Backplane for Redis {
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
-        if !self.shared.link.is_up() {
+        let (core, deadline) = (&self.core, bulk::deadline());
+        if !core.health.is_up_within(PATIENCE) {
             return Err(JoinError::Unavailable);
         }
-        self.subscriptions.enter(&seat.room)?;
-        // Read first, sit down last: what is said in between comes as an event.
-        // If the answer alone was lost, the seat is taken all the same: it lapses like any other whose connection broke,
-        // unless the client comes back to it before.
-        let arrival = self.shared.read(&seat.room, since).map_err(JoinError::from).and_then(|read| {
-            let (stamp, participants, names) = self.shared.sit(seat)?;
-            Ok(Arrival { stamp, participants, names, ..read })
+        core.rooms.enter(&seat.room)?;
+        let arrival = self.take_seat(seat, deadline).and_then(|mut seated| {
+            let page = self.welcome_page(&seat.room, since, deadline).inspect_err(|_| {
+                core.pipeline.send_reliably(core.commands.leave(seat));
+            })?;
+            seated.names.sort_unstable();
+            Ok(Arrival {
+                participants: seated.participants,
+                names: seated.names,
+                last: page.newest.max(seated.newest),
+                gap: page.gap,
+                stamp: seated.stamp,
+                page: Page { messages: page.messages, more: page.more },
+            })
         });
         match &arrival {
-            Ok(arrival) => {
-                self.shared.seats().insert(seat.session, seat.clone());
-                self.subscriptions.welcomed(&seat.room, arrival.names.clone());
-            }
-            Err(_) => self.subscriptions.exit(&seat.room),
+            Ok(_) => core.rooms.sit(seat),
+            Err(_) => core.rooms.exit(&seat.room),
         }
         arrival
     }
 
     fn leave(&self, seat: &Seat, how: Leave) {
-        if self.shared.seats().remove(&seat.session).is_none() {
+        let core = &self.core;
+        let lease = core.commands.renew(&seat.room, [seat], false, false);
+        if !core.rooms.rise(seat) {
             return;
         }
         match how {
-            Leave::Now => self.shared.rise(seat),
-            Leave::Expire => self.shared.publisher.send(self.shared.renew(&seat.room, &[seat], false), drop),
+            Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
+            Leave::Expire => {
+                // Without a connection the lease is somewhat shorter.
+                let _ = core.pipeline.append(lease, Priority::Urgent, drop);
+                core.pipeline.flush();
+            }
         }
-        self.subscriptions.exit(&seat.room);
     }
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
-        let shared = &self.shared;
         let command = self.say_command(&seat.room, &seat.by, &body, reference.as_deref());
-        let (session, room) = (seat.session, seat.room.clone());
-        let (listener, subscriptions) = (shared.listener.clone(), self.subscriptions.clone());
-        shared.publisher.send(command, move |answer| {
-            match answer.and_then(|value| Vec::<String>::from_redis_value(value).map_err(not_understood)).as_deref() {
-                Ok([id]) => {
-                    if let Ok(id) = id.parse() {
-                        subscriptions.expect(room, id, Some((session, reference)));
-                    }
-                }
-                Ok([id, body]) => {
-                    let id = id.parse().unwrap_or_default();
-                    let frame = protocol::text_frame(protocol::message_json(id, body));
-                    listener(Event::Receipt { session, id, frame });
-                }
-                _ => listener(Event::Refused { session, reference }),
-            }
-        });
+        let (core, room, since) = (self.core.clone(), seat.room.clone(), Instant::now());
+        let author = (seat.session, reference);
+        self.core.pipeline.send(command, move |reply| core.said(&room, author, since, reply));
     }
 
     fn typing(&self, room: &Room, json: String) {
-        let command = redis::cmd("PUBLISH").arg(channel_of_room(room)).arg(format!("t{json}")).get_packed_command();
-        self.shared.publisher.send(command, drop);
+        let _ = self.core.pipeline.append(self.core.commands.typing(room, &json), Priority::Bounded, drop);
+        self.core.pipeline.flush();
+    }
+
+    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
+        let (order, from, to) = match span {
+            // Nothing is older, and Redis refuses an interval that excludes its only end.
+            Span::Before(Some(before)) if before == Id::default() => return Ok(Page::default()),
+            Span::Before(before) => ("XREVRANGE", before.map_or("+".to_owned(), excluded), "-".to_owned()),
+            Span::After { after, before } => ("XRANGE", excluded(after), before.map_or("+".to_owned(), excluded)),
+        };
+        if !self.core.health.is_up() {
+            return Err(Unavailable);
+        }
+        let command = self.core.commands.page(room, &Part { order, from, to, limit, since: None });
+        let mut part = log_part(self.core.bulk.ask_one(command, bulk::deadline())?)?;
+        if order == "XREVRANGE" {
+            part.messages.reverse();
+        }
+        Ok(Page { messages: part.messages, more: part.more })
     }
 
     fn post(
@@ -174,153 +212,32 @@ impl Backplane for Redis {
         body: String,
         reference: Option<String>,
     ) -> Result<(Id, String), Unavailable> {
-        let command = self.say_command(room, by, &body, reference.as_deref());
-        let mut reply: Vec<String> = from_value(self.shared.publisher.ask(command)?)?;
-        let body = reply.get_mut(1).map(std::mem::take).unwrap_or(body);
-        let id = reply.first().ok_or(Unavailable)?;
-        Ok((id.parse().map_err(not_understood)?, body))
-    }
-
-    fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
-        let (order, from, to) = match span {
-            // Nothing is older, and Redis refuses an interval that excludes its only end.
-            Span::Before(Some(before)) if before == Id::default() => return Ok(Page::default()),
-            Span::Before(before) => ("XREVRANGE", before.map_or("+".to_owned(), |id| format!("({id}")), "-".to_owned()),
-            Span::After { after, before } => {
-                ("XRANGE", format!("({after}"), before.map_or("+".to_owned(), |id| format!("({id}")))
+        let (since, command) = (Instant::now(), self.say_command(room, by, &body, reference.as_deref()));
+        match kept(self.core.pipeline.queue(command).wait()?)? {
+            Kept::Now(id) => {
+                self.core.rooms.kept(room, id, None);
+                (self.core.sink)(Event::Kept(since.elapsed()));
+                Ok((id, body))
             }
-        };
-        // One more than wanted shows whether there are more.
-        let command =
-            redis::cmd(order).arg(log_key(room)).arg(from).arg(to).arg("COUNT").arg(limit + 1).get_packed_command();
-        let mut messages = entries(self.shared.publisher.ask(command)?)?;
-        let more = messages.len() > limit;
-        messages.truncate(limit);
-        messages.retain(|(_, body)| is_body(body));
-        if order == "XREVRANGE" {
-            messages.reverse();
+            Kept::Before(id, first) => Ok((id, first)),
         }
-        Ok(Page { messages, more })
     }
 
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
-        let command =
-            script(&LOAD_REPORT, 1).arg("bobbin:tasks").arg(&*self.shared.task).arg(sessions).get_packed_command();
-        from_value(self.shared.publisher.ask(command).ok()?).ok()
+        let report = self.core.pipeline.queue(self.core.commands.load_report(sessions));
+        from_value(report.wait().ok()?).ok()
     }
 
     fn health(&self) -> Health {
-        self.shared.link.state().map(drop).map_err(|why| format!("redis: {why}"))
+        self.core.health.since().map(drop).map_err(|why| format!("redis: {why}"))
+    }
+
+    fn delay(&self) -> Duration {
+        self.core.pipeline.delay()
     }
 
     fn stop(&self, deadline: Duration) {
-        let end = Instant::now() + deadline;
-        for (room, seats) in self.shared.seats_by_room() {
-            for some in seats.chunks(RENEW) {
-                if Instant::now() >= end
-                    || self.shared.publisher.ask(self.shared.renew(&room, &Vec::from_iter(some), false)).is_err()
-                {
-                    return;
-                }
-            }
-        }
-        // The queue is in order: once this one is answered, all before it are.
-        let _ = self.shared.publisher.ask(redis::cmd("PING").get_packed_command());
-    }
-}
-
-impl Shared {
-    fn seats(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn seats_by_room(&self) -> HashMap<Room, Vec<Seat>> {
-        let mut rooms: HashMap<Room, Vec<Seat>> = HashMap::new();
-        for seat in self.seats().values() {
-            rooms.entry(seat.room.clone()).or_default().push(seat.clone());
-        }
-        rooms
-    }
-
-    /// A session's name between tasks.
-    fn session(&self, number: SessionId) -> String {
-        format!("{}/{number}", self.task)
-    }
-
-    /// A script of presence, with the arguments that `presence.lua` wants.
-    fn presence(&self, script_: &Script, room: &Room) -> Cmd {
-        let reap = self.link.state().is_ok_and(|since| since.elapsed() > GRACE);
-        let mut command = script(script_, 3);
-        command
-            .arg(format!("bobbin:{{{room}}}:here"))
-            .arg(who_key(room))
-            .arg(log_key(room))
-            .arg(channel_of_room(room))
-            .arg(LEASE.as_millis() as u64)
-            .arg(u8::from(reap));
-        command
-    }
-
-    fn read(&self, room: &Room, since: Option<Id>) -> Result<Arrival, Unavailable> {
-        let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
-        let since = since.map_or(String::new(), |id| id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }).to_string());
-        let command = script(&READ, 1).arg(log_key(room)).arg(since).arg(limit).get_packed_command();
-        let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
-        let [last, more, gap, found @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-        let mut messages = Vec::with_capacity(found.len() / 2);
-        for pair in found.chunks_exact(2).rev().filter(|pair| is_body(&pair[1])) {
-            messages.push((pair[0].parse().map_err(not_understood)?, pair[1].clone()));
-        }
-        Ok(Arrival {
-            participants: 0,
-            names: Vec::new(),
-            stamp: 0,
-            page: Page { messages, more: more == "1" },
-            last: last.parse().map_err(not_understood)?,
-            gap: gap == "1",
-        })
-    }
-
-    /// Takes the seat: stamp, participants and names.
-    fn sit(&self, seat: &Seat) -> Result<(u64, u64, Vec<String>), JoinError> {
-        let command = self
-            .presence(&JOIN, &seat.room)
-            .arg(&*seat.key)
-            .arg(self.session(seat.session))
-            .arg(&*seat.by)
-            .arg(&*seat.name)
-            .get_packed_command();
-        let reply: Vec<String> = from_value(self.publisher.ask(command)?)?;
-        match reply.as_slice() {
-            [] => Err(JoinError::NameTaken),
-            [stamp, participants, names @ ..] => {
-                let number = |text: &str| text.parse().map_err(not_understood);
-                let mut names = names.to_vec();
-                names.sort_unstable();
-                Ok((number(stamp)?, number(participants)?, names))
-            }
-            _ => Err(not_understood(&reply).into()),
-        }
-    }
-
-    fn rise(&self, seat: &Seat) {
-        let command = self
-            .presence(&LEAVE, &seat.room)
-            .arg(&*seat.key)
-            .arg(self.session(seat.session))
-            .arg(&*seat.name)
-            .get_packed_command();
-        self.publisher.note(command);
-    }
-
-    /// Renews leases; `again`: names that are gone are taken again.
-    fn renew(&self, room: &Room, seats: &[&Seat], again: bool) -> Vec<u8> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut command = self.presence(&RENEW_LEASES, room);
-        command.arg(u8::from(again)).arg(now.saturating_sub(self.life).as_millis() as u64);
-        for seat in seats {
-            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by).arg(&*seat.name);
-        }
-        command.get_packed_command()
+        // Replies come in order: once these are there, all before them are.
+        let _ = renew_all(&self.core, false, Instant::now() + deadline);
     }
 }

@@ -1,47 +1,67 @@
 -- Shared by join, leave and renew, which are loaded with this in front. Who is in a room is kept in two keys:
 --   here  sorted set  folded name -> end of its lease, milliseconds of Redis's own clock
---   who   hash        folded name -> "session client shown name"
--- Every script gets: KEYS here, who, (log); ARGV[1] the room's channel, ARGV[2] a lease's length in ms, ARGV[3] "1"
--- if lapsed leases may be cleared away. (Not while Redis has just come back: the tasks must get to renew first.)
+--   who   hash        folded name -> "session by address since shown name"; and "" -> the stamp of the newest change
+-- Every script gets KEYS here, who, log; ARGV[1] the room's channel, ARGV[2] "1" if expired leases may be cleared away.
+-- (Not while Redis has just come back, or was full: every instance must get to renew its own first.)
 
-local here, who, channel, lease, may_reap = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2] == '1'
 local time = redis.call('TIME')
-local stamp = time[1] .. string.format('%06d', time[2])
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Session, client and shown name of one value of `who`.
+-- Session, mark and shown name of one value of `who`.
 local function parse(value)
-  return string.match(value, '^(%S+) (%S+) (.*)$')
+  return string.match(value, '^(%S+) (%S+) %S+ %S+ (.*)$')
 end
 
-local function sit(key, session, client, name)
-  redis.call('HSET', who, key, session .. ' ' .. client .. ' ' .. name)
-  redis.call('ZADD', here, string.format('%.0f', now + lease), key)
+-- A stamp orders changes and welcomes: microseconds, but never at or below the last one, should the clock step back.
+local function next_stamp()
+  local stamp = math.max(time[1] * 1000000 + time[2], (tonumber(redis.call('HGET', who, '')) or 0) + 1)
+  stamp = string.format('%.0f', stamp)
+  redis.call('HSET', who, '', stamp)
+  return stamp
 end
 
-local function rise(key)
-  redis.call('HDEL', who, key)
-  redis.call('ZREM', here, key)
+-- How many are here. Those whose lease has expired are not, even if nobody has cleared them away yet.
+local function count()
+  if may_expire then return redis.call('ZCOUNT', here, string.format('(%.0f', now), '+inf') end
+  return redis.call('ZCARD', here)
 end
 
--- Tells the tasks; `session` is whom it is about, or "-". Names hold no control characters.
+-- Keys live a minute longer than the last lease in them.
+local function keep_keys()
+  redis.call('PEXPIRE', here, LEASE + 60000)
+  redis.call('PEXPIRE', who, LEASE + 60000)
+end
+
+local function sit(key, session, by, address, name)
+  redis.call('HSET', who, key, table.concat({session, by, address, string.format('%.0f', now), name}, ' '))
+  redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
+end
+
+-- Publishes a change and returns its stamp; `session` is whom it is about, or "-". Names hold no control characters.
 local function announce(session, joined, left)
-  redis.call('PUBLISH', channel, table.concat({
-    'p' .. stamp .. ' ' .. redis.call('ZCARD', here) .. ' ' .. session,
+  local stamp, left_here = next_stamp(), count()
+  redis.call('PUBLISH', channel, table.concat({ 'p' .. stamp .. ' ' .. left_here .. ' ' .. session,
     table.concat(joined, '\t'), table.concat(left, '\t') }, '\n'))
+  if left_here == 0 then redis.call('DEL', here, who) end
+  return stamp
 end
 
--- Clears lapsed leases away, 100 at a time; whoever comes first announces them, so each is announced once.
-local function reap()
-  if not may_reap then return end
+-- Clears expired leases away, at most 1,000 per call; whoever comes first announces them, so each is announced once.
+-- Returns "1" if there may be more.
+local function expire()
+  if not may_expire then return '0' end
+  local keys = redis.call('ZRANGEBYSCORE', here, '-inf', string.format('%.0f', now), 'LIMIT', 0, 1000)
+  if #keys == 0 then return '0' end
   local left = {}
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', here, '-inf', string.format('%.0f', now), 'LIMIT', 0, 100)) do
-    local value = redis.call('HGET', who, key)
-    rise(key)
+  for _, value in ipairs(redis.call('HMGET', who, unpack(keys))) do
     if value then
       local _, _, name = parse(value)
       left[#left + 1] = name
     end
   end
-  if #left > 0 then announce('-', {}, left) end
+  redis.call('HDEL', who, unpack(keys))
+  redis.call('ZREM', here, unpack(keys))
+  announce('-', {}, left)
+  return #keys == 1000 and '1' or '0'
 end

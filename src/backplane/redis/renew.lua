@@ -1,31 +1,44 @@
--- Renews the leases of some of a task's sessions in one room, and clears lapsed ones away. ARGV[4]: what to do with a
--- name that is gone, "1" take it again (Redis lost it), "0" give it up (this task slept, the room saw it leave).
--- ARGV[5]: ids older than this are dropped from the log. From ARGV[6] on, by fours: folded name, session, client,
--- shown name. Returns the log's newest id, how many took their names again, then for each session that lost its name:
--- its number in the list, and "1" if it is its own client that has it now, else "0".
+-- Renews the leases of some of an instance's sessions in one room, clears expired ones away, and trims the log.
+-- ARGV[3]: what to do with a name that is gone, "1" take it again (Redis lost it), "0" give it up (this instance slept,
+-- the room saw it leave). From ARGV[4] on, by fives: folded name, session, mark, address, shown name.
+-- Returns {newest id, how many took their names again, "1" if more leases are to be cleared away, then for each session
+-- that lost its name: its number in the list, and "1" if it is its own client that has it now, else "0"}.
 
-local log, again = KEYS[3], ARGV[4] == '1'
-local joined, reply = {}, {'', '0'}
-local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-reply[1] = newest and newest[1] or '0-0'
-if newest then redis.call('XTRIM', log, 'MINID', ARGV[5]) end
-
-for i = 6, #ARGV, 4 do
-  local key, session, client, name = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local value = redis.call('HGET', who, key)
-  local holder, holders_client
-  if value then holder, holders_client = parse(value) end
-  if holder == session then
-    redis.call('ZADD', here, string.format('%.0f', now + lease), key)
+local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
+for i = 4, #ARGV, 5 do keys[#keys + 1] = ARGV[i] end
+local lease_end = string.format('%.0f', now + LEASE)
+local values = #keys > 0 and redis.call('HMGET', who, unpack(keys)) or {}
+for number, value in ipairs(values) do
+  local i = number * 5 - 1
+  local key, session, by = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local seat = session .. ' ' .. by .. ' '
+  if value and string.sub(value, 1, #seat) == seat then
+    scores[#scores + 1] = lease_end
+    scores[#scores + 1] = key
   elseif not value and again then
-    sit(key, session, client, name)
-    joined[#joined + 1] = name
+    sit(key, session, by, ARGV[i + 3], ARGV[i + 4])
+    joined[#joined + 1] = ARGV[i + 4]
   else
-    reply[#reply + 1] = (i - 6) / 4
-    reply[#reply + 1] = holders_client == client and '1' or '0'
+    local _, holder = parse(value or '')
+    lost[#lost + 1] = number - 1
+    lost[#lost + 1] = holder == by and '1' or '0'
   end
 end
-reply[2] = tostring(#joined)
+if #scores > 0 then redis.call('ZADD', here, unpack(scores)) end
 if #joined > 0 then announce('-', joined, {}) end
-reap()
-return reply
+local more = expire()
+keep_keys()
+
+local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if newest then
+  redis.call('EXPIRE', log, LOG_LIFE)
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f', now - LOG_LIFE * 1000))
+  redis.call('XTRIM', log, 'MAXLEN', KEEP)
+  -- A message takes at most 4.5 KiB, so most logs need no look at their size. It is an estimate; a tenth goes at a time.
+  local length = redis.call('XLEN', log)
+  while length * 4608 > KEEP_BYTES and redis.call('MEMORY', 'USAGE', log, 'SAMPLES', 100) > KEEP_BYTES do
+    length = math.floor(length * 0.9)
+    redis.call('XTRIM', log, 'MAXLEN', length)
+  end
+end
+return {newest and newest[1] or '0-0', #joined, more, unpack(lost)}

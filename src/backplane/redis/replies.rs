@@ -1,80 +1,299 @@
-//! How Redis's answers, and what is published, are read. Other programs may have written under our keys, so nothing
-//! here takes a form for granted: what is not understood is logged and counts as no answer.
+//! How Redis's replies, and what is published, are read. Other programs may have written under our keys and may publish on
+//! our channels, so nothing here takes a form for granted: what is not exactly ours goes to no client.
 
 use redis::{FromRedisValue, Value};
+use serde::Deserialize;
 
+use super::commands::Commands;
 use crate::backplane::{Change, Unavailable};
-use crate::protocol::Id;
+use crate::protocol::{self, Id, clean_name, is_body};
 
-/// The entries that `XRANGE` or `XREVRANGE` answered, in its order.
-pub fn entries(value: Value) -> Result<Vec<(Id, String)>, Unavailable> {
-    let raw: Vec<(String, Vec<String>)> = from_value(value)?;
-    raw.into_iter()
-        .map(|(id, mut fields)| {
-            let id = id.parse().map_err(not_understood)?;
-            Ok((id, if fields.len() == 2 { fields.swap_remove(1) } else { String::new() }))
-        })
-        .collect()
-}
-
-/// When it was, and the shown names of all who were in the room: the answer of `roster.lua`.
-pub fn people(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
-    let reply: Vec<String> = from_value(value)?;
-    let [stamp, names @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
-    Ok((stamp.parse().map_err(not_understood)?, names.to_vec()))
-}
-
-/// An answer as a Rust value.
+/// A reply as a Rust value.
 pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
     T::from_redis_value(value).map_err(not_understood)
 }
 
-/// An answer that is not what the script promises: another program wrote under our keys.
+/// A reply that is not what the script promises: another program wrote under our keys.
 pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
-    log::warn!("redis: an answer was not understood: {what:?}");
+    log::warn!("redis: a reply was not understood: {what:?}");
     Unavailable
 }
 
+/// The reply of `page.lua`.
+#[derive(Debug, Default, PartialEq)]
+pub struct LogPart {
+    /// Whether the log has more of it.
+    pub more: bool,
+    /// The newest id, if it was wanted.
+    pub newest: Id,
+    /// Whether some after `since` are no longer kept.
+    pub gap: bool,
+    /// Messages in the order in which they were read.
+    pub messages: Vec<(Id, String)>,
+    /// The last entry that was read, message or not.
+    pub end: Option<Id>,
+    /// Entries that are no messages of ours.
+    pub skipped: usize,
+}
+
+/// Reads the reply of `page.lua`. Entries that are not ours are passed over.
+pub fn log_part(value: Value) -> Result<LogPart, Unavailable> {
+    let Value::Array(values) = value else { return Err(not_understood(value)) };
+    let mut values = values.into_iter();
+    let mut head = || values.next().and_then(text);
+    let (Some(more), Some(newest), Some(gap)) = (head(), head(), head()) else {
+        return Err(not_understood("a page without its head"));
+    };
+    let mut part = LogPart {
+        more: more == "1",
+        newest: newest.parse().map_err(not_understood)?,
+        gap: gap == "1",
+        ..LogPart::default()
+    };
+    while let Some(id) = values.next() {
+        let id: Id = text(id).unwrap_or_default().parse().map_err(not_understood)?;
+        part.end = Some(id);
+        match values.next().and_then(text).filter(|body| is_body(body)) {
+            Some(body) => part.messages.push((id, body)),
+            None => part.skipped += 1,
+        }
+    }
+    Ok(part)
+}
+
+/// A string of Redis's, if it is text.
+pub fn text(value: Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The reply of `join.lua`.
+#[derive(Debug)]
+pub struct Seated {
+    /// See [`crate::backplane::Arrival`].
+    pub stamp: u64,
+    /// How many are in the room.
+    pub participants: u64,
+    /// The newest id in the log.
+    pub newest: Id,
+    /// Shown names, at most 100.
+    pub names: Vec<String>,
+}
+
+/// Reads the reply of `join.lua`: `None` if the name is taken.
+pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
+    let Value::Array(parts) = value else { return Err(not_understood(value)) };
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let [stamp, participants, newest, people] = <[Value; 4]>::try_from(parts).map_err(not_understood)?;
+    let stamp: String = from_value(stamp)?;
+    let newest: String = from_value(newest)?;
+    Ok(Some(Seated {
+        stamp: stamp.parse().map_err(not_understood)?,
+        participants: from_value(participants)?,
+        newest: newest.parse().map_err(not_understood)?,
+        names: roster(people)?.1,
+    }))
+}
+
+/// The stamp of the newest change, and the shown names of all who are in a room, out of the values of `who`.
+pub fn roster(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
+    let Value::Array(values) = value else { return Err(not_understood(value)) };
+    let (mut stamp, mut names) = (0, Vec::with_capacity(values.len()));
+    for value in values.into_iter().filter_map(text) {
+        match value.splitn(5, ' ').nth(4) {
+            Some(name) => names.extend(is_name(name).then(|| name.to_owned())),
+            None => stamp = value.parse().unwrap_or(0),
+        }
+    }
+    Ok((stamp, names))
+}
+
+/// The reply of `renew.lua`.
+#[derive(Debug, Default)]
+pub struct Renewed {
+    /// The newest id in the log.
+    pub newest: Id,
+    /// How many names were gone and were taken again.
+    pub taken_again: u64,
+    /// Whether more leases are to be cleared away.
+    pub more: bool,
+    /// Sessions that have lost their names: their number in the list, and whether their own client has it now.
+    pub lost: Vec<(usize, bool)>,
+}
+
+/// Reads the reply of `renew.lua`.
+pub fn renewed(value: Value) -> Result<Renewed, Unavailable> {
+    let reply: Vec<String> = from_value(value)?;
+    let [newest, taken_again, more, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+    let lost = lost.chunks_exact(2).map(|pair| Ok((pair[0].parse().map_err(not_understood)?, pair[1] == "1")));
+    Ok(Renewed {
+        newest: newest.parse().map_err(not_understood)?,
+        taken_again: taken_again.parse().map_err(not_understood)?,
+        more: more == "1",
+        lost: lost.collect::<Result<_, Unavailable>>()?,
+    })
+}
+
+/// The reply of `say.lua`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The message's id.
+    Now(Id),
+    /// The ref is known: id and body of the first message that had it.
+    Before(Id, String),
+}
+
+/// Reads the reply of `say.lua`.
+pub fn kept(value: Value) -> Result<Kept, Unavailable> {
+    let id = |value| text(value).unwrap_or_default().parse::<Id>().map_err(not_understood);
+    let Value::Array(parts) = value else { return Ok(Kept::Now(id(value)?)) };
+    let [first, body] = <[Value; 2]>::try_from(parts).map_err(not_understood)?;
+    let body = text(body).filter(|body| is_body(body)).ok_or_else(|| not_understood("a body that is not ours"))?;
+    Ok(Kept::Before(id(first)?, body))
+}
+
+/// Something that was published in a room.
+#[derive(Debug, PartialEq)]
+pub enum Published<'a> {
+    /// A message: id and body.
+    Message(Id, &'a str),
+    /// Who came and who went.
+    Change(Change),
+    /// Somebody types: the frame's JSON.
+    Typing(&'a str),
+    /// This session's client came back elsewhere.
+    TakenOver(&'a str),
+}
+
+/// Takes a payload apart; the scripts write them. `None` if it is not exactly ours.
+pub fn published<'a>(payload: &'a str, commands: &Commands) -> Option<Published<'a>> {
+    let rest = payload.get(1..)?;
+    match payload.as_bytes()[0] {
+        b'm' => {
+            let (id, body) = rest.split_once('\n')?;
+            is_body(body).then_some(Published::Message(id.parse().ok()?, body))
+        }
+        b'p' => change(rest, commands).map(Published::Change),
+        b't' => is_typing(rest).then_some(Published::Typing(rest)),
+        b'k' => Some(Published::TakenOver(rest)),
+        _ => None,
+    }
+}
+
 /// `stamp participants session`, then the names that joined, then those that left, each line parted by tabs.
-pub fn change(text: &str, task: &str) -> Option<Change> {
+fn change(text: &str, commands: &Commands) -> Option<Change> {
     let mut lines = text.split('\n');
     let mut head = lines.next()?.split(' ');
     let mut names = || -> Option<Vec<String>> {
-        Some(lines.next()?.split('\t').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+        let names = lines.next()?.split('\t').filter(|name| !name.is_empty());
+        names.map(|name| is_name(name).then(|| name.to_owned())).collect()
     };
     Some(Change {
         stamp: head.next()?.parse().ok()?,
         participants: head.next()?.parse().ok()?,
-        about: own_session(head.next()?, task),
+        about: commands.own_session(head.next()?),
         joined: names()?,
         left: names()?,
     })
 }
 
-/// The number of a session known as `task/number`, if it is of this task.
-pub fn own_session(session: &str, task: &str) -> Option<u64> {
-    session.strip_prefix(task)?.strip_prefix('/')?.parse().ok()
+fn is_name(name: &str) -> bool {
+    clean_name(name).is_some_and(|clean| clean == name)
+}
+
+/// Whether this is a typing frame exactly as [`protocol::typing_json`] makes it.
+fn is_typing(json: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Typing {
+        name: String,
+        active: bool,
+    }
+    // A frame has a name of 32 characters at most, each six bytes at most where it is escaped.
+    json.len() < 256
+        && serde_json::from_str(json).is_ok_and(|typing: Typing| {
+            is_name(&typing.name) && protocol::typing_json(&typing.name, typing.active) == json
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Retention;
+    use std::time::Duration;
 
-    #[test]
-    fn changes_are_parsed_as_the_scripts_write_them() {
-        let parsed = change("1732412345678000001 3 t1/7\nAda\tBob Lee\n", "t1").expect("well-formed");
-        assert_eq!(parsed.joined, ["Ada", "Bob Lee"]);
-        assert!(parsed.left.is_empty());
-        assert_eq!((parsed.participants, parsed.about), (3, Some(7)));
-        assert_eq!(change("5 0 t2/7\n\nAda", "t1").expect("well-formed").about, None);
-        assert!(change("x 0 -\n\n", "t1").is_none());
-        assert!(change("5 0 -", "t1").is_none());
+    const BODY: &str = r#"{"by":"abcdefgh234567ab","name":"Ada","text":"hi"}"#;
+
+    fn commands() -> Commands {
+        Commands::new("i1".to_owned(), 0, &Retention { messages: 1, bytes: 1, life: Duration::ZERO })
+    }
+
+    fn texts(texts: &[&str]) -> Value {
+        Value::Array(texts.iter().map(|text| Value::BulkString(text.as_bytes().to_vec())).collect())
     }
 
     #[test]
-    fn sessions_of_other_tasks_are_not_ours() {
-        assert_eq!(own_session("t1/12", "t1"), Some(12));
-        assert_eq!(own_session("t12/1", "t1"), None);
-        assert_eq!(own_session("-", "t1"), None);
+    fn only_what_is_exactly_ours_is_published() {
+        let commands = commands();
+        let message = format!("m5-1\n{BODY}");
+        assert_eq!(published(&message, &commands), Some(Published::Message(Id { ms: 5, seq: 1 }, BODY)));
+        let typing = r#"t{"type":"typing","name":"Ada","active":true}"#;
+        assert_eq!(published(typing, &commands), Some(Published::Typing(&typing[1..])));
+        for foreign in [
+            "",
+            "x",
+            "m",
+            "m5-1",
+            "m5-1\nnonsense",
+            "m5-1\n{\"by\":[[[[]]]]}",
+            "t",
+            "tnonsense",
+            r#"t{"type":"typing","name":"Ada","active":true,"x":[]}"#,
+            r#"t{"type":"message","name":"Ada","active":true}"#,
+            "t{\"type\":\"typing\",\"name\":\"A\u{202e}da\",\"active\":true}",
+            "px 0 -\n\n",
+            "p5 0 -",
+            "p5 1 -\nA\u{202e}da\n",
+            "é",
+        ] {
+            assert_eq!(published(foreign, &commands), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn changes_are_read_as_the_scripts_write_them() {
+        let change = |text| change(text, &commands()).expect("well-formed");
+        let change_ours = change("1732412345678000001 3 i1/7\nAda\tBob Lee\n");
+        assert_eq!(change_ours.joined, ["Ada", "Bob Lee"]);
+        assert!(change_ours.left.is_empty());
+        assert_eq!((change_ours.participants, change_ours.about), (3, Some(7)));
+        assert_eq!(change("5 0 i2/7\n\nAda").about, None);
+    }
+
+    #[test]
+    fn entries_of_others_are_passed_over() {
+        let mut values = vec!["1", "9-0", "0", "1-0", BODY, "2-0", "", "3-0", BODY];
+        let part = log_part(texts(&values)).expect("a page");
+        assert_eq!((part.more, part.gap, part.newest.ms), (true, false, 9));
+        assert_eq!((part.messages.len(), part.skipped, part.end), (2, 1, Some(Id { ms: 3, seq: 0 })));
+        let Value::Array(mut raw) = texts(&values) else { unreachable!("just made") };
+        raw[4] = Value::BulkString(vec![0xFF]);
+        assert_eq!(log_part(Value::Array(raw)).expect("a page").skipped, 2);
+        values[3] = "x";
+        assert!(log_part(texts(&values)).is_err() && log_part(Value::Nil).is_err());
+    }
+
+    #[test]
+    fn a_roster_is_made_of_what_is_in_form() {
+        let seat = |name: &str| format!("i1/1 abcdefgh234567ab 127.0.0.1 1732412345678 {name}");
+        let values = [seat("Ada"), "123".to_owned(), seat("Bob Lee"), seat("A\u{7}"), "nonsense".to_owned()];
+        let values = values.each_ref().map(String::as_str);
+        let (_, names) = roster(texts(&values)).expect("a roster");
+        assert_eq!(names, ["Ada", "Bob Lee"]);
+        assert_eq!(roster(texts(&values[..2])).expect("a roster").0, 123);
     }
 }

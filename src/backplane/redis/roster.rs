@@ -1,59 +1,39 @@
-//! Who the clients here believe to be in a room. Changes of presence are only published, not logged: what happened
-//! while the subscription was away was never heard. So a task that has it back compares what it told its clients with
-//! who is there, and tells them the difference.
+//! Who the clients here believe to be in a room. Changes of presence are only published, not logged: those of a time
+//! without connection are missed. So an instance that has a new connection compares what it told its clients with who is
+//! there, and tells them the difference.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use crate::backplane::Change;
 
-/// The shown names in one room that any client here may show.
+/// The shown names in one room, as its clients here know them.
 #[derive(Debug, Default)]
 pub struct Roster {
-    names: HashSet<String>,
-    /// When Redis was last asked who is there: changes up to then are in `names`, though they may be read only later.
-    asked: u64,
-    /// When the newest client was welcomed. What it was told then may be newer than what the others were.
-    welcomed: Option<Instant>,
+    /// `None` until they are read: then all changes pass.
+    names: Option<HashSet<String>>,
 }
 
 impl Roster {
-    /// A roster of those who are there, by the answer of that moment.
-    pub fn new(names: Vec<String>, stamp: u64) -> Roster {
-        Roster { names: names.into_iter().collect(), asked: stamp, welcomed: None }
+    /// Whether the names were read.
+    pub fn is_known(&self) -> bool {
+        self.names.is_some()
     }
 
-    /// Adds what a newcomer is told.
-    pub fn welcome(&mut self, names: Vec<String>, now: Instant) {
-        self.names.extend(names);
-        self.welcomed = Some(now);
+    /// Follows a change; what of it is news. A leave that was sent twice, its first reply lost, is none.
+    pub fn follow(&mut self, mut change: Change) -> Option<Change> {
+        let Some(names) = &mut self.names else { return Some(change) };
+        change.left.retain(|name| names.remove(name));
+        change.joined.retain(|name| names.insert(name.clone()));
+        (!change.joined.is_empty() || !change.left.is_empty()).then_some(change)
     }
 
-    /// Whether someone was welcomed after that.
-    pub fn welcomed_after(&self, then: Instant) -> bool {
-        self.welcomed.is_some_and(|at| at > then)
-    }
-
-    /// Follows a change; whether it is news, and so has to be told.
-    pub fn follow(&mut self, change: &Change) -> bool {
-        if change.stamp <= self.asked {
-            return false;
-        }
-        for name in &change.left {
-            self.names.remove(name);
-        }
-        self.names.extend(change.joined.iter().cloned());
-        true
-    }
-
-    /// What has to be told so that it is right, if anything. `stamp` is when these were there. Where some clients know
-    /// fewer names than others, `all` are told.
-    pub fn correct(&mut self, there: Vec<String>, stamp: u64, all: bool) -> Option<Change> {
+    /// Takes who is there, read at this moment of the channel; the difference, if clients knew other names.
+    pub fn correct(&mut self, there: Vec<String>, stamp: u64) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
-        let joined: Vec<String> = there.iter().filter(|&name| all || !self.names.contains(name)).cloned().collect();
-        let left: Vec<String> = self.names.difference(&there).cloned().collect();
         let participants = there.len() as u64;
-        (self.names, self.asked) = (there, stamp);
+        let before = self.names.replace(there.clone())?;
+        let joined: Vec<String> = there.difference(&before).cloned().collect();
+        let left: Vec<String> = before.difference(&there).cloned().collect();
         let news = !joined.is_empty() || !left.is_empty();
         news.then_some(Change { joined, left, participants, stamp, about: None })
     }
@@ -63,20 +43,32 @@ impl Roster {
 mod tests {
     use super::*;
 
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn change(joined: &[&str], left: &[&str]) -> Change {
+        Change { joined: names(joined), left: names(left), ..Change::default() }
+    }
+
     #[test]
-    fn what_was_not_heard_is_told_later() {
-        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.to_owned()).collect() };
-        let mut roster = Roster::new(names(&["Ada", "Bob"]), 5);
-        let change = Change { joined: names(&["Cid"]), left: names(&["Ada"]), stamp: 6, ..Change::default() };
-        assert!(roster.follow(&change));
-        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7, false), None);
-        let change = roster.correct(names(&["Cid", "Dee"]), 8, false).expect("one came, one went");
-        assert_eq!((change.joined, change.left), (names(&["Dee"]), names(&["Bob"])));
-        assert_eq!((change.participants, change.stamp), (2, 8));
-        assert!(!roster.follow(&Change { joined: names(&["Dee"]), stamp: 8, ..Change::default() }), "known by then");
-        assert_eq!(roster.correct(names(&["Dee", "Cid"]), 9, false), None);
-        roster.welcome(names(&["Dee", "Eve"]), Instant::now());
-        assert_eq!(roster.correct(names(&["Cid", "Dee"]), 9, false).expect("Eve went").left, names(&["Eve"]));
-        assert_eq!(roster.correct(names(&["Dee"]), 10, true).expect("all are named").joined, names(&["Dee"]));
+    fn what_was_missed_is_told_later() {
+        let mut roster = Roster::default();
+        assert!(!roster.is_known() && roster.follow(change(&["Zoe"], &[])).is_some());
+        assert_eq!(roster.correct(names(&["Ada", "Bob"]), 5), None, "clients have it from their welcome");
+        assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &["Ada"])));
+        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7), None);
+        let news = roster.correct(names(&["Cid", "Dee"]), 8).expect("one came, one went");
+        assert_eq!((news.joined, news.left, news.participants, news.stamp), (names(&["Dee"]), names(&["Bob"]), 2, 8));
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let mut roster = Roster::default();
+        roster.correct(names(&["Ada", "Bob"]), 5);
+        assert_eq!(roster.follow(change(&["Bob"], &[])), None);
+        assert_eq!(roster.follow(change(&[], &["Ada"])), Some(change(&[], &["Ada"])));
+        assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &[])));
+        assert_eq!(roster.follow(change(&["Cid"], &["Cid"])), Some(change(&["Cid"], &["Cid"])), "another of this name");
     }
 }

@@ -1,34 +1,33 @@
--- Keeps a message and tells the tasks, in one step, so that the order of the channel is the order of the log.
--- KEYS: log, ref. ARGV: channel, body, the newest id that the sender's task knows, messages to keep, seconds to keep
--- the log, seconds to keep the ref (0: there is none).
--- Returns {id}, or {id, body} of the first one if the ref is known.
+-- Keeps a message and publishes it in one step, so that the order of the channel is the order of the log.
+-- KEYS: log, and the key of the message's ref if it has one. ARGV: channel, body, the newest millisecond in this room that
+-- the sender's instance knows ("0": none).
+-- Returns the message's id, or {id, body} of the first message with this ref.
+-- This runs once per message: a call costs about as much as everything else here, so there are only three.
 
-local log, ref = KEYS[1], KEYS[2]
-local channel, body, known, keep, log_life, ref_life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local call, log, ref, body, known = redis.call, KEYS[1], KEYS[2], ARGV[2], ARGV[3]
+local id = call('XADD', log, 'MAXLEN', '~', KEEP, '*', 'm', body)
 
-if ref_life ~= '0' then
-  local id = redis.call('GET', ref)
-  if id then
-    local entry = redis.call('XRANGE', log, id, id)[1]
-    return {id, entry and entry[2][2] or body}
+if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
+  -- Kept before. Takes the new entry back, out of the count of entries too: a gap is seen by it.
+  call('XDEL', log, id)
+  local info = call('XINFO', 'STREAM', log)
+  for i = 1, #info, 2 do
+    if info[i] == 'entries-added' then call('XSETID', log, id, 'ENTRIESADDED', info[i + 1] - 1) end
   end
+  id = call('GET', ref)
+  local entry = call('XRANGE', log, id, id)[1]
+  return {id, entry and entry[2][2] or body}
 end
 
-local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-local before = newest and newest[1] or '0-0'
-
--- Ids grow even if Redis came back without its data while its clock was behind: never at or below what is known.
-local id = '*'
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local function ms(of) return tonumber(string.match(of, '^%d+')) end
-if ms(known) >= now and ms(before) < ms(known) then
-  id = string.format('%.0f-0', ms(known) + 1)
+-- Redis came back without its newest data while its clock was behind: the id must be above what clients have seen. Both
+-- begin with 13 digits, so they compare as text.
+if id < known then
+  call('XDEL', log, id)
+  id = call('XADD', log, string.format('%.0f-0', known + 1), 'm', body)
+  if ref then call('SET', ref, id, 'EX', REF_LIFE) end
 end
 
-id = redis.call('XADD', log, 'MAXLEN', keep, id, 'm', body)
-redis.call('EXPIRE', log, log_life)
-if ref_life ~= '0' then redis.call('SET', ref, id, 'EX', ref_life) end
--- The id before this one comes along: a task that did not get that one knows that it has a hole to fill.
-redis.call('PUBLISH', channel, 'm' .. before .. ' ' .. id .. '\n' .. body)
-return {id}
+-- The heartbeat of each instance that has people here prolongs it.
+if known == '0' then call('EXPIRE', log, LOG_LIFE) end
+call('PUBLISH', ARGV[1], 'm' .. id .. '\n' .. body)
+return id

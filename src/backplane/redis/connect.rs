@@ -1,0 +1,258 @@
+//! Connecting to Redis: the address from the settings, the handshake, and what a server must offer to be used.
+
+use std::fmt;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{
+    ConnectionAddr, FromRedisValue, IntoConnectionInfo, Parser, RedisError, ServerError, ServerErrorKind, Value, cmd,
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::socket::Socket;
+use crate::settings::RedisSettings;
+
+/// How long Redis may take to connect, to take bytes, or to answer. A client gets its refusal within 2 s.
+pub const REDIS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The oldest version that has all commands in use: RESP3, `XTRIM MINID`, and ranges with excluded ends.
+const OLDEST_VERSION: (u32, u32) = (6, 2);
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The network.
+    Io(io::Error),
+    /// Redis refused a command that the connection can't do without.
+    Refused(&'static str, ServerError),
+    /// The connection ended, or what came is no reply.
+    Read(RedisError),
+    /// Redis cannot be used as it is; says why.
+    Unsuitable(String),
+    /// No reply within [`REDIS_TIMEOUT`].
+    NoAnswer,
+    /// Published messages do not arrive though replies do.
+    Stale,
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkError::Io(error) if is_timeout(error) => f.write_str("no answer in time"),
+            LinkError::Io(error) => error.fmt(f),
+            LinkError::Refused(command, error) => write!(f, "{command} was refused: {error:?}"),
+            LinkError::Read(error) if error.is_timeout() => f.write_str("no answer in time"),
+            LinkError::Read(error) => error.fmt(f),
+            LinkError::Unsuitable(why) => f.write_str(why),
+            LinkError::NoAnswer => f.write_str("no answer in time"),
+            LinkError::Stale => f.write_str("the subscription is stale: published messages do not arrive"),
+        }
+    }
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> LinkError {
+        LinkError::Io(error)
+    }
+}
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> LinkError {
+        LinkError::Read(error)
+    }
+}
+
+/// Whether a read or write ended because its time was over.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Where Redis is, and how to get in.
+#[derive(Clone)]
+pub struct Server {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    user: Option<String>,
+    password: Option<String>,
+    /// The database's number; channels ignore it, so it is part of every name.
+    pub database: i64,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// A connection whose handshake is done. Used as it is, it carries one exchange at a time.
+pub struct Connection {
+    /// The stream.
+    pub socket: Arc<Socket>,
+    parser: Parser,
+}
+
+impl Server {
+    /// Takes the settings apart.
+    ///
+    /// # Errors
+    /// The URL or the certificates cannot be used.
+    pub fn new(settings: &RedisSettings) -> Result<Server, LinkError> {
+        let info = settings.url.as_str().into_connection_info()?;
+        let (host, port, tls) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host.clone(), *port, None),
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                (host.clone(), *port, Some(tls_config(settings.authorities.as_deref())?))
+            }
+            other => return Err(LinkError::Unsuitable(format!("{other} is neither redis:// nor rediss://"))),
+        };
+        let redis = info.redis_settings();
+        let password = settings.password.as_deref().or(redis.password());
+        Ok(Server {
+            // The resolver takes an IPv6 address without its brackets.
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+            tls,
+            user: redis.username().map(str::to_owned),
+            password: password.map(str::to_owned),
+            database: redis.db(),
+        })
+    }
+
+    /// Connects, and returns once Redis has shown that it answers and takes writes.
+    pub fn connect(&self) -> Result<Connection, LinkError> {
+        let tcp = self.connect_tcp()?;
+        tcp.set_nodelay(true)?;
+        tcp.set_read_timeout(Some(REDIS_TIMEOUT))?;
+        tcp.set_write_timeout(Some(REDIS_TIMEOUT))?;
+        let socket = match &self.tls {
+            Some(config) => Socket::tls(tcp, config.clone(), &self.host)?,
+            None => Socket::Plain(tcp),
+        };
+        let mut connection = Connection { socket: Arc::new(socket), parser: Parser::new() };
+        self.greet(&mut connection)?;
+        Ok(connection)
+    }
+
+    fn connect_tcp(&self) -> Result<TcpStream, LinkError> {
+        let mut failure = io::Error::from(io::ErrorKind::NotFound);
+        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, REDIS_TIMEOUT) {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure.into())
+    }
+
+    /// RESP3, authentication, database, and a write: a replica that only reads is as bad as none.
+    fn greet(&self, connection: &mut Connection) -> Result<(), LinkError> {
+        let mut hello = cmd("HELLO");
+        hello.arg(3);
+        if let Some(password) = &self.password {
+            hello.arg("AUTH").arg(self.user.as_deref().unwrap_or("default")).arg(password);
+        }
+        match connection.ask(&hello.arg("SETNAME").arg("bobbin").get_packed_command())? {
+            Value::ServerError(error) if error.code() == "ERR" || error.code() == "NOPROTO" => {
+                return Err(too_old(&format!("does not know HELLO 3 ({:?})", error.details())));
+            }
+            Value::ServerError(error) => return Err(LinkError::Refused("HELLO", error)),
+            reply => check_version(&reply)?,
+        }
+        if self.database != 0 {
+            let select = cmd("SELECT").arg(self.database).get_packed_command();
+            connection.demand("SELECT", &select)?;
+        }
+        let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
+        match connection.ask(&probe)? {
+            // Without memory it still serves those who are here.
+            Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Connection {
+    /// Sends one packed command, or several, and reads one reply.
+    pub fn ask(&mut self, command: &[u8]) -> Result<Value, LinkError> {
+        self.socket.send(command)?;
+        self.read()
+    }
+
+    /// [`Connection::ask`] where a refusal is an error.
+    pub fn demand(&mut self, name: &'static str, command: &[u8]) -> Result<Value, LinkError> {
+        match self.ask(command)? {
+            Value::ServerError(error) => Err(LinkError::Refused(name, error)),
+            value => Ok(value),
+        }
+    }
+
+    /// Reads one reply or push. After a timeout it can be called again: what was read of a reply is kept.
+    pub fn read(&mut self) -> Result<Value, LinkError> {
+        Ok(self.parser.parse_value(&*self.socket)?)
+    }
+}
+
+/// Whether a server that answers this is no longer the one to use: a primary that became a replica, for instance.
+pub fn ends_use(error: &ServerError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+    matches!(error.kind(), Some(ReadOnly | BusyLoading | MasterDown | ClusterDown))
+}
+
+fn too_old(what: &str) -> LinkError {
+    let (major, minor) = OLDEST_VERSION;
+    LinkError::Unsuitable(format!("Redis {major}.{minor} or newer is required (Valkey serves too); this one {what}"))
+}
+
+/// `HELLO` answers with a map that names the server and its version.
+fn check_version(hello: &Value) -> Result<(), LinkError> {
+    let Value::Map(fields) = hello else { return Err(too_old("does not answer HELLO with a map")) };
+    let is_version = |key: &Value| String::from_redis_value_ref(key).is_ok_and(|key| key == "version");
+    let version = fields.iter().find(|(key, _)| is_version(key)).map(|(_, version)| version);
+    let version = version.and_then(|v| String::from_redis_value_ref(v).ok()).unwrap_or_default();
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found < OLDEST_VERSION { Err(too_old(&format!("is {version}"))) } else { Ok(()) }
+}
+
+/// TLS that trusts these authorities (PEM text), or else the system's.
+fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>, LinkError> {
+    let unsuitable = |error: &dyn fmt::Display| LinkError::Unsuitable(format!("certificates: {error}"));
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| unsuitable(&error))?;
+                roots.add(certificate).map_err(|error| unsuitable(&error))?;
+            }
+        }
+        // One that is unreadable is left out, as other programs do.
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| unsuitable(&error))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_refused_by_their_version() {
+        let hello = |version: &str| {
+            let text = |text: &str| Value::BulkString(text.into());
+            Value::Map(vec![(text("server"), text("redis")), (text("version"), text(version))])
+        };
+        for (version, right) in [("7.0.15", true), ("6.2.0", true), ("8.1", true), ("6.0.16", false), ("x", false)] {
+            let checked = check_version(&hello(version));
+            assert_eq!(checked.is_ok(), right, "{version}");
+        }
+        let why = check_version(&hello("6.0.16")).expect_err("too old").to_string();
+        assert!(why.contains("6.2") && why.contains("6.0.16"), "{why}");
+        assert!(check_version(&Value::Okay).is_err());
+    }
+}

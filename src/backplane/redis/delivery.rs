@@ -1,0 +1,181 @@
+//! How far one room has been delivered here. Pub/sub is for speed, the log is the truth: what the log has and the channel
+//! did not bring is read from the log, in order, before anything newer is delivered.
+//!
+//! On one connection, replies and published messages arrive in the order in which Redis carried commands out. So nothing is
+//! missed but by losing the connection, or by a subscription that went stale behind a proxy. Both show in an id: that of
+//! the newest entry, which each heartbeat reads, or of a message that was kept here and is not published within
+//! [`CONFIRMATION`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::roster::Roster;
+use crate::backplane::SessionId;
+use crate::protocol::Id;
+
+/// How long after a message was kept it should have been published.
+pub const CONFIRMATION: Duration = Duration::from_millis(500);
+
+/// A session that sent a message, and the message's `ref`.
+pub type Author = (SessionId, Option<String>);
+
+/// The state of one room's delivery.
+#[derive(Default)]
+pub struct Delivery {
+    /// The newest message delivered; those at or below it are not delivered again. `None` before the first welcome.
+    last: Option<Id>,
+    /// While the log is read: the newest id that is known to be in it. What is published meanwhile is not delivered, for
+    /// it is in the log too.
+    refilling: Option<Id>,
+    /// Messages that were kept and not published yet, by id.
+    unconfirmed: VecDeque<Unconfirmed>,
+    /// Who is here.
+    pub roster: Roster,
+    /// Whether the roster is to be compared once all instances have taken again what Redis lost.
+    pub compare_later: bool,
+}
+
+struct Unconfirmed {
+    id: Id,
+    since: Instant,
+    author: Option<Author>,
+}
+
+/// What to do after a pass over the log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refilled {
+    /// The room is as far as its log.
+    Complete(Vec<Author>),
+    /// There is more to read.
+    More,
+}
+
+impl Delivery {
+    /// The newest message delivered.
+    pub fn last(&self) -> Id {
+        self.last.unwrap_or_default()
+    }
+
+    /// A newcomer's welcome goes up to this newest entry. Whether those who are here know less.
+    pub fn begin(&mut self, newest: Id, now: Instant) -> bool {
+        self.last.get_or_insert(newest);
+        self.kept(newest, None, now)
+    }
+
+    /// A message was published. Whether it is to be delivered.
+    pub fn published(&mut self, id: Id) -> bool {
+        match &mut self.refilling {
+            Some(newest) => {
+                *newest = id.max(*newest);
+                false
+            }
+            None => self.advance(id),
+        }
+    }
+
+    /// A message was read from the log. Whether it is to be delivered.
+    pub fn read(&mut self, id: Id) -> bool {
+        self.advance(id)
+    }
+
+    fn advance(&mut self, id: Id) -> bool {
+        if self.last.is_some_and(|last| id <= last) {
+            return false;
+        }
+        self.last = Some(id);
+        self.unconfirmed.retain(|message| message.id != id);
+        true
+    }
+
+    /// A message is in the log. If it was sent here, `author` waits for its receipt. Whether it has not been delivered.
+    pub fn kept(&mut self, id: Id, author: Option<Author>, now: Instant) -> bool {
+        if id <= self.last() {
+            return false;
+        }
+        let place = self.unconfirmed.partition_point(|other| other.id <= id);
+        self.unconfirmed.insert(place, Unconfirmed { id, since: now, author });
+        true
+    }
+
+    /// Whether messages were kept and not delivered yet.
+    pub fn has_unconfirmed(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
+    /// Whether a message should have been published by now, and the log is not being read anyway.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        let overdue = |message: &Unconfirmed| now.saturating_duration_since(message.since) >= CONFIRMATION;
+        self.refilling.is_none() && self.unconfirmed.front().is_some_and(overdue)
+    }
+
+    /// The log is going to be read from [`Delivery::last`] on. Whether nobody was at it.
+    pub fn begin_refill(&mut self) -> bool {
+        let newest = self.unconfirmed.back().map_or(self.last(), |message| message.id);
+        let idle = self.refilling.is_none();
+        self.refilling = Some(self.refilling.map_or(newest, |known| known.max(newest)));
+        idle
+    }
+
+    /// The newest id known to be in the log, if it is being read.
+    pub fn refill_target(&self) -> Option<Id> {
+        self.refilling
+    }
+
+    /// The log was read up to its end. `target` is what was known when that began: what is not delivered by now although
+    /// it was known then is no longer in the log, and its author is told.
+    pub fn end_refill(&mut self, target: Id) -> Refilled {
+        let newest = self.refilling.unwrap_or_default();
+        if newest > target && newest > self.last() {
+            return Refilled::More;
+        }
+        self.refilling = None;
+        let lost = self.unconfirmed.iter().position(|message| message.id > target).unwrap_or(self.unconfirmed.len());
+        Refilled::Complete(self.unconfirmed.drain(..lost).filter_map(|message| message.author).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ms: u64) -> Id {
+        Id { ms, seq: 0 }
+    }
+
+    #[test]
+    fn each_message_is_delivered_once_and_in_order() {
+        let mut room = Delivery::default();
+        assert!(!room.begin(id(5), Instant::now()));
+        assert!(!room.published(id(5)) && room.published(id(6)) && !room.published(id(6)));
+        assert!(!room.kept(id(6), None, Instant::now()), "it is delivered already");
+        assert!(room.begin(id(9), Instant::now()), "those who are here know less");
+        assert_eq!(room.last(), id(6));
+    }
+
+    #[test]
+    fn what_is_not_published_in_time_is_read_from_the_log() {
+        let (mut room, now) = (Delivery::default(), Instant::now());
+        assert!(room.kept(id(6), Some((1, None)), now) && room.kept(id(5), Some((2, None)), now));
+        assert!(!room.is_overdue(now) && room.is_overdue(now + CONFIRMATION));
+        assert!(room.published(id(5)) && room.is_overdue(now + CONFIRMATION));
+        assert!(room.begin_refill() && !room.begin_refill());
+        assert!(!room.published(id(7)), "it is in the log too");
+        let target = id(6);
+        assert!(room.read(id(6)));
+        assert_eq!(room.end_refill(target), Refilled::More);
+        let target = room.refill_target().expect("still at it");
+        assert!(room.read(id(7)));
+        assert_eq!(room.end_refill(target), Refilled::Complete(vec![]));
+        assert!(room.published(id(8)) && room.unconfirmed.is_empty());
+    }
+
+    #[test]
+    fn what_the_log_has_lost_is_refused() {
+        let (mut room, now) = (Delivery::default(), Instant::now());
+        room.kept(id(5), Some((1, Some("r".to_owned()))), now);
+        room.begin_refill();
+        let target = room.refill_target().expect("at it");
+        assert_eq!(room.end_refill(target), Refilled::Complete(vec![(1, Some("r".to_owned()))]));
+        assert!(room.published(id(6)), "and the room goes on");
+    }
+}

@@ -1,0 +1,243 @@
+//! The reader: the thread that owns the reading side of the connection. It connects, and connects again when the
+//! connection is lost; it hands each reply to who waits for it, and passes on what is published. It never touches a
+//! client's socket and never waits for anything but Redis.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use redis::{PushKind, ServerErrorKind, Value};
+
+use super::connect::{Connection, LinkError, REDIS_TIMEOUT, Server, ends_use};
+use super::core::Core;
+use super::health::Backoff;
+use super::pipeline::{Failure, Priority};
+use super::replies::{Published, published, text};
+use crate::backplane::{Event, HEARTBEAT};
+use crate::{protocol, threads};
+
+/// The longest the thread reads without looking at the clock.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks without a byte that make [`REDIS_TIMEOUT`]. Counted, because a process that was stopped and continued finds its
+/// clock advanced and its replies there.
+const SILENT_TICKS: u32 = (REDIS_TIMEOUT.as_millis() / TICK.as_millis()) as u32;
+/// Rooms that are subscribed to together on a new connection.
+const TOGETHER: usize = 100;
+/// Replies to probes without the probe itself that show a subscription to be stale: a proxy passes replies on, but not what
+/// is published. One is not enough, as newer servers send the reply first.
+const MISSED_PROBES: u32 = 2;
+
+/// See the module.
+pub struct Reader {
+    core: Arc<Core>,
+    server: Server,
+    probe: Arc<Probe>,
+    next_probe: Instant,
+    next_look: Instant,
+    /// Ticks in a row in which nothing came.
+    silent_ticks: u32,
+    /// Until when refusals are not logged: one line per second is enough.
+    quiet_until: Instant,
+}
+
+/// What became of this instance's probes to itself.
+#[derive(Default)]
+struct Probe {
+    received: AtomicBool,
+    missed: AtomicU32,
+}
+
+impl Reader {
+    /// Starts the thread.
+    pub fn start(core: Arc<Core>, server: Server) -> std::io::Result<()> {
+        let now = Instant::now();
+        let mut reader = Reader {
+            core,
+            server,
+            probe: Arc::default(),
+            next_probe: now,
+            next_look: now,
+            silent_ticks: 0,
+            quiet_until: now,
+        };
+        threads::spawn_critical("redis-reader", move || reader.run()).map(drop)
+    }
+
+    fn run(&mut self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let started = Instant::now();
+            let Err(lost) = self.serve();
+            self.core.pipeline.disconnect();
+            self.core.health.set_down(lost.to_string());
+            std::thread::sleep(backoff.next(started.elapsed()));
+        }
+    }
+
+    /// One connection, from its making to its end.
+    fn serve(&mut self) -> Result<Infallible, LinkError> {
+        let mut connection = self.server.connect()?;
+        for script in self.core.commands.load_scripts() {
+            connection.demand("SCRIPT LOAD", &script)?;
+        }
+        connection.socket.tcp().set_read_timeout(Some(TICK))?;
+        (self.probe, self.silent_ticks) = (Arc::default(), 0);
+        self.core.pipeline.connect(connection.socket.clone());
+        self.resume(&mut connection)?;
+        self.core.may_expire.store(false, Relaxed);
+        self.core.pipeline.open();
+        self.core.pipeline.append_deferred();
+        self.core.health.set_up();
+        loop {
+            self.read(&mut connection)?;
+        }
+    }
+
+    /// Brings a new connection to where the last one was: leaves that wait, then for each room its subscription, its
+    /// leases, and who is there. Sessions are let in afterwards.
+    fn resume(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
+        let core = self.core.clone();
+        // Without a connection, the next read fails.
+        let _ = core.pipeline.append_subscription(core.commands.subscribe_own(), 1);
+        core.pipeline.append_deferred();
+        self.read_all_replies(connection)?;
+        for rooms in core.rooms.names().chunks(TOGETHER) {
+            core.resume(rooms);
+            core.pipeline.flush();
+            self.read_all_replies(connection)?;
+        }
+        Ok(())
+    }
+
+    fn read_all_replies(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
+        while !self.core.pipeline.is_idle() {
+            self.read(connection)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one reply or push and deals with it, and with what the clock demands.
+    fn read(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
+        match connection.read() {
+            Ok(value) => {
+                self.silent_ticks = 0;
+                match value {
+                    Value::Push { kind, data } => self.pushed(&kind, data),
+                    reply => self.replied(reply)?,
+                }
+            }
+            Err(LinkError::Read(error)) if error.is_timeout() => {
+                self.silent_ticks += 1;
+                if self.silent_ticks >= SILENT_TICKS && self.core.pipeline.oldest_wait() >= REDIS_TIMEOUT {
+                    return Err(LinkError::NoAnswer);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        self.look_at_clock()
+    }
+
+    fn look_at_clock(&mut self) -> Result<(), LinkError> {
+        let now = Instant::now();
+        if now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + TICK;
+        while let Some(room) = self.core.rooms.take_overdue(now) {
+            log::info!("{room}: a message was kept but not published in time; reading the log");
+            self.core.refill.start_room(&room);
+        }
+        if now >= self.next_probe {
+            self.next_probe = now + HEARTBEAT;
+            self.send_probe();
+        }
+        if self.probe.missed.load(Relaxed) >= MISSED_PROBES { Err(LinkError::Stale) } else { Ok(()) }
+    }
+
+    fn send_probe(&self) {
+        let probe = self.probe.clone();
+        let count = move |reply: Result<Value, Failure>| {
+            if probe.received.swap(false, Relaxed) {
+                probe.missed.store(0, Relaxed);
+            } else if reply.is_ok() {
+                probe.missed.fetch_add(1, Relaxed);
+            }
+        };
+        // Without a connection, the next read fails.
+        let _ = self.core.pipeline.append(self.core.commands.probe(), Priority::Urgent, count);
+        self.core.pipeline.flush();
+    }
+
+    fn replied(&mut self, reply: Value) -> Result<(), LinkError> {
+        let Some(pending) = self.core.pipeline.take_oldest() else {
+            return Err(LinkError::Unsuitable("Redis sent a reply that nobody waits for".to_owned()));
+        };
+        let Value::ServerError(error) = reply else {
+            (pending.done)(Ok(reply));
+            return Ok(());
+        };
+        if error.kind() == Some(ServerErrorKind::NoScript) && pending.command.is_some() {
+            // Somebody flushed the scripts.
+            for script in self.core.commands.load_scripts() {
+                let _ = self.core.pipeline.append(script, Priority::Urgent, drop);
+            }
+            self.core.pipeline.append_again(pending);
+            self.core.pipeline.flush();
+            return Ok(());
+        }
+        if Instant::now() >= self.quiet_until {
+            self.quiet_until = Instant::now() + Duration::from_secs(1);
+            log::warn!("redis refused a command: {error:?}");
+        }
+        (pending.done)(Err(Failure::Refused(error.code().to_owned())));
+        if ends_use(&error) { Err(LinkError::Refused("a command", error)) } else { Ok(()) }
+    }
+
+    fn pushed(&self, kind: &PushKind, data: Vec<Value>) {
+        match kind {
+            PushKind::Subscribe | PushKind::Unsubscribe => self.core.pipeline.acknowledge(),
+            PushKind::Message => {
+                let mut texts = data.into_iter().map(text);
+                if let (Some(Some(channel)), Some(Some(payload))) = (texts.next(), texts.next()) {
+                    self.published(&channel, &payload);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn published(&self, channel: &str, payload: &str) {
+        let core = &self.core;
+        let Some(room) = core.commands.room_of(channel) else {
+            // It is this instance's own channel.
+            return self.probe.received.store(true, Relaxed);
+        };
+        match published(payload, &core.commands) {
+            Some(Published::Message(id, body)) => {
+                let room = core.rooms.deliver(room, |room, delivery| delivery.published(id).then(|| room.clone()));
+                if let Some(Some(room)) = room {
+                    let frame = protocol::text_frame(protocol::message_json(id, body));
+                    (core.sink)(Event::Message { room, id, frame });
+                }
+            }
+            Some(Published::Change(change)) => {
+                let news = core.rooms.deliver(room, |room, delivery| {
+                    delivery.roster.follow(change).map(|change| Event::Presence { room: room.clone(), change })
+                });
+                news.flatten().into_iter().for_each(|event| (core.sink)(event));
+            }
+            Some(Published::Typing(json)) => {
+                if let Some(room) = core.rooms.deliver(room, |room, _| room.clone()) {
+                    (core.sink)(Event::Typing { room, frame: protocol::text_frame(json.to_owned()) });
+                }
+            }
+            Some(Published::TakenOver(session)) => {
+                if let Some(session) = core.commands.own_session(session) {
+                    (core.sink)(Event::TakenOver(session));
+                }
+            }
+            None => log::debug!("{room}: what was published is not ours"),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Refilling: reads from the log what a room has missed, on a thread of its own, many rooms at a time.
+//!
+//! While a room is refilled, what is published in it waits in the log; so this thread and the reader never deliver in the
+//! same room at the same time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::bulk::{self, Bulk};
+use super::commands::{Commands, Part, excluded};
+use super::delivery::Refilled;
+use super::pipeline::{Failure, Reply};
+use super::replies::{LogPart, log_part};
+use super::rooms::Rooms;
+use crate::backplane::{Event, EventSink, Room};
+use crate::protocol::{self, Id};
+use crate::threads;
+
+/// Rooms that are read together.
+const TOGETHER: usize = 16;
+/// Messages per room and read; their bytes are bounded too.
+const LIMIT: usize = 500;
+/// How long to wait where Redis does not answer.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The handle: which rooms are to be refilled.
+#[derive(Clone)]
+pub struct Refill {
+    rooms: Arc<Rooms>,
+    /// Unbounded, for each room is in it at most once.
+    queue: Sender<Room>,
+}
+
+/// The thread.
+struct Refiller {
+    handle: Refill,
+    queue: Receiver<Room>,
+    bulk: Arc<Bulk>,
+    commands: Arc<Commands>,
+    sink: EventSink,
+}
+
+impl Refill {
+    /// Starts the thread.
+    pub fn start(
+        rooms: Arc<Rooms>,
+        bulk: Arc<Bulk>,
+        commands: Arc<Commands>,
+        sink: EventSink,
+    ) -> std::io::Result<Refill> {
+        let (sender, queue) = unbounded();
+        let handle = Refill { rooms, queue: sender };
+        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, sink };
+        threads::spawn_critical("redis-refill", move || refiller.run())?;
+        Ok(handle)
+    }
+
+    /// Refills a room, unless that is under way.
+    pub fn start_room(&self, room: &Room) {
+        if self.rooms.deliver(room, |_, delivery| delivery.begin_refill()) == Some(true) {
+            self.queue_room(room.clone());
+        }
+    }
+
+    fn queue_room(&self, room: Room) {
+        // The receiver lives as long as the process.
+        let _ = self.queue.send(room);
+    }
+}
+
+/// One room of a pass: its name, and the newest id that was known when it began.
+type Target = (Room, Id);
+
+impl Refiller {
+    fn run(&self) {
+        while let Ok(first) = self.queue.recv() {
+            let rooms: Vec<Room> = std::iter::once(first).chain(self.queue.try_iter().take(TOGETHER - 1)).collect();
+            self.refill(&rooms);
+        }
+    }
+
+    fn refill(&self, rooms: &[Room]) {
+        let (mut targets, mut commands): (Vec<Target>, Vec<Vec<u8>>) = Default::default();
+        for room in rooms {
+            // A room that everybody has left needs nothing.
+            let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
+            if let Some((Some(target), last)) = begun {
+                let part =
+                    Part { order: "XRANGE", from: excluded(last), to: "+".to_owned(), limit: LIMIT, since: None };
+                commands.push(self.commands.page(room, &part));
+                targets.push((room.clone(), target));
+            }
+        }
+        match self.bulk.ask(&commands, bulk::deadline()) {
+            Ok(replies) => targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply)),
+            Err(_) => {
+                std::thread::sleep(PAUSE);
+                targets.into_iter().for_each(|(room, _)| self.handle.queue_room(room));
+            }
+        }
+    }
+
+    fn take_in(&self, (room, target): Target, reply: Reply) {
+        let part = match reply {
+            Ok(value) => log_part(value).map_err(|_| "not understood".to_owned()),
+            Err(Failure::Down) => return self.handle.queue_room(room),
+            Err(Failure::Refused(why)) => Err(why),
+        };
+        // Where another program has written, the other rooms go on, and this one as if it had been read.
+        let part = part.unwrap_or_else(|why| {
+            log::warn!("{room}: its log cannot be read ({why}) and is passed over");
+            LogPart { end: Some(target), ..LogPart::default() }
+        });
+        if part.skipped > 0 {
+            log::warn!("{room}: {} entries that are no messages of Bobbin are passed over", part.skipped);
+        }
+        for (id, body) in part.messages {
+            self.deliver(&room, id, &body);
+        }
+        if let Some(end) = part.end {
+            self.handle.rooms.deliver(&room, |_, delivery| delivery.read(end));
+        }
+        let done = match part.more {
+            true => Some(Refilled::More),
+            false => self.handle.rooms.deliver(&room, |_, delivery| delivery.end_refill(target)),
+        };
+        match done {
+            Some(Refilled::More) => self.handle.queue_room(room),
+            Some(Refilled::Complete(lost)) => {
+                for (session, reference) in lost {
+                    (self.sink)(Event::Refused { session, reference });
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn deliver(&self, room: &Room, id: Id, body: &str) {
+        if self.handle.rooms.deliver(room, |_, delivery| delivery.read(id)) == Some(true) {
+            let frame = protocol::text_frame(protocol::message_json(id, body));
+            (self.sink)(Event::Message { room: room.clone(), id, frame });
+        }
+    }
+}
