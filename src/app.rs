@@ -12,6 +12,7 @@ use crate::lobby::Lobby;
 use crate::logging::Throttle;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::site::Site;
 
 /// See the module.
 pub struct App {
@@ -25,6 +26,8 @@ pub struct App {
     pub polls: Arc<Polls>,
     /// How fast each script may post, in the order of the settings.
     pub post_rates: Vec<Mutex<Bucket>>,
+    /// The page and its files.
+    pub site: Site,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// WebSocket connections against their cap.

@@ -41,6 +41,9 @@ pub mod fanout;
 // Where rooms are kept, and how instances reach each other.
 pub mod backplane;
 
+// The page and its files, as browsers get them.
+pub mod site;
+
 // The settings, checked.
 pub mod settings;
 

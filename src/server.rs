@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::metrics::emf::{EMF_PERIOD, Emf};
 use crate::rebalance::Rebalancing;
 use crate::settings::Settings;
+use crate::site::Site;
 use crate::{http::accept, notify, threads};
 
 /// Connections that may wait to be accepted: a whole room's that comes back at once.
@@ -139,6 +140,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
     Ok(Arc::new(App {
         post_rates: post_rates(&settings),
+        site: Site::new(&settings),
         settings,
         lanes,
         backplane,

@@ -1,15 +1,15 @@
 // What reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off until
 // asked for), and words for screen readers.
 
-import { count, element, listen } from './base.js';
-import { isolated, mentions, nameIndex } from './text.js';
+import { count, element, isolated, listen } from './base.js';
+import { mentions, nameIndex } from './text.js';
 
 const SAY_AFTER = 300; // a pause in which lines for screen readers are gathered,
 const SAY_WITHIN = 1500; // however steadily they come
 const FORGET_SAID = 15_000;
 
-const REFUSED = 'The browser does not allow notifications from this page.';
-const MISSING = 'This browser shows no notifications from web pages.';
+const NOT_ALLOWED = 'The browser does not allow notifications from this page.';
+const NOT_SHOWN = 'This browser shows no notifications from web pages.';
 
 export class Alerts {
 	#toSay = [];
@@ -22,14 +22,14 @@ export class Alerts {
 		const wanted = store.get('notify', 'off');
 		if (['mentions', 'all'].includes(wanted)) {
 			if (window.Notification?.permission === 'granted') choice.value = wanted;
-			else this.#off(window.Notification ? REFUSED : MISSING);
+			else this.#off(window.Notification ? NOT_ALLOWED : NOT_SHOWN);
 		}
 		listen(choice, 'change', async () => {
 			hint.textContent = '';
 			store.set('notify', choice.value);
 			if (choice.value === 'off') return;
-			if (!window.Notification) this.#off(MISSING);
-			else if ((await Notification.requestPermission()) !== 'granted') this.#off(REFUSED);
+			if (!window.Notification) this.#off(NOT_SHOWN);
+			else if ((await Notification.requestPermission()) !== 'granted') this.#off(NOT_ALLOWED);
 		});
 	}
 
@@ -72,7 +72,7 @@ export class Alerts {
 				note.close();
 			};
 		} catch {
-			this.#off(MISSING); // Android's Chrome wants a service worker
+			this.#off(NOT_SHOWN); // Android's Chrome wants a service worker
 		}
 	}
 

@@ -1,12 +1,10 @@
 // Where the page starts: who one is, in which room, and the connection's state in words. The join form comes first; the
 // rest of the page is loaded meanwhile.
 
-import { BASE, Store, listen, pathOf, randomKey, roomAt } from './base.js';
+import { $, BASE, Store, listen, pathOf, randomKey, roomAt } from './base.js';
 import { Connection } from './connection.js';
 import { Outbox } from './outbox.js';
 import { Questions } from './questions.js';
-
-const $ = (id) => document.getElementById(id);
 
 const browser = new Store('localStorage'); // shared by this browser's tabs
 const tab = new Store('sessionStorage'); // this tab's own; survives a reload

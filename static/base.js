@@ -8,6 +8,8 @@ export const onSubmit = (form, act) =>
 		act(event);
 	});
 
+export const $ = (id) => document.getElementById(id);
+
 /** An element with a class and children; strings become text nodes. */
 export function element(tag, className = '', ...children) {
 	const node = document.createElement(tag);
@@ -30,6 +32,9 @@ export function compareIds(a, b) {
 	const [bTime, bSeq] = b.split('-');
 	return aTime - bTime || aSeq - bSeq;
 }
+
+/** A name inside a sentence, kept from turning the direction of the words around it. */
+export const isolated = (name) => `\u2068${name}\u2069`;
 
 /** "1 message", "2,000 messages". */
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
@@ -58,7 +63,7 @@ export const privateRoom = () =>
 export async function refusalOf(url, signal) {
 	try {
 		const within = AbortSignal.any([signal, AbortSignal.timeout(2500)]);
-		const answer = await fetch(`${url}?origin=${encodeURIComponent(location.origin)}`, { cache: 'no-store', signal: within });
+		const answer = await fetch(`${url}?origin=${location.origin}`, { cache: 'no-store', signal: within });
 		if (answer.status === 426) return { words: 'The server answers, but something on the way does not let WebSockets through.' };
 		const isLine = answer.headers.get('content-type')?.startsWith('text/plain');
 		const line = isLine ? (await answer.text()).trim().slice(0, 200) : '';

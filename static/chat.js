@@ -3,13 +3,11 @@
 
 import { MessageActions, roomActions } from './actions.js';
 import { Alerts } from './alerts.js';
-import { listen } from './base.js';
+import { $, listen } from './base.js';
 import { Composer, TypingLine } from './composer.js';
-import { Courier, WaitingList } from './courier.js';
+import { Courier, WaitingList } from './outbox.js';
 import { People, Rooms } from './sidebar.js';
 import { Timeline } from './timeline.js';
-
-const $ = (id) => document.getElementById(id);
 
 const LEFT_AFTER = 2500; // shown after a moment, so that a reload or a short cut shows nothing at all
 

@@ -1,8 +1,6 @@
 // The two questions the page puts before everything else: who are you, and do you want to be here.
 
-import { listen, onSubmit } from './base.js';
-
-const $ = (id) => document.getElementById(id);
+import { $, listen, onSubmit } from './base.js';
 
 const REFUSED = {
 	name_invalid: 'A name has 1 to 32 characters, and at least one that can be seen.',

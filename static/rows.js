@@ -1,7 +1,7 @@
 // The rows of the conversation: which there are in a window of it, and how each is built.
 
-import { button, compareIds, element } from './base.js';
-import { emojiOnly, identityMark, isolated, mentions, picture, render, tint } from './text.js';
+import { button, compareIds, element, isolated } from './base.js';
+import { emojiOnly, identityMark, mentions, picture, render, tint } from './text.js';
 
 const FOLD_CHARACTERS = 1800;
 const FOLD_LINES = 24;

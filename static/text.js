@@ -12,9 +12,6 @@ const MENTIONS_MOST = 100; // "@" signs looked at per message
 /** The size that counts for the server's limit: UTF-8 bytes, without the white space at the end. */
 export const byteLength = (text) => new TextEncoder().encode(text.trimEnd()).length;
 
-/** A name inside a sentence, kept from turning the direction of the words around it. */
-export const isolated = (name) => `\u2068${name}\u2069`;
-
 // --- names
 
 function hashOf(text) {
@@ -38,34 +35,19 @@ export function picture(name) {
 }
 
 const HUES = ['pink', 'red', 'orange', 'gold', 'olive', 'green', 'teal', 'cyan', 'sky', 'blue', 'violet', 'magenta'];
-const SHAPES = {
-	circle: 'M8 1a7 7 0 1 0 .1 0z',
-	square: 'M2 2h12v12H2z',
-	triangle: 'M8 1l7.5 13.5H.5z',
-	diamond: 'M8 0l7 8-7 8-7-8z',
-	star: 'M8 .5l2.2 5 5.4.5-4.1 3.6 1.3 5.4L8 12.2 3.2 15l1.3-5.4L.4 6l5.4-.5z',
-	cross: 'M5.5 1h5v4.5H15v5h-4.5V15h-5v-4.5H1v-5h4.5z',
-	moon: 'M11 1a7 7 0 1 0 4 10A6 6 0 0 1 11 1z',
-	hexagon: 'M4.5 1.5h7l4 6.5-4 6.5h-7L.5 8z',
-};
+const SHAPES = ['circle', 'square', 'diamond', 'star', 'triangle', 'wedge'];
+const SIGNS = '●■◆★▲▼○□◇☆△▽';
 
 /** The mark of an identity: colour and shape from `by`, which the server derives from the sender's secret. Whoever comes
  * under another's name has another mark. */
 export function identityMark(by) {
 	const hash = hashOf(by);
-	const colour = HUES[hash % HUES.length];
-	const shape = Object.keys(SHAPES)[(hash >>> 4) % 8];
-	const filled = (hash >>> 8) % 2;
-	const words = `${filled ? '' : 'hollow '}${colour} ${shape}`;
-	const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-	const path = document.createElementNS(svg.namespaceURI, 'path');
-	svg.setAttribute('viewBox', '-1 -1 18 18');
-	path.setAttribute('d', SHAPES[shape]);
-	svg.append(path);
-	const node = element('span', `mark${filled ? ' filled' : ''}`, svg);
-	node.style.setProperty('--hue', (hash % HUES.length) * 30);
-	Object.assign(node, { role: 'img', ariaLabel: words });
-	node.title = `Identity: ${words} (${by.slice(0, 8)}). The same browser always has the same mark; the same name with another mark is another person.`;
+	const [hue, sign] = [hash % 12, (hash >>> 5) % 12];
+	const node = element('span', 'mark', SIGNS[sign]);
+	node.style.setProperty('--hue', hue * 30);
+	node.role = 'img';
+	node.ariaLabel = `${sign < 6 ? '' : 'hollow '}${HUES[hue]} ${SHAPES[sign % 6]}`;
+	node.title = `Identity: ${node.ariaLabel}, ${by.slice(0, 8)}. The same name with another mark is another person.`;
 	return node;
 }
 

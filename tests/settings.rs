@@ -45,6 +45,8 @@ const NAMES: &[&str] = &[
     "ADMIN_TOKEN_FILE",
     "METRICS_TOKEN",
     "METRICS_TOKEN_FILE",
+    "BASE_PATH",
+    "FRAME_ANCESTORS",
     "METRICS_EMF",
     "REBALANCE",
     "RUST_LOG",

@@ -60,7 +60,7 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
         let request = match read_head(socket, &mut buffer, wait) {
-            Ok(request) => request?,
+            Ok(request) => app.site.without_base(request?),
             Err(refusal) => {
                 write_last(socket, refusal, false);
                 return None;

@@ -2,9 +2,7 @@
 //!
 //! An [`Answer`] is a value; `door.rs` decides when to ask for one and writes it to the socket.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Cursor;
-use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tiny_http::{HTTPVersion, Header, Response};
@@ -13,62 +11,21 @@ use tungstenite::http::{Method, Request, header};
 use crate::app::App;
 use crate::limits::Refusal;
 use crate::metrics::Sample;
-use crate::protocol;
+use crate::site::{self, Content, Found};
 
-/// The page's own rules for what a browser may load: this server, and small pictures that the page draws itself.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What stands on every answer besides its own headers. Only the page may load anything, and only it may be embedded.
+const SECURITY: &[(&str, &str)] = &[
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Permissions-Policy", "camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+];
+const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// The kind of what programs read.
 pub const JSON: &str = "application/json";
-const HTML: &str = "text/html; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// A file of `static/`, as it was when the binary was built.
-struct File {
-    path: &'static str,
-    kind: &'static str,
-    bytes: &'static [u8],
-    etag: String,
-}
-
-macro_rules! files {
-    ($($path:literal $name:literal $kind:expr),+ $(,)?) => {
-        static FILES: LazyLock<Vec<File>> = LazyLock::new(|| vec![
-            $(File::new($path, $kind, include_bytes!(concat!("../../static/", $name)))),+
-        ]);
-    };
-}
-
-files! {
-    "/" "index.html" HTML,
-    "/app.js" "app.js" SCRIPT,
-    "/actions.js" "actions.js" SCRIPT,
-    "/alerts.js" "alerts.js" SCRIPT,
-    "/base.js" "base.js" SCRIPT,
-    "/chat.js" "chat.js" SCRIPT,
-    "/composer.js" "composer.js" SCRIPT,
-    "/connection.js" "connection.js" SCRIPT,
-    "/courier.js" "courier.js" SCRIPT,
-    "/log.js" "log.js" SCRIPT,
-    "/outbox.js" "outbox.js" SCRIPT,
-    "/questions.js" "questions.js" SCRIPT,
-    "/rows.js" "rows.js" SCRIPT,
-    "/sidebar.js" "sidebar.js" SCRIPT,
-    "/text.js" "text.js" SCRIPT,
-    "/timeline.js" "timeline.js" SCRIPT,
-    "/style.css" "style.css" "text/css; charset=utf-8",
-    "/favicon.svg" "favicon.svg" "image/svg+xml",
-}
-
-impl File {
-    fn new(path: &'static str, kind: &'static str, bytes: &'static [u8]) -> File {
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        File { path, kind, bytes, etag: format!("\"{:016x}\"", hasher.finish()) }
-    }
-}
 
 /// An HTTP response.
 pub struct Answer {
@@ -87,8 +44,7 @@ impl Answer {
 
     /// An answer with a body of this kind.
     pub fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
-        let headers = vec![("Content-Type", kind.to_owned()), ("X-Content-Type-Options", "nosniff".to_owned())];
-        Answer { status, headers, body, connection: "" }
+        Answer { status, headers: vec![("Content-Type", kind.to_owned())], body, connection: "" }
     }
 
     /// The refusal of what is over a limit of its address.
@@ -131,7 +87,11 @@ impl Answer {
     pub fn into_bytes(self, head_only: bool) -> Vec<u8> {
         let header = |(name, value): &(&str, String)| Header::from_bytes(*name, value.as_bytes()).ok();
         let length = self.body.len();
-        let headers = std::iter::once(("Server", "bobbin".to_owned())).chain(self.headers);
+        let has_policy = self.headers.iter().any(|(name, _)| *name == "Content-Security-Policy");
+        let policy = (!has_policy).then(|| ("Content-Security-Policy", NO_CONTENT.to_owned()));
+        let security = SECURITY.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let headers =
+            std::iter::once(("Server", "bobbin".to_owned())).chain(self.headers).chain(policy).chain(security);
         let response = Response::new(
             self.status.into(),
             headers.filter_map(|pair| header(&pair)).collect(),
@@ -145,37 +105,82 @@ impl Answer {
             response.with_chunked_threshold(usize::MAX).raw_print(&mut bytes, HTTPVersion(1, 1), &[], head_only, None);
         let first_line = bytes.windows(2).position(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
         bytes.splice(first_line..first_line, self.connection.bytes());
+        if self.status == 304 {
+            // tiny_http says that the body of zero bytes is the file's.
+            remove_line(&mut bytes, b"\r\nContent-Length: ");
+        }
         bytes
+    }
+}
+
+/// Takes the line that begins so out of a head.
+fn remove_line(head: &mut Vec<u8>, start: &[u8]) {
+    let find = |from: usize, what: &[u8]| head[from..].windows(what.len()).position(|w| w == what).map(|at| from + at);
+    if let Some(at) = find(0, start)
+        && let Some(end) = find(at + 2, b"\r\n")
+    {
+        head.drain(at..end);
     }
 }
 
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
 pub fn answer(request: &Request<()>, app: &App) -> Answer {
-    let path = request.uri().path();
-    let room = path.strip_prefix("/r/");
-    if room.is_some_and(|room| !protocol::is_room(room)) {
-        return no_such_room();
-    }
-    let file = FILES.iter().find(|file| file.path == if room.is_some() { "/" } else { path });
-    match path {
-        _ if file.is_none() && !matches!(path, "/healthz" | "/readyz" | "/metrics") => nothing_here(),
-        _ if !matches!(*request.method(), Method::GET | Method::HEAD) => wrong_method(),
+    let answer = match request.uri().path() {
         "/healthz" => Answer::new(200, TEXT, b"alive\n".to_vec()),
         "/readyz" => ready(app),
         "/metrics" => metrics(app),
-        _ => file.map_or_else(no_such_room, |file| serve_file(file, request)),
-    }
+        path => match app.site.find(path) {
+            Found::Page(room) => page(request, room, app),
+            Found::File(file) => content(request, file.content(takes_gzip(request)), app),
+            Found::Elsewhere(to) => {
+                Answer::refusal(308, "the address has no capitals and no slash at its end").with("Location", to)
+            }
+            Found::NoRoom => return nothing(request, NO_SUCH_ROOM, app),
+            Found::Nothing => return nothing(request, NOTHING_HERE, app),
+        },
+    };
+    if matches!(*request.method(), Method::GET | Method::HEAD) { answer } else { wrong_method() }
 }
 
 /// The refusal of an unknown path.
 pub fn nothing_here() -> Answer {
-    Answer::refusal(404, "there is nothing at this path")
+    Answer::refusal(404, NOTHING_HERE)
 }
+
+fn page(request: &Request<()>, room: &str, app: &App) -> Answer {
+    let answer = content(request, app.site.page(room, takes_gzip(request)), app);
+    if room.starts_with(site::PRIVATE) { answer.with("X-Robots-Tag", "noindex, nofollow") } else { answer }
+}
+
+/// An answer that a browser keeps, and asks about each time whether it is still this.
+fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
+    let known = is_known(request, &content.etag);
+    let (status, body) = if known { (304, Vec::new()) } else { (200, content.body.into_owned()) };
+    let answer = Answer::new(status, content.kind, body)
+        .with("ETag", content.etag)
+        .with("Cache-Control", "no-cache")
+        .with("Vary", "Accept-Encoding")
+        .with("Content-Security-Policy", app.site.policy.clone());
+    if content.gzip { answer.with("Content-Encoding", "gzip") } else { answer }
+}
+
+/// The refusal of a path: for a browser a page with a way out, for a program the one line.
+fn nothing(request: &Request<()>, why: &str, app: &App) -> Answer {
+    if !value(request, header::ACCEPT).contains("text/html") {
+        return Answer::refusal(404, why);
+    }
+    Answer::new(404, "text/html; charset=utf-8", app.site.lost(why))
+        .with("Content-Security-Policy", app.site.policy.clone())
+}
+
+const NOTHING_HERE: &str = "there is nothing at this path";
+/// Why a room's name can't be one.
+const NO_SUCH_ROOM: &str = "a room's name is 1 to 48 characters a-z 0-9 _ -, the first a letter or a digit";
 
 /// The refusal of a room's name that can't be one.
 pub fn no_such_room() -> Answer {
-    Answer::refusal(404, "a room's name is 1 to 48 characters a-z 0-9 _ -, the first a letter or a digit")
+    Answer::refusal(404, NO_SUCH_ROOM)
 }
 
 /// The refusal of any method but `GET` and `HEAD`.
@@ -197,19 +202,22 @@ fn ready(app: &App) -> Answer {
     Answer::new(status, JSON, format!("{body}\n").into_bytes()).with("Cache-Control", "no-store")
 }
 
-fn serve_file(file: &File, request: &Request<()>) -> Answer {
-    let (status, body) = if is_known(request, &file.etag) { (304, Vec::new()) } else { (200, file.bytes.to_vec()) };
-    Answer::new(status, file.kind, body)
-        .with("ETag", file.etag.clone())
-        .with("Cache-Control", "no-cache")
-        .with("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-        .with("Referrer-Policy", "no-referrer")
-}
-
 /// Whether the client has this version already (`If-None-Match`).
 pub fn is_known(request: &Request<()>, etag: &str) -> bool {
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let known = value(request, header::IF_NONE_MATCH);
     known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == etag || tag == "*")
+}
+
+fn takes_gzip(request: &Request<()>) -> bool {
+    value(request, header::ACCEPT_ENCODING).split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        parts.next() == Some("gzip")
+            && !parts.any(|quality| quality.replace(' ', "").trim_end_matches(['0', '.']) == "q=")
+    })
+}
+
+fn value(request: &Request<()>, name: header::HeaderName) -> &str {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -224,5 +232,19 @@ mod tests {
         assert!(whole.contains("Content-Length: 3\r\n") && whole.ends_with("\r\n\r\nno\n"), "{whole}");
         let head = text(Answer::refusal(404, "no"), true);
         assert!(head.contains("Content-Length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+
+    #[test]
+    fn an_encoding_is_taken_unless_it_is_refused() {
+        for (accepted, takes) in [
+            ("gzip, deflate, br", true),
+            ("br;q=1, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0", false),
+            ("", false),
+        ] {
+            let request = Request::builder().header("accept-encoding", accepted).body(()).expect("a request");
+            assert_eq!(takes_gzip(&request), takes, "{accepted}");
+        }
     }
 }

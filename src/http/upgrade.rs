@@ -18,6 +18,8 @@ use crate::session::{Visitor, transport};
 /// At the cap, how long a connection that was asked to go is waited for, and how often it is looked.
 const PLACE_TIME: Duration = Duration::from_millis(200);
 const PLACE_LOOK: Duration = Duration::from_millis(5);
+const GOING_AWAY: &str = "this instance is going away; try again";
+const ALL_TAKEN: &str = "all connections are taken; try again";
 
 /// A connection that has its `101`.
 pub struct Upgraded {
@@ -53,15 +55,13 @@ pub fn open_session(
         |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
     let wants_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket");
     if !wants_websocket || request.method() == Method::HEAD || text(header::SEC_WEBSOCKET_VERSION) != "13" {
-        return Err(Answer::refusal(426, "this path speaks WebSocket, version 13").asking_for_websocket());
+        let why = explain(request, app);
+        return Err(why
+            .unwrap_or_else(|| Answer::refusal(426, "this path speaks WebSocket, version 13").asking_for_websocket()));
     }
     let mut response =
         create_response(request).map_err(|error| Answer::refusal(400, &format!("not a WebSocket upgrade: {error}")))?;
-    let (origin, host) = (text(header::ORIGIN), text(header::HOST));
-    if !same_origin(origin, host) && !is_allowed(origin, &app.settings.access.origins) {
-        let why = format!("Origin {origin} is not Host {host}; pass Host on, or set ALLOWED_ORIGINS");
-        return Err(Answer::refusal(403, &why));
-    }
+    check_origin(text(header::ORIGIN), request, app)?;
     let (counted, slot) = take_places(&visitor, peer, app)?;
     if text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
@@ -74,6 +74,28 @@ pub fn open_session(
     if written { Ok(Upgraded { slot, counted, room: room.into(), visitor }) } else { Err(broken()) }
 }
 
+/// A browser does not show a page why an upgrade was refused. So the page sends a plain request to the same address, with
+/// its origin in the query, and is refused in the same words; `None`: an upgrade would succeed.
+fn explain(request: &Request<()>, app: &App) -> Option<Answer> {
+    let origin = request.uri().query()?.strip_prefix("origin=")?;
+    if app.draining.load(Relaxed) {
+        return Some(Answer::full(GOING_AWAY));
+    }
+    if app.sessions.taken() >= app.sessions.cap() {
+        return Some(Answer::full(ALL_TAKEN));
+    }
+    check_origin(origin, request, app).err()
+}
+
+fn check_origin(origin: &str, request: &Request<()>, app: &App) -> Result<(), Answer> {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if same_origin(origin, host) || is_allowed(origin, &app.settings.access.origins) {
+        return Ok(());
+    }
+    let why = format!("Origin {origin} is not Host {host}; pass Host on, or set ALLOWED_ORIGINS");
+    Err(Answer::refusal(403, &why))
+}
+
 /// A place in the count of the address, unless the connection has it already, and one among the sessions.
 fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Connected>, Slot), Answer> {
     let rejected = |reason, why| {
@@ -81,7 +103,7 @@ fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Conn
         Answer::full(why)
     };
     if app.draining.load(Relaxed) {
-        return Err(rejected("draining", "this instance is going away; try again"));
+        return Err(rejected("draining", GOING_AWAY));
     }
     let (now, cap) = (Instant::now(), app.sessions.cap());
     let counted = if peer.counted.is_some() {
@@ -93,8 +115,7 @@ fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Conn
             Answer::too_much(&refusal)
         })?)
     };
-    let slot =
-        take_slot(now + PLACE_TIME, app).ok_or_else(|| rejected("full", "all connections are taken; try again"))?;
+    let slot = take_slot(now + PLACE_TIME, app).ok_or_else(|| rejected("full", ALL_TAKEN))?;
     Ok((counted, slot))
 }
 

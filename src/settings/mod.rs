@@ -3,6 +3,7 @@
 //! Secrets have no flag: every user of a machine can read the command lines of all its processes.
 
 pub mod access;
+pub mod page;
 mod reader;
 pub mod tokens;
 pub mod tools;
@@ -16,6 +17,7 @@ use clap::{Arg, ArgAction, Command};
 use log::LevelFilter;
 
 use self::access::Access;
+use self::page::PageSettings;
 use self::reader::Reader;
 use self::tokens::{Token, Tokens};
 use self::tools::ToolCall;
@@ -69,6 +71,8 @@ pub const SPECS: &[Spec] = &[
     ("ADMIN_TOKEN_FILE", "", "a file that holds ADMIN_TOKEN"),
     ("METRICS_TOKEN", "", "opens /metrics to addresses that are not private; at least 16 visible ASCII characters"),
     ("METRICS_TOKEN_FILE", "", "a file that holds METRICS_TOKEN"),
+    ("BASE_PATH", "", "the path under which a proxy serves the page, /chat say"),
+    ("FRAME_ANCESTORS", "", "who may embed the page: origins with their scheme, or 'self'; unset: nobody"),
     ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line a minute on stdout"),
     (
         "REBALANCE",
@@ -104,6 +108,8 @@ pub struct Settings {
     pub access: Access,
     /// The secrets of scripts and of the host's tools.
     pub tokens: Tokens,
+    /// Where the page lives, and who may embed it.
+    pub page: PageSettings,
     /// Where the embedded metric line says it is from.
     pub emf: Option<String>,
     /// Sessions a second that an overloaded task sheds; 0: off.
@@ -214,10 +220,16 @@ impl Settings {
             passphrase: read.secret("PASSPHRASE")?.map(Token::new),
             access: Access::read(&read)?,
             tokens: Tokens::read(&read)?,
+            page: PageSettings::read(&read)?,
             emf,
             rebalance: read.number("REBALANCE", 0..=1000)?,
             log: read.parsed("RUST_LOG")?,
         })))
+    }
+
+    /// Whether one must know a passphrase to join.
+    pub fn asks_passphrase(&self) -> bool {
+        self.passphrase.is_some()
     }
 
     /// Whether someone with this passphrase may join.

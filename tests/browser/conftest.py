@@ -88,13 +88,18 @@ def own(tmp_path):
                 thing.stop()
 
 
+KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+
+
 def from_disk(route):
-    """With PAGE_FROM_DISK=1 the files are those of static/ as they are now, so that one who works on the page need not
-    build the binary for each try. The headers are still the binary's."""
+    """With PAGE_FROM_DISK=1 the files are those of static/ as they are now, module by module, so that one who works on the
+    page need not build the binary for each try. The page's headers are still the binary's."""
     path = urlsplit(route.request.url).path
     file = ROOT / "static" / ("index.html" if path == "/" or path.startswith("/r/") else path[1:])
-    if file.is_file():
+    if file.suffix == ".html":
         route.fulfill(response=route.fetch(), body=file.read_bytes())
+    elif file.is_file():
+        route.fulfill(body=file.read_bytes(), content_type=KINDS.get(file.suffix, "application/octet-stream"))
     else:
         route.continue_()
 
