@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 SECONDS ?= 60
+CARGO_DEB := target/tools/bin/cargo-deb
 BENCH ?= --doc docs/benchmarks.md
 
 help: ## this list
@@ -25,7 +26,24 @@ test: ## install what the tests need, if it is missing, and run them all (some 1
 	cargo build --locked
 	SECONDS=20 cargo test --locked
 	tests/docker/test.sh
-	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/browser tests/rehearsal
+	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/deploy tests/browser tests/rehearsal
+
+package: $(CARGO_DEB) ## a Debian package, in target/debian
+	tests/setup.sh dpkg-dev
+	cargo run --quiet --locked --example package_files -- target/package
+	$(CARGO_DEB) --locked
+
+package-test: package ## install, upgrade and purge it on a clean Debian with systemd (root; some 2 minutes after the build)
+	tests/setup.sh debootstrap
+	tests/setup.sh
+	mkdir -p target/deploy
+	for revision in 1 2; do \
+	    $(CARGO_DEB) --quiet --no-build --locked --deb-revision $$revision --output target/deploy/revision-$$revision.deb; \
+	done
+	target/venv/bin/pytest -q -p no:cacheprovider tests/deploy/install.py
+
+$(CARGO_DEB):
+	cargo install --quiet --locked --root target/tools cargo-deb@3.8.0
 
 chaos: ## the fault test, for SECONDS=60, with SEED=… to repeat one run, BACKPLANE=file on a data file
 	tests/setup.sh redis-server faketime
@@ -56,4 +74,4 @@ destroy: ## take it down again: ENV=… REGION=… [DRY_RUN=1]
 clean: ## remove what was built
 	cargo clean
 
-.PHONY: help run pair check test chaos bench docker-pair docker-test screenshots deploy destroy clean
+.PHONY: help run pair check test package package-test chaos bench docker-pair docker-test screenshots deploy destroy clean

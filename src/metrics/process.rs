@@ -1,11 +1,13 @@
 //! What the kernel knows of the process, under the names that Prometheus's own clients use.
 
 use std::fs;
+use std::time::SystemTime;
 
 use ::prometheus::{IntGauge, Registry};
 
-/// Memory, threads and files.
+/// Memory, threads, files, and when it started: a crash that was followed by a restart shows in that alone.
 pub(super) struct Process {
+    start: IntGauge,
     memory: IntGauge,
     threads: IntGauge,
     files: IntGauge,
@@ -14,7 +16,11 @@ pub(super) struct Process {
 impl Default for Process {
     fn default() -> Process {
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid name");
+        let start = gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        start.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         Process {
+            start,
             memory: gauge("process_resident_memory_bytes", "Resident memory size in bytes."),
             threads: gauge("process_threads", "Number of OS threads in the process."),
             files: gauge("process_open_fds", "Number of open file descriptors."),
@@ -24,7 +30,7 @@ impl Default for Process {
 
 impl Process {
     pub(super) fn register(&self, registry: &Registry) {
-        for gauge in [&self.memory, &self.threads, &self.files] {
+        for gauge in [&self.start, &self.memory, &self.threads, &self.files] {
             registry.register(Box::new(gauge.clone())).expect("a new name");
         }
     }
