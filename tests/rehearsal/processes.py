@@ -82,8 +82,9 @@ class Instance:
         found = re.search(r"listening on http://\S*?:(\d+)", "".join(self.log))
         return found and found[1]
 
-    def get(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+    def get(self, path, **headers):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read().decode()
 
     def _ready(self):

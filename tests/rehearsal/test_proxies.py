@@ -56,9 +56,12 @@ class Stage:
         self.bobbin.end()
 
 
+ADMIN_TOKEN = "the-hosts-own-token"
+
+
 @pytest.fixture(params=KINDS)
 def stage(request, tmp_path):
-    stage = Stage(request.param, tmp_path)
+    stage = Stage(request.param, tmp_path, ADMIN_TOKEN=ADMIN_TOKEN)
     yield stage
     stage.end()
 
@@ -94,6 +97,14 @@ def test_a_client_through_the_proxy(stage):
     with pytest.raises(InvalidStatus) as refused:
         Client(proxy, "Eve", origin="https://elsewhere.example")
     assert refused.value.response.status_code == 403
+
+    # So does the client's address, and what a client claims it to be does not.
+    forged = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9", "X-Real-IP": "203.0.113.9"}
+    eve = Client(proxy, "Eve", source_address=("127.0.0.2", 0), additional_headers=forged)
+    here = bobbin.get("/admin/rooms/weaving", Authorization=f"Bearer {ADMIN_TOKEN}")
+    addresses = {person["name"]: person["address"] for person in json.loads(here)["people"]}
+    assert addresses == {"Ada": "127.0.0.1", "Bob": "127.0.0.1", "Eve": "127.0.0.2"}
+    eve.socket.close()
 
     # A restart behind the proxy: all are asked to come back, and can at once. Nobody is lost by the proxy's memory.
     bobbin.restart()
