@@ -25,6 +25,7 @@ test: ## install what the tests need, if it is missing, and run them all (some 1
 	tests/setup.sh
 	cargo build --locked
 	SECONDS=20 cargo test --locked
+	BACKPLANE=file SECONDS=20 cargo test --locked --test chaos
 	tests/docker/test.sh
 	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/deploy tests/browser tests/rehearsal
 

@@ -66,7 +66,7 @@ pub enum Fault {
 pub const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang, RedisPromote, RedisReadOnly, RedisFull];
 pub const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, PubsubCut, OtherCut, PubsubDeaf, WireSlow];
 pub const INSTANCE: &[Fault] = &[InstanceKill, InstanceFreeze, InstanceDrain];
-pub const MACHINE: &[Fault] = &[];
+pub const MACHINE: &[Fault] = &[ClockJump, LogLost];
 pub const CLIENT: &[Fault] =
     &[ClientCut, ClientAway, ClientLeave, SlowDeaf, SlowSip, SlowHalf, Greedy, Impostor, Crowd, ClientCut];
 

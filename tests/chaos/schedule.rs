@@ -48,12 +48,12 @@ fn rows(backplane: Backplane) -> &'static [Row] {
             (REDIS, 1000, 3500, true),
             (WIRES, 300, 2000, true),
             (INSTANCE, 500, 3000, true),
-            (MACHINE, 2000, 6000, true),
+            (&[LogLost], 2000, 6000, true),
             (CLIENT, 500, 1500, false),
         ],
         // There is one instance, so when it is away all are. It must be there long enough to be talked with.
         Backplane::File => &[
-            (&[InstanceKill, InstanceFreeze, InstanceKill, InstanceDrain, InstanceKill], 200, 3500, true),
+            (&[InstanceKill, InstanceFreeze, InstanceKill, InstanceDrain, InstanceKill], 200, 2500, true),
             (MACHINE, 1000, 4000, true),
             (CLIENT, 500, 1500, false),
         ],
@@ -98,7 +98,7 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         RedisHang | RedisReadOnly | RedisFull => rng.range(500, 5000),
         WireUp | WireDown => rng.range(1000, 6000),
         WireSlow => rng.range(1000, 4000),
-        InstanceKill => rng.range(100, 4000),
+        InstanceKill => rng.range(50, 3000),
         // Longer than the lease (15 s) where there is time for it.
         InstanceFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
         InstanceFreeze => rng.range(1000, 8000),

@@ -89,6 +89,7 @@ impl<'a> Session<'a> {
     /// What the director wants; and whether it is to be said with a close frame.
     fn obey(&mut self) -> Option<(End, bool)> {
         if self.client.stage.ending.load(SeqCst) {
+            self.client.stage.ledger.book(self.client.role.index).departures.push(clock::now());
             return Some((End::Over, true));
         }
         match self.client.order()? {
