@@ -2,19 +2,45 @@
 //!
 //! `info` is the process's life, `debug` its clients' doings, `warn` who is refused. What people write is never logged.
 
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
+use serde::Serialize;
 use simple_logger::SimpleLogger;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Lines of one kind that are written per period; the others are counted.
 const LINES: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// A JSON object per line, for programs.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Format, ()> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err(()),
+        }
+    }
+}
+
 /// Starts the log. tungstenite, which logs frames, is kept to its warnings.
-pub fn start(level: LevelFilter) {
+pub fn start(level: LevelFilter, format: Format) {
     let inner = SimpleLogger::new()
         .with_level(level)
         .with_module_level("tungstenite", level.min(LevelFilter::Warn))
@@ -22,13 +48,14 @@ pub fn start(level: LevelFilter) {
         .with_threads(true);
     log::set_max_level(inner.max_level());
     // It fails only if there is a logger already.
-    let _ = log::set_boxed_logger(Box::new(Logger { inner }));
+    let _ = log::set_boxed_logger(Box::new(Logger { inner, format }));
 }
 
 /// simple_logger panics where stderr is closed, because `eprintln!` does; the reader of a log that died would take
 /// with it whichever thread logs next.
 struct Logger {
     inner: SimpleLogger,
+    format: Format,
 }
 
 impl Log for Logger {
@@ -38,13 +65,37 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.inner.enabled(record.metadata()) {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.inner.log(record)));
+            match self.format {
+                Format::Text => drop(catch_unwind(AssertUnwindSafe(|| self.inner.log(record)))),
+                Format::Json => drop(writeln!(io::stderr(), "{}", json_line(record, OffsetDateTime::now_utc()))),
+            }
         }
     }
 
     fn flush(&self) {
         self.inner.flush();
     }
+}
+
+fn json_line(record: &Record<'_>, now: OffsetDateTime) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        level: String,
+        target: &'a str,
+        thread: Option<&'a str>,
+        message: String,
+    }
+    let thread = std::thread::current();
+    let line = Line {
+        time: now.format(&Rfc3339).unwrap_or_default(),
+        level: record.level().as_str().to_ascii_lowercase(),
+        target: record.target(),
+        thread: thread.name(),
+        message: record.args().to_string(),
+    };
+    // Strings only: it can't fail.
+    serde_json::to_string(&line).unwrap_or_default()
 }
 
 /// Limits lines of one kind, so that whoever makes the server log does not fill its disk.
@@ -77,6 +128,15 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_json_has_time_level_target_thread_and_message() {
+        let args = format_args!("a \"b\"\n");
+        let record = Record::builder().level(log::Level::Warn).target("bobbin::x").args(args).build();
+        let line = json_line(&record, OffsetDateTime::UNIX_EPOCH);
+        assert!(line.contains(r#""level":"warn""#) && line.contains(r#""message":"a \"b\"\n""#), "{line}");
+        assert!(line.contains(r#""time":"1970-01-01T00:00:00Z""#) && !line.contains('\n'), "{line}");
+    }
 
     #[test]
     fn lines_of_one_kind_are_limited_and_the_others_counted() {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use bobbin::settings::{CliAction, Settings};
-use bobbin::{logging, server, tools};
+use bobbin::tools::{self, check};
+use bobbin::{logging, server};
 use dlmalloc::GlobalDlmalloc;
 
 /// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
@@ -17,6 +18,10 @@ fn main() -> ExitCode {
     let settings = match Settings::parse(std::env::args()) {
         Ok(CliAction::Serve(settings)) => *settings,
         Ok(CliAction::Healthcheck(address)) => return ExitCode::from(u8::from(!server::is_healthy(address))),
+        Ok(CliAction::Check(settings)) => {
+            let checked = check::run(settings.as_deref(), &mut std::io::stdout().lock());
+            return checked.map_or(ExitCode::FAILURE, ExitCode::from);
+        }
         Ok(CliAction::Tool(call)) => {
             let Err(error) = tools::run(&call, &mut std::io::stdout().lock()) else { return ExitCode::SUCCESS };
             eprintln!("bobbin: {error}");
@@ -31,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG_SETTING);
         }
     };
-    logging::start(settings.log);
+    logging::start(settings.log, settings.log_format);
     match server::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

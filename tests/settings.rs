@@ -49,6 +49,7 @@ const NAMES: &[&str] = &[
     "FRAME_ANCESTORS",
     "METRICS_EMF",
     "REBALANCE",
+    "LOG_FORMAT",
     "RUST_LOG",
 ];
 
@@ -119,6 +120,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("METRICS_TOKEN_FILE", &["/nowhere/at/all"]),
         ("METRICS_EMF", &["1", "Bobbin/chat", "Bobbin//chat"]),
         ("REBALANCE", &["x", "-1"]),
+        ("LOG_FORMAT", &["xml"]),
         ("RUST_LOG", &["shout"]),
     ] {
         for value in values {
@@ -305,6 +307,23 @@ fn rust_log_chooses_what_is_told() {
     let debug = Task::start(&[("RUST_LOG", "debug")]);
     Client::join(debug.addr, "tea", "Ada").leave();
     poll_until("a client's doings at debug", PATIENCE, || debug.log().lines().count() > info.log().lines().count());
+}
+
+#[test]
+fn log_format_chooses_lines_of_json() {
+    let mut json = Instance::command();
+    json.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("LOG_FORMAT", "json"), ("RUST_LOG", "debug")]);
+    let instance = Instance::spawn(json);
+    Client::join(instance.addr, "tea", "Ada").leave();
+    get(instance.addr, "/nowhere");
+    instance.logged("the client closed");
+    instance.logged("GET /nowhere");
+    for line in instance.log().lines() {
+        let entry: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for field in ["time", "level", "target", "thread", "message"] {
+            assert!(entry[field].is_string(), "no {field} in {line}");
+        }
+    }
 }
 
 #[test]

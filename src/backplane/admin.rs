@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use tungstenite::Bytes;
 
 use super::{Room, Seat, Unavailable};
+use crate::limits;
 use crate::protocol::{self, Id, ServerFrame};
 
 /// A room that has people or messages.
@@ -57,8 +58,23 @@ pub enum Removal {
 pub enum Target {
     /// The client with this mark.
     By(String),
-    /// Everybody at this address.
+    /// Everybody at this address; of an IPv6 one, everybody in its first 64 bits.
     Address(IpAddr),
+}
+
+impl Target {
+    /// Everybody at this address, or in its network, if it is an IPv6 one.
+    pub fn address(address: IpAddr) -> Target {
+        Target::Address(limits::counted_as(address))
+    }
+
+    /// Whether this is about whoever has such a seat.
+    pub fn is(&self, by: &str, address: IpAddr) -> bool {
+        match self {
+            Target::By(mark) => mark == by,
+            Target::Address(_) => *self == Target::address(address),
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -77,7 +93,7 @@ impl FromStr for Target {
         if protocol::is_mark(text) {
             return Ok(Target::By(text.to_owned()));
         }
-        text.parse().map(Target::Address).map_err(|_| ())
+        text.parse().map(Target::address).map_err(|_| ())
     }
 }
 
@@ -154,7 +170,7 @@ impl Bans {
         if bans.is_empty() {
             return None;
         }
-        let ends = [Target::By(seat.by.to_string()), Target::Address(seat.address)];
+        let ends = [Target::By(seat.by.to_string()), Target::address(seat.address)];
         let end = ends.iter().filter_map(|target| bans.get(target)).max()?;
         end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }

@@ -112,7 +112,7 @@ fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
     let banned: Banned = serde_json::from_slice(body).map_err(|error| bad(&format!("not a ban in JSON: {error}")))?;
     let target = match (&banned.by, &banned.address) {
         (Some(by), None) if protocol::is_mark(by) => Target::By(by.clone()),
-        (None, Some(address)) => Target::Address(address.parse().map_err(|_| bad("address: an IP address"))?),
+        (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: an IP address"))?),
         _ => return Err(bad("either by, the sixteen characters that messages carry, or address")),
     };
     let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES).min(MAX_MINUTES);

@@ -1,5 +1,7 @@
 //! Which part answers a request that is no WebSocket's.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use tungstenite::http::Request;
 
 use super::body::Body;
@@ -9,10 +11,16 @@ use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
 
+/// Numbers the requests, for the log and for whoever asks about one of them.
+static REQUESTS: AtomicU64 = AtomicU64::new(1);
+
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
 pub fn answer(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &App) -> Answer {
+    let number = REQUESTS.fetch_add(1, Relaxed);
     let answer = choose(request, visitor, body, app);
+    let (method, path) = (request.method(), request.uri().path());
+    log::debug!("request {number} from {}: {method} {path}: {}", visitor.address, answer.status());
     if answer.status() >= 400 {
         app.metrics.refuse_http(answer.status());
     }

@@ -119,7 +119,7 @@ pub fn is_private(address: IpAddr) -> bool {
 }
 
 /// What limits count an address as: IPv4 as it is, IPv6 by its first 64 bits, since that much is what one customer has.
-pub(super) fn counted_as(address: IpAddr) -> IpAddr {
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         v4 => v4,

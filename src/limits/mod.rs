@@ -14,7 +14,7 @@ mod random;
 mod slots;
 
 pub use accounts::{Account, Accounts, Connected, PerAddress};
-pub use address::{Network, TrustedProxies, is_private};
+pub use address::{Network, TrustedProxies, counted_as, is_private};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
 pub use capacity::{MAX_SPARE_STACKS, capacity};
 pub use gate::{Gate, Pass};

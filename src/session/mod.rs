@@ -75,7 +75,7 @@ pub fn serve(client: Arrived, app: &App) {
     let mut session = Session::new(client, id, app);
     app.metrics.connections.inc();
     let end = session.run();
-    log::debug!("session {id} in {}: {end}", session.room);
+    log::debug!("session {id} in {} from {}: {end}", session.room, session.visitor.address);
     session.finish(&end);
     app.metrics.connections.dec();
 }

@@ -3,6 +3,7 @@
 //! Secrets have no flag: every user of a machine can read the command lines of all its processes.
 
 pub mod access;
+mod command;
 pub mod page;
 mod reader;
 pub mod tokens;
@@ -13,14 +14,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Command};
 use log::LevelFilter;
 
 use self::access::Access;
+pub use self::command::command;
 use self::page::PageSettings;
 use self::reader::Reader;
 use self::tokens::{Token, Tokens};
 use self::tools::ToolCall;
+use crate::logging::Format;
 use crate::metrics::emf::Emf;
 
 /// One setting: variable, default ("" is unset), what it takes.
@@ -79,7 +81,18 @@ pub const SPECS: &[Spec] = &[
         "10",
         "sessions a second that a task asks to go when it holds over 1.5 times its share; 0 is off, at most 1000",
     ),
+    ("LOG_FORMAT", "text", "text, or json: one object per line"),
     ("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
+];
+
+/// The settings that name files with secrets.
+const SECRET_FILES: [&str; 6] = [
+    "REDIS_PASSWORD_FILE",
+    "PASSPHRASE_FILE",
+    "POST_TOKEN_FILE",
+    "POST_TOKENS_FILE",
+    "ADMIN_TOKEN_FILE",
+    "METRICS_TOKEN_FILE",
 ];
 
 /// The settings, checked.
@@ -114,8 +127,12 @@ pub struct Settings {
     pub emf: Option<String>,
     /// Sessions a second that an overloaded task sheds; 0: off.
     pub rebalance: u32,
+    /// The files that hold secrets.
+    pub secret_files: Vec<PathBuf>,
     /// What is logged.
     pub log: LevelFilter,
+    /// How a line of the log looks.
+    pub log_format: Format,
 }
 
 /// How much of a room's log is kept: the newest messages within all three bounds.
@@ -144,6 +161,8 @@ pub struct RedisSettings {
 pub enum CliAction {
     /// Serve.
     Serve(Box<Settings>),
+    /// `--check`: look at the settings and what they lead to.
+    Check(Result<Box<Settings>, SettingError>),
     /// `--healthcheck`: ask the server at this address whether it lives.
     Healthcheck(SocketAddr),
     /// A subcommand: ask a running server.
@@ -180,6 +199,9 @@ impl Settings {
             }
         };
         let read = Reader(&matches);
+        if matches.get_flag("check") {
+            return Ok(CliAction::Check(Settings::read(&read).map(Box::new)));
+        }
         let port = read.number("PORT", 0..=65_535)?;
         let bind: IpAddr = read.parsed("BIND")?;
         let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
@@ -189,6 +211,10 @@ impl Settings {
         if let Some(call) = ToolCall::read(&read, &format!("http://{}", SocketAddr::new(own, port)))? {
             return Ok(CliAction::Tool(call));
         }
+        Settings::read(&read).map(|settings| CliAction::Serve(Box::new(settings)))
+    }
+
+    fn read(read: &Reader<'_>) -> Result<Settings, SettingError> {
         let emf = read.text("METRICS_EMF");
         if emf.as_deref().is_some_and(|target| Emf::new(target).is_none()) {
             return Err(read.wrong("METRICS_EMF"));
@@ -197,15 +223,15 @@ impl Settings {
             None | Some("auto") => None,
             Some(_) => Some(read.number("MAX_CONNECTIONS", 1..=10_000_000)?),
         };
-        let redis = redis_settings(&read)?;
+        let redis = redis_settings(read)?;
         let data_file = read.text("DATA_FILE").map(PathBuf::from);
         if redis.is_some() && data_file.is_some() {
             let line = "DATA_FILE: with REDIS_ENDPOINT set, the rooms are on Redis; unset one of the two";
             return Err(SettingError(line.to_owned()));
         }
-        Ok(CliAction::Serve(Box::new(Settings {
-            port,
-            bind,
+        Ok(Settings {
+            port: read.number("PORT", 0..=65_535)?,
+            bind: read.parsed("BIND")?,
             redis,
             data_file,
             retention: Retention {
@@ -218,13 +244,15 @@ impl Settings {
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
             passphrase: read.secret("PASSPHRASE")?.map(Token::new),
-            access: Access::read(&read)?,
-            tokens: Tokens::read(&read)?,
-            page: PageSettings::read(&read)?,
+            access: Access::read(read)?,
+            tokens: Tokens::read(read)?,
+            page: PageSettings::read(read)?,
             emf,
             rebalance: read.number("REBALANCE", 0..=1000)?,
+            secret_files: SECRET_FILES.iter().filter_map(|name| read.text(name)).map(PathBuf::from).collect(),
             log: read.parsed("RUST_LOG")?,
-        })))
+            log_format: read.parsed("LOG_FORMAT")?,
+        })
     }
 
     /// Whether one must know a passphrase to join.
@@ -266,42 +294,9 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
     Ok(Some(RedisSettings { url, password, authorities }))
 }
 
-/// The command line as clap has it: the flags, their variables, help and defaults.
-pub fn command() -> Command {
-    let with_flags = SPECS.iter().filter(|(variable, ..)| !is_secret(variable));
-    let settings = with_flags.map(|(variable, default, help)| {
-        let argument = Arg::new(*variable).long(flag(variable)).env(*variable).help(*help).value_name("VALUE");
-        if default.is_empty() { argument } else { argument.default_value(*default) }.hide_env_values(true)
-    });
-    let healthcheck = Arg::new("healthcheck")
-        .long("healthcheck")
-        .action(ArgAction::SetTrue)
-        .help("asks the server on PORT of this machine for /healthz; exit code 0 or 1");
-    Command::new("bobbin")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
-        .args(settings)
-        .arg(healthcheck)
-        .subcommands(tools::commands())
-        .disable_help_subcommand(true)
-        .after_help(after_help())
-}
-
-fn after_help() -> String {
-    let mut text = "A flag wins over its environment variable. Secrets have no flag, only variables:\n".to_owned();
-    for (variable, _, help) in SPECS.iter().filter(|(variable, ..)| is_secret(variable)) {
-        text.push_str(&format!("  {variable}: {help}\n"));
-    }
-    text
-}
-
 /// Whether this variable holds a secret itself.
 fn is_secret(variable: &str) -> bool {
     ["PASSPHRASE", "PASSWORD", "TOKEN"].iter().any(|ending| variable.ends_with(ending))
-}
-
-fn flag(variable: &str) -> String {
-    variable.to_ascii_lowercase().replace('_', "-")
 }
 
 fn spec(variable: &str) -> Option<&'static Spec> {

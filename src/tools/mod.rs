@@ -19,6 +19,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages that are read at a time by `export`.
 const PAGE: usize = 500;
 
+/// The wait after a server that is asked too fast.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a tool failed.
 #[derive(Debug)]
 pub enum ToolError {
@@ -96,7 +99,14 @@ fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
 fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
     let mut after = "0-0".to_owned();
     loop {
-        let page = server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}"))?;
+        let page = match server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}")) {
+            // An address may read only so fast.
+            Err(ToolError::Refused(429, _)) => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            page => page?,
+        };
         let Some(last) = page.lines().last() else { break };
         let last: Value = serde_json::from_str(last).map_err(|_| ToolError::NotBobbin)?;
         after = last["id"].as_str().ok_or(ToolError::NotBobbin)?.to_owned();

@@ -205,7 +205,7 @@ pub fn bare(command: &mut Command) {
 fn address(log: &str) -> Option<SocketAddr> {
     let (_, rest) = log.split_once("listening on http://")?;
     let (line, _) = rest.split_once('\n')?; // a whole line, not its beginning
-    line.split_whitespace().next()?.trim_end_matches(['/', ',']).parse().ok()
+    line.split([' ', '"']).next()?.trim_end_matches(['/', ',']).parse().ok()
 }
 
 fn keep(pipe: impl Read + Send + 'static, text: Arc<Mutex<String>>) -> JoinHandle<()> {

@@ -95,7 +95,7 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map_err(unusable)?;
     let path = resolve(path).map_err(unusable)?;
     let options = |new| OpenOptions::new().write(true).create(true).create_new(new).mode(0o600).clone();
-    let lock = options(false).open(beside(&path, "-lock")).map_err(unusable)?;
+    let lock = options(false).open(lock_of(&path)).map_err(unusable)?;
     lock.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => DataError::InUse,
         TryLockError::Error(error) => unusable(error),
@@ -155,6 +155,11 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = parent.canonicalize().map_err(|error| io::Error::other(format!("{}: {error}", parent.display())))?;
     Ok(parent.join(name))
+}
+
+/// The file that a server locks for as long as it has this one open.
+pub fn lock_of(path: &Path) -> PathBuf {
+    beside(path, "-lock")
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

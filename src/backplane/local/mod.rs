@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-pub use self::file::DataError;
+pub use self::file::{DataError, lock_of};
 use self::rooms::Rooms;
+pub use self::schema::APPLICATION_ID;
 use self::store::Store;
 use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
 use crate::protocol::Id;

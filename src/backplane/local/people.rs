@@ -56,10 +56,7 @@ impl Rooms {
     /// The sessions that a ban is about.
     pub fn sessions_of(&self, target: &Target) -> Vec<SessionId> {
         let people = self.rooms.values().flat_map(|room| room.people.values());
-        let theirs = people.filter(|person| match target {
-            Target::By(mark) => *person.by == **mark,
-            Target::Address(address) => person.address == Some(*address),
-        });
+        let theirs = people.filter(|person| person.address.is_some_and(|address| target.is(&person.by, address)));
         theirs.filter_map(|person| person.session).collect()
     }
 

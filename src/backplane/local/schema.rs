@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::file::DataError;
 
 /// Marks a file as Bobbin's: the ASCII bytes "Bobb".
-const APPLICATION_ID: i64 = 0x426F_6262;
+pub const APPLICATION_ID: i64 = 0x426F_6262;
 
 /// What brings a file from each version to the next one; an empty file has version 0.
 const STEPS: &[&str] = &["

@@ -1,0 +1,43 @@
+//! The command line: a flag per setting, and what else the binary can be asked to do.
+
+use clap::{Arg, ArgAction, Command};
+
+use super::{SPECS, is_secret, tools};
+
+/// The command line as clap has it: the flags, their variables, help and defaults.
+pub fn command() -> Command {
+    let with_flags = SPECS.iter().filter(|(variable, ..)| !is_secret(variable));
+    let settings = with_flags.map(|(variable, default, help)| {
+        let argument = Arg::new(*variable).long(flag(variable)).env(*variable).help(*help).value_name("VALUE");
+        if default.is_empty() { argument } else { argument.default_value(*default) }.hide_env_values(true)
+    });
+    let healthcheck = Arg::new("healthcheck")
+        .long("healthcheck")
+        .action(ArgAction::SetTrue)
+        .help("asks the server on PORT of this machine for /healthz; exit code 0 or 1");
+    let check = Arg::new("check").long("check").action(ArgAction::SetTrue).help(
+        "looks at the settings, the data or Redis, and the machine, and changes nothing; exit code 0, or 1 with warnings, \
+         or 2 with errors",
+    );
+    Command::new("bobbin")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
+        .args(settings)
+        .arg(healthcheck)
+        .arg(check)
+        .subcommands(tools::commands())
+        .disable_help_subcommand(true)
+        .after_help(after_help())
+}
+
+fn after_help() -> String {
+    let mut text = "A flag wins over its environment variable. Secrets have no flag, only variables:\n".to_owned();
+    for (variable, _, help) in SPECS.iter().filter(|(variable, ..)| is_secret(variable)) {
+        text.push_str(&format!("  {variable}: {help}\n"));
+    }
+    text
+}
+
+fn flag(variable: &str) -> String {
+    variable.to_ascii_lowercase().replace('_', "-")
+}

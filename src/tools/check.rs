@@ -1,1 +1,0 @@
-//! `bobbin --check`: looks at the settings, what they lead to, and the machine, and changes nothing.

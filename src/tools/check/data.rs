@@ -1,0 +1,74 @@
+//! The data file: whether it is Bobbin's, and whether it can be written. Only its header is read, so nothing changes, and
+//! a server that has it open does not notice.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::Finding;
+use crate::backplane::local::{APPLICATION_ID, lock_of};
+
+/// How an SQLite file begins, and where its header has the application's two numbers (SQLite's file format, section 1.3).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const APPLICATION_AT: usize = 68;
+const HEADER: usize = 100;
+
+/// Looks at the file.
+pub(super) fn look(path: Option<&Path>) -> Finding {
+    let Some(path) = path else {
+        return Finding::warning(
+            "data",
+            "rooms are in memory and end with the process; set DATA_FILE or REDIS_ENDPOINT",
+        );
+    };
+    let shown = path.display();
+    match header(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => missing(path),
+        Err(error) => {
+            Finding::error("data", format!("DATA_FILE {shown} can't be used: {error}; see its owner and mode"))
+        }
+        Ok(header) if header.is_empty() => Finding::ok("data", format!("{shown} is empty, and will be filled")),
+        Ok(header) if !is_ours(&header) => {
+            Finding::error("data", format!("DATA_FILE {shown} is another program's; name a file of its own"))
+        }
+        Ok(_) if is_locked(path) => Finding::ok("data", format!("{shown} is in use by a server that runs now")),
+        Ok(_) => Finding::ok("data", format!("{shown} can be written")),
+    }
+}
+
+/// A file that is not there must be possible to make.
+fn missing(path: &Path) -> Finding {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A file without a name, which is gone when it is closed.
+    match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder) {
+        Ok(_) => Finding::ok("data", format!("{} will be made", path.display())),
+        Err(error) => {
+            let folder = folder.display();
+            Finding::error(
+                "data",
+                format!("DATA_FILE can't be made in {folder}: {error}; make the folder, or give it to this user"),
+            )
+        }
+    }
+}
+
+/// The first bytes of the file, which is opened for writing, but not written.
+fn header(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).append(true).open(path)?;
+    let mut header = Vec::new();
+    file.take(HEADER as u64).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+fn is_ours(header: &[u8]) -> bool {
+    let number = header.get(APPLICATION_AT..APPLICATION_AT + 4).and_then(|bytes| bytes.try_into().ok());
+    header.starts_with(MAGIC) && number.map(u32::from_be_bytes).map(i64::from) == Some(APPLICATION_ID)
+}
+
+/// Whether a server has the file: its lock is taken for a moment if none has.
+fn is_locked(path: &Path) -> bool {
+    let path: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let Ok(lock) = File::open(lock_of(&path)) else { return false };
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+}

@@ -1,0 +1,120 @@
+//! `bobbin --check`: looks at the settings, at what they lead to, and at the machine, and changes nothing. One line per
+//! finding, with what to do about it.
+
+mod data;
+mod machine;
+
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::settings::{SettingError, Settings};
+
+/// How good something is; the worst of all is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// As it should be.
+    Ok = 0,
+    /// It works, but somebody should know.
+    Warning = 1,
+    /// It does not work, or loses messages.
+    Error = 2,
+}
+
+/// One line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    verdict: Verdict,
+    /// What was looked at.
+    topic: &'static str,
+    /// What was found, and what to do.
+    text: String,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, topic: &'static str, text: impl Into<String>) -> Finding {
+        Finding { verdict, topic, text: text.into() }
+    }
+
+    fn ok(topic: &'static str, text: impl Into<String>) -> Finding {
+        Finding::new(Verdict::Ok, topic, text)
+    }
+
+    fn warning(topic: &'static str, text: impl Into<String>) -> Finding {
+        Finding::new(Verdict::Warning, topic, text)
+    }
+
+    fn error(topic: &'static str, text: impl Into<String>) -> Finding {
+        Finding::new(Verdict::Error, topic, text)
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Error => "error",
+        };
+        write!(f, "{verdict:<8}{:<12}{}", self.topic, self.text.replace('\n', " "))
+    }
+}
+
+/// Looks at everything and writes what it finds. Returns the exit code: 0 ok, 1 a warning, 2 an error.
+///
+/// # Errors
+/// The output can't be written.
+pub fn run(settings: Result<&Settings, &SettingError>, output: &mut impl Write) -> io::Result<u8> {
+    let findings = match settings {
+        Ok(settings) => look(settings),
+        Err(error) => vec![Finding::error("settings", error.to_string())],
+    };
+    findings.iter().try_for_each(|finding| writeln!(output, "{finding}"))?;
+    Ok(findings.iter().map(|finding| finding.verdict as u8).max().unwrap_or_default())
+}
+
+fn look(settings: &Settings) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("settings", "all are understood")];
+    findings.extend(machine::look(settings));
+    findings.extend(access(settings));
+    if settings.redis.is_none() {
+        findings.push(data::look(settings.data_file.as_deref()));
+    }
+    findings
+}
+
+/// Who may come in.
+fn access(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let user = settings.access.user_header.as_ref();
+    findings.push(match user {
+        Some(header) => Finding::ok("access", format!("people are whom a trusted proxy names in {header}")),
+        None if !settings.admits(None) => Finding::ok("access", "people need the passphrase"),
+        None if settings.bind.is_loopback() => Finding::ok("access", "whoever is on this machine can join"),
+        None => Finding::warning(
+            "access",
+            "whoever reaches the port can join; set PASSPHRASE, or USER_HEADER behind a proxy that logs people in",
+        ),
+    });
+    findings.push(match settings.tokens.admin {
+        Some(_) => Finding::ok("admin", "the host's tools are open to ADMIN_TOKEN"),
+        None => Finding::ok("admin", "the host's tools are off; ADMIN_TOKEN would open them"),
+    });
+    let readable = settings.secret_files.iter().filter(|file| machine::is_readable_by_all(file));
+    findings.extend(readable.map(|file| {
+        let path = file.display();
+        Finding::warning("secrets", format!("every user of this machine can read {path}; chmod o= {path}"))
+    }));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_and_the_worst_is_the_exit_code() {
+        let line = Finding::warning("access", "two\nlines").to_string();
+        assert_eq!(line, "warning access      two lines");
+        assert!(Verdict::Error > Verdict::Warning && Verdict::Warning > Verdict::Ok);
+    }
+}

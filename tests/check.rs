@@ -1,0 +1,108 @@
+//! Proves what `bobbin --check` finds, that its exit code is that of the worst finding, and that it changes nothing.
+
+mod common;
+
+use common::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// The exit code, and the lines, each with its verdict.
+#[track_caller]
+fn check(settings: &[(&str, &str)]) -> (i32, Vec<String>) {
+    let mut command = Instance::command();
+    command.env("BIND", "127.0.0.1").env("PORT", "0").envs(settings.iter().copied()).arg("--check");
+    let output = command.output().expect("the binary starts");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let worst = |line: &String| match line.split(' ').next() {
+        Some("ok") => 0,
+        Some("warning") => 1,
+        Some("error") => 2,
+        _ => panic!("no verdict: {line}"),
+    };
+    let code = output.status.code().expect("an exit code");
+    assert_eq!(lines.iter().map(worst).max(), Some(code), "{lines:?}");
+    (code, lines)
+}
+
+#[track_caller]
+fn finds(lines: &[String], start: &str, text: &str) {
+    let fits =
+        |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(start) && line.contains(text);
+    assert!(lines.iter().any(fits), "no {start} … {text} in {lines:#?}");
+}
+
+fn folder() -> PathBuf {
+    let dir = std::env::temp_dir().join(unique("bobbin-check"));
+    fs::create_dir(&dir).expect("a directory");
+    dir
+}
+
+#[test]
+fn a_wrong_setting_is_an_error() {
+    for setting in [("PORT", "x"), ("RATE_LIMIT", "fast"), ("ADMIN_TOKEN", "short")] {
+        let (code, lines) = check(&[setting]);
+        assert_eq!((code, lines.len()), (2, 1), "{lines:?}");
+        finds(&lines, "error settings", setting.0);
+    }
+}
+
+#[test]
+fn rooms_in_memory_and_an_open_port_are_warned_of() {
+    let (code, lines) = check(&[]);
+    assert_eq!(code, 1, "{lines:?}");
+    finds(&lines, "warning data", "DATA_FILE");
+    finds(&lines, "ok connections", "capped by");
+    finds(&lines, "ok access", "on this machine");
+    finds(&check(&[("BIND", "0.0.0.0")]).1, "warning access", "PASSPHRASE");
+    finds(&check(&[("BIND", "0.0.0.0"), ("PASSPHRASE", "sesame")]).1, "ok access", "passphrase");
+    finds(&check(&[("MAX_CONNECTIONS", "9000000")]).1, "warning connections", "MAX_CONNECTIONS=9000000");
+}
+
+#[test]
+fn a_port_that_is_in_use_is_found() {
+    let instance = Instance::start(&[]);
+    finds(&check(&[("PORT", &instance.addr.port().to_string())]).1, "warning port", "in use");
+    finds(&check(&[("BIND", "192.0.2.1")]).1, "error port", "BIND");
+}
+
+#[test]
+fn a_data_file_is_looked_at_and_left_alone() {
+    let dir = folder();
+    let file = dir.join("chat.db");
+    let path = file.to_str().expect("a plain path");
+    let data = [("DATA_FILE", path)];
+    let (code, lines) = check(&data);
+    assert_eq!(code, 0, "{lines:?}");
+    finds(&lines, "ok data", "will be made");
+    assert_eq!(fs::read_dir(&dir).expect("it is there").count(), 0, "nothing was made");
+    let instance = Instance::start(&data);
+    Client::join(instance.addr, "tea", "Ada").say("hi");
+    finds(&check(&data).1, "ok data", "in use by a server");
+    drop(instance);
+    let before = fs::read(&file).expect("the file");
+    finds(&check(&data).1, "ok data", "can be written");
+    assert!(fs::read(&file).expect("the file") == before, "it changed");
+    fs::write(&file, "somebody's diary").expect("our own file");
+    let (code, lines) = check(&data);
+    assert_eq!(code, 2, "{lines:?}");
+    finds(&lines, "error data", "another program's");
+    finds(&check(&[("DATA_FILE", "/nowhere/chat.db")]).1, "error data", "/nowhere");
+    fs::remove_dir_all(&dir).expect("our own directory");
+}
+
+#[test]
+fn a_secret_that_all_can_read_is_warned_of() {
+    let dir = folder();
+    let file = dir.join("token");
+    fs::write(&file, "a-token-of-the-tests-1\n").expect("a small file");
+    let setting = [("ADMIN_TOKEN_FILE", file.to_str().expect("a plain path"))];
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("our own file");
+        let (_, lines) = check(&setting);
+        assert_eq!(lines.iter().any(|line| line.contains("chmod o=")), warned, "{mode:o}: {lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("a-token-of-the-tests")), "{lines:?}");
+    }
+    fs::remove_dir_all(&dir).expect("our own directory");
+}
