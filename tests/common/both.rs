@@ -30,7 +30,7 @@ impl Backplane {
             }
             Backplane::Redis => {
                 // Small stream nodes: Redis trims a log by whole nodes, of 100 entries by default.
-                let redis = Redis::with(&["--stream-node-max-entries", "10"]);
+                let redis = Redis::start();
                 Server { task: Task::on(&redis, settings), redis: Some(redis), file: None }
             }
         }

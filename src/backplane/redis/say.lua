@@ -5,7 +5,7 @@
 -- This runs once per message: a call costs about as much as everything else here, so there are only three.
 
 local call, log, ref, body, known = redis.call, KEYS[1], KEYS[2], ARGV[2], ARGV[3]
-local id = call('XADD', log, 'MAXLEN', '~', KEEP, '*', 'm', body)
+local id = call('XADD', log, 'MAXLEN', TRIM, KEEP, '*', 'm', body)
 
 if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
   -- Kept before. Takes the new entry back, out of the count of entries too: a gap is seen by it.
