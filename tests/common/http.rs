@@ -67,6 +67,14 @@ impl Connection {
         self.response(method == "HEAD")
     }
 
+    /// Writes a request and gives the status of its answer; `None` where the connection ends without one.
+    pub fn try_status(&mut self, request: &[u8]) -> Option<u16> {
+        self.stream.get_mut().write_all(request).ok()?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line).ok()?;
+        line.split(' ').nth(1)?.parse().ok()
+    }
+
     /// Reads one answer; one to `HEAD` has no body, whatever its headers say.
     #[track_caller]
     pub fn response(&mut self, head: bool) -> Response {

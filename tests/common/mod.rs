@@ -9,6 +9,7 @@
 pub mod client;
 pub mod data_file;
 pub mod faulty;
+pub mod from;
 pub mod http;
 pub mod instance;
 pub mod redis;

@@ -1,0 +1,186 @@
+//! Proves that what clients do in excess, or not at all, costs the others nothing: control frames and fragments without
+//! end, connections that are silent, pages that are not read. And that a log nobody reads takes nothing with it.
+
+mod common;
+
+use common::from::{connect, join, upgrade};
+use common::http::{Connection, get, metric};
+use common::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Sends the same bytes again and again until the server ends the connection, and gives how many were sent.
+#[track_caller]
+fn flood(client: &mut Client, bytes: &[u8]) -> usize {
+    let mut tcp = client.tcp().try_clone().expect("a socket");
+    tcp.set_write_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let start = Instant::now();
+    let mut sent = 0;
+    while tcp.write_all(bytes).is_ok() {
+        sent += 1;
+        assert!(start.elapsed() < PATIENCE, "{sent} times and no end");
+        if sent % 50 == 0 && client.ended().is_some() {
+            break;
+        }
+    }
+    sent
+}
+
+#[test]
+fn control_frames_and_fragments_count_against_the_rate() {
+    let task = Task::start(&[]);
+    let mut bob = Client::join(task.addr, "tea", "Bob");
+    for (name, frame) in [
+        ("pings", &[0x89, 0x80, 0, 0, 0, 0][..]),
+        ("pongs", &[0x8A, 0x80, 0, 0, 0, 0]),
+        ("pings with a payload", &[0x89, 0x84, 0, 0, 0, 0, 1, 2, 3, 4]),
+    ] {
+        for joined in [true, false] {
+            let mut client = Client::connect(task.addr, "tea");
+            if joined {
+                client.enter(&format!("Flood {name}"), None);
+            }
+            let sent = flood(&mut client, frame);
+            assert!(sent >= 200, "{name}: {sent} were too many");
+            client.expect_close(1008);
+        }
+    }
+    let mut client = Client::join(task.addr, "tea", "Ada");
+    client.send_raw(&[0x01, 0x80, 0, 0, 0, 0]);
+    let sent = flood(&mut client, &[0x00, 0x80, 0, 0, 0, 0]);
+    assert!(sent >= 200, "empty fragments: {sent} were too many");
+    client.expect_close(1008);
+    // As many as a browser and a careful client send are none too many.
+    for _ in 0..150 {
+        bob.send_ping();
+    }
+    bob.fence();
+    assert_eq!(bob.pongs, 150);
+    bob.say("still here");
+    assert!(metric(task.addr, "bobbin_limited_total{limit=\"frames\"}") >= 7.0);
+    task.logged("127.0.0.1: too many frames per second");
+}
+
+#[test]
+fn silence_locks_nobody_out() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "100")]);
+    let silent: Vec<TcpStream> = (0..400).map(|n| connect(task.addr, 2 + (n % 30) as u8)).collect();
+    let halves: Vec<TcpStream> = (0..400)
+        .map(|n| {
+            let mut half = connect(task.addr, 2 + (n % 30) as u8);
+            half.write_all(b"GET /healthz HTTP/1.1\r\nHos").expect("it is taken");
+            half
+        })
+        .collect();
+    for _ in 0..5 {
+        let start = Instant::now();
+        assert_eq!(get(task.addr, "/healthz").status, 200);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+    let mut ada = join(task.addr, 1, "tea", "Ada");
+    ada.say("nobody was in the way");
+    assert!(task.threads() < 300, "{}", task.threads());
+    assert!(metric(task.addr, "bobbin_limited_total{limit=\"idle\"}") >= 500.0);
+    drop((silent, halves));
+    ada.say("and nobody is");
+}
+
+#[test]
+fn idle_requests_cost_no_session_its_place() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "100")]);
+    let mut idle: Vec<Connection> = (0..100).map(|_| Connection::open(task.addr)).collect();
+    for connection in &mut idle {
+        connection.write("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    let clients: Vec<Client> = (0..100).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+    assert_eq!(clients.len(), 100);
+    assert_eq!(get(task.addr, "/healthz").status, 200);
+    let refusal = Client::upgrade(task.addr, "tea", "").err().expect("the cap");
+    assert_eq!(refusal.status, 503);
+}
+
+#[test]
+fn a_session_that_has_not_joined_makes_place_at_the_cap() {
+    let task = Task::start(&[("MAX_CONNECTIONS", "10")]);
+    let _quiet: Vec<Client> = (0..10).map(|_| Client::connect(task.addr, "tea")).collect();
+    poll_until("one of them has had its time", PATIENCE, || upgrade(task.addr, 2, "tea", "").is_ok());
+    let start = Instant::now();
+    let mut ada = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
+    ada.enter("Ada", None);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    // Those who have joined stay.
+    let mut more: Vec<Client> = Vec::new();
+    for n in 0..9 {
+        let mut client = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
+        client.enter(&format!("N{n}"), None);
+        more.push(client);
+    }
+    assert_eq!(upgrade(task.addr, 2, "tea", "").err().expect("the cap").status, 503);
+    ada.say("all ten are in");
+}
+
+#[test]
+fn two_lengths_are_none() {
+    let task = Task::start(&[]);
+    let mut connection = Connection::open(task.addr);
+    connection.write("GET / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(connection.response(false).status, 400);
+    assert!(connection.closed());
+}
+
+#[test]
+fn a_client_without_a_secret_is_no_stranger_to_itself() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::connect(task.addr, "tea");
+    redis.freeze();
+    ada.send(json!({"type": "join", "name": "Ada"}));
+    ada.expect_error("unavailable");
+    redis.thaw();
+    // Redis carries the first try out as soon as it wakes; its answer was lost.
+    poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    ada.send(json!({"type": "join", "name": "Ada"}));
+    let answer = ada.until("an answer", |f| f["type"] == "welcome" || f["type"] == "error");
+    assert_eq!((&answer["type"], &answer["participants"]), (&json!("welcome"), &json!(1)), "{answer}");
+}
+
+/// Starts the server with a log whose reader goes away once it listens.
+fn without_a_log(settings: &[(&str, &str)]) -> (std::process::Child, SocketAddr) {
+    let mut command = Task::command();
+    command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "debug")]).envs(settings.iter().copied());
+    let mut child = command.spawn().expect("the binary starts");
+    let mut log = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    while !line.contains("listening on http://") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("a line") > 0, "it ended");
+    }
+    let addr = line.split("http://").nth(1).expect("an address").trim().parse().expect("an address");
+    (child, addr)
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_all_that_is_lost() {
+    let mut redis = Redis::start();
+    let endpoint = redis.endpoint();
+    let (mut child, addr) = without_a_log(&[("REDIS_ENDPOINT", &endpoint), ("DRAIN_SECONDS", "1")]);
+    poll_until("ready", PATIENCE, || get(addr, "/readyz").status == 200);
+    Client::join(addr, "tea", "Bob").leave();
+    // What the connections to Redis have to say now, nobody reads either.
+    redis.kill();
+    poll_until("not ready", PATIENCE, || get(addr, "/readyz").status == 503);
+    redis.up();
+    poll_until("ready again", PATIENCE, || get(addr, "/readyz").status == 200);
+    let (mut ada, mut bob) = (Client::join(addr, "tea", "Ada"), Client::join(addr, "tea", "Bob"));
+    ada.say("it is published");
+    bob.hear("it is published");
+    signal(child.id(), "TERM");
+    ada.expect_close(1012);
+    bob.expect_close(1012);
+    let status = poll("it ends", PATIENCE, || child.try_wait().expect("our own child"));
+    assert!(status.success(), "{status}");
+    let mut out = String::new();
+    child.stdout.take().expect("it is piped").read_to_string(&mut out).expect("text");
+    assert!(out.is_empty(), "{out}");
+}

@@ -1,0 +1,241 @@
+//! What strangers do: each attack runs for a while, from one address or from many.
+
+use crate::calm::ROOM;
+use crate::raw;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Threads that attack.
+const THREADS: usize = 8;
+/// Empty frames under a mask of zeros.
+const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
+const PONG: &[u8] = &[0x8A, 0x80, 0, 0, 0, 0];
+const FRAGMENT: &[u8] = &[0x00, 0x80, 0, 0, 0, 0];
+const FIRST_FRAGMENT: &[u8] = &[0x01, 0x80, 0, 0, 0, 0];
+const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
+
+/// Whom, from where and for how long.
+pub struct Target {
+    /// The instances.
+    pub addrs: Vec<SocketAddr>,
+    /// 127.0.0.1 up to this one.
+    pub addresses: u8,
+    /// The end.
+    pub until: Instant,
+    /// Connections that were opened.
+    pub opened: AtomicUsize,
+}
+
+impl Target {
+    fn goes_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// A number that was not there before, the instance and the address that it makes.
+    fn next(&self) -> (usize, SocketAddr, u8) {
+        let number = self.opened.fetch_add(1, Relaxed);
+        (number, self.addrs[number % self.addrs.len()], 1 + (number % usize::from(self.addresses)) as u8)
+    }
+
+    fn join(&self, room: &str, more: &str) -> Option<TcpStream> {
+        let (number, addr, from) = self.next();
+        raw::join(addr, from, room, &format!("x{number}"), more).ok()
+    }
+
+    /// Does something this many times per second, shared by all threads. What it gives is dropped half a second later.
+    fn paced<T: Send>(&self, per_second: usize, act: impl Fn(usize) -> Option<T> + Sync) {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let act = &act;
+                scope.spawn(move || {
+                    let every = Duration::from_secs_f64(THREADS as f64 / per_second as f64);
+                    let mut next = Instant::now();
+                    let mut held = VecDeque::new();
+                    while self.goes_on() {
+                        held.push_back((Instant::now(), act(thread)));
+                        while held.front().is_some_and(|(at, _)| at.elapsed() > Duration::from_millis(500)) {
+                            held.pop_front();
+                        }
+                        next = (next + every).max(Instant::now() - Duration::from_millis(200));
+                        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                    }
+                });
+            }
+        });
+    }
+
+    /// Holds this many connections, made anew where they end, and does something with each of them this many times per
+    /// second (0: without a pause).
+    fn held(
+        &self,
+        count: usize,
+        per_second: usize,
+        make: impl Fn() -> Option<TcpStream> + Sync,
+        act: impl Fn(&TcpStream) -> bool + Sync,
+    ) {
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                let (make, act) = (&make, &act);
+                scope.spawn(move || {
+                    let mut streams: Vec<Option<TcpStream>> = (0..count.div_ceil(THREADS)).map(|_| None).collect();
+                    while self.goes_on() {
+                        let round = Instant::now();
+                        for place in &mut streams {
+                            match place {
+                                Some(stream) if act(stream) => {}
+                                _ => *place = make(),
+                            }
+                            if !self.goes_on() {
+                                break;
+                            }
+                        }
+                        if let Some(rate) = std::num::NonZero::new(per_second) {
+                            let span = Duration::from_secs(1) / rate.get() as u32;
+                            std::thread::sleep(span.saturating_sub(round.elapsed()).min(self.until - round));
+                        } else {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// One kind of attack.
+pub struct Attack {
+    /// What it does.
+    pub name: &'static str,
+    /// Does it.
+    pub run: fn(&Target),
+}
+
+/// All of them.
+pub const ATTACKS: &[Attack] = &[
+    Attack { name: "2,000 joins/s into another room", run: |t| t.paced(2000, |_| join_and_leave(t, "other")) },
+    Attack { name: "2,000 joins/s into the calm room", run: |t| t.paced(2000, |_| join_and_leave(t, ROOM)) },
+    Attack { name: "2,000 joins/s into new rooms, cut", run: |t| t.paced(2000, |_| new_room(t)) },
+    Attack { name: "2,000 clients, rooms, 5 texts of 4 kB/s", run: texts },
+    Attack { name: "200 clients read history, never the answer", run: |t| pages(t, 200, false) },
+    Attack { name: "200 clients read history and the answer", run: |t| pages(t, 200, true) },
+    Attack { name: "200 clients join since=1-1, again and again", run: |t| t.paced(2000, |_| since(t)) },
+    Attack { name: "500 in the calm room type 20 times/s", run: typing },
+    Attack { name: "500 ping without end, never read", run: |t| frames(t, 500, PING) },
+    Attack { name: "20 pong without end", run: |t| frames(t, 20, PONG) },
+    Attack { name: "20 send empty fragments without end", run: |t| frames(t, 20, FRAGMENT) },
+    Attack { name: "bad heads and junk", run: |t| t.paced(2000, |_| junk(t)) },
+    Attack { name: "fills the cap: silent, upgraded, joined", run: fill },
+    Attack { name: "a mix, 20,000 connections per minute", run: mix },
+];
+
+fn join_and_leave(target: &Target, room: &str) -> Option<TcpStream> {
+    let mut stream = target.join(room, "")?;
+    stream.write_all(CLOSE).ok()?;
+    Some(stream)
+}
+
+fn new_room(target: &Target) -> Option<TcpStream> {
+    target.join(&format!("new-{}", target.opened.load(Relaxed)), "")
+}
+
+fn since(target: &Target) -> Option<TcpStream> {
+    target.join("full", r#","since":"1-1""#)
+}
+
+fn texts(target: &Target) {
+    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
+    let make = || target.join(&format!("room-{}", target.opened.load(Relaxed) % 2000), "");
+    target.held(2000, 5, make, |stream| raw::drain(stream) && raw::push(stream, &message));
+}
+
+fn pages(target: &Target, count: usize, reads: bool) {
+    fill_log(target);
+    let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
+    let make = || target.join("full", "");
+    target.held(count, 0, make, |stream| (!reads || raw::drain(stream)) && raw::push(stream, &ask));
+}
+
+/// A room whose log is worth reading.
+fn fill_log(target: &Target) {
+    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "z".repeat(4000)));
+    for _ in 0..8 {
+        let Some(stream) = target.join("full", "") else { continue };
+        for _ in 0..15 {
+            raw::push(&stream, &message);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        raw::drain(&stream);
+    }
+}
+
+fn typing(target: &Target) {
+    let typing = raw::text(r#"{"type":"typing","active":true}"#);
+    target.held(500, 20, || target.join(ROOM, ""), |stream| raw::drain(stream) && raw::push(stream, &typing));
+}
+
+/// Many small frames at once, again and again.
+fn frames(target: &Target, count: usize, frame: &[u8]) {
+    let many = frame.repeat(200);
+    let make = || {
+        let mut stream = target.join("other", "")?;
+        if frame == FRAGMENT {
+            stream.write_all(FIRST_FRAGMENT).ok()?;
+        }
+        Some(stream)
+    };
+    target.held(count, 0, make, |stream| raw::push(stream, &many));
+}
+
+fn junk(target: &Target) -> Option<TcpStream> {
+    let (number, addr, from) = target.next();
+    let mut stream = raw::connect(addr, from).ok()?;
+    let bytes: &[u8] = match number % 4 {
+        0 => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        1 => b"GET / HTTP/9.9\r\n\r\n",
+        2 => b"GET /ws/other HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\n\r\n",
+        _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    };
+    stream.write_all(bytes).ok()?;
+    Some(stream)
+}
+
+fn fill(target: &Target) {
+    let make = || {
+        let (number, addr, from) = target.next();
+        match number % 3 {
+            0 => raw::connect(addr, from).ok(),
+            1 => {
+                let mut stream = raw::connect(addr, from).ok()?;
+                stream.write_all(&raw::upgrade("other")).ok()?;
+                Some(stream)
+            }
+            _ => target.join("other", ""),
+        }
+    };
+    target.held(4000, 1, make, raw::drain);
+}
+
+/// All of it, one after the other on each thread.
+fn mix(target: &Target) {
+    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
+    let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
+    let then = |stream: Option<TcpStream>, bytes: &[u8]| stream.filter(|stream| raw::push(stream, bytes));
+    target.paced(334, |_| match target.opened.load(Relaxed) % 10 {
+        0 => join_and_leave(target, "other"),
+        1 => join_and_leave(target, ROOM),
+        2 => new_room(target),
+        3 => since(target),
+        4 => then(target.join("full", ""), &message.repeat(20)),
+        5 => then(target.join("full", ""), &ask.repeat(50)),
+        6 => then(target.join("other", ""), &PING.repeat(2000)),
+        7 => then(target.join("other", ""), &[FIRST_FRAGMENT, &FRAGMENT.repeat(2000)].concat()),
+        8 => junk(target),
+        _ => {
+            let (_, addr, from) = target.next();
+            raw::connect(addr, from).ok()
+        }
+    });
+}

@@ -1,0 +1,171 @@
+//! One attack, from the calm before it to the calm after it.
+
+use crate::attacks::{Attack, Target};
+use crate::calm::{Calm, Seen};
+use crate::common::{DataFile, Instance, Redis};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Spans of calm before and after.
+const BEFORE: Duration = Duration::from_secs(4);
+const AFTER: Duration = Duration::from_secs(4);
+/// Memory has come back when it is this close to what it was, and has this long for it.
+const MEMORY_SLACK: u64 = 20 << 20;
+const MEMORY_TIME: Duration = Duration::from_secs(60);
+/// What fails the test, however busy the machine is: the goal is much less, and printed for people to see. Latency may
+/// grow by this factor, or up to this many milliseconds.
+const WORST_FACTOR: f64 = 20.0;
+const WORST_LATENCY: f64 = 2000.0;
+const WORST_HEALTH: u64 = 2000;
+const LARGEST_LOG: usize = 1 << 20;
+
+/// Where the rooms are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// One instance alone.
+    Memory,
+    /// One instance with a data file.
+    File,
+    /// Two instances on a Redis.
+    Redis,
+}
+
+/// The instances under attack. Fields are dropped in their order.
+struct Stage {
+    instances: Vec<Instance>,
+    _redis: Option<Redis>,
+    _file: Option<DataFile>,
+}
+
+impl Stage {
+    fn new(place: Place) -> Stage {
+        // The limits as they are by default: these tests are about them.
+        let defaults = [
+            ("TEXT_RATE", ""),
+            ("ADDRESS_CONNECTIONS", ""),
+            ("ADDRESS_CONNECTION_RATE", ""),
+            ("ADDRESS_JOINS", ""),
+            ("ADDRESS_NEW_ROOMS", ""),
+            ("ADDRESS_TEXT_RATE", ""),
+            ("ADDRESS_HISTORY_RATE", ""),
+            ("MAX_CONNECTIONS", "2000"),
+        ];
+        match place {
+            Place::Memory => Stage { instances: vec![Instance::start(&defaults)], _redis: None, _file: None },
+            Place::File => {
+                let file = DataFile::new();
+                let instance = Instance::start(&[&defaults[..], &[("DATA_FILE", file.path().as_str())]].concat());
+                Stage { instances: vec![instance], _redis: None, _file: Some(file) }
+            }
+            Place::Redis => {
+                let redis = Redis::start();
+                let instances = (0..2).map(|_| Instance::on(&redis, &defaults)).collect();
+                Stage { instances, _redis: Some(redis), _file: None }
+            }
+        }
+    }
+
+    fn addrs(&self) -> Vec<SocketAddr> {
+        self.instances.iter().map(|instance| instance.addr).collect()
+    }
+
+    /// Resident memory of all instances, in bytes.
+    fn memory(&self) -> u64 {
+        self.instances.iter().map(|instance| resident(instance.pid())).sum()
+    }
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+}
+
+/// Prints the table's head.
+pub fn print_head() {
+    println!(
+        "{:44} {:6} {:>4}  {:>22} {:>22} {:>22}  {:>7} {:>9} {:>9} {:>16} {:>7}",
+        "attack",
+        "place",
+        "from",
+        "before p50/p99 ms",
+        "during p50/p99 ms",
+        "after p50/p99 ms",
+        "missing",
+        "newcomers",
+        "healthz",
+        "MiB b/d/a",
+        "log kB"
+    );
+}
+
+/// Runs one attack, prints its line, and gives how many promises it broke.
+pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration) -> usize {
+    let stage = Stage::new(place);
+    let calm = Calm::start(&stage.addrs());
+    let mut before = calm.watch(BEFORE);
+    let (memory, log) = (stage.memory(), log_bytes(&stage));
+    let target = Target { addrs: stage.addrs(), addresses, until: Instant::now() + span, opened: Default::default() };
+    let (mut during, peak) = std::thread::scope(|scope| {
+        scope.spawn(|| (attack.run)(&target));
+        let peak = scope.spawn(|| {
+            let mut peak = 0;
+            while Instant::now() < target.until {
+                peak = peak.max(stage.memory());
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            peak
+        });
+        (calm.watch(span), peak.join().expect("no panic"))
+    });
+    let mut after = calm.watch(AFTER);
+    calm.finish();
+    let back = Instant::now();
+    while stage.memory() > memory + MEMORY_SLACK && back.elapsed() < MEMORY_TIME {
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let (left, log) = (stage.memory(), log_bytes(&stage) - log);
+    print(place, attack, &target, [&mut before, &mut during, &mut after], [memory, peak, left], log);
+    judge(before.latency(99), &mut during, &mut after, left.saturating_sub(memory), log)
+}
+
+fn log_bytes(stage: &Stage) -> usize {
+    stage.instances.iter().map(|instance| instance.log().len()).sum()
+}
+
+fn print(place: Place, attack: &Attack, target: &Target, seen: [&mut Seen; 3], memory: [u64; 3], log: usize) {
+    let [before, during, after] = seen;
+    let times = |seen: &mut Seen| format!("{:.1} / {:.1}", seen.latency(50), seen.latency(99));
+    let ((in_time, all), (slowest, failed)) = (during.got_in(), during.health());
+    println!(
+        "{:44} {:6} {:>4}  {:>22} {:>22} {:>22}  {:>7} {:>9} {:>9} {:>16} {:>7}   {} opened",
+        attack.name,
+        format!("{place:?}").to_lowercase(),
+        target.addresses,
+        times(before),
+        times(during),
+        times(after),
+        during.missing,
+        format!("{in_time}/{all}"),
+        if failed == 0 { format!("{slowest} ms") } else { format!("{failed} failed") },
+        memory.map(|bytes| (bytes >> 20).to_string()).join("/"),
+        log / 1000,
+        target.opened.load(Relaxed),
+    );
+}
+
+/// What must hold on any machine.
+fn judge(calm: f64, during: &mut Seen, after: &mut Seen, memory: u64, log: usize) -> usize {
+    let ((in_time, all), (slowest, failed)) = (during.got_in(), during.health());
+    let broken = [
+        (during.missing + after.missing > 0, "deliveries are missing"),
+        (during.refused + after.refused > 0, "a calm message was refused"),
+        (during.latency(99) > WORST_LATENCY.max(WORST_FACTOR * calm), "the calm room waited"),
+        (in_time * 10 < all * 9, "newcomers did not get in"),
+        (slowest > WORST_HEALTH || failed > 0, "health checks failed"),
+        (memory > MEMORY_SLACK, "memory did not come back"),
+        (log > LARGEST_LOG, "the log is over 1 MB"),
+    ];
+    broken.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, what)| println!("    !! {what}")).count()
+}

@@ -1,0 +1,58 @@
+//! The hostile test: what strangers may do, beside a calm room of fifty people who must not notice.
+//!
+//!     cargo test --test hostile                         a cut of some 60 s: the mix, in memory and on Redis
+//!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
+//!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, SECONDS=10 each
+//!
+//! For each attack it prints what the calm room saw before, during and after: the latency of its messages, deliveries
+//! that are missing, newcomers from other addresses that were in within a second, health checks, memory.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `attacks`, `raw` | what strangers do, and how they connect |
+//! | `calm` | those who must not notice |
+//! | `battery` | one attack from before to after, and what is printed of it |
+
+mod attacks;
+mod battery;
+mod calm;
+mod raw;
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use attacks::ATTACKS;
+use battery::{Place, print_head, run};
+use std::process::ExitCode;
+use std::time::Duration;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let full = std::env::var("HOSTILE").is_ok_and(|value| value == "full");
+    let seconds = std::env::var("SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut broken = 0;
+    print_head();
+    let (places, counts): (&[Place], &[u8]) = if full {
+        (&[Place::Memory, Place::File, Place::Redis], &[1, 32])
+    } else {
+        (&[Place::Memory, Place::Redis], &[32])
+    };
+    for place in places {
+        for attack in ATTACKS.iter().filter(|attack| wanted(attack.name) && (full || attack.name.contains("mix"))) {
+            for addresses in counts {
+                broken += run(*place, attack, *addresses, Duration::from_secs(seconds));
+            }
+        }
+    }
+    match broken {
+        0 => {
+            println!("\nnobody noticed\n1 passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        broken => {
+            println!("\n{broken} promises broken\n0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Connections as an attacker makes them: everything written at once, nothing waited for, answers read only where that
+//! is part of the attack.
+
+use socket2::{Domain, Socket, Type};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long an attacker waits for a connection, or for a write.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Connects from 127.0.0.`from`, with small buffers.
+pub fn connect(addr: SocketAddr, from: u8) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.bind(&SocketAddr::new(Ipv4Addr::new(127, 0, 0, from).into(), 0).into())?;
+    socket.connect_timeout(&addr.into(), PATIENCE)?;
+    let stream: TcpStream = socket.into();
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The request for an upgrade.
+pub fn upgrade(room: &str) -> Vec<u8> {
+    format!(
+        "GET /ws/{room} HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// A text frame under a mask of zeros.
+pub fn text(json: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match json.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long => {
+            frame.push(0x80 | 126);
+            frame.extend((long as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(json.as_bytes());
+    frame
+}
+
+/// Upgrades and joins in one write, without a look at the answers.
+pub fn join(addr: SocketAddr, from: u8, room: &str, name: &str, more: &str) -> io::Result<TcpStream> {
+    let mut stream = connect(addr, from)?;
+    let mut bytes = upgrade(room);
+    bytes.extend(text(&format!(r#"{{"type":"join","name":"{name}"{more}}}"#)));
+    stream.write_all(&bytes)?;
+    Ok(stream)
+}
+
+/// Reads and forgets what has come; false once the connection has ended.
+pub fn drain(stream: &TcpStream) -> bool {
+    let mut scrap = [0; 16 * 1024];
+    if stream.set_nonblocking(true).is_err() {
+        return false;
+    }
+    let alive = loop {
+        match (&mut &*stream).read(&mut scrap) {
+            Ok(0) => break false,
+            Ok(_) => {}
+            Err(error) => break error.kind() == ErrorKind::WouldBlock,
+        }
+    };
+    alive && stream.set_nonblocking(false).is_ok()
+}
+
+/// Writes without waiting; false once the connection has ended. What the socket does not take is left out.
+pub fn push(stream: &TcpStream, bytes: &[u8]) -> bool {
+    if stream.set_nonblocking(true).is_err() {
+        return false;
+    }
+    let alive = match (&mut &*stream).write(bytes) {
+        // The rest of a frame has to follow, or the server waits for it.
+        Ok(some) if some < bytes.len() => {
+            stream.set_nonblocking(false).is_ok() && (&mut &*stream).write_all(&bytes[some..]).is_ok()
+        }
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    };
+    alive && stream.set_nonblocking(false).is_ok()
+}
