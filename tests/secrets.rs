@@ -1,0 +1,165 @@
+//! Proves that nothing private gets out: one run at the loudest log level, with marked secrets, names and texts in every
+//! place where one can be, and a look through all that the process shows of itself.
+
+mod common;
+
+use common::http::{Connection, get, request};
+use common::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+/// Each is planted once, and must be found nowhere.
+const REDIS_PASSWORD: &str = "MARK-redis-password";
+const PASSPHRASE: &str = "MARK-passphrase";
+const POST_TOKEN: &str = "MARK-post-token-0123456789";
+const ADMIN_TOKEN: &str = "MARK-admin-token-0123456789";
+const METRICS_TOKEN: &str = "MARK-metrics-token-0123456789";
+const GUESS: &str = "MARK-wrong-guess";
+const CLIENT: &str = "MARK-client-secret-0123456789";
+const TEXT: &str = "MARK-text-in-confidence";
+const JUNK: &str = "MARK-not-json";
+const REF: &str = "MARK-ref";
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+/// Every public way in, right and wrong, with marks wherever something private can be.
+fn use_everything(task: &Task) {
+    let mut wrong = Client::connect(task.addr, "tea");
+    wrong.send(json!({"type": "join", "name": "Eve", "client": CLIENT, "passphrase": GUESS}));
+    wrong.expect_error("unauthorized");
+    wrong.send_text(JUNK);
+    wrong.expect_error("bad_frame");
+    wrong.send_text(&format!(r#"{{"type":"join","name":"Eve","passphrase":"{PASSPHRASE}","since":"MARK-since"}}"#));
+    wrong.expect_error("bad_frame");
+    let mut ada = Client::connect(task.addr, "tea");
+    ada.send(json!({"type": "join", "name": "Ada", "client": CLIENT, "passphrase": PASSPHRASE}));
+    let welcome = ada.expect("welcome");
+    ada.send(json!({"type": "message", "text": TEXT, "ref": REF}));
+    let id = ada.until("the receipt", |f| f["ref"] == REF)["id"].clone();
+    ada.send(json!({"type": "message", "text": format!("{TEXT}{}", "x".repeat(5000))}));
+    ada.expect_error("text_invalid");
+    ada.send(json!({"type": "history", "before": id}));
+    ada.expect("history");
+    assert!(!welcome.to_string().contains("MARK"), "{welcome}");
+    let post = |token: &str, body: &str| {
+        let mut connection = Connection::open(task.addr);
+        let length = body.len();
+        connection.write(format!(
+            "POST /r/tea/messages HTTP/1.1\r\nHost: t\r\n{}Content-Length: {length}\r\nIdempotency-Key: {REF}\r\n\r\n{body}",
+            bearer(token)
+        ));
+        connection.response(false).status
+    };
+    assert_eq!(post(POST_TOKEN, TEXT), 201);
+    assert_eq!(post(GUESS, TEXT), 401);
+    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &bearer(PASSPHRASE)).status, 200);
+    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &bearer(GUESS)).status, 401);
+    assert_eq!(request(task.addr, "GET", "/metrics", &bearer(METRICS_TOKEN)).status, 200);
+    assert_ne!(request(task.addr, "GET", "/admin/rooms", &bearer(ADMIN_TOKEN)).status, 401);
+    assert_eq!(request(task.addr, "GET", "/admin/rooms", &bearer(GUESS)).status, 401);
+    assert!(request(task.addr, "GET", "/MARK-path?MARK-query", "Cookie: MARK-cookie\r\n").status == 404);
+    let mut again = Client::connect(task.addr, "tea");
+    again.send(json!({"type": "join", "name": "Ada", "client": CLIENT, "passphrase": PASSPHRASE}));
+    again.expect("welcome");
+    ada.expect_close(4001);
+    again.leave();
+}
+
+/// Fails with the place where a mark was found.
+#[track_caller]
+fn unmarked(place: &str, text: &str) {
+    if let Some(line) = text.lines().find(|line| line.contains("MARK")) {
+        panic!("{place} shows {line}");
+    }
+}
+
+fn look_everywhere(task: &Task) {
+    unmarked("the log", &task.log());
+    unmarked("stdout", &task.out());
+    unmarked("/metrics", &get(task.addr, "/metrics").text());
+    unmarked("/readyz", &get(task.addr, "/readyz").text());
+    let proc = format!("/proc/{}", task.pid());
+    unmarked("the command line", &String::from_utf8_lossy(&fs::read(format!("{proc}/cmdline")).expect("its file")));
+    for thread in fs::read_dir(format!("{proc}/task")).expect("its threads").flatten() {
+        unmarked("a thread's name", &fs::read_to_string(thread.path().join("comm")).unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_run_at_trace_shows_nothing_private() {
+    let redis = Redis::with(&["--appendonly", "no", "--requirepass", REDIS_PASSWORD]);
+    let endpoint = redis.endpoint();
+    let mut task = Task::start(&[
+        ("REDIS_ENDPOINT", &endpoint),
+        ("REDIS_PASSWORD", REDIS_PASSWORD),
+        ("PASSPHRASE", PASSPHRASE),
+        ("POST_TOKEN", POST_TOKEN),
+        ("ADMIN_TOKEN", ADMIN_TOKEN),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+        ("RUST_LOG", "trace"),
+        ("DRAIN_SECONDS", "0"),
+    ]);
+    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    use_everything(&task);
+    // What the connections to Redis have to say, too.
+    redis.freeze();
+    poll_until("not ready", PATIENCE, || get(task.addr, "/readyz").status == 503);
+    redis.thaw();
+    poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    look_everywhere(&task);
+    assert!(task.log().contains("TRACE") || task.log().contains("DEBUG"), "it was loud:\n{}", task.log());
+    task.signal("TERM");
+    task.wait(PATIENCE);
+    unmarked("the log", &task.log());
+}
+
+#[test]
+fn alone_it_shows_nothing_private_either() {
+    let file = DataFile::new();
+    let path = file.path();
+    let task = Task::start(&[
+        ("DATA_FILE", &path),
+        ("PASSPHRASE", PASSPHRASE),
+        ("POST_TOKEN", POST_TOKEN),
+        ("ADMIN_TOKEN", ADMIN_TOKEN),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+        ("RUST_LOG", "trace"),
+    ]);
+    use_everything(&task);
+    look_everywhere(&task);
+    // Texts are what the file is for; secrets are not.
+    for entry in fs::read_dir(file.dir()).expect("its directory").flatten() {
+        let bytes = fs::read(entry.path()).expect("its file");
+        for secret in [PASSPHRASE, POST_TOKEN, ADMIN_TOKEN, METRICS_TOKEN, GUESS, CLIENT] {
+            let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!found, "{} holds {secret}", entry.path().display());
+        }
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_told_without_its_secret() {
+    let dir = std::env::temp_dir().join(unique("bobbin-secret"));
+    fs::create_dir(&dir).expect("a directory");
+    let path = dir.join("token");
+    fs::write(&path, "MARK short").expect("a small file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its owner");
+    let path = path.to_string_lossy().into_owned();
+    for (name, value) in [
+        ("REDIS_ENDPOINT", "redis://user:MARK-password@host:99999"),
+        ("POST_TOKEN", "MARK short"),
+        ("POST_TOKEN_FILE", &path),
+        ("POST_TOKENS_FILE", &path),
+        ("ADMIN_TOKEN", "MARK short"),
+        ("METRICS_TOKEN_FILE", &path),
+    ] {
+        let output = Task::command().env(name, value).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let lines = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(lines.contains(name.trim_end_matches("_FILE")), "{lines}");
+        unmarked(name, &lines);
+    }
+    let _ = fs::remove_dir_all(dir);
+}
