@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bobbin::settings::{CliAction, Settings};
-use bobbin::tools::{self, check};
+use bobbin::tools::{self, check, import};
 use bobbin::{logging, server};
 use dlmalloc::GlobalDlmalloc;
 
@@ -21,6 +21,11 @@ fn main() -> ExitCode {
         Ok(CliAction::Check(settings)) => {
             let checked = check::run(settings.as_deref(), &mut std::io::stdout().lock());
             return checked.map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+        Ok(CliAction::Import(call)) => {
+            let Err(error) = import::run(&call, &mut std::io::stdout().lock()) else { return ExitCode::SUCCESS };
+            eprintln!("bobbin: {error}");
+            return ExitCode::FAILURE;
         }
         Ok(CliAction::Tool(call)) => {
             let Err(error) = tools::run(&call, &mut std::io::stdout().lock()) else { return ExitCode::SUCCESS };

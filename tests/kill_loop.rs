@@ -72,7 +72,9 @@ impl Talker {
                 Some("welcome") => {
                     joined = true;
                     self.sessions += 1;
-                    if frame["gap"] != false || frame["participants"] != json!(TALKERS / ROOMS.len()) && self.sessions > 1 {
+                    if frame["gap"] != false
+                        || frame["participants"] != json!(TALKERS / ROOMS.len()) && self.sessions > 1
+                    {
                         self.wrong.push(format!("welcome: {frame}"));
                     }
                     frame["messages"].as_array().into_iter().flatten().for_each(|message| self.see(message));
@@ -170,7 +172,12 @@ fn what_has_a_receipt_survives_kill_9_again_and_again() {
             assert_eq!(talker.seen, fullest.seen[..talker.seen.len()], "{} saw what the others saw", talker.name);
             for (key, id) in &talker.receipts {
                 let found = fullest.seen.iter().find(|message| text(message, "ref") == *key);
-                assert_eq!(found.map(|message| text(message, "id")).as_ref(), Some(id), "{}: receipt for {key}", talker.name);
+                assert_eq!(
+                    found.map(|message| text(message, "id")).as_ref(),
+                    Some(id),
+                    "{}: receipt for {key}",
+                    talker.name
+                );
             }
         }
         all += newest;

@@ -25,6 +25,7 @@ pub fn command() -> Command {
         .args(settings)
         .arg(healthcheck)
         .arg(check)
+        .args(tools::import())
         .subcommands(tools::commands())
         .disable_help_subcommand(true)
         .after_help(after_help())

@@ -21,7 +21,7 @@ pub use self::command::command;
 use self::page::PageSettings;
 use self::reader::Reader;
 use self::tokens::{Token, Tokens};
-use self::tools::ToolCall;
+use self::tools::{ImportCall, ToolCall};
 use crate::logging::Format;
 use crate::metrics::emf::Emf;
 
@@ -165,6 +165,8 @@ pub enum CliAction {
     Check(Result<Box<Settings>, SettingError>),
     /// `--healthcheck`: ask the server at this address whether it lives.
     Healthcheck(SocketAddr),
+    /// `--import`: move a data file's rooms to Redis.
+    Import(ImportCall),
     /// A subcommand: ask a running server.
     Tool(ToolCall),
     /// `--help` or `--version`: print this.
@@ -207,6 +209,9 @@ impl Settings {
         let own = if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind };
         if matches.get_flag("healthcheck") {
             return Ok(CliAction::Healthcheck(SocketAddr::new(own, port)));
+        }
+        if let Some(call) = ImportCall::read(&read)? {
+            return Ok(CliAction::Import(call));
         }
         if let Some(call) = ToolCall::read(&read, &format!("http://{}", SocketAddr::new(own, port)))? {
             return Ok(CliAction::Tool(call));

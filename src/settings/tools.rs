@@ -1,8 +1,11 @@
 //! The subcommands: what a shell can ask a running server for.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
-use super::{Reader, SettingError};
+use super::{Reader, RedisSettings, SettingError, redis_settings};
 
 /// What is asked of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,40 @@ pub struct ToolCall {
     pub url: String,
     /// What goes into `Authorization: Bearer`: `ADMIN_TOKEN`, or to export also the passphrase.
     pub token: Option<String>,
+}
+
+/// What `--import` is to do.
+#[derive(Clone)]
+pub struct ImportCall {
+    /// The data file.
+    pub file: PathBuf,
+    /// Where its rooms go.
+    pub redis: RedisSettings,
+    /// How long messages are kept.
+    pub life: Duration,
+    /// Whether rooms that exist there are replaced.
+    pub replace: bool,
+}
+
+impl ImportCall {
+    pub(super) fn read(read: &Reader<'_>) -> Result<Option<ImportCall>, SettingError> {
+        let Some(file) = read.0.get_one::<PathBuf>("import").cloned() else { return Ok(None) };
+        let Some(redis) = redis_settings(read)? else {
+            return Err(SettingError("REDIS_ENDPOINT: --import needs to know where Redis is".to_owned()));
+        };
+        let life = Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?);
+        Ok(Some(ImportCall { file, redis, life, replace: read.0.get_flag("replace") }))
+    }
+}
+
+/// The flags of `--import`.
+pub(super) fn import() -> [Arg; 2] {
+    let file = Arg::new("import").long("import").value_name("FILE").value_parser(clap::value_parser!(PathBuf));
+    let replace = Arg::new("replace").long("replace").action(ArgAction::SetTrue).requires("import");
+    [
+        file.help("moves the rooms of a data file to REDIS_ENDPOINT; it must not be in use"),
+        replace.help("with --import: rooms that exist on Redis are replaced by the file's"),
+    ]
 }
 
 impl ToolCall {

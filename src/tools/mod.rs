@@ -1,6 +1,7 @@
-//! What `bobbin` does besides serving: the host's tools and the export from a shell, over HTTP, and `--check`.
+//! What `bobbin` does besides serving: the host's tools and the export from a shell, over HTTP, `--check` and `--import`.
 
 pub mod check;
+pub mod import;
 
 use std::fmt;
 use std::io::{self, Write};

@@ -1,11 +1,12 @@
 //! The backplane of one process alone: no Redis; its rooms are in an SQLite file, or in memory.
 //!
 //! One thread owns all rooms and carries out commands from one channel: the channel's order is the rooms' order, and
-//! nothing needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its transactions, `room_log.rs` the
-//! SQL of a log, `schema.rs` the tables. Its neighbour `redis/` gives the same commands to a server instead.
+//! nothing needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its transactions,
+//! `room_log.rs` the SQL of a log, `schema.rs` the tables. Its neighbour `redis/` gives the same commands to a server instead.
 
 mod admin;
 mod clock;
+pub mod dump;
 mod file;
 mod pages;
 mod people;

@@ -72,6 +72,11 @@ impl Log {
         self.number
     }
 
+    /// Whether it has lost its beginning.
+    pub fn is_trimmed(&self) -> bool {
+        self.trimmed
+    }
+
     /// Whether nothing is kept of it.
     pub fn is_empty(&self) -> bool {
         self.messages == 0
@@ -311,13 +316,13 @@ pub fn forget_refs(conn: &Connection, period: u64, count: usize) -> rusqlite::Re
 }
 
 /// An id in two columns.
-fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
+pub fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
     Ok(Id { ms: number(column)?, seq: number(column + 1)? })
 }
 
 /// An id as SQLite has it. Clients may send ids that are too large; none of them exists.
-fn pair(id: Id) -> (i64, i64) {
+pub fn pair(id: Id) -> (i64, i64) {
     let id = id.min(END);
     (id.ms.cast_signed(), id.seq.min(END.seq).cast_signed())
 }

@@ -10,7 +10,7 @@
 mod admin;
 mod bulk;
 mod commands;
-mod connect;
+pub mod connect;
 mod core;
 mod delivery;
 mod health;
