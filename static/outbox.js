@@ -140,10 +140,10 @@ export class Courier {
 	}
 
 	#end(wait = 0) {
-		const { room, name } = this.#connection;
-		if (wait) this.#notBefore.set(`${room} ${name}`, Date.now() + wait);
-		this.#connection.leave();
+		const own = this.#connection;
 		this.#connection = null;
+		if (wait) this.#notBefore.set(`${own.room} ${own.name}`, Date.now() + wait);
+		own.leave();
 	}
 
 	async #next() {

@@ -37,6 +37,7 @@ function nextName(name) {
 }
 
 export class Questions {
+	#offered; // the name that the form has offered, as long as it is tried
 	#cancel; // what Cancel does; without it the question must be answered
 
 	/** `on`: join(name, passphrase) · comeBack() · isIn(): whether a question is answered by now */
@@ -45,6 +46,7 @@ export class Questions {
 		this.usesName = document.documentElement.dataset.access !== 'user';
 		onSubmit($('join'), () => this.#answer($('name').value.trim()));
 		listen($('join-other'), 'click', ({ target }) => {
+			this.#offered = target.value;
 			$('name').value = target.value;
 			this.#answer(target.value);
 		});
@@ -87,15 +89,20 @@ export class Questions {
 		if (known.passphrase && !passphrase.value) passphrase.value = known.passphrase;
 		$('join-hint').hidden = !passphrase.parentElement.hidden || !this.usesName || Boolean(cancel);
 		const words = secret && !known.passphrase ? 'This chat asks for a passphrase.' : REFUSED[reason] ?? reason ?? '';
-		if (reason === 'name_taken') this.#offerAnother(known.name);
+		if (reason === 'name_taken') this.#offerAnother(known);
 		else this.problem(words);
 		(secret ? passphrase : name).select();
 	}
 
-	/** Somebody has the name, perhaps oneself: one click offers the next. */
-	#offerAnother(name) {
+	/** Somebody has the name, perhaps oneself: one click takes the next that is free. */
+	#offerAnother({ name, passphrase }) {
 		const other = $('join-other');
 		other.value = nextName(name);
+		if (name === this.#offered) {
+			$('name').value = this.#offered = other.value;
+			this.on.join(other.value, passphrase);
+			return;
+		}
 		other.textContent = `Join as ${other.value}`;
 		other.hidden = false;
 		this.problem(`The name ${name} is in use here, perhaps by you on another device. Choose another.`);
@@ -131,6 +138,7 @@ export class Questions {
 
 	#answer(name) {
 		$('join-other').hidden = true;
+		if (name !== this.#offered) this.#offered = null;
 		this.problem('');
 		if (name || !this.usesName) this.on.join(name, $('passphrase').value || undefined);
 		else this.problem(REFUSED.name_invalid);

@@ -41,7 +41,7 @@ export function entriesOf(log, pending, view) {
 		lead = true;
 	};
 	if (from === 0) line('edge', 'edge', edgeWords(log, view));
-	let last = log.messageBefore(from);
+	let last = from > log.items.length ? pending[from - log.items.length - 1] : log.messageBefore(from);
 	let marked = !lineAfter || (last && compareIds(last.id, lineAfter) > 0);
 	for (let i = from; i < to; i++) {
 		const item = log.items[i] ?? pending[i - log.items.length];

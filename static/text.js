@@ -105,7 +105,7 @@ export function render(text, me, everybody) {
 		const above = text.slice(from, start);
 		addLines(out, above.endsWith('\n') ? above.slice(0, -1) : above, writer);
 		out.append(codeBlock(text.slice(start + FENCE.length, end)));
-		writer.left--;
+		writer.left -= 4;
 		from = end + FENCE.length;
 		if (text[from] === '\n') from++;
 	}

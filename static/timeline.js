@@ -105,14 +105,13 @@ export class Timeline {
 	set pending(items) {
 		const atEnd = this.#to === this.#length;
 		this.#pending = items.map((item) => ({ ...item, id: undefined, key: item.ref, by: this.#me.by, own: true, day: dayOf(item.at) }));
-		this.#to = Math.min(this.#to, this.#length);
 		this.#grow(atEnd);
 	}
 
+	/** Who came and went. */
 	notice(joined, left) {
 		const atEnd = this.#to === this.#length;
 		this.#log.notice(joined, left);
-		this.#to = Math.min(this.#to, this.#length);
 		this.#grow(atEnd);
 	}
 
@@ -128,8 +127,7 @@ export class Timeline {
 		this.#log.remove(what);
 		const isNew = (item) => item.text && !this.#mine(item) && compareIds(item.id, this.#lastRead ?? '0-0') > 0;
 		if (this.#unread) this.#unread = this.#log.items.filter(isNew).length;
-		this.#to = Math.min(this.#to, this.#length);
-		this.#from = Math.max(0, Math.min(this.#from, this.#to - STEP));
+		this.#from = Math.max(0, Math.min(this.#from, this.#length - STEP));
 		this.#grow(true);
 	}
 
@@ -190,6 +188,8 @@ export class Timeline {
 
 	/** Something was added: the window takes it in if it stood at the end, up to its size. */
 	#grow(atEnd) {
+		this.#to = Math.min(this.#to, this.#length);
+		this.#from = Math.min(this.#from, this.#to);
 		if (this.#pinned) this.#toWindowEnd();
 		else if (atEnd) this.#to = Math.min(this.#length, Math.max(this.#to, this.#from + WINDOW));
 		this.#schedule();
@@ -205,8 +205,8 @@ export class Timeline {
 	#nowRead() {
 		this.#unread = 0;
 		this.#unreadMore = false;
-		const newest = this.#log.newestId;
-		if (newest !== this.#lastRead) this.on.read((this.#lastRead = newest));
+		const newest = this.#log.newestId ?? '0-0';
+		if (compareIds(newest, this.#lastRead ?? '0-0') > 0) this.on.read((this.#lastRead = newest));
 	}
 
 	/** The reader came, went, or reached the end. */
@@ -255,6 +255,7 @@ export class Timeline {
 			if (this.#unreadMore && !this.#mine(message)) this.#unread++;
 		}
 		this.#unreadMore &&= more;
+		this.#schedule();
 		if (this.#from > 0) this.#older();
 		else this.#draw();
 	}

@@ -72,8 +72,8 @@ def own(tmp_path):
         def task(self, redis=None, **settings):
             return self._keep(Task(redis, **settings))
 
-        def link(self, task):
-            return self._keep(Link(task))
+        def link(self, task, **how):
+            return self._keep(Link(task, **how))
 
     own = Own()
     yield own
@@ -108,10 +108,10 @@ def from_disk(route):
 def visit(browser):
     """visit(where, room, name): a person in a browser of their own, joined. `where` is a task or a link; without a
     name they are still at the form. Keyword arguments go to the browser (`color_scheme`, `viewport`, …); `beside`
-    opens another tab in that person's browser. At the end nobody's console may hold an error."""
+    opens another tab in that person's browser; `fake` stands in for the server's end of the WebSocket. At the end nobody's console may hold an error."""
     people, contexts = [], []
 
-    def visit(where, room, name=None, beside=None, script=None, **options):
+    def visit(where, room, name=None, beside=None, script=None, fake=None, **options):
         options = {"viewport": {"width": 1180, "height": 760}, "locale": "en-GB", "timezone_id": "Europe/London", **options}
         context = beside.page.context if beside else browser.new_context(**options)
         if not beside and os.environ.get("PAGE_FROM_DISK"):
@@ -120,6 +120,8 @@ def visit(browser):
         if script:
             context.add_init_script(script)
         person = Person(context.new_page(), f"http://127.0.0.1:{where.port}")
+        if fake:
+            person.page.route_web_socket("**/ws/**", fake.open)
         people.append(person)
         person.go(room)
         return person.join(name).joined() if name else person

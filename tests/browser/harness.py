@@ -112,8 +112,9 @@ class Link:
     """A line on loopback from the browser to a task, with a fault at hand: `cut` closes it and takes no more, `freeze`
     lets nothing through while both ends believe in it, and `to` points new connections at another task."""
 
-    def __init__(self, task):
+    def __init__(self, task, rewrite=None):
         self.to(task)
+        self.rewrite = rewrite  # (from, to): bytes on the way to the task
         self.frozen = False
         self.pairs = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -152,6 +153,8 @@ class Link:
                     data = ready.recv(65536)
                     if not data:
                         return
+                    if self.rewrite and ready is near:
+                        data = data.replace(*self.rewrite)
                     (far if ready is near else near).sendall(data)
         except (OSError, ValueError):
             pass
@@ -214,6 +217,44 @@ class Talker:
         self.socket.close()
 
 
+class FakeServer:
+    """The server's end of a page's WebSocket, for what a real server does only in odd moments. `visit(…, fake=FakeServer())`."""
+
+    def __init__(self, **welcome):
+        self.received = []
+        self.socket = None
+        self.welcome = {"messages": [], "names": [], "participants": 1, "last": "0-0", "more": False, "gap": False, **welcome}
+        self.answers = {}  # by the type of the frame: called with it
+
+    def open(self, socket):
+        self.socket = socket
+        socket.on_message(self._on_message)
+
+    def _on_message(self, text):
+        frame = json.loads(text)
+        self.received.append(frame)
+        answer = self.answers.get(frame["type"])
+        if answer:
+            answer(frame)
+        elif frame["type"] == "join":
+            self.send(type="welcome", name=frame.get("name", "Proxied"), by="b" * 16, room="r", **self.welcome)
+        elif frame["type"] == "message":
+            self.message(frame["text"], name="Ada", by="b" * 16, ref=frame["ref"])
+        elif frame["type"] == "ping":
+            self.send(type="pong")
+
+    def send(self, **frame):
+        self.socket.send(json.dumps(frame))
+
+    def message(self, text, name="Bob", by="c" * 16, **more):
+        self.count = getattr(self, "count", 0) + 1
+        self.send(**fake_message(self.count, text, name, by), **more)
+
+
+def fake_message(number, text, name="Bob", by="c" * 16):
+    return {"type": "message", "id": f"{1_750_000_000_000 + number}-0", "by": by, "name": name, "text": text, "at": 1_750_000_000_000 + number}
+
+
 class Person:
     """Somebody in front of the page."""
 
@@ -221,7 +262,7 @@ class Person:
         self.page = page
         self.url = url
         self.problems = []
-        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error.stack or error}"))
         page.on("console", self._console)
 
     def _console(self, message):
@@ -251,7 +292,8 @@ class Person:
 
     def say(self, text):
         self("#text").fill(text)
-        self("#text").press("Enter")
+        # On a touch keyboard Enter breaks the line.
+        self("#text").press("Control+Enter")
 
     def paste(self, text):
         """As `fill`, but at once: Chromium types thousands of lines one by one."""
