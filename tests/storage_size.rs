@@ -5,7 +5,7 @@
 mod common;
 
 use bobbin::backplane::local::{Limits, Local};
-use bobbin::backplane::{Backplane, Event, EventSink, Room, Seat};
+use bobbin::backplane::{Backplane, Event, EventSink, Room, Seat, Span};
 use bobbin::protocol;
 use bobbin::settings::Retention;
 use common::DataFile;
@@ -36,13 +36,26 @@ impl Rooms {
 
     /// Says `count` messages by turns in these seats' rooms and waits until all are published.
     fn say(&self, seats: &[Seat], count: usize) {
+        self.say_with(seats, count, true);
+    }
+
+    fn say_without_refs(&self, seats: &[Seat], count: usize) {
+        self.say_with(seats, count, false);
+    }
+
+    fn say_with(&self, seats: &[Seat], count: usize, refs: bool) {
         let goal = self.published.load(Relaxed) + count;
         for (number, seat) in (0..count).zip(seats.iter().cycle()) {
-            let key = format!("ref-{number:08x}-{goal:x}");
-            let body = protocol::message_body(&seat.by, &seat.name, &"x".repeat(150), Some(&key));
-            self.local.say(seat, body, Some(key));
+            let key = refs.then(|| format!("ref-{number:08x}-{goal:x}"));
+            let body = protocol::message_body(&seat.by, &seat.name, &"x".repeat(150), key.as_deref());
+            self.local.say(seat, body, key);
         }
-        common::poll_until("all are published", Duration::from_secs(60), || self.published.load(Relaxed) == goal);
+        // A message takes some 10 µs, so the usual wait of 10 ms would be all that is measured.
+        let start = Instant::now();
+        while self.published.load(Relaxed) < goal {
+            assert!(start.elapsed() < Duration::from_secs(120), "not all were published");
+            std::thread::sleep(Duration::from_micros(20));
+        }
     }
 }
 
@@ -81,9 +94,7 @@ fn what_a_message_costs() {
             seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
             rooms.say(&seats, 10_000);
             let (start, before, count) = (Instant::now(), cpu(), if burst == 1 { 5_000 } else { 100_000 });
-            for _ in 0..count / burst {
-                rooms.say(&seats, burst);
-            }
+            (0..count / burst).for_each(|_| rooms.say(&seats, burst));
             let (took, used) = (start.elapsed(), cpu() - before);
             println!(
                 "{what}, {}: {:.1} µs of CPU per message, {:.0} messages/s",
@@ -93,4 +104,118 @@ fn what_a_message_costs() {
             );
         }
     }
+}
+
+/// Says messages in 20 rooms that keep 100 each; returns the file's size, its log included, after each part.
+fn sizes(file: &DataFile, part: usize, parts: usize) -> Vec<u64> {
+    let rooms = Rooms::open(Some(Path::new(&file.path())), 100);
+    let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
+    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
+    let size = |ending| std::fs::metadata(file.beside(ending)).map_or(0, |found| found.len());
+    let mut sizes = Vec::new();
+    for _ in 0..parts {
+        rooms.say(&seats, part);
+        sizes.push(size("") + size("-wal"));
+    }
+    sizes
+}
+
+/// What is not a log in the file is the refs of twenty minutes at most; so they are left out of the measurement.
+#[test]
+fn what_is_deleted_makes_space_for_what_comes() {
+    let file = DataFile::new();
+    let sizes = sizes(&file, 5_000, 6);
+    let refs: u64 = file.sql("SELECT count(*) * 64 FROM refs").parse().expect("a number");
+    let grown = sizes[5].saturating_sub(sizes[1]);
+    assert!(grown < refs + (1 << 20), "the file grew by {grown} bytes: {sizes:?}");
+    assert_eq!(file.sql("SELECT count(*), max(messages) FROM messages, rooms"), "40000|100");
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_million_messages_do_not_make_the_file_grow() {
+    let file = DataFile::new();
+    let path = file.path();
+    // Without refs, of which twenty minutes' worth is kept: the logs alone.
+    let rooms = Rooms::open(Some(Path::new(&path)), 1000);
+    let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
+    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
+    let mut sizes = Vec::new();
+    for _ in 0..20 {
+        rooms.say_without_refs(&seats, 50_000);
+        sizes.push(std::fs::metadata(&path).expect("the file").len());
+    }
+    println!("bytes after each 50,000 messages: {sizes:?}");
+    assert!(sizes[19] <= sizes[1] + sizes[1] / 20, "it grew: {sizes:?}");
+}
+
+/// Makes a file of this many rooms with 1,000 messages each, all of the last week.
+fn fill(file: &DataFile, rooms: usize) {
+    drop(Rooms::open(Some(Path::new(&file.path())), 1000));
+    let conn = rusqlite::Connection::open(file.path()).expect("the file");
+    let body = protocol::message_body("abcdefgh234567ab", "Ada", &"x".repeat(150), Some("a-ref-of-16-chars"));
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as i64;
+    conn.pragma_update(None, "synchronous", "OFF").expect("a pragma");
+    conn.execute_batch("BEGIN").expect("a transaction");
+    let mut room = conn.prepare("INSERT INTO rooms VALUES (?, ?, ?, 0, 1000, 1000 * ?, 0)").expect("SQL");
+    let mut message = conn.prepare("INSERT INTO messages VALUES (?, ?, 0, ?)").expect("SQL");
+    for number in 1..=rooms {
+        room.execute((number, format!("room-{number}"), now, body.len())).expect("a row");
+        for age in (0..1000_i64).rev() {
+            message.execute((number, now - age * 600_000, &body)).expect("a row");
+        }
+    }
+    drop((room, message));
+    conn.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+}
+
+/// The median time of a join with its fifty messages, and of a page of a hundred older ones, in µs.
+fn quickness(file: &DataFile, rooms: usize) -> (f64, f64) {
+    let open = Rooms::open(Some(Path::new(&file.path())), 1000);
+    let (mut joins, mut pages) = (Vec::new(), Vec::new());
+    for n in 0..2000_usize {
+        let seat = seat(1 + n * 7919 % rooms, n as u64);
+        let start = Instant::now();
+        let arrival = open.local.join(&seat, None).expect("joined");
+        joins.push(start.elapsed());
+        assert_eq!(arrival.page.messages.len(), 50);
+        let start = Instant::now();
+        let page = open.local.history(&seat.room, Span::Before(Some(arrival.page.messages[0].0)), 100).expect("a page");
+        pages.push(start.elapsed());
+        assert_eq!(page.messages.len(), 100);
+    }
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    };
+    (median(joins), median(pages))
+}
+
+#[test]
+#[ignore = "makes a file of 3 GB"]
+fn ten_million_messages_in_ten_thousand_rooms_are_no_burden() {
+    let (large, small) = (DataFile::new(), DataFile::new());
+    fill(&large, 10_000);
+    fill(&small, 10);
+    let size = std::fs::metadata(large.path()).expect("the file").len();
+    let start = Instant::now();
+    let instance = large.start(&[("ADDRESS_CONNECTION_RATE", "0"), ("ADDRESS_JOINS", "0")]);
+    let listening = start.elapsed();
+    let clients: Vec<common::Client> =
+        (0..90).map(|n| common::Client::join(instance.addr, &format!("room-{}", 1 + n * 111), "Ada")).collect();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("Linux");
+    let resident = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux").to_owned();
+    drop((clients, instance));
+    let fresh = quickness(&small, 10);
+    let full = quickness(&large, 10_000);
+    println!("{size} bytes; listening after {listening:?}; {resident}");
+    println!(
+        "join: {:.0} µs for {:.0} in a small file; page of 100: {:.0} µs for {:.0}",
+        full.0, fresh.0, full.1, fresh.1
+    );
+    assert!(listening < Duration::from_secs(1), "{listening:?}");
+    let kilobytes: u64 = resident.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).expect("a number");
+    assert!(kilobytes < 100_000, "{resident}");
+    assert!(full.0 < 2.0 * fresh.0 && full.1 < 2.0 * fresh.1, "slower than in a small file");
 }

@@ -59,8 +59,10 @@ impl Drop for DataFile {
 /// What the sqlite3 shell answers on any file.
 #[track_caller]
 pub fn shell(path: &str, text: &str) -> String {
-    let output =
-        Command::new("sqlite3").args([path, text]).output().expect("sqlite3 is installed (apt-get install sqlite3)");
+    let output = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 5000", path, text])
+        .output()
+        .expect("sqlite3 is installed (apt-get install sqlite3)");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "sqlite3 {path} {text:?}: {err}{out}");
     out.trim().to_owned()
