@@ -206,3 +206,33 @@ fn backups_of_the_live_file_are_whole() {
     assert_eq!(last, ids[950..], "all of it is there");
     bob.say("and on");
 }
+
+/// What Litestream does to the file that it replicates: tables of its own, a read transaction that is held to keep the
+/// log, the log read beside SQLite, and checkpoints of its own.
+#[test]
+fn a_replicator_disturbs_nothing_and_gets_everything() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[("RATE_LIMIT", "0")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let replicator = rusqlite::Connection::open(file.path()).expect("the file");
+    replicator.busy_timeout(PATIENCE).expect("a time");
+    let make = "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER); CREATE TABLE _litestream_lock (id)";
+    replicator.execute_batch(make).expect("tables");
+    for round in 1..=5 {
+        replicator.execute_batch("BEGIN; SELECT count(*) FROM _litestream_seq").expect("a read transaction");
+        (0..100).for_each(|n| drop(ada.say(&format!("message {round}-{n}"))));
+        let copy = DataFile::new();
+        for ending in ["", "-wal"] {
+            std::fs::copy(file.beside(ending), copy.beside(ending)).expect("a copy");
+        }
+        assert_eq!(copy.sql("PRAGMA integrity_check; SELECT count(*) FROM messages"), format!("ok\n{}", round * 100));
+        let next = "COMMIT; PRAGMA wal_checkpoint(TRUNCATE); INSERT OR REPLACE INTO _litestream_seq VALUES (1, 1)";
+        replicator.execute_batch(next).expect("a checkpoint");
+    }
+    ada.fence();
+    ada.never("an error", |frame| frame["type"] == "error");
+    drop(replicator);
+    instance.kill();
+    let instance = file.start(&[]);
+    assert_eq!(Client::join(instance.addr, "tea", "Bob").welcome["messages"][49]["text"], "message 5-99");
+}
