@@ -20,6 +20,8 @@ const INTERNAL_ERROR: i32 = 70;
 /// What is touched are two pages, 8 KiB: that is enough to sleep and to hear a message. Functions that are not inlined,
 /// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`on_temporary_stack`].
 const STACK: usize = 64 * 1024;
+/// What a thread gets that nobody has given a size.
+const AMPLE_STACK: usize = 2 * 1024 * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 
 /// Starts a thread that the process can't do without.
@@ -54,6 +56,12 @@ pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
         Some(_slot) => stacker::grow(STACK, work),
         None => work(),
     }
+}
+
+/// Does something rare on a stack that is large enough for anything: a reply of Redis's that is nested three deep takes
+/// more than [`on_temporary_stack`] has.
+pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
+    stacker::grow(AMPLE_STACK, work)
 }
 
 #[cfg(test)]

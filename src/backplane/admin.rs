@@ -158,10 +158,13 @@ pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
 pub struct Bans(Mutex<HashMap<Target, Instant>>);
 
 impl Bans {
-    /// Replaces all.
-    pub fn set(&self, bans: &[Ban]) {
+    /// Replaces all. Whether there are some whom it did not have.
+    pub fn set(&self, bans: &[Ban]) -> bool {
         let now = Instant::now();
-        *self.locked() = bans.iter().map(|ban| (ban.target.clone(), now + ban.left)).collect();
+        let mut known = self.locked();
+        let is_new = bans.iter().any(|ban| known.get(&ban.target).is_none_or(|end| *end <= now));
+        *known = bans.iter().map(|ban| (ban.target.clone(), now + ban.left)).collect();
+        is_new
     }
 
     /// For how much longer this client is kept out.

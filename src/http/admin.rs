@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::backplane::Unavailable;
 use crate::backplane::admin::{Ban, Occupant, Removal, Target};
 use crate::protocol::{self, Id};
+use crate::threads;
 
 /// How long a ban lasts if the request does not say, and at most: a year.
 const DEFAULT_MINUTES: u64 = 60;
@@ -25,7 +26,8 @@ pub fn answer(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App)
     if !auth::is_host(request, app) {
         return auth::unauthorized("send ADMIN_TOKEN as Bearer authorization");
     }
-    route(request, path, body, app).unwrap_or_else(|refusal| refusal).with("Cache-Control", "no-store")
+    let answer = threads::on_ample_stack(|| route(request, path, body, app));
+    answer.unwrap_or_else(|refusal| refusal).with("Cache-Control", "no-store")
 }
 
 fn route(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App) -> Result<Answer, Answer> {
@@ -115,7 +117,7 @@ fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
         (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: an IP address"))?),
         _ => return Err(bad("either by, the sixteen characters that messages carry, or address")),
     };
-    let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES).min(MAX_MINUTES);
+    let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES).clamp(1, MAX_MINUTES);
     let ban: Ban = app.backplane.ban(&target, Duration::from_secs(60 * minutes)).map_err(unavailable)?;
     log::info!("the host keeps {target} out for {minutes} minutes");
     json(201, &ban)

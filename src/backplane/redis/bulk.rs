@@ -10,6 +10,7 @@ use redis::Value;
 use super::commands::Commands;
 use super::connect::{Connection, LinkError, Server};
 use super::pipeline::{Failure, PATIENCE, Reply};
+use crate::threads;
 
 /// Reads under way at a time, each on its connection.
 const CONNECTIONS: usize = 4;
@@ -74,7 +75,8 @@ impl Bulk {
     }
 
     fn connect(&self) -> Result<Connection, LinkError> {
-        let mut connection = self.server.connect()?;
+        // A server with modules greets with a deep list of them.
+        let mut connection = threads::on_ample_stack(|| self.server.connect())?;
         self.load(&mut connection)?;
         Ok(connection)
     }

@@ -10,6 +10,8 @@
 //! | `bobbin:{room}:here` | sorted set | folded name, and the end of its lease |
 //! | `bobbin:{room}:who` | hash | folded name, and who has it, from where and since when |
 //! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref |
+//! | `bobbin:{room}:gone` | hash | the ids of messages that the host removed, see `remove.lua` |
+//! | `bobbin:bans` | hash and channel | who is kept out, and until when |
 //! | `bobbin:instances` | hash | each instance's count of sessions, and when it reported |
 //! | `bobbin:probe` | string | nothing: whether Redis takes writes |
 
@@ -31,6 +33,8 @@ pub struct Commands {
     say: Script,
     page: Script,
     load_report: Script,
+    remove: Script,
+    bans: Script,
 }
 
 /// Which part of a log [`Commands::page`] reads.
@@ -77,13 +81,16 @@ impl Commands {
             say: script(include_str!("say.lua")),
             page: script(include_str!("page.lua")),
             load_report: script(include_str!("load_report.lua")),
+            remove: script(include_str!("remove.lua")),
+            bans: script(include_str!("bans.lua")),
         }
     }
 
     /// `SCRIPT LOAD` of each script.
     pub fn load_scripts(&self) -> Vec<Vec<u8>> {
-        let all = [&self.join, &self.leave, &self.renew, &self.say, &self.page, &self.load_report];
-        all.map(Script::load).into()
+        let presence = [&self.join, &self.leave, &self.renew];
+        let all = [&self.say, &self.page, &self.load_report, &self.remove, &self.bans];
+        [&presence[..], &all[..]].concat().into_iter().map(Script::load).collect()
     }
 
     /// `SCRIPT LOAD` of the one that reads logs.
@@ -130,8 +137,15 @@ impl Commands {
 
     /// Reads part of a log.
     pub fn page(&self, room: &str, part: &Part) -> Vec<u8> {
-        let mut command = evalsha(&self.page, 1);
-        command.arg(log(room)).arg(part.order).arg(&part.from).arg(&part.to).arg(part.limit).arg(PAGE_BYTES);
+        let mut command = evalsha(&self.page, 2);
+        command
+            .arg(log(room))
+            .arg(gone(room))
+            .arg(part.order)
+            .arg(&part.from)
+            .arg(&part.to)
+            .arg(part.limit)
+            .arg(PAGE_BYTES);
         if let Some(since) = &part.since {
             command.arg(since);
         }
@@ -158,6 +172,26 @@ impl Commands {
         evalsha(&self.load_report, 1).arg("bobbin:instances").arg(&self.instance).arg(sessions).get_packed_command()
     }
 
+    /// Removes messages for the host, see `remove.lua`.
+    pub fn remove(&self, room: &str, what: &str, value: &str, from: &str) -> Vec<u8> {
+        let mut command = evalsha(&self.remove, 2);
+        command.arg(log(room)).arg(gone(room)).arg(self.channel(room)).arg(what).arg(value).arg(from);
+        command.get_packed_command()
+    }
+
+    /// Reads the bans, or changes them, see `bans.lua`.
+    pub fn bans(&self, what: &str, rest: &[&str]) -> Vec<u8> {
+        let mut command = evalsha(&self.bans, 1);
+        command.arg("bobbin:bans").arg(self.bans_channel()).arg(what).arg(rest).get_packed_command()
+    }
+
+    /// What the host sees of a room: messages, the newest one, people.
+    pub fn summary(&self, room: &str) -> [Vec<u8>; 3] {
+        let newest = cmd("XREVRANGE").arg(log(room)).arg("+").arg("-").arg("COUNT").arg(1).get_packed_command();
+        let people = cmd("ZCARD").arg(format!("bobbin:{{{room}}}:here")).get_packed_command();
+        [cmd("XLEN").arg(log(room)).get_packed_command(), newest, people]
+    }
+
     /// Subscribes to rooms.
     pub fn subscribe<'a>(&self, rooms: impl IntoIterator<Item = &'a Room>) -> Vec<u8> {
         let mut command = cmd("SUBSCRIBE");
@@ -167,9 +201,14 @@ impl Commands {
         command.get_packed_command()
     }
 
-    /// Subscribes to this instance's own channel.
+    /// Subscribes to this instance's own channel, and to that of the bans.
     pub fn subscribe_own(&self) -> Vec<u8> {
-        cmd("SUBSCRIBE").arg(self.own_channel()).get_packed_command()
+        cmd("SUBSCRIBE").arg(self.own_channel()).arg(self.bans_channel()).get_packed_command()
+    }
+
+    /// The channel on which a change of the bans is published.
+    pub fn bans_channel(&self) -> String {
+        format!("{}bans", self.prefix.trim_end_matches('{'))
     }
 
     /// Unsubscribes from a room.
@@ -238,6 +277,10 @@ fn evalsha(script: &Script, keys: usize) -> Cmd {
 
 fn log(room: &str) -> String {
     format!("bobbin:{{{room}}}:log")
+}
+
+fn gone(room: &str) -> String {
+    format!("bobbin:{{{room}}}:gone")
 }
 
 fn who(room: &str) -> String {

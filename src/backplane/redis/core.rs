@@ -13,6 +13,7 @@ use super::pipeline::{Failure, Pipeline, Priority, Reply};
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
 use super::rooms::Rooms;
+use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, Room, Seat, Unavailable};
 use crate::protocol::{self, Id};
 
@@ -37,6 +38,8 @@ pub struct Core {
     pub may_expire: AtomicBool,
     /// This process was stopped and has just been continued: names that are gone were rightly cleared away.
     pub slept: AtomicBool,
+    /// Who is kept out.
+    pub bans: Bans,
     /// Where events go.
     pub sink: EventSink,
 }

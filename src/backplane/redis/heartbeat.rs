@@ -49,6 +49,7 @@ impl Heartbeat {
             }
             self.core.bulk.close_idle();
             if let Ok(up_since) = self.core.health.since() {
+                self.core.read_bans();
                 self.beat(up_since);
             }
         }

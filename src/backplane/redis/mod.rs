@@ -40,6 +40,7 @@ use self::reader::Reader;
 use self::refill::Refill;
 use self::replies::{Kept, LogPart, Seated, from_value, kept, log_part};
 use self::rooms::Rooms;
+use super::admin::Bans;
 use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
 use crate::limits;
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
@@ -77,6 +78,7 @@ impl Redis {
             health: ConnectionHealth::new(sink.clone()),
             may_expire: AtomicBool::new(false),
             slept: AtomicBool::new(false),
+            bans: Bans::default(),
             sink,
         });
         Reader::start(core.clone(), server)?;
@@ -137,6 +139,9 @@ impl Backplane for Redis {
         if !core.health.is_up_within(PATIENCE) {
             return Err(JoinError::Unavailable);
         }
+        if let Some(left) = core.bans.left(seat) {
+            return Err(JoinError::Banned(left));
+        }
         core.rooms.enter(&seat.room)?;
         let arrival = self.take_seat(seat, deadline).and_then(|mut seated| {
             let page = self.welcome_page(&seat.room, since, deadline).inspect_err(|_| {
@@ -156,7 +161,14 @@ impl Backplane for Redis {
             Ok(_) => core.rooms.sit(seat),
             Err(_) => core.rooms.exit(&seat.room),
         }
-        arrival
+        // A ban that was made meanwhile did not find the seat.
+        match core.bans.left(seat) {
+            Some(left) if arrival.is_ok() => {
+                self.leave(seat, Leave::Now);
+                Err(JoinError::Banned(left))
+            }
+            _ => arrival,
+        }
     }
 
     fn leave(&self, seat: &Seat, how: Leave) {

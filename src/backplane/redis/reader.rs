@@ -99,7 +99,8 @@ impl Reader {
     fn resume(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
         let core = self.core.clone();
         // Without a connection, the next read fails.
-        let _ = core.pipeline.append_subscription(core.commands.subscribe_own(), 1);
+        let _ = core.pipeline.append_subscription(core.commands.subscribe_own(), 2);
+        core.read_bans();
         core.pipeline.append_deferred();
         self.read_all_replies(connection)?;
         for rooms in core.rooms.names().chunks(TOGETHER) {
@@ -210,6 +211,9 @@ impl Reader {
     fn published(&self, channel: &str, payload: &str) {
         let core = &self.core;
         let Some(room) = core.commands.room_of(channel) else {
+            if channel == core.commands.bans_channel() {
+                return core.read_bans();
+            }
             // It is this instance's own channel.
             return self.probe.received.store(true, Relaxed);
         };
@@ -230,6 +234,11 @@ impl Reader {
             Some(Published::Typing(json)) => {
                 if let Some(room) = core.rooms.deliver(room, |room, _| room.clone()) {
                     (core.sink)(Event::Typing { room, frame: protocol::text_frame(json.to_owned()) });
+                }
+            }
+            Some(Published::Removed(frames)) => {
+                if let Some(room) = core.rooms.deliver(room, |room, _| room.clone()) {
+                    frames.into_iter().for_each(|frame| (core.sink)(Event::Removed { room: room.clone(), frame }));
                 }
             }
             Some(Published::TakenOver(session)) => {

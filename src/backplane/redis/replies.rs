@@ -4,7 +4,10 @@
 use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 
+use tungstenite::Bytes;
+
 use super::commands::Commands;
+use crate::backplane::admin::{Removal, removed_frames};
 use crate::backplane::{Change, Unavailable};
 use crate::protocol::{self, Id, clean_name, is_body};
 
@@ -166,6 +169,8 @@ pub enum Published<'a> {
     Change(Change),
     /// Somebody types: the frame's JSON.
     Typing(&'a str),
+    /// The host removed messages: the frames that say so.
+    Removed(Vec<Bytes>),
     /// This session's client came back elsewhere.
     TakenOver(&'a str),
 }
@@ -180,7 +185,19 @@ pub fn published<'a>(payload: &'a str, commands: &Commands) -> Option<Published<
         }
         b'p' => change(rest, commands).map(Published::Change),
         b't' => is_typing(rest).then_some(Published::Typing(rest)),
+        b'r' => removed(rest).map(Published::Removed),
         b'k' => Some(Published::TakenOver(rest)),
+        _ => None,
+    }
+}
+
+/// `u` and the newest id of a room that was emptied, or `i` and the ids that were removed.
+fn removed(text: &str) -> Option<Vec<Bytes>> {
+    let (what, ids) = text.split_once(' ')?;
+    let ids: Vec<Id> = ids.split(' ').map(|id| id.parse().ok()).collect::<Option<_>>()?;
+    match (what, ids.as_slice()) {
+        ("u", [_]) => Some(removed_frames(&Removal::All, &ids)),
+        ("i", [one, ..]) => Some(removed_frames(&Removal::One(*one), &ids)),
         _ => None,
     }
 }

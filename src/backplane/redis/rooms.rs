@@ -128,6 +128,11 @@ impl Rooms {
         self.pipeline.append(command, Priority::Urgent, move |reply| done(here, reply))
     }
 
+    /// All seats.
+    pub fn seats(&self) -> Vec<Seat> {
+        self.state().rooms.values().flat_map(|state| state.seats.values().cloned()).collect()
+    }
+
     /// Whether this session sits in the room.
     pub fn has(&self, seat: &Seat) -> bool {
         self.state().rooms.get(&seat.room).is_some_and(|state| state.seats.contains_key(&seat.session))
