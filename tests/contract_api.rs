@@ -3,7 +3,7 @@
 #[macro_use]
 mod common;
 
-use common::http::{Connection, Response, get, request};
+use common::http::{Connection, Response, get, metric, request};
 use common::*;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -148,6 +148,18 @@ both! {
         assert!((1..=2).contains(&seconds), "{seconds}");
     }
 
+    fn latencies_are_measured(at) {
+        let server = at.start(&[("POST_TOKEN", TOKEN)]);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        ada.say("hi");
+        say(server.addr, "hello");
+        ada.until("the second message", |frame| frame["text"] == "hello");
+        poll_until("both are counted", PATIENCE, || metric(server.addr, "bobbin_keep_seconds_count") == 2.0);
+        poll_until("both are counted", PATIENCE, || metric(server.addr, "bobbin_delivery_seconds_count") >= 1.0);
+        assert!(metric(server.addr, "bobbin_keep_seconds_sum") < 2.0);
+        assert!(metric(server.addr, "bobbin_oldest_unacknowledged_seconds") < 2.0);
+    }
+
     fn no_person_can_take_the_name_of_a_script(at) {
         let tokens = Tokens::write("Deploy Bot other-token-of-tests tea,ops\n");
         let server = at.start(&[("POST_TOKENS_FILE", tokens.path())]);
@@ -270,6 +282,11 @@ fn without_redis_a_post_is_told_to_come_again() {
     refused(&answer, 503);
     assert!(answer.header("retry-after").is_some());
     refused(&get(server.addr, MESSAGES), 503);
+    // A stranger is not told where Redis is, or what it says.
+    let told = |headers: &str| request(server.addr, "GET", "/readyz", headers).text();
+    assert!(told("").contains("redis"), "{}", told(""));
+    let stranger = told("X-Forwarded-For: 203.0.113.9\r\n");
+    assert!(!stranger.contains("redis") && stranger.contains("backplane"), "{stranger}");
 }
 
 #[test]

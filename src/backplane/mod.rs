@@ -277,6 +277,9 @@ pub trait Backplane: Admin + Send + Sync {
         Duration::ZERO
     }
 
+    /// What waits to be carried out, and for how long the oldest of it has waited: for the metrics.
+    fn queue(&self) -> (usize, Duration);
+
     /// Carries out what is under way, gives every lease its full length, and ends; waits for at most `deadline`.
     fn stop(&self, deadline: Duration);
 }

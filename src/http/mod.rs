@@ -11,4 +11,5 @@ mod head;
 mod messages;
 pub mod pages;
 pub mod routes;
+mod status;
 mod upgrade;

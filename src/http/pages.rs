@@ -1,16 +1,14 @@
-//! What is answered over plain HTTP: the page and its files, health, metrics, and refusals.
+//! What is answered over plain HTTP: the page, its files, and refusals.
 //!
-//! An [`Answer`] is a value; `door.rs` decides when to ask for one and writes it to the socket.
+//! An [`Answer`] is a value; `connection.rs` asks for one and writes it to the socket.
 
 use std::io::Cursor;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tiny_http::{HTTPVersion, Header, Response};
 use tungstenite::http::{Method, Request, header};
 
 use crate::app::App;
 use crate::limits::Refusal;
-use crate::metrics::Sample;
 use crate::site::{self, Content, Found};
 
 /// What stands on every answer besides its own headers. Only the page may load anything, and only it may be embedded.
@@ -25,7 +23,8 @@ const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// The kind of what programs read.
 pub const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+/// The kind of what people read.
+pub const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An HTTP response.
 pub struct Answer {
@@ -126,19 +125,14 @@ fn remove_line(head: &mut Vec<u8>, start: &[u8]) {
 /// Answers a request that is not for `/ws/`.
 #[inline(never)]
 pub fn answer(request: &Request<()>, app: &App) -> Answer {
-    let answer = match request.uri().path() {
-        "/healthz" => Answer::new(200, TEXT, b"alive\n".to_vec()),
-        "/readyz" => ready(app),
-        "/metrics" => metrics(app),
-        path => match app.site.find(path) {
-            Found::Page(room) => page(request, room, app),
-            Found::File(file) => content(request, file.content(takes_gzip(request)), app),
-            Found::Elsewhere(to) => {
-                Answer::refusal(308, "the address has no capitals and no slash at its end").with("Location", to)
-            }
-            Found::NoRoom => return nothing(request, NO_SUCH_ROOM, app),
-            Found::Nothing => return nothing(request, NOTHING_HERE, app),
-        },
+    let answer = match app.site.find(request.uri().path()) {
+        Found::Page(room) => page(request, room, app),
+        Found::File(file) => content(request, file.content(takes_gzip(request)), app),
+        Found::Elsewhere(to) => {
+            Answer::refusal(308, "the address has no capitals and no slash at its end").with("Location", to)
+        }
+        Found::NoRoom => return nothing(request, NO_SUCH_ROOM, app),
+        Found::Nothing => return nothing(request, NOTHING_HERE, app),
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) { answer } else { wrong_method() }
 }
@@ -186,20 +180,6 @@ pub fn no_such_room() -> Answer {
 /// The refusal of any method but `GET` and `HEAD`.
 pub fn wrong_method() -> Answer {
     Answer::refusal(405, "only GET and HEAD").with("Allow", "GET, HEAD")
-}
-
-fn metrics(app: &App) -> Answer {
-    let sample = Sample { polls: app.polls.waiting(), lanes: app.lanes.queued(), ..Sample::default() };
-    Answer::new(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus(&sample))
-}
-
-fn ready(app: &App) -> Answer {
-    let health = if app.draining.load(Relaxed) { Err("draining".to_owned()) } else { app.backplane.health() };
-    let (status, body) = match health {
-        Ok(()) => (200, serde_json::json!({ "ready": true })),
-        Err(why) => (503, serde_json::json!({ "ready": false, "reason": why })),
-    };
-    Answer::new(status, JSON, format!("{body}\n").into_bytes()).with("Cache-Control", "no-store")
 }
 
 /// Whether the client has this version already (`If-None-Match`).

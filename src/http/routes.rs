@@ -6,7 +6,7 @@ use tungstenite::http::Request;
 
 use super::body::Body;
 use super::pages::{self, Answer};
-use super::{admin, alertmanager, auth, messages};
+use super::{admin, alertmanager, messages, status};
 use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
@@ -40,11 +40,5 @@ fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &A
     if let Some(rest) = request.uri().path().strip_prefix("/admin/") {
         return admin::answer(request, rest, body, app);
     }
-    if request.uri().path() == "/metrics" && !auth::may_read_metrics(request, visitor, app) {
-        return Answer::refusal(
-            403,
-            "metrics are for private addresses, or with METRICS_TOKEN as Bearer authorization",
-        );
-    }
-    pages::answer(request, app)
+    status::answer(request, visitor, app).unwrap_or_else(|| pages::answer(request, app))
 }

@@ -17,7 +17,7 @@ mod store;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -52,14 +52,43 @@ pub struct Limits {
 }
 
 enum Command {
-    Join { seat: Seat, since: Option<Id>, reply: Sender<Result<Arrival, JoinError>> },
-    Leave { seat: Seat, how: Leave },
-    Say { seat: Seat, body: String, reference: Option<String> },
-    Post { room: Room, by: String, body: String, reference: Option<String>, reply: Sender<(Id, String)> },
-    Typing { room: Room, json: String },
-    History { room: Room, span: Span, limit: usize, reply: Sender<Page> },
+    Join {
+        seat: Seat,
+        since: Option<Id>,
+        reply: Sender<Result<Arrival, JoinError>>,
+    },
+    Leave {
+        seat: Seat,
+        how: Leave,
+    },
+    Say {
+        seat: Seat,
+        body: String,
+        reference: Option<String>,
+        since: Instant,
+    },
+    Post {
+        room: Room,
+        by: String,
+        body: String,
+        reference: Option<String>,
+        reply: Sender<(Id, String)>,
+        since: Instant,
+    },
+    Typing {
+        room: Room,
+        json: String,
+    },
+    History {
+        room: Room,
+        span: Span,
+        limit: usize,
+        reply: Sender<Page>,
+    },
     Host(admin::Job),
-    Stop { reply: Sender<()> },
+    Stop {
+        reply: Sender<()>,
+    },
 }
 
 impl Local {
@@ -101,7 +130,8 @@ impl Backplane for Local {
     }
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
-        let command = Command::Say { seat: seat.clone(), body, reference: reference.clone() };
+        let since = Instant::now();
+        let command = Command::Say { seat: seat.clone(), body, reference: reference.clone(), since };
         if self.commands.send_timeout(command, PATIENCE).is_err() {
             (self.listener)(Event::Refused { session: seat.session, reference });
         }
@@ -122,7 +152,8 @@ impl Backplane for Local {
         body: String,
         reference: Option<String>,
     ) -> Result<(Id, String), Unavailable> {
-        self.ask(|reply| Command::Post { room: room.clone(), by: by.to_owned(), body, reference, reply })
+        let since = Instant::now();
+        self.ask(|reply| Command::Post { room: room.clone(), by: by.to_owned(), body, reference, reply, since })
     }
 
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)> {
@@ -131,6 +162,10 @@ impl Backplane for Local {
 
     fn health(&self) -> Health {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn queue(&self) -> (usize, Duration) {
+        (self.commands.len(), Duration::ZERO)
     }
 
     fn stop(&self, _deadline: Duration) {

@@ -89,7 +89,7 @@ pub enum Outcome {
     /// A message that can't be kept.
     Refused(Author),
     /// A message in the log, if the batch is kept.
-    Said { room: Room, author: Author, id: Id, body: String, is_new: bool },
+    Said { room: Room, author: Author, id: Id, body: String, is_new: bool, since: Instant },
 }
 
 impl Rooms {
@@ -183,12 +183,12 @@ impl Rooms {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Command::Leave { seat, how } => self.leave(&seat, how),
-            Command::Say { seat, body, reference } => {
+            Command::Say { seat, body, reference, since } => {
                 let author = Author::Session(seat.session, reference.clone());
-                self.say(&seat.room, author, &seat.by, body, reference.as_deref());
+                self.say(&seat.room, (author, since), &seat.by, body, reference.as_deref());
             }
-            Command::Post { room, by, body, reference, reply } => {
-                self.say(&room, Author::Caller(reply), &by, body, reference.as_deref());
+            Command::Post { room, by, body, reference, reply, since } => {
+                self.say(&room, (Author::Caller(reply), since), &by, body, reference.as_deref());
             }
             Command::Typing { room, json } => {
                 self.outcomes.push(Outcome::Event(Event::Typing { room, frame: protocol::text_frame(json) }));
@@ -219,7 +219,15 @@ impl Rooms {
         Ok(())
     }
 
-    fn say(&mut self, name: &Room, author: Author, by: &str, body: String, reference: Option<&str>) {
+    /// Keeps a message that its author handed over at this time.
+    fn say(
+        &mut self,
+        name: &Room,
+        (author, since): (Author, Instant),
+        by: &str,
+        body: String,
+        reference: Option<&str>,
+    ) {
         let draft = Draft { by, body: &body, reference, ms: clock::unix_ms(), period: self.store.clock.period() };
         let (id, body, is_new) = match self.keep(name, &draft) {
             Ok(Kept::New(id)) => (id, body, true),
@@ -227,7 +235,7 @@ impl Rooms {
             Err(Unavailable) => return self.outcomes.push(Outcome::Refused(author)),
         };
         self.messages += usize::from(is_new);
-        self.outcomes.push(Outcome::Said { room: name.clone(), author, id, body, is_new });
+        self.outcomes.push(Outcome::Said { room: name.clone(), author, id, body, is_new, since });
     }
 
     fn keep(&mut self, name: &Room, draft: &Draft<'_>) -> Result<Kept, Unavailable> {
@@ -260,7 +268,8 @@ impl Rooms {
             match outcome {
                 Outcome::Event(event) => (self.listener)(event),
                 Outcome::Then(then) => then(is_kept),
-                Outcome::Said { room, author, id, body, is_new } if is_kept => {
+                Outcome::Said { room, author, id, body, is_new, since } if is_kept => {
+                    (self.listener)(Event::Kept(since.elapsed()));
                     self.publish(room, author, id, body, is_new);
                 }
                 Outcome::Said { author, .. } | Outcome::Refused(author) => {

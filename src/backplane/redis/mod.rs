@@ -248,6 +248,10 @@ impl Backplane for Redis {
         self.core.pipeline.delay()
     }
 
+    fn queue(&self) -> (usize, Duration) {
+        (self.core.pipeline.pending(), self.core.pipeline.oldest_wait())
+    }
+
     fn stop(&self, deadline: Duration) {
         // Replies come in order: once these are there, all before them are.
         let _ = renew_all(&self.core, false, Instant::now() + deadline);

@@ -304,6 +304,11 @@ impl Pipeline {
         oldest.map_or(Duration::ZERO, |age| age.max(Duration::from_micros(self.last_delay.load(Relaxed))))
     }
 
+    /// How many commands wait for their replies.
+    pub fn pending(&self) -> usize {
+        self.state().pending.len()
+    }
+
     /// For how long the oldest command has waited for its reply.
     pub fn oldest_wait(&self) -> Duration {
         self.state().pending.front().map(|oldest| oldest.since.elapsed()).unwrap_or_default()
