@@ -228,6 +228,9 @@ impl Client {
     pub fn refused(&mut self, key: &str, code: &str, retry_ms: Option<u64>, connection: usize) {
         let give_up = code == "unavailable" && self.rng.chance(4);
         let wait = retry_ms.unwrap_or(0).max(self.rng.range(200, 1200));
+        if code == "rate_limited" {
+            self.allowance = 0.0; // the server counts otherwise: what was held up on the way came all at once
+        }
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
         let own = |n: &usize| book.messages.get(*n).is_some_and(|m| &*m.key == key);

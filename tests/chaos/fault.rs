@@ -63,7 +63,7 @@ pub enum Fault {
     Crowd,
 }
 
-pub const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang, RedisPromote, RedisReadOnly, RedisFull];
+pub const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang, RedisPromote, RedisDemote, RedisReadOnly, RedisFull];
 pub const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, PubsubCut, OtherCut, PubsubDeaf, WireSlow];
 pub const INSTANCE: &[Fault] = &[InstanceKill, InstanceFreeze, InstanceDrain];
 pub const MACHINE: &[Fault] = &[ClockJump, LogLost];

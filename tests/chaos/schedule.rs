@@ -48,7 +48,7 @@ fn rows(backplane: Backplane) -> &'static [Row] {
             (REDIS, 1000, 3500, true),
             (WIRES, 300, 2000, true),
             (INSTANCE, 500, 3000, true),
-            (&[LogLost], 2000, 6000, true),
+            (MACHINE, 2000, 6000, true),
             (CLIENT, 500, 1500, false),
         ],
         // There is one instance, so when it is away all are. It must be there long enough to be talked with.

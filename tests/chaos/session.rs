@@ -13,6 +13,7 @@ use std::time::Duration;
 const PING_EVERY: At = 10_000;
 const DEAD_AFTER: At = 30_000;
 const IMPATIENT_AFTER: At = 4000;
+const SILENT_AFTER: At = 3000;
 
 pub struct Session<'a> {
     client: &'a mut Client,
@@ -121,9 +122,11 @@ impl<'a> Session<'a> {
             self.talk = now + self.client.rng.range(pace / 2, pace * 3 / 2);
             self.talk()?;
         }
+        // Where nothing at all comes back, sending it again would only make the heap higher.
+        let silent = self.is_silent();
         for i in 0..self.client.pending.len() {
             let (message, due) = self.client.pending[i];
-            if now >= due && self.client.may_send() {
+            if now >= due && !(silent && due > 0) && self.client.may_send() {
                 // Without an answer it is sent again later, or only after a reconnect.
                 let again = if self.client.impatient { now + IMPATIENT_AFTER } else { At::MAX };
                 self.client.pending[i].1 = again;
@@ -137,6 +140,10 @@ impl<'a> Session<'a> {
         self.page_back(now)
     }
 
+    fn is_silent(&self) -> bool {
+        clock::now() > self.heard + SILENT_AFTER
+    }
+
     fn talk(&mut self) -> Result<(), String> {
         let dice = self.client.rng.range(0, 100);
         if dice < 8 {
@@ -147,7 +154,7 @@ impl<'a> Session<'a> {
         }
         let burst = if dice == 99 { 8 } else { 1 };
         for _ in 0..burst {
-            if self.client.pending.len() < 25 {
+            if self.client.pending.len() < if self.is_silent() { 10 } else { 25 } {
                 self.client.compose();
             }
         }

@@ -1,7 +1,7 @@
 //! Many at once, and those who do not read.
 
 use super::*;
-use crate::common::{Instance, Redis};
+use crate::common::{Instance, PATIENCE, Redis};
 use crate::strangers;
 
 together! {
@@ -27,6 +27,50 @@ together! {
             assert!(worst < 5000, "{} waited {worst} ms for a receipt", book.name);
         }
     }
+}
+
+/// An instance dies with 600 people in one room. Whoever joins after 20 s finds none of them, in the list or in the
+/// count, and may have one of their names.
+#[test]
+fn six_hundred_who_die_at_once_are_gone_within_20_s() {
+    const CROWD: usize = 600;
+    let redis = Redis::start();
+    let (mut dying, other) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
+    let mut witness = Client::join(other.addr, "hall", "witness");
+    let crowd: Vec<Client> = (0..CROWD).map(|n| Client::join(dying.addr, "hall", &format!("c{n}"))).collect();
+    poll_until("the witness counts all", PATIENCE * 2, || {
+        witness.ended();
+        witness.participants() == CROWD as u64 + 1
+    });
+    dying.kill();
+    let died = Instant::now();
+    poll_until("the witness is alone", Duration::from_secs(24), || {
+        witness.ended();
+        witness.participants() == 1
+    });
+    println!("{CROWD} were gone after {:?}", died.elapsed());
+    std::thread::sleep(Duration::from_secs(20).saturating_sub(died.elapsed()));
+    let heir = Client::join(other.addr, "hall", "c300");
+    assert_eq!(heir.welcome["participants"], 2, "{}", heir.welcome);
+    assert_eq!(heir.welcome["names"], crate::common::json!(["c300", "witness"]));
+    drop(crowd);
+}
+
+/// 300 rooms, while connections to Redis are cut, an instance is frozen and one killed: all promises hold in each of
+/// them, and each is served again.
+#[test]
+fn hundreds_of_rooms_come_back_as_one_does() {
+    let many = Talk { name: "room", clients: 1, pace: 1500, at_home: 0, rooms: 300 };
+    let mut arena = Arena::start(Backplane::Redis, &[many, Talk::one("talk", 9, 300, 3)], 1, &[]);
+    let all = |fault, from| Planned { fault, from, to: from, instance: None };
+    let plan = [
+        all(Fault::PubsubCut, 1000),
+        fault(Fault::InstanceFreeze, 1, 3000, 2000),
+        all(Fault::WireReset, 6000),
+        fault(Fault::InstanceKill, 0, 9000, 500),
+    ];
+    arena.cluster.run(&plan, 12_000);
+    all_held(&arena.finish());
 }
 
 /// 2,000 join one room within seconds. Notices are gathered: each client gets a frame for each of the first 50 at the most, and

@@ -1,7 +1,9 @@
 //! The scenarios by topic, and what they share: an arena at rest, and what is asserted of it afterwards.
 
+mod clocks;
 mod crowds;
 mod presence;
+mod redis;
 mod restarts;
 mod tools;
 
@@ -17,7 +19,11 @@ use std::time::{Duration, Instant};
 
 /// An arena where everybody has joined, knows who is here, and the book of notices is empty.
 pub fn calm(rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
-    let arena = Arena::start(Backplane::Redis, rooms, 1, settings);
+    calm_on(Backplane::Redis, rooms, settings)
+}
+
+pub fn calm_on(backplane: Backplane, rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
+    let arena = Arena::start(backplane, rooms, 1, settings);
     let right = inspect::wait_until_none(10_000, || inspect::wrong_counts(&arena.stage));
     right.unwrap_or_else(|wrong| panic!("at the start: {}", wrong.join("\n")));
     for client in &arena.stage.ledger.clients {
@@ -45,6 +51,18 @@ pub fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
         assert!(seen.is_empty(), "{} was told that these came or left: {seen:?}", book.name);
         let others: Vec<_> = book.errors.keys().filter(|code| !but.contains(&code.as_str())).collect();
         assert!(others.is_empty(), "{} met {others:?}", book.name);
+    }
+}
+
+/// No client was told that another one left, before they all did.
+#[track_caller]
+pub fn nobody_left(outcome: &Outcome) {
+    let all: Vec<_> = outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()).collect();
+    let end = all.iter().flat_map(|book| book.departures.iter().copied()).min().unwrap_or(At::MAX);
+    for book in &all {
+        let early = book.changes.iter().filter(|c| c.at < end).flat_map(|c| &c.left);
+        let left: Vec<_> = early.filter(|name| !name.starts_with("visitor")).collect();
+        assert!(left.is_empty(), "{} was told that these left: {left:?}", book.name);
     }
 }
 

@@ -77,6 +77,79 @@ together! {
         ada.see_leave("Bob");
         assert_eq!(told(&mut ada), 1, "Bob joined once");
     }
+
+    /// A client that comes back under another spelling of its name is one person still, and gone when it leaves.
+    fn another_spelling_leaves_nobody_behind() {
+        let redis = Redis::start();
+        let (here, there) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
+        let mut witness = Client::join(here.addr, "tea", "Witness");
+        let ada = Client::join(there.addr, "tea", "Ada");
+        witness.see_join("Ada");
+        let secret = ada.secret.clone();
+        let back = Client::back(here.addr, "tea", "ADA", &secret, None);
+        assert_eq!(back.welcome["participants"], 2);
+        let mut after = Client::join(there.addr, "tea", "After");
+        assert_eq!(after.welcome["names"].as_array().map(Vec::len), Some(3), "{}", after.welcome);
+        back.leave();
+        for client in [&mut witness, &mut after] {
+            let shown = roster_of(client, |names| names.len() == 2);
+            assert!(shown, "{} still shows one who left", client.room);
+        }
+    }
+
+    /// Someone leaves while only the connection that carries pub/sub is down: told once, and as soon as it is back.
+    fn a_leave_without_pubsub_is_told_once() {
+        let redis = Redis::start();
+        let proxy = Proxy::start(redis.addr());
+        let other = Instance::on(&redis, &[]);
+        let cut = Instance::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+        poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
+        let (mut ada, mut bob) = (Client::join(other.addr, "tea", "Ada"), Client::join(cut.addr, "tea", "Bob"));
+        let (cid, dee) = (Client::join(cut.addr, "tea", "Cid"), Client::join(other.addr, "tea", "Dee"));
+        ada.see_join("Cid");
+        bob.see_join("Dee");
+        proxy.cut(Which::Pubsub);
+        cid.leave();
+        dee.leave();
+        let told = |client: &Client, name: &str| client.received.iter().filter(|f| has(&f["left"], name)).count();
+        for client in [&mut ada, &mut bob] {
+            poll_until("both are known to have left", Duration::from_secs(12), || {
+                client.ended();
+                told(client, "Cid") > 0 && told(client, "Dee") > 0
+            });
+        }
+        // Whatever else there is to be told comes with the next comparison at the latest.
+        std::thread::sleep(Duration::from_secs(4));
+        for client in [&mut ada, &mut bob] {
+            client.ended();
+            assert_eq!((told(client, "Cid"), told(client, "Dee")), (1, 1), "each left once");
+        }
+    }
+}
+
+/// Waits until the names that a client would show are as wanted.
+fn roster_of(client: &mut Client, wanted: impl Fn(&BTreeSet<String>) -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        client.ended();
+        let mut names = BTreeSet::new();
+        for frame in &client.received {
+            let list = |field: &str| -> Vec<String> {
+                let list = frame[field].as_array().cloned().unwrap_or_default();
+                list.iter().filter_map(|name| name.as_str().map(Into::into)).collect()
+            };
+            names.extend(list("names"));
+            for name in list("left") {
+                names.remove(&name);
+            }
+            names.extend(list("joined"));
+        }
+        if wanted(&names) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// A close frame, and gone: a frozen instance answers nothing.

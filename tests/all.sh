@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Runs every suite of `make test`, in three rows side by side: most of them wait more than they compute. Shows the
+# output of a suite that fails, how long each one took, and ends with 1 if one failed. With names of suites, only those.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+results=$(mktemp --directory)
+trap 'rm -rf "$results"; jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true' EXIT
+only=" $* "
+
+# The command of each suite.
+suite() {
+    case $1 in
+    ordinary) cargo test --locked --lib --bins $(ordinary_tests) ;;
+    docs) cargo test --locked --doc ;;
+    faults) cargo test --locked --test faults -- --test-threads=6 ;;
+    chaos) SECONDS=20 cargo test --locked --test chaos ;;
+    chaos-file) BACKPLANE=file SECONDS=20 cargo test --locked --test chaos ;;
+    docker) tests/docker/test.sh ;;
+    *) target/venv/bin/pytest -q -p no:cacheprovider "tests/$1" ;;
+    esac
+}
+
+# All black-box tests but those with a row of their own.
+ordinary_tests() {
+    for file in tests/*.rs; do echo "--test $(basename "$file" .rs)"; done
+}
+
+row() {
+    for name in "$@"; do
+        if [ "$only" != "  " ] && [[ "$only" != *" $name "* ]]; then continue; fi
+        local start=$SECONDS outcome=passed
+        suite "$name" >"$results/$name.out" 2>&1 || outcome=FAILED
+        printf '%-12s %-7s %4d s\n' "$name" "$outcome" $((SECONDS - start)) | tee "$results/$name.$outcome"
+        if [ $outcome = FAILED ]; then
+            sed "s/^/$name: /" "$results/$name.out" | tail -n 200
+        fi
+    done
+}
+
+cargo test --locked --no-run
+row ordinary docs &
+row faults chaos chaos-file &
+row docker cfn deploy rehearsal browser &
+wait
+echo
+cat "$results"/*.passed "$results"/*.FAILED 2>/dev/null | sort -k3 -n -r
+! ls "$results"/*.FAILED >/dev/null 2>&1

@@ -1,0 +1,62 @@
+//! A Redis that refuses, and one that is replaced by its replica.
+
+use super::*;
+use crate::common::{PATIENCE, poll};
+
+/// Longer than a lease.
+const LONG: At = 19_000;
+
+together! {
+    /// `maxmemory` for longer than a lease: nothing can be renewed, and yet nobody is cleared away, and nobody sent away.
+    fn nobody_is_cleared_away_while_redis_is_full() {
+        refuses_for_long(Fault::RedisFull);
+    }
+
+    /// The same on a primary that only reads; and the clients are not told of it at each try.
+    fn nobody_is_cleared_away_while_redis_is_read_only() {
+        refuses_for_long(Fault::RedisReadOnly);
+    }
+
+    /// The replica takes over without the latest messages: those are lost and said to be, and nothing else is.
+    fn a_promoted_replica_loses_what_it_lacked_and_no_more() {
+        let mut arena = calm(&[Talk::one("talk", 15, 200, 2)], &[]);
+        let fault = |fault, from, length| Planned { fault, from, to: from + length, instance: None };
+        let away = |from| Planned { fault: Fault::ClientAway, from, to: from + 2000, instance: None };
+        let plan = [
+            away(900),
+            fault(Fault::RedisPromote, 1000, 1000),
+            away(4900),
+            fault(Fault::RedisDemote, 5000, 1000),
+            away(8900),
+            fault(Fault::RedisPromote, 9000, 1000),
+        ];
+        arena.cluster.run(&plan, 14_000);
+        let outcome = arena.finish();
+        all_held(&outcome);
+        assert_eq!(outcome.stage.ledger.losses.lock().unwrap().len(), 3, "the replica took over each time");
+    }
+}
+
+fn refuses_for_long(refusal: Fault) {
+    let mut arena = calm(&[Talk::one("talk", 15, 500, 3)], &[]);
+    let (planned, window) = arena.cluster.strike_one(refusal, 0);
+    // Once in that time one joins anew, in vain: it must not clear the others away.
+    std::thread::sleep(Duration::from_millis(LONG - 1000));
+    let addr = arena.stage.instances.lock().unwrap()[0];
+    let mut newcomer = Client::connect(addr, "talk");
+    newcomer.send(crate::common::json!({"type": "join", "name": "newcomer", "client": newcomer.secret}));
+    std::thread::sleep(Duration::from_millis(1000));
+    arena.cluster.heal(&planned, window);
+    poll("a receipt for everybody", PATIENCE + Duration::from_secs(10), || {
+        let all = books(&arena).all(|book| book.messages.iter().all(|m| m.receipt.is_some() || m.given_up));
+        all.then_some(())
+    });
+    newcomer.cut();
+    let outcome = arena.finish();
+    all_held(&outcome);
+    nobody_left(&outcome);
+    for book in outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()) {
+        assert_eq!(book.connections.len(), 1, "{} was sent away", book.name);
+        assert!(book.statuses <= 6, "{} was told {} times that the backplane went or came", book.name, book.statuses);
+    }
+}
