@@ -21,13 +21,10 @@ check: ## format, lints and docs, with warnings denied
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
 
-test: ## install what the tests need, if it is missing, and run them all (some 10 minutes)
+test: ## install what the tests need, if it is missing, and run them all, side by side (some 10 minutes)
 	tests/setup.sh
 	cargo build --locked
-	SECONDS=20 cargo test --locked
-	BACKPLANE=file SECONDS=20 cargo test --locked --test chaos
-	tests/docker/test.sh
-	target/venv/bin/pytest -q -p no:cacheprovider tests/cfn tests/deploy tests/browser tests/rehearsal
+	tests/all.sh
 
 package: $(CARGO_DEB) ## a Debian package, in target/debian
 	tests/setup.sh dpkg-dev
