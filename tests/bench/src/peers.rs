@@ -26,7 +26,12 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
                 }
                 self::bobbin(name, bobbin)?.env("REDIS_ENDPOINT", &endpoint)
             }
-            "local" => self::bobbin(name, bobbin)?,
+            "local" => {
+                if let Some(before) = before {
+                    recipes.push(self::bobbin("before-local", before)?);
+                }
+                self::bobbin(name, bobbin)?
+            }
             "file" => self::bobbin(name, bobbin)?.env("DATA_FILE", workshop.join("data/chat.db").display()),
             "socket.io" => {
                 let folder = npm(&workshop, "socketio")?;

@@ -416,6 +416,7 @@ pub fn label(name: &str) -> String {
     match name {
         "bobbin" => "Bobbin, through Redis",
         "before" => "Bobbin before",
+        "before-local" => "Bobbin before, in memory",
         "local" => "Bobbin, in memory",
         "file" => "Bobbin, on a file",
         "uws" => "uWebSockets (Bun)",
