@@ -54,8 +54,9 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
 }
 
 /// Bobbin's limits.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 9] = [
     "RATE_LIMIT",
+    "TEXT_RATE",
     "ADDRESS_CONNECTIONS",
     "ADDRESS_CONNECTION_RATE",
     "ADDRESS_JOINS",

@@ -247,6 +247,7 @@ fn hops(out: &mut String, run: &Value) {
             plain(&server["redis_switches"]),
             plain(&server["both_us_per_message"]),
             milliseconds(&server["p50_us"]),
+            plain(&server["every_delivery"]),
             which(&server["server_calls"]),
         ]
     });
@@ -258,6 +259,7 @@ fn hops(out: &mut String, run: &Value) {
         "Redis's switches",
         "CPU µs, both",
         "p50 ms",
+        "every delivery",
         "the server's calls",
     ];
     table(out, &head, &rows.collect::<Vec<_>>());

@@ -32,7 +32,6 @@ struct Variant {
 
 /// Measures the bare commands and what each of `recipes` sends, in turns. Figures are medians over the rounds.
 pub fn measure(redis: &Redis, recipes: &[&Recipe], rounds: usize, messages: usize) -> io::Result<Value> {
-    redis.cli(&["flushall"])?;
     let body = vec![b'x'; SIZE + 60];
     let publish = words(&[b"PUBLISH", b"bench:live", &body]);
     let add = words(&[b"XADD", b"bench:log", b"MAXLEN", b"1000", b"*", b"m", &body]);
@@ -73,6 +72,8 @@ pub fn measure(redis: &Redis, recipes: &[&Recipe], rounds: usize, messages: usiz
 
 /// What a server sends to Redis for a message without and for one with a reference.
 fn record(redis: &Redis, recipe: &Recipe) -> io::Result<Vec<Variant>> {
+    // The name may still be leased to the client of the build before.
+    redis.cli(&["flushall"])?;
     let server = Server::start(recipe)?;
     let mut monitor = TcpStream::connect(("127.0.0.1", redis.port))?;
     monitor.set_read_timeout(Some(Duration::from_secs(5)))?;
