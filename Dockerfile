@@ -17,14 +17,17 @@ RUN mkdir -p src tests/chaos \
 COPY static static
 COPY src src
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --release --locked
+    && cargo build --release --locked \
+    && mkdir /data
 
 # glibc and authorities for TLS to Redis, and nothing else; its user is nonroot, 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="Bobbin" \
-      org.opencontainers.image.description="A realtime chat server: one binary, one thread a connection, Redis between copies" \
+      org.opencontainers.image.description="A realtime chat server: one binary, one thread per connection, Redis between instances" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /bobbin/target/release/bobbin /bobbin
+# For DATA_FILE=/data/…: a volume that is mounted here the first time gets this owner.
+COPY --from=build --chown=65532:65532 /data /data
 # `docker stop` kills after 10 seconds by itself: goodbyes within 6 leave time for the slowest answer. Where more time
 # is given, as on Fargate, set more.
 ENV DRAIN_SECONDS=6

@@ -16,6 +16,7 @@ from crowd import Crowd
 
 FIRST, SECOND = (ROOT / "target" / "deploy" / f"revision-{number}.deb" for number in (1, 2))
 PEOPLE = 30
+OVERRIDE = "/etc/systemd/system/bobbin.service.d"
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,28 @@ def crowd_on(machine):
     return crowd
 
 
-def test_it_is_installed_and_started_without_a_question(machine):
-    install(machine, FIRST)
-    # Type=notify: dpkg has waited until it listens.
+def commands(heading):
+    """The shell commands below a heading of docs/operating.md."""
+    section = (ROOT / "docs" / "operating.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return "".join(re.findall(r"```sh\n(.*?)```", section, re.S))
+
+
+def test_ten_minutes_on_debian(machine):
+    machine.put(FIRST, "/tmp/bobbin.deb")
+    words = commands("Ten minutes on Debian")
+    for old, new in (("./bobbin_0.1.0-1_amd64.deb", "/tmp/bobbin.deb"), ("chat.example.org", "localhost")):
+        assert old in words
+        words = words.replace(old, new)
+    # Type=notify: apt has waited until it listens.
+    machine.run("sh", "-euxc", words)
+    ca = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+    page = ["curl", "--silent", "--fail", "--cacert", ca, "https://localhost/"]
+    poll("a chat behind TLS", lambda: "Bobbin" in machine.try_run(*page).stdout)
+    # Nothing but the proxy reaches it.
+    assert "127.0.0.1:3000" in show(machine, "StatusText")
+
+
+def test_it_is_running_and_will_be_after_a_boot(machine):
     assert show(machine, "ActiveState") == "active"
     assert "listening on http://" in show(machine, "StatusText")
     assert machine.run("systemctl", "is-enabled", "bobbin") == "enabled"
@@ -88,7 +108,7 @@ def test_its_files_are_there(machine):
     assert machine.run("head", "--bytes=15", "/var/lib/bobbin/chat.db") == "SQLite format 3"
     assert machine.run("stat", "--format=%a", "/var/lib/private/bobbin") == "700"
     defaults = machine.run("cat", "/etc/default/bobbin")
-    assert not [line for line in defaults.splitlines() if line and not line.startswith("#")]
+    assert [line for line in defaults.splitlines() if line and not line.startswith("#")] == ["BIND=127.0.0.1"]
     assert "#DATA_FILE=/var/lib/bobbin/chat.db" in defaults and "#PORT=3000" in defaults
     page = machine.run("zcat", "/usr/share/man/man1/bobbin.1.gz")
     assert "history" in page and "EXIT STATUS" in page
@@ -109,6 +129,21 @@ def test_it_comes_back_after_a_crash_and_a_wrong_setting_is_said(machine):
     assert show(machine, "ExecMainStatus") == "2" and show(machine, "NRestarts") == "0"
     assert "RATE_LIMIT" in machine.journal()
     machine.run("sed", "--in-place", "s/RATE_LIMIT=fast/RATE_LIMIT=20/", "/etc/default/bobbin")
+    machine.run("systemctl", "restart", "bobbin")
+
+
+def test_a_secret_comes_as_a_credential(machine):
+    unit = re.search(r"```ini\n(.*?)```", (ROOT / "docs" / "operating.md").read_text(), re.S)[1]
+    machine.run("sh", "-euc", "mkdir -p /etc/bobbin; umask 077; echo sesame >/etc/bobbin/passphrase")
+    machine.run("sh", "-euc", 'mkdir "$1"; printf %s "$2" >"$1/override.conf"', "sh", OVERRIDE, unit)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "bobbin")
+    log = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "http://127.0.0.1:3000/r/lobby/messages"]
+    assert machine.run(*log) == "401"
+    assert machine.run(*log, "--header", "Authorization: Bearer sesame") == "200"
+    assert "sesame" not in machine.run("cat", f"/proc/{show(machine, 'MainPID')}/environ")
+    machine.run("rm", "-r", OVERRIDE, "/etc/bobbin")
+    machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "bobbin")
 
 
@@ -141,6 +176,26 @@ def test_an_upgrade_shows_nobody_leaving_and_loses_nothing(machine):
             assert set(one.ends) == {1012}, (one.name, one.ends)
     finally:
         crowd.close()
+
+
+def test_a_backup_is_made_under_load_and_restored(machine):
+    backup, restore = commands("Backup and restore").split("systemctl stop", 1)
+    crowd = crowd_on(machine)
+    try:
+        crowd.come("loom", ["Ada"])
+        poll("she is there", crowd.all_joined)
+        crowd.start_talking()
+        poll("she has talked", lambda: len(crowd.people[0].heard) > 2)
+        machine.run("sh", "-euxc", backup)
+        kept = len(crowd.people[0].heard) - 2
+        poll("she has talked on", lambda: len(crowd.people[0].heard) > kept + 4)
+        crowd.stop_talking()
+    finally:
+        crowd.close()
+    machine.run("sh", "-euxc", "systemctl stop" + restore)
+    log = ["curl", "--silent", "--fail", "http://127.0.0.1:3000/r/loom/messages"]
+    lines = machine.run(*log).splitlines()
+    assert kept <= len(lines) <= kept + 4, lines
 
 
 def test_removing_keeps_the_data_and_installing_finds_it_again(machine):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests" / "rehearsal"))
 from processes import poll  # noqa: E402
 
 BASE = ROOT / "target" / "deploy" / "debian"
-PACKAGES = "systemd,systemd-sysv,dbus,bash-completion,man-db"
+PACKAGES = "systemd,systemd-sysv,dbus,caddy,curl,man-db,sqlite3"
 CLONE_NEWNET = 0x40000000
 # Run by sh as the first process of the new namespaces, with the root and the folder to overlay it with.
 BOOT = r"""

@@ -1,10 +1,12 @@
 """The alerts and the dashboard in docs/deploy: right for promtool, about metrics that a running Bobbin has, and each alert
 with a test and an entry in the runbook."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -26,6 +28,9 @@ def metrics():
         for line in process.stderr:
             if address := re.search(r"listening on (http://\S+)", line):
                 break
+        # Refusals have a series per status, each from its first one on.
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{address[1]}/nowhere", timeout=10)
         with urllib.request.urlopen(f"{address[1]}/metrics", timeout=10) as answer:
             return set(NAME.findall(answer.read().decode()))
     finally:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the image on a Debian machine that has no engine and reaches no image registry: installs Debian's docker.io,
-# starts an engine of its own in a temporary folder, makes stand-ins for the base images, runs test.sh, and takes it all
-# away but the packages. Needs root and 6 GB; some five minutes.
+# starts an engine of its own in a temporary folder, makes stand-ins for the base images, runs test.sh and compose.sh, and
+# takes it all away but the packages. Needs root and 6 GB; some five minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,7 +10,7 @@ if docker version >/dev/null 2>&1; then
     echo "an engine runs here already: tests/docker/test.sh tests with it"
     exit 1
 fi
-tests/setup.sh docker.io debootstrap iptables
+tests/setup.sh docker.io docker-compose debootstrap iptables
 
 folder=$(mktemp --directory)
 export DOCKER_HOST=unix://$folder/docker.sock
@@ -36,3 +36,5 @@ until docker version >/dev/null 2>&1; do
 done
 tests/docker/standins.sh "$folder"
 PAIR=1 tests/docker/test.sh
+# From the layers that are built by now.
+tests/docker/compose.sh

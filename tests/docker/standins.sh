@@ -11,14 +11,26 @@ debian=$folder/debian
 runtime=$folder/runtime
 authorities=etc/ssl/certs/ca-certificates.crt
 
-echo "a small Debian, with a C compiler and Redis"
-debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,libstdc++6,netbase,redis-server \
+echo "a small Debian, with a C compiler, Redis and Caddy"
+debootstrap --variant=minbase --include=ca-certificates,caddy,gcc,libc6-dev,libstdc++6,netbase,redis-server \
     bookworm "$debian" >"$folder/debootstrap.log" || { tail "$folder/debootstrap.log"; exit 1; }
 cp "/$authorities" "$debian/$authorities"
 
 echo "redis"
 tar -C "$debian" -c . | docker import --change 'EXPOSE 6379' \
     --change 'CMD ["redis-server", "--protected-mode", "no", "--save", ""]' - redis >/dev/null
+# Outside of its package, Redis protects itself from other machines; the real image's command line does not say so.
+docker build --quiet --tag redis:7 - >/dev/null <<'END'
+FROM redis
+ENTRYPOINT ["sh", "-c", "mkdir -p /data && cd /data && exec \"$@\" --protected-mode no", "--"]
+END
+
+echo "caddy"
+docker build --quiet --tag caddy:2 - >/dev/null <<'END'
+FROM redis
+ENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config
+CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile"]
+END
 
 echo "gcr.io/distroless/cc-debian12:nonroot"
 # Like the real one: the files of these packages, and nothing that could run them.

@@ -58,7 +58,7 @@ class Proxy:
         connection = http.client.HTTPSConnection("localhost", self.port, timeout=10, source_address=(source, 0), context=context)
         connection.request("GET", self.base + path, headers=headers)
         answer = connection.getresponse()
-        answer.text = answer.read().decode()
+        answer.text = answer.read().decode(errors="replace")
         connection.close()
         return answer
 

@@ -3,7 +3,9 @@ client's address, idle time-outs, and a restart of Bobbin behind them."""
 
 import http.client
 import json
+import re
 import time
+from urllib.parse import urljoin
 
 import pytest
 from processes import Instance, poll
@@ -122,6 +124,23 @@ def comes_back(proxy, name):
         assert refused.response.status_code in (502, 503), refused
         return False
     return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chat_under_a_path_of_another_site(kind, tmp_path):
+    stage = Stage(kind, tmp_path, base="/chat", BASE_PATH="/chat")
+    try:
+        ada = Client(stage.proxy, "Ada")
+        assert ada.say("hello")["text"] == "hello"
+        page = stage.proxy.get("/r/weaving")
+        assert page.status == 200
+        scripts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert any(script.endswith(".css") for script in scripts), page.text
+        for path in scripts:
+            answer = stage.proxy.get(urljoin("/chat/r/weaving", path).removeprefix("/chat"))
+            assert answer.status == 200, path
+    finally:
+        stage.end()
 
 
 def test_silent_clients_outlive_the_idle_time_out(silent):
