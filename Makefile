@@ -38,7 +38,7 @@ package-test: package ## install, upgrade and purge it on a clean Debian with sy
 	for revision in 1 2; do \
 	    $(CARGO_DEB) --quiet --no-build --locked --deb-revision $$revision --output target/deploy/revision-$$revision.deb; \
 	done
-	target/venv/bin/pytest -q -p no:cacheprovider tests/deploy/install.py
+	target/venv/bin/pytest -q -x -p no:cacheprovider tests/deploy/install.py
 
 $(CARGO_DEB):
 	cargo install --quiet --locked --root target/tools cargo-deb@3.8.0

@@ -40,6 +40,8 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 ip link set lo up
 hostname bobbin-test
+echo "127.0.0.1 localhost bobbin-test" >etc/hosts
+: >etc/resolv.conf
 pivot_root . run/outside
 umount -l run/outside
 exec env -i container=bobbin-test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --show-status=no
@@ -47,14 +49,15 @@ exec env -i container=bobbin-test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/system
 
 
 def base():
-    """The files of a clean Debian, made once and never changed."""
-    if not (BASE / "complete").exists():
+    """The files of a clean Debian, made once for these packages and never changed."""
+    stamp = BASE.with_suffix(".packages")
+    if not stamp.exists() or stamp.read_text() != PACKAGES:
         subprocess.run(["rm", "-rf", BASE], check=True)
         BASE.mkdir(parents=True)
         args = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", BASE]
         made = subprocess.run(args, capture_output=True, text=True)
         assert made.returncode == 0, made.stdout[-2000:] + made.stderr
-        (BASE / "complete").touch()
+        stamp.write_text(PACKAGES)
     return BASE
 
 
@@ -95,8 +98,8 @@ class Machine:
         assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}\n{self.journal()}"
         return done.stdout.strip()
 
-    def journal(self):
-        return self.try_run("journalctl", "--unit=bobbin", "--no-pager", "--lines=40").stdout
+    def journal(self, unit="bobbin"):
+        return self.try_run("journalctl", f"--unit={unit}", "--no-pager", "--lines=40").stdout
 
     def put(self, source, target):
         """Copy a file into the machine."""
