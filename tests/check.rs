@@ -106,3 +106,46 @@ fn a_secret_that_all_can_read_is_warned_of() {
     }
     fs::remove_dir_all(&dir).expect("our own directory");
 }
+
+#[test]
+fn redis_is_looked_at_and_left_alone() {
+    let redis = Redis::start();
+    let on = |redis: &Redis, more: &[(&str, &str)]| {
+        check(&[&[("REDIS_ENDPOINT", redis.endpoint().as_str()), ("PASSPHRASE", "sesame")], more].concat())
+    };
+    let (code, lines) = on(&redis, &[]);
+    assert_eq!(code, 1, "{lines:?}");
+    finds(&lines, "ok redis", &redis.endpoint());
+    finds(&lines, "warning persistence", "appendonly yes");
+    finds(&lines, "ok memory", "nothing is evicted");
+    finds(&lines, "ok round trip", "ms");
+    finds(&lines, "ok clock", "ms apart");
+    finds(&lines, "ok permissions", "");
+    assert_eq!(redis.cmd::<i64>("DBSIZE"), 0, "it has written something");
+
+    let _: () = redis.cmd("CONFIG SET maxmemory 100mb");
+    let _: () = redis.cmd("CONFIG SET maxmemory-policy allkeys-lru");
+    let (code, lines) = on(&redis, &[]);
+    assert_eq!(code, 2, "{lines:?}");
+    finds(&lines, "error memory", "noeviction");
+
+    let _: () = redis.cmd("ACL SETUSER bobbin on >open ~bobbin:* &bobbin:* +@all -xsetid -info");
+    let endpoint = format!("redis://bobbin@{}", redis.endpoint());
+    let (_, lines) = check(&[("REDIS_ENDPOINT", &endpoint), ("REDIS_PASSWORD", "open")]);
+    finds(&lines, "error permissions", "XSETID (NOPERM)");
+    finds(&lines, "warning redis", "INFO");
+    let (_, lines) = check(&[("REDIS_ENDPOINT", &endpoint), ("REDIS_PASSWORD", "wrong")]);
+    finds(&lines, "error redis", "REDIS_PASSWORD");
+    assert!(lines.iter().all(|line| !line.contains("wrong")), "{lines:?}");
+}
+
+#[test]
+fn a_redis_that_appends_is_as_it_should_be() {
+    let redis = Redis::durable();
+    let (code, lines) = check(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+    assert_eq!(code, 0, "{lines:?}");
+    finds(&lines, "ok persistence", "appended");
+    let away = check(&[("REDIS_ENDPOINT", "127.0.0.1:1")]);
+    assert_eq!(away.0, 2);
+    finds(&away.1, "error redis", "REDIS_ENDPOINT");
+}

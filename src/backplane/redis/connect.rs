@@ -123,6 +123,17 @@ impl Server {
 
     /// Connects, and returns once Redis has shown that it answers and takes writes.
     pub fn connect(&self) -> Result<Connection, LinkError> {
+        let mut connection = self.open()?;
+        let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
+        match connection.ask(&probe)? {
+            // Without memory it still serves those who are here.
+            Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
+            _ => Ok(connection),
+        }
+    }
+
+    /// Connects, and returns once Redis has let this user in.
+    pub fn open(&self) -> Result<Connection, LinkError> {
         let tcp = self.connect_tcp()?;
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(REDIS_TIMEOUT))?;
@@ -147,7 +158,7 @@ impl Server {
         Err(failure.into())
     }
 
-    /// RESP3, authentication, database, and a write: a replica that only reads is as bad as none.
+    /// RESP3, authentication, database.
     fn greet(&self, connection: &mut Connection) -> Result<(), LinkError> {
         let mut hello = cmd("HELLO");
         hello.arg(3);
@@ -165,12 +176,7 @@ impl Server {
             let select = cmd("SELECT").arg(self.database).get_packed_command();
             connection.demand("SELECT", &select)?;
         }
-        let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
-        match connection.ask(&probe)? {
-            // Without memory it still serves those who are here.
-            Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::bulk::Bulk;
 use self::commands::{Commands, Part, excluded};
-pub use self::connect::{LinkError, Server};
+pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};

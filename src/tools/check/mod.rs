@@ -3,6 +3,7 @@
 
 mod data;
 mod machine;
+mod redis;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -76,8 +77,9 @@ fn look(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("settings", "all are understood")];
     findings.extend(machine::look(settings));
     findings.extend(access(settings));
-    if settings.redis.is_none() {
-        findings.push(data::look(settings.data_file.as_deref()));
+    match &settings.redis {
+        Some(redis) => findings.extend(redis::look(redis)),
+        None => findings.push(data::look(settings.data_file.as_deref())),
     }
     findings
 }

@@ -1,0 +1,196 @@
+//! Redis: whether it can be reached and used, what it would lose, and how far away it is. Nothing is changed: what would
+//! write is sent so that it finds nothing to write to.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use redis::{FromRedisValue, Value, cmd};
+
+use super::Finding;
+use crate::backplane::redis::{Connection, LinkError, Server};
+use crate::settings::RedisSettings;
+
+/// A round trip over this shows in every message.
+const FAR: Duration = Duration::from_millis(50);
+/// Clocks that differ by more than this are worth a look: ids carry Redis's time.
+const CLOCKS: Duration = Duration::from_secs(1);
+/// Commands that the server needs (`HSET` too, which cannot be tried without writing), in a form that changes nothing.
+const TRIED: &[&str] = &[
+    "SET bobbin:probe 1 XX EX 60",
+    "GET bobbin:{check}:ref:x",
+    "XADD bobbin:{check}:log NOMKSTREAM * m x",
+    "XDEL bobbin:{check}:log 1-1",
+    "XLEN bobbin:{check}:log",
+    "XRANGE bobbin:{check}:log - + COUNT 1",
+    "XREVRANGE bobbin:{check}:log + - COUNT 1",
+    "XTRIM bobbin:{check}:log MAXLEN 9",
+    "XINFO STREAM bobbin:{check}:log",
+    "XSETID bobbin:{check}:log 1-1",
+    "MEMORY USAGE bobbin:{check}:log",
+    "EXISTS bobbin:{check}:log",
+    "EXPIRE bobbin:{check}:log 9",
+    "DEL bobbin:{check}:here",
+    "PEXPIRE bobbin:{check}:here 9",
+    "PEXPIREAT bobbin:bans 9",
+    "HGET bobbin:{check}:who x",
+    "HMGET bobbin:{check}:who x",
+    "HVALS bobbin:{check}:who",
+    "HGETALL bobbin:bans",
+    "HDEL bobbin:{check}:who x",
+    "ZADD bobbin:{check}:here XX 1 x",
+    "ZREM bobbin:{check}:here x",
+    "ZCARD bobbin:{check}:here",
+    "ZCOUNT bobbin:{check}:here 0 1",
+    "ZSCORE bobbin:{check}:here x",
+    "ZRANGEBYSCORE bobbin:{check}:here 0 1",
+    "SCAN 0 MATCH bobbin:{*} COUNT 1",
+    "SCRIPT EXISTS 0000000000000000000000000000000000000000",
+    "EVALSHA 0000000000000000000000000000000000000000 0",
+    "PUBLISH bobbin:check x",
+    "SUBSCRIBE bobbin:check",
+];
+
+/// Looks at Redis.
+pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
+    let server = match Server::new(settings) {
+        Ok(server) => server,
+        Err(error) => return vec![Finding::error("redis", format!("{error}; see REDIS_ENDPOINT and REDIS_CA_FILE"))],
+    };
+    let mut connection = match server.open() {
+        Ok(connection) => connection,
+        Err(error) => return vec![Finding::error("redis", format!("{server}: {error}; {}", remedy(&error)))],
+    };
+    look_closer(&server, &mut connection)
+        .unwrap_or_else(|error| vec![Finding::error("redis", format!("{server}: the connection broke: {error}"))])
+}
+
+fn remedy(error: &LinkError) -> &'static str {
+    match error {
+        LinkError::Refused(..) => "see REDIS_PASSWORD, and the user in REDIS_ENDPOINT",
+        LinkError::Unsuitable(_) => "use a newer Redis, or Valkey",
+        _ => "is it running, and does a firewall let this machine through? See REDIS_ENDPOINT and REDIS_TLS",
+    }
+}
+
+fn look_closer(server: &Server, connection: &mut Connection) -> Result<Vec<Finding>, LinkError> {
+    let mut findings = Vec::new();
+    match info(connection)? {
+        Some(info) => {
+            let field = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
+            findings.push(Finding::ok("redis", format!("{} at {server}", field("redis_version"))));
+            if field("role") == "slave" {
+                findings
+                    .push(Finding::error("redis", "this is a replica; name the primary, or a proxy that follows it"));
+            }
+            let saves = config(connection, "save")?;
+            findings.push(persistence(field("aof_enabled") == "1", saves.as_deref()));
+            findings.push(eviction(field("maxmemory"), field("maxmemory_policy")));
+        }
+        None => {
+            let unknown = format!("{server} answers; INFO is not permitted, so persistence and eviction are not known");
+            findings.push(Finding::warning("redis", unknown));
+        }
+    }
+    findings.extend(time(connection)?);
+    findings.push(permissions(connection)?);
+    Ok(findings)
+}
+
+/// What `INFO` says; `None` if it is not permitted.
+fn info(connection: &mut Connection) -> Result<Option<HashMap<String, String>>, LinkError> {
+    let reply = connection.ask(&cmd("INFO").get_packed_command())?;
+    let Ok(text) = String::from_redis_value(reply) else { return Ok(None) };
+    let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(Some(text.lines().filter_map(pair).collect()))
+}
+
+/// A parameter of the server's; `None` if it does not say.
+fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, LinkError> {
+    let reply = connection.ask(&cmd("CONFIG").arg("GET").arg(name).get_packed_command())?;
+    Ok(HashMap::<String, String>::from_redis_value(reply).ok().and_then(|mut found| found.remove(name)))
+}
+
+fn persistence(appends: bool, saves: Option<&str>) -> Finding {
+    match saves {
+        _ if appends => Finding::ok("persistence", "every message is appended to a file"),
+        Some("") => Finding::warning("persistence", "none: a restart of Redis loses all; set appendonly yes"),
+        _ => Finding::warning(
+            "persistence",
+            "snapshots at most: a crash of Redis loses the newest messages; set appendonly yes",
+        ),
+    }
+}
+
+fn eviction(limit: &str, policy: &str) -> Finding {
+    match (limit, policy) {
+        ("0", "noeviction") => Finding::ok("memory", "no maxmemory, and nothing is evicted"),
+        (_, "noeviction") => Finding::ok("memory", "nothing is evicted; at maxmemory, messages are refused"),
+        ("0", _) => Finding::warning(
+            "memory",
+            format!("{policy} would evict messages if there were a maxmemory; set maxmemory-policy noeviction"),
+        ),
+        _ => Finding::error(
+            "memory",
+            format!("{policy} evicts messages and people when Redis is full; set maxmemory-policy noeviction"),
+        ),
+    }
+}
+
+/// The round trip, and how far the clocks are apart.
+fn time(connection: &mut Connection) -> Result<[Finding; 2], LinkError> {
+    let mut best: Option<(Duration, Duration)> = None;
+    for _ in 0..5 {
+        let (sent, before) = (Instant::now(), unix_time());
+        let reply = connection.ask(&cmd("TIME").get_packed_command())?;
+        let took = sent.elapsed();
+        let (seconds, micros) = <(String, String)>::from_redis_value(reply).unwrap_or_default();
+        let theirs = Duration::from_secs(seconds.parse().unwrap_or_default())
+            + Duration::from_micros(micros.parse().unwrap_or_default());
+        if best.is_none_or(|(fastest, _)| took < fastest) {
+            best = Some((took, theirs.abs_diff(before + took / 2)));
+        }
+    }
+    let (took, apart) = best.unwrap_or_default();
+    let trip = format!("{:.1} ms", took.as_secs_f64() * 1000.0);
+    Ok([
+        match took > FAR {
+            true => {
+                Finding::warning("round trip", format!("{trip}, which every message pays twice; bring Redis closer"))
+            }
+            false => Finding::ok("round trip", trip),
+        },
+        match apart > CLOCKS {
+            true => Finding::warning(
+                "clock",
+                format!("Redis's clock is {:.1} s off this machine's; set both by NTP", apart.as_secs_f64()),
+            ),
+            false => Finding::ok("clock", format!("{} ms apart", apart.as_millis())),
+        },
+    ])
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What the user may do. A command that is permitted may well fail otherwise: its key is not there.
+fn permissions(connection: &mut Connection) -> Result<Finding, LinkError> {
+    let mut refused = Vec::new();
+    for line in TRIED {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap_or_default();
+        let mut command = cmd(name);
+        for word in words {
+            command.arg(word);
+        }
+        if let Value::ServerError(error) = connection.ask(&command.get_packed_command())?
+            && matches!(error.code(), "NOPERM" | "READONLY" | "OOM" | "MISCONF")
+        {
+            refused.push(format!("{name} ({})", error.code()));
+        }
+    }
+    Ok(match refused.is_empty() {
+        true => Finding::ok("permissions", "the user may do all that is needed"),
+        false => Finding::error("permissions", format!("Redis refuses {}; see the user's ACL", refused.join(", "))),
+    })
+}

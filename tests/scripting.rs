@@ -1,0 +1,111 @@
+//! Runs the examples of docs/scripting.md as they stand there, against a real server.
+
+mod common;
+
+use common::client::has;
+use common::*;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const TOKEN: &str = "a-token-of-the-tests-1";
+
+/// The first block of this language below this heading.
+#[track_caller]
+fn example(heading: &str, language: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scripting.md");
+    let text = std::fs::read_to_string(path).expect("docs/scripting.md");
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let (_, block) = section.split_once(&format!("```{language}\n")).unwrap_or_else(|| panic!("no {language}"));
+    block.split_once("\n```").expect("it ends").0.to_owned()
+}
+
+/// A program that is ended with the test.
+struct Bot(Child);
+
+impl Drop for Bot {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn chat(instance: &Instance) -> String {
+    format!("http://{}", instance.addr)
+}
+
+#[test]
+fn the_deploy_notice_is_posted_once() {
+    let instance = Instance::start(&[("POST_TOKEN", TOKEN)]);
+    let mut ada = Client::join(instance.addr, "ops", "Ada");
+    // Debian's curl is older than --json.
+    let json = "--header 'Content-Type: application/json' --data";
+    let script = example("A deploy notice", "sh").replace("--json", json);
+    for _ in 0..2 {
+        let mut sh = Command::new("sh");
+        sh.args(["-euc", &script]).env("CHAT", chat(&instance)).env("ROOM", "ops");
+        let output = sh.env("POST_TOKEN", TOKEN).env("VERSION", "v1.2").output().expect("a shell");
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("\"id\""), "{output:?}");
+    }
+    let notice = ada.until("the notice", |frame| frame["type"] == "message");
+    assert_eq!((&notice["name"], &notice["text"]), (&json!("Deploy"), &json!("v1.2 is live")));
+    assert_eq!(http::get(instance.addr, "/r/ops/messages").text().lines().count(), 1);
+}
+
+#[test]
+fn the_bot_in_a_shell_answers() {
+    let instance = Instance::start(&[("POST_TOKEN", TOKEN)]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    ada.say("!time");
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &example("A bot in a shell", "sh")]).env("CHAT", chat(&instance)).env("ROOM", "tea");
+    let _bot = Bot(sh.env("POST_TOKEN", TOKEN).spawn().expect("a shell"));
+    // It does not answer what was said before it came, so it is asked until it is there.
+    let asked = poll("an answer", PATIENCE, || {
+        let asked = ada.say("!time")["id"].clone();
+        let answers = ada.take(std::time::Duration::from_millis(500));
+        answers.into_iter().find(|f| f["text"].as_str().is_some_and(|t| t.starts_with("It is "))).map(|_| asked)
+    });
+    assert!(asked.is_string());
+}
+
+#[test]
+fn the_bot_in_python_comes_back_misses_nothing_and_says_nothing_twice() {
+    let redis = Redis::durable();
+    let mut first = Instance::on(&redis, &[]);
+    let port = first.addr.port().to_string();
+    // A proxy is not needed: the second instance takes the first one's port.
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let mut bot = Command::new(python);
+    bot.args(["-"]).env("CHAT", chat(&first)).env("ROOM", "tea").stdin(Stdio::piped());
+    let mut bot = Bot(bot.spawn().expect("Python with websockets (tests/setup.sh)"));
+    bot.0
+        .stdin
+        .take()
+        .expect("it is piped")
+        .write_all(example("A bot in Python", "python").as_bytes())
+        .expect("Python");
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    poll_until("the bot is there", PATIENCE, || {
+        has(&ada.welcome["names"], "Echo") || {
+            ada = Client::back(first.addr, "tea", "Ada", &ada.secret.clone(), None);
+            has(&ada.welcome["names"], "Echo")
+        }
+    });
+    ada.say("!echo one");
+    ada.until("its echo", |frame| frame["text"] == "one" && frame["name"] == "Echo");
+
+    // Asked while it is away: it answers when it is back.
+    first.kill();
+    let other = Instance::on(&redis, &[]);
+    let mut ada = Client::back(other.addr, "tea", "Ada", &ada.secret.clone(), None);
+    ada.say("!echo two");
+    let second = Instance::on(&redis, &[("PORT", &port)]);
+    ada.until("its echo", |frame| frame["text"] == "two" && frame["name"] == "Echo");
+    ada.say("!echo three");
+    ada.until("its echo", |frame| frame["text"] == "three" && frame["name"] == "Echo");
+    let log = http::get(second.addr, "/r/tea/messages").text();
+    let said = |text: &str| log.lines().filter(|line| line.contains(&format!("\"text\":\"{text}\""))).count();
+    assert_eq!((said("one"), said("two"), said("three")), (1, 1, 1), "{log}");
+}
