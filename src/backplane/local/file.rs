@@ -50,7 +50,9 @@ impl fmt::Display for DataError {
             DataError::Newer { version, known } => {
                 write!(f, "it has version {version}, and this program knows versions up to {known}; use a newer one")
             }
-            DataError::Damaged(how) => write!(f, "it is damaged ({how}); restore a backup, or save what can be read (docs/storage.md)"),
+            DataError::Damaged(how) => {
+                write!(f, "it is damaged ({how}); restore a backup, or save what can be read (docs/storage.md)")
+            }
             DataError::Unusable(why) | DataError::Disk(why) => f.write_str(why),
         }
     }
