@@ -275,7 +275,6 @@ export class Timeline {
 
 	#toEnd() {
 		this.scroller.scrollTop = this.scroller.scrollHeight;
-		this.#top = this.scroller.scrollTop;
 	}
 
 	#draw() {
@@ -283,6 +282,7 @@ export class Timeline {
 		this.#scheduled = false;
 		const entries = this.#entries();
 		const wanted = new Set(entries.map(({ key }) => key));
+		const before = this.scroller.scrollTop;
 		const anchor = this.#pinned ? null : this.#anchor(wanted);
 		const bottom = anchor && boxOf(anchor).bottom;
 		for (const [key, row] of this.#rows) {
@@ -305,7 +305,8 @@ export class Timeline {
 		}
 		if (this.#pinned) this.#toEnd();
 		else if (anchor) this.scroller.scrollTop += boxOf(this.#rows.get(anchor.key)).bottom - bottom;
-		this.#top = this.scroller.scrollTop;
+		// Only what this has moved: the reader may have scrolled just now, and the event is still to come.
+		this.#top += this.scroller.scrollTop - before;
 		this.#labelJump();
 		// A tall screen that the window does not fill.
 		const isShort = this.scroller.scrollHeight < this.scroller.clientHeight * 1.2 && this.#to - this.#from < WINDOW;

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-wanted=${*:-redis-server sqlite3 prometheus curl jq chromium haproxy nginx caddy systemd openssl python3-venv fonts-dejavu-core
+wanted=${*:-redis-server sqlite3 prometheus curl jq chromium firefox-esr haproxy nginx caddy systemd openssl python3-venv fonts-dejavu-core
     fonts-inter fonts-noto-color-emoji}
 missing=
 for package in $wanted; do
