@@ -1,5 +1,4 @@
-// The parts of the conversation's page, and which part receives what. app.js loads this after the join form is on the
-// screen. Each part says at its head what it is for.
+// The parts of the page, and which receives what. app.js loads this once the join form is on the screen.
 
 import { MessageActions, roomActions } from './actions.js';
 import { Alerts } from './alerts.js';
@@ -9,12 +8,14 @@ import { Courier, WaitingList } from './outbox.js';
 import { People, Rooms } from './sidebar.js';
 import { Timeline } from './timeline.js';
 
+const READ_AFTER = 500;
 const LEFT_AFTER = 2500; // shown after a moment, so that a reload or a short cut shows nothing at all
 
 export class Chat {
 	#room = '';
 	#connection = { name: '', by: '' };
 	#leaving = new Map(); // name → timer
+	#read = null; // the id read last, not yet kept
 	#formerNames = new Set(); // of one's own: leaving one is no news
 
 	/** `app`: client, outbox, browser and tab (stores), go(room), isInAnotherTab(room, name), passphrase(). */
@@ -24,7 +25,7 @@ export class Chat {
 		const isCurrent = (room, name) => room === this.#room && name === this.#connection.name;
 		this.timeline = new Timeline($('scroller'), $('list'), $('jump'), {
 			loadOlder: (before) => this.#connection.history(before),
-			read: (id) => browser.set(`read.${this.#room}`, id),
+			read: (id) => this.#keepRead(id),
 			unread: (number, andMore) => this.alerts.unread(number, andMore),
 			everybody: () => this.people.index,
 		});
@@ -55,13 +56,17 @@ export class Chat {
 			this.#showPending();
 			if (this.#connection.state === 'joined') this.#connection.pump();
 		});
-		listen(window, 'pagehide', () => this.#keepDraft());
+		listen(window, 'pagehide', () => {
+			this.#keepDraft();
+			this.#writeRead();
+		});
 		listen(document, 'click', (event) => this.#followRoom(event));
 	}
 
 	/** The person goes to a room: everything of the last one is taken away. */
 	enter(room) {
 		this.#keepDraft();
+		this.#writeRead();
 		this.#room = room;
 		for (const timer of this.#leaving.values()) clearTimeout(timer);
 		this.#leaving.clear();
@@ -140,6 +145,17 @@ export class Chat {
 	#lastRead() {
 		const id = this.app.browser.get(`read.${this.#room}`, '');
 		return /^\d+-\d+$/.test(id) ? id : null;
+	}
+
+	/** Written at most once in a while: storage is slow, and messages may come fast. */
+	#keepRead(id) {
+		if (!this.#read) setTimeout(() => this.#writeRead(), READ_AFTER);
+		this.#read = id;
+	}
+
+	#writeRead() {
+		if (this.#read) this.app.browser.set(`read.${this.#room}`, this.#read);
+		this.#read = null;
 	}
 
 	/** A draft belongs to its tab; when the tab goes, the next one in this room may take it up. */

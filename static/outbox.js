@@ -112,8 +112,7 @@ export class Outbox {
 	}
 }
 
-/** Brings what waits for other rooms than the one on the screen: a connection for each, one at a time, for the time it
- * takes. */
+/** Brings what waits for other rooms: a connection for each, one at a time. */
 export class Courier {
 	#connection = null;
 	#notBefore = new Map(); // room and name → when to try again

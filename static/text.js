@@ -1,8 +1,8 @@
 // Turns what people wrote into DOM nodes, and names and identities into pictures. All of it goes through text nodes, never
 // through HTML: markup in a name or a message is just letters.
 //
-// Texts come from strangers, so every step is linear in the text's length, and one message makes a bounded number of
-// elements; what is beyond is shown as it was written.
+// Every step is linear in the text's length, and one message makes a bounded number of elements; what is beyond is shown
+// as it was written.
 
 import { button, element } from './base.js';
 
@@ -59,8 +59,7 @@ export const emojiOnly = (text) => text.length <= 40 && EMOJI.test(text);
 
 // --- mentions
 
-/** Names as `mentionAt` looks them up: in lower case, and the lengths that occur, longest first ("@Ada Lovelace" is not
- * "@Ada"). */
+/** Names in lower case, and the lengths that occur, longest first: "@Ada Lovelace" is not "@Ada". */
 export function nameIndex(names) {
 	const lower = new Set(Array.from(names, (name) => name.toLowerCase()));
 	const lengths = new Set(Array.from(lower, (name) => name.length));

@@ -1,6 +1,5 @@
-// The conversation on the screen. All loaded messages are in one sorted array; the page holds rows for a window of them
-// that follows the reader, so 5,000 cost the browser no more than 150. `#draw` compares the rows that should be there
-// with those that are and changes only the difference; what the reader looks at keeps its place.
+// The conversation on the screen. The page holds rows for a window of the log that follows the reader, so 5,000 messages
+// cost no more than 150. `#draw` changes only the rows that differ; what the reader looks at keeps its place.
 
 import { compareIds, listen } from './base.js';
 import { Log } from './log.js';

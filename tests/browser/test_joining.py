@@ -180,3 +180,15 @@ def test_a_new_private_room_cannot_be_guessed(visit, tasks, room):
         ada.joined()
         seen.add(ada.page.evaluate("location.pathname"))
     assert len(seen) == 3 and all(len(path) == len("/r/private-") + 24 for path in seen), seen
+
+
+def test_behind_a_proxy_that_logs_people_in_no_name_is_asked(visit, own, room):
+    task = own.task(USER_HEADER="Remote-User", TRUSTED_PROXIES="127.0.0.1/32")
+    link = own.link(task, rewrite=(b"\r\nHost: ", b"\r\nRemote-User: Grace\r\nHost: "))
+    grace = visit(link, room).joined()
+    expect(grace("#my-name")).to_have_text("Grace")
+    expect(grace("#rename")).to_be_hidden()
+    grace.say("logged in")
+    grace.sees("logged in")
+    grace.page.reload()
+    grace.joined()
