@@ -48,7 +48,7 @@ export function roomActions({ invite, newRoom, save }, on) {
 	});
 }
 
-/** The buttons of the message that is pointed at or has the focus; there is one set of them for the whole list. Arrow keys
+/** The buttons of the message that is pointed at or has the focus: one set for the whole list. Arrow keys
  * go from message to message, Escape back to the box. `on`: message(row) · reply(text) · retry(ref) · discard(ref) · box. */
 export class MessageActions {
 	#tools = element('div', 'tools', button('', 'Reply', { tool: 'reply' }), button('', 'Copy', { tool: 'copy' }));

@@ -1,5 +1,4 @@
-// Where the page starts: who one is, in which room, and the connection's state in words. The join form comes first; the
-// rest of the page is loaded meanwhile.
+// Where the page starts: who one is, in which room, and the connection's state in words. The join form comes first.
 
 import { $, BASE, Store, listen, pathOf, randomKey, roomAt } from './base.js';
 import { Connection } from './connection.js';
@@ -181,11 +180,12 @@ listen($('status'), 'click', ({ target }) => target.matches('button') && connect
 const tabs = new BroadcastChannel(`bobbin ${BASE}`);
 
 listen(tabs, 'message', ({ data }) => {
-	const isMe = connection?.state === 'joined' && data.room === room && data.name === connection.name;
-	if (data.asked && isMe) tabs.postMessage({ answered: data.asked });
+	// A courier must not take the place of a page that is on its way back.
+	const isHere = data.courier ? connection?.trying : connection?.state === 'joined';
+	if (data.asked && isHere && data.room === room && data.name === connection.name) tabs.postMessage({ answered: data.asked });
 });
 
-const isInAnotherTab = (inRoom, name) =>
+const isInAnotherTab = (inRoom, name, courier) =>
 	new Promise((resolve) => {
 		const asked = randomKey();
 		const heard = new AbortController();
@@ -194,7 +194,7 @@ const isInAnotherTab = (inRoom, name) =>
 			resolve(is);
 		};
 		listen(tabs, 'message', ({ data }) => data.answered === asked && done(true), { signal: heard.signal });
-		tabs.postMessage({ asked, room: inRoom, name });
+		tabs.postMessage({ asked, room: inRoom, name, courier });
 		setTimeout(done, 150, false);
 	});
 

@@ -1,9 +1,8 @@
 // The WebSocket's whole life: joining, coming back with the last id seen, noticing a dead line, and sending what waits in
 // the outbox. It knows nothing of the page: what happens goes to `handlers`.
 //
-// Two rules make it dependable. A message leaves the outbox only with its receipt or a final refusal; until then it is
-// sent again under the same `ref`. And only a room's oldest message is in flight, so the order of writing is the order of
-// arrival whatever is refused, lost or late.
+// A message leaves the outbox only with its receipt or a final refusal; until then it is sent again under the same `ref`.
+// Only a room's oldest message is in flight, so the order of writing is the order of arrival.
 
 import { BASE, compareIds, listen, refusalOf } from './base.js';
 

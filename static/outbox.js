@@ -150,7 +150,7 @@ export class Courier {
 			if (this.#connection || !this.on.isUp()) return;
 			const isDue = !(this.#notBefore.get(`${room} ${name}`) > Date.now());
 			if (!isDue || !this.#waiting(room, name) || this.on.isCurrent(room, name)) continue;
-			if (!(await this.on.isInAnotherTab(room, name)) && !this.#connection) this.#enter(room, name);
+			if (!(await this.on.isInAnotherTab(room, name, true)) && !this.#connection) this.#enter(room, name);
 		}
 	}
 

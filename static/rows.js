@@ -40,7 +40,7 @@ export function entriesOf(log, pending, view) {
 		entries.push({ kind, key, label, shape: label });
 		lead = true;
 	};
-	if (from === 0) line('edge', 'edge', edgeWords(log, view));
+	if (from === 0 && (log.hasMessages || !view.more)) line('edge', 'edge', edgeWords(log, view));
 	let last = from > log.items.length ? pending[from - log.items.length - 1] : log.messageBefore(from);
 	let marked = !lineAfter || (last && compareIds(last.id, lineAfter) > 0);
 	for (let i = from; i < to; i++) {
@@ -114,8 +114,7 @@ function head({ name, by, at, lead, own, state, delay }, me) {
 	return node;
 }
 
-/** Whether the Tab key stops at what is in a row. Only one row's links and buttons are stops, so that a page of links is
- * not a hundred of them. */
+/** Whether the Tab key stops at what is in a row: only at one row's, so that a page of links is not a hundred stops. */
 export function reachable(row, is) {
 	for (const node of row.querySelectorAll('a, pre, .copy, .unfold, .tools button')) node.tabIndex = is ? 0 : -1;
 }

@@ -55,16 +55,12 @@ def test_what_waits_survives_the_tab_and_goes_out_from_the_next_one(visit, own, 
     link = own.link(task)
     ada = visit(link, room, "Ada")
     bob = Talker(task, room, "Bob")
-    link.freeze()
+    link.cut()
     ada.say("before I close it")
     ada.sees("before I close it")
-    again = visit(task, f"{room}-b", beside=ada)  # the same browser
-    # Storage belongs to an origin, and the link has another port: so the next tab comes by the link, too.
     ada.page.close()
-    again.page.close()
-    link.thaw()
-    next_tab = visit(link, f"{room}-b", beside=ada)
-    next_tab.joined()
+    link.mend()
+    visit(link, f"{room}-b", beside=ada).joined()
     assert bob.next("message", 20)["text"] == "before I close it"
 
 

@@ -51,7 +51,7 @@ def test_changing_ones_name(visit, tasks, room):
 def test_the_passphrase(visit, own, room):
     task = own.task(PASSPHRASE="open sesame")
     ada = visit(task, room)
-    expect(ada("#passphrase")).to_be_hidden()
+    expect(ada("#passphrase")).to_be_visible()
     ada.join("Ada")
     expect(ada("#join-problem")).to_have_text("This chat asks for a passphrase.")
     expect(ada("#passphrase")).to_be_focused()
