@@ -83,6 +83,30 @@ fn a_disk_that_cannot_be_written_refuses_and_recovers() {
 }
 
 #[test]
+fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let instance = faulty.start(&[("DATA_FILE", &file.path())]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    ada.say("before");
+    faulty.set(-1, 0);
+    let held = ada.post("under way");
+    let key = poll("a message is refused at once", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(300)); // within the rate limit
+        let key = ada.post("refused");
+        ada.take(Duration::from_millis(500)).iter().any(|f| f["ref"] == key.as_str()).then_some(key)
+    });
+    let ready = get(instance.addr, "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("disk"), "{}", ready.text());
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    faulty.set(0, 0);
+    assert_eq!(ada.hear("under way")["ref"], held.as_str());
+    poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    ada.say("it is back");
+    ada.never("the refused message", |f| f["type"] == "message" && f["ref"] == key.as_str());
+}
+
+#[test]
 fn a_file_that_may_not_grow_refuses_and_recovers() {
     let file = DataFile::new();
     let mut command = Command::new("prlimit");

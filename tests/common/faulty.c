@@ -1,7 +1,8 @@
 /* Makes a process's disk or wall clock misbehave, through LD_PRELOAD: what no test could do to real ones without root.
  *
  * The file named by FAULTY holds one line, read anew for every call: an errno that writing, syncing and growing a data
- * file (a path that contains "/chat.db") fails with, 0 for none, and seconds that the wall clock is ahead.
+ * file (a path that contains "/chat.db") fails with, 0 for none, -1 for calls that hang until that changes; and seconds
+ * that the wall clock is ahead.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -41,8 +42,12 @@ static int fails(int file)
     if (length < 0) return 0;
     path[length] = 0;
     if (!strstr(path, "/chat.db")) return 0;
+    while (error < 0) {
+        usleep(10000);
+        orders(&error, &ahead);
+    }
     errno = (int)error;
-    return 1;
+    return error != 0;
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))

@@ -34,12 +34,21 @@ use crate::threads;
 const QUEUE: usize = 1024;
 /// How long a session waits for its place in the queue, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Why nothing is kept once a commit takes longer than that.
+const STALLED: &str = "the disk does not answer";
 
 /// The handle that sessions hold. When the last one is dropped, the thread ends.
 pub struct Local {
     commands: Sender<Command>,
     listener: EventSink,
-    health: Arc<Mutex<Health>>,
+    condition: Arc<Mutex<Condition>>,
+}
+
+/// How the thread is, for the handle.
+struct Condition {
+    health: Health,
+    /// Since when it waits for the disk.
+    waits: Option<Instant>,
 }
 
 /// How much is kept.
@@ -98,13 +107,13 @@ impl Local {
     /// The file can't be used, or no thread can be started.
     pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
         let (commands, inbox) = bounded(QUEUE);
-        let health = Arc::new(Mutex::new(Ok(())));
+        let condition = Arc::new(Mutex::new(Condition { health: Ok(()), waits: None }));
         let store = Store::open(file, limits.retention)?;
-        let rooms = Rooms::new(store, limits, listener.clone(), health.clone())?;
+        let rooms = Rooms::new(store, limits, listener.clone(), condition.clone())?;
         log::info!("{}", rooms.describe());
         threads::spawn_critical("local", move || rooms.serve(&inbox))
             .map_err(|error| DataError::Unusable(error.to_string()))?;
-        Ok(Local { commands, listener, health })
+        Ok(Local { commands, listener, condition })
     }
 
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unavailable> {
@@ -132,7 +141,8 @@ impl Backplane for Local {
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
         let since = Instant::now();
         let command = Command::Say { seat: seat.clone(), body, reference: reference.clone(), since };
-        if self.commands.send_timeout(command, PATIENCE).is_err() {
+        // A disk that hangs holds what is queued already; what comes then is refused at once.
+        if self.health().is_err_and(|why| why == STALLED) || self.commands.send_timeout(command, PATIENCE).is_err() {
             (self.listener)(Event::Refused { session: seat.session, reference });
         }
     }
@@ -161,7 +171,11 @@ impl Backplane for Local {
     }
 
     fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        match condition.waits {
+            Some(since) if since.elapsed() > PATIENCE => Err(STALLED.to_owned()),
+            _ => condition.health.clone(),
+        }
     }
 
     fn queue(&self) -> (usize, Duration) {

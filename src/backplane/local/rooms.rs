@@ -6,7 +6,7 @@
 //! many readers.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use super::pages::Wanted;
 use super::people::Person;
 use super::room_log::{self, Draft, Kept, Log};
 use super::store::Store;
-use super::{Command, Limits, clock};
+use super::{Command, Condition, Limits, clock};
 use crate::backplane::admin::Bans;
-use crate::backplane::{Event, EventSink, Health, JoinError, Room, SessionId, Unavailable};
+use crate::backplane::{Event, EventSink, JoinError, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};
 
 /// Commands that share a transaction.
@@ -35,7 +35,7 @@ pub struct Rooms {
     pub limits: Limits,
     pub listener: EventSink,
     /// For the handle.
-    pub health: Arc<Mutex<Health>>,
+    pub condition: Arc<Mutex<Condition>>,
     pub rooms: HashMap<Room, LocalRoom>,
     /// Leases that end, in that order.
     pub lapsing: VecDeque<(Instant, Room, Arc<str>)>,
@@ -98,12 +98,12 @@ impl Rooms {
         store: Store,
         limits: Limits,
         listener: EventSink,
-        health: Arc<Mutex<Health>>,
+        condition: Arc<Mutex<Condition>>,
     ) -> rusqlite::Result<Rooms> {
         let mut rooms = Rooms {
             limits,
             listener,
-            health,
+            condition,
             rooms: HashMap::new(),
             lapsing: VecDeque::new(),
             changes: 0,
@@ -258,7 +258,9 @@ impl Rooms {
             room.is_dirty = false;
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
         }
+        self.condition().waits = Some(Instant::now());
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
+        self.condition().waits = None;
         if !is_kept {
             self.seats_are_behind = true;
             self.reload(dirty.iter().map(|name| &**name));
@@ -293,11 +295,14 @@ impl Rooms {
         }
     }
 
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the handle and the clients when the store went down or came back.
     fn report(&self) {
         let health = self.store.health();
-        let before =
-            std::mem::replace(&mut *self.health.lock().unwrap_or_else(PoisonError::into_inner), health.clone());
+        let before = std::mem::replace(&mut self.condition().health, health.clone());
         if health.is_ok() == before.is_ok() {
             return;
         }
