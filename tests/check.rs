@@ -137,6 +137,13 @@ fn redis_is_looked_at_and_left_alone() {
     let (_, lines) = check(&[("REDIS_ENDPOINT", &endpoint), ("REDIS_PASSWORD", "wrong")]);
     finds(&lines, "error redis", "REDIS_PASSWORD");
     assert!(lines.iter().all(|line| !line.contains("wrong")), "{lines:?}");
+
+    // The user of docs/redis.md may do all.
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
+    let docs = fs::read_to_string(docs).expect("docs/redis.md");
+    let user = docs.lines().find(|line| line.starts_with("ACL SETUSER bobbin ")).expect("the user");
+    let _: () = redis.cmd(&user.replace("on >PASSWORD", "reset on >open"));
+    finds(&check(&[("REDIS_ENDPOINT", &endpoint), ("REDIS_PASSWORD", "open")]).1, "ok permissions", "");
 }
 
 #[test]

@@ -272,6 +272,30 @@ fn the_log_is_behind_the_passphrase() {
 }
 
 #[test]
+fn where_a_proxy_names_the_user_the_log_is_for_users_and_for_the_host() {
+    let proxy = [("TRUSTED_PROXIES", "127.0.0.1"), ("USER_HEADER", "Remote-User")];
+    let server = Instance::start(&[&proxy[..], &[("POST_TOKEN", TOKEN), ("ADMIN_TOKEN", TOKEN)]].concat());
+    say(server.addr, "hi");
+    let read = |headers: &str| request(server.addr, "GET", MESSAGES, headers);
+    refused(&read(""), 401);
+    refused(&read(&bearer("another-token-of-tests")), 401);
+    assert_eq!(texts(&read("Remote-User: ada\r\n")), ["hi"]);
+    assert_eq!(texts(&read(&bearer(TOKEN))), ["hi"]);
+}
+
+#[test]
+fn no_answer_says_which_version_this_is() {
+    let server = Instance::start(&[]);
+    let missing = request(server.addr, "POST", "/nowhere", "");
+    let paths = ["/", "/r/tea", "/healthz", "/readyz", "/nowhere", "/ws/tea", MESSAGES, "/admin/rooms"];
+    let answers = paths.map(|path| get(server.addr, path)).into_iter().chain([missing]);
+    for answer in answers {
+        let all = format!("{:?} {}", answer.headers, answer.text());
+        assert!(!all.contains(env!("CARGO_PKG_VERSION")), "{all}");
+    }
+}
+
+#[test]
 fn without_redis_a_post_is_told_to_come_again() {
     let mut redis = Redis::start();
     let server = Instance::on(&redis, &[("POST_TOKEN", TOKEN)]);

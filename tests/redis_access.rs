@@ -117,3 +117,61 @@ fn a_redis_with_tls_and_a_password_comes_and_goes() {
     });
     bob.hear("again");
 }
+
+/// The user that docs/redis.md gives Bobbin, with a password in its place.
+fn documented_user() -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md");
+    let text = std::fs::read_to_string(path).expect("docs/redis.md");
+    let line = text.lines().find(|line| line.starts_with("ACL SETUSER bobbin ")).expect("the user");
+    line.replace("PASSWORD", "open")
+}
+
+#[test]
+fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
+    let redis = Redis::durable();
+    let _: () = redis.cmd(&documented_user());
+    let endpoint = format!("redis://bobbin@{}/2", redis.endpoint());
+    let token = "a-token-of-the-tests-1";
+    let settings = [
+        ("REDIS_ENDPOINT", endpoint.as_str()),
+        ("REDIS_PASSWORD", "open"),
+        ("ADMIN_TOKEN", token),
+        ("POST_TOKEN", token),
+    ];
+    let (one, two) = (Task::start(&settings), Task::start(&settings));
+    for instance in [&one, &two] {
+        poll_until("ready", PATIENCE, || http::get(instance.addr, "/readyz").status == 200);
+    }
+    let mut ada = Client::join(one.addr, "tea", "Ada");
+    let mut bob = Client::join(two.addr, "tea", "Bob");
+    let id = ada.say("hi")["id"].as_str().expect("an id").to_owned();
+    bob.hear("hi");
+    bob.send(json!({"type": "typing", "active": true}));
+    bob.send(json!({"type": "history", "before": id}));
+    bob.expect("history");
+    let (name, secret) = ("Bob", bob.secret.clone());
+    bob.cut();
+    let bob = Client::back(one.addr, "tea", name, &secret, Some(&id));
+    let by = bob.welcome["by"].as_str().expect("a mark").to_owned();
+    let authorization = format!("Authorization: Bearer {token}\r\nContent-Length: 0\r\n");
+    let ask = |method: &str, path: &str| http::request(two.addr, method, path, &authorization).status;
+    assert_eq!((ask("GET", "/admin/rooms"), ask("GET", "/admin/rooms/tea")), (200, 200));
+    assert_eq!(ask("DELETE", &format!("/admin/rooms/tea/messages/{id}")), 200);
+    assert_eq!(ask("DELETE", &format!("/admin/rooms/tea/messages?by={by}")), 200);
+    assert_eq!(ask("DELETE", "/admin/rooms/tea/messages"), 200);
+    assert_eq!((ask("GET", "/admin/bans"), ask("DELETE", "/admin/bans/192.0.2.7")), (200, 404));
+    assert_eq!(http::get(two.addr, "/r/tea/messages?after=0-0").status, 200);
+    bob.leave();
+    ada.see_leave("Bob");
+    // Two heartbeats, which renew leases and trim the log.
+    holds("nothing is refused", std::time::Duration::from_secs(7), || !one.log().contains("refused"));
+    for instance in [&one, &two] {
+        let log = instance.log();
+        assert!(!log.contains("NOPERM") && !log.contains("refused") && !log.contains("WARN"), "{log}");
+    }
+    // It may do nothing to what is not Bobbin's.
+    let mut cli = std::process::Command::new("redis-cli");
+    cli.args(["-p", &redis.port.to_string(), "--user", "bobbin", "--pass", "open", "--no-auth-warning"]);
+    let output = cli.args(["SET", "theirs", "x"]).output().expect("redis-cli");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("NOPERM"), "{output:?}");
+}

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tungstenite::http::{Method, Request, header};
 
+use super::auth;
 use super::connection::Peer;
 use super::pages::Answer;
 use crate::app::App;
@@ -40,7 +41,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
         })?;
     }
     let user = user(request, peer, app);
-    if access.user_header.is_some() && user.is_none() && !is_open(request) {
+    if access.user_header.is_some() && user.is_none() && !is_open(request, app) {
         return Err(Answer::refusal(401, "the proxy before this server did not say who you are"));
     }
     Ok(Visitor { address, account, user })
@@ -52,10 +53,10 @@ fn is_probe(path: &str) -> bool {
 }
 
 /// Whether a request needs no user: probes, and what has a token of its own.
-fn is_open(request: &Request<()>) -> bool {
+fn is_open(request: &Request<()>, app: &App) -> bool {
     let path = request.uri().path();
-    let token = request.headers().contains_key(header::AUTHORIZATION);
-    is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || (token && *request.method() == Method::POST)
+    let posts = *request.method() == Method::POST && request.headers().contains_key(header::AUTHORIZATION);
+    is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_host(request, app)
 }
 
 /// The user's name as the proxy gives it, from a peer that was named as a proxy. One that is too long to be shown is

@@ -396,7 +396,9 @@ impl Client {
             }
             Ok(Message::Pong(_)) => self.pongs += 1,
             Ok(_) => {}
-            Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(Error::Io(e))
+                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+            {
                 return false;
             }
             Err(e) => {

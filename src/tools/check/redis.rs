@@ -44,7 +44,6 @@ const TRIED: &[&str] = &[
     "ZSCORE bobbin:{check}:here x",
     "ZRANGEBYSCORE bobbin:{check}:here 0 1",
     "SCAN 0 MATCH bobbin:{*} COUNT 1",
-    "SCRIPT EXISTS 0000000000000000000000000000000000000000",
     "EVALSHA 0000000000000000000000000000000000000000 0",
     "PUBLISH bobbin:check x",
     "SUBSCRIBE bobbin:check",
