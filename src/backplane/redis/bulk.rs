@@ -1,6 +1,7 @@
 //! Bulk reads: welcome pages, histories and refills go over connections of their own, so that a message or a lease never
 //! waits behind somebody's page. Few are under way at a time, since Redis does one thing at a time whatever the connection.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,14 @@ pub struct Bulk {
     turns: (Sender<()>, Receiver<()>),
     /// Connections that nobody uses, and since when; the last used is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
+    /// Counts the main connection's ends: a read that was begun before one may be of another server, which lags behind.
+    generation: AtomicU64,
 }
 
 impl Bulk {
     /// No connection yet.
     pub fn new(server: Server, commands: Arc<Commands>) -> Bulk {
-        Bulk { server, commands, turns: bounded(CONNECTIONS), idle: Mutex::default() }
+        Bulk { server, commands, turns: bounded(CONNECTIONS), idle: Mutex::default(), generation: AtomicU64::new(0) }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
@@ -40,6 +43,12 @@ impl Bulk {
     /// Closes connections that were not used lately.
     pub fn close_idle(&self) {
         self.idle().retain(|(since, _)| since.elapsed() < IDLE_TIME);
+    }
+
+    /// The main connection has ended, and the next one may lead to another server: these connections must not outlive it.
+    pub fn forget(&self) {
+        self.generation.fetch_add(1, SeqCst);
+        self.idle().clear();
     }
 
     /// Sends commands together and reads their replies; waits for its turn until `deadline`.
@@ -54,6 +63,7 @@ impl Bulk {
     }
 
     fn exchange(&self, commands: &[Vec<u8>]) -> Result<Vec<Reply>, LinkError> {
+        let generation = self.generation.load(SeqCst);
         let idle = self.idle().pop();
         // One that was idle may have been closed meanwhile, which is not known before it is used.
         let used = idle.map(|(_, connection)| exchange(connection, commands)).and_then(Result::ok);
@@ -65,7 +75,11 @@ impl Bulk {
             self.load(&mut connection)?;
             (connection, replies) = exchange(connection, commands)?;
         }
-        self.idle().push((Instant::now(), connection));
+        let mut idle = self.idle();
+        if self.generation.load(SeqCst) != generation {
+            return Err(LinkError::Unsuitable("the main connection ended meanwhile".to_owned()));
+        }
+        idle.push((Instant::now(), connection));
         Ok(replies)
     }
 

@@ -170,7 +170,7 @@ impl Server {
                 return Err(too_old(&format!("does not know HELLO 3 ({:?})", error.details())));
             }
             Value::ServerError(error) => return Err(LinkError::Refused("HELLO", error)),
-            reply => check_version(&reply)?,
+            reply => check_server(&reply)?,
         }
         if self.database != 0 {
             let select = cmd("SELECT").arg(self.database).get_packed_command();
@@ -212,12 +212,19 @@ fn too_old(what: &str) -> LinkError {
     LinkError::Unsuitable(format!("Redis {major}.{minor} or newer is required (Valkey serves too); this one {what}"))
 }
 
-/// `HELLO` answers with a map that names the server and its version.
-fn check_version(hello: &Value) -> Result<(), LinkError> {
+/// `HELLO` answers with a map that names the server's version and its role. A replica refuses to write and lags behind: after a
+/// failover it is what an old address still leads to.
+fn check_server(hello: &Value) -> Result<(), LinkError> {
     let Value::Map(fields) = hello else { return Err(too_old("does not answer HELLO with a map")) };
-    let is_version = |key: &Value| String::from_redis_value_ref(key).is_ok_and(|key| key == "version");
-    let version = fields.iter().find(|(key, _)| is_version(key)).map(|(_, version)| version);
-    let version = version.and_then(|v| String::from_redis_value_ref(v).ok()).unwrap_or_default();
+    let field = |name: &str| {
+        let text = |value: &Value| String::from_redis_value_ref(value).ok();
+        let found = fields.iter().find(|(key, _)| text(key).as_deref() == Some(name));
+        found.and_then(|(_, value)| text(value)).unwrap_or_default()
+    };
+    if field("role") == "replica" {
+        return Err(LinkError::Unsuitable("this Redis is a replica, which refuses to write".to_owned()));
+    }
+    let version = field("version");
     let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if found < OLDEST_VERSION { Err(too_old(&format!("is {version}"))) } else { Ok(()) }
@@ -247,18 +254,26 @@ fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>, LinkError
 mod tests {
     use super::*;
 
+    fn hello(version: &str, role: &str) -> Value {
+        let text = |text: &str| Value::BulkString(text.into());
+        Value::Map(vec![(text("server"), text("redis")), (text("version"), text(version)), (text("role"), text(role))])
+    }
+
+    #[test]
+    fn a_replica_is_not_taken_for_a_primary() {
+        let why = check_server(&hello("7.0.15", "replica")).expect_err("a replica").to_string();
+        assert!(why.contains("replica"), "{why}");
+    }
+
     #[test]
     fn old_servers_are_refused_by_their_version() {
-        let hello = |version: &str| {
-            let text = |text: &str| Value::BulkString(text.into());
-            Value::Map(vec![(text("server"), text("redis")), (text("version"), text(version))])
-        };
+        let hello = |version: &str| hello(version, "master");
         for (version, right) in [("7.0.15", true), ("6.2.0", true), ("8.1", true), ("6.0.16", false), ("x", false)] {
-            let checked = check_version(&hello(version));
+            let checked = check_server(&hello(version));
             assert_eq!(checked.is_ok(), right, "{version}");
         }
-        let why = check_version(&hello("6.0.16")).expect_err("too old").to_string();
+        let why = check_server(&hello("6.0.16")).expect_err("too old").to_string();
         assert!(why.contains("6.2") && why.contains("6.0.16"), "{why}");
-        assert!(check_version(&Value::Okay).is_err());
+        assert!(check_server(&Value::Okay).is_err());
     }
 }

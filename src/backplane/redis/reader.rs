@@ -70,6 +70,7 @@ impl Reader {
             let started = Instant::now();
             let Err(lost) = self.serve();
             self.core.pipeline.disconnect();
+            self.core.bulk.forget();
             self.core.health.set_down(lost.to_string());
             std::thread::sleep(backoff.next(started.elapsed()));
         }

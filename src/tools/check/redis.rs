@@ -66,7 +66,7 @@ pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
 fn remedy(error: &LinkError) -> &'static str {
     match error {
         LinkError::Refused(..) => "see REDIS_PASSWORD, and the user in REDIS_ENDPOINT",
-        LinkError::Unsuitable(_) => "use a newer Redis, or Valkey",
+        LinkError::Unsuitable(_) => "use the primary of a newer Redis, or of Valkey",
         _ => "is it running, and does a firewall let this machine through? See REDIS_ENDPOINT and REDIS_TLS",
     }
 }
