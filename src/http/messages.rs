@@ -93,6 +93,8 @@ pub(super) fn keep(
     let kept = app.backplane.post(room, &poster.by, body, reference);
     let (id, _) = kept.map_err(|Unavailable| unavailable("the message could not be kept; try again"))?;
     app.metrics.messages.inc();
+    // This instance may have nobody in the room, and then gets no event of it.
+    app.polls.ring(room);
     let answer = serde_json::json!({ "id": id, "by": &*poster.by });
     Ok(Answer::new(201, JSON, format!("{answer}\n").into_bytes()))
 }
