@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::site::Site;
 
-/// See the module.
+/// Shared by all connections' threads.
 pub struct App {
     /// As the process was started.
     pub settings: Settings,

@@ -1,11 +1,11 @@
 //! Bobbin: a realtime chat server that a person can read in an afternoon.
 //!
-//! No async runtime. One OS thread a connection, a few lanes that write to all sockets, Redis between any number of
-//! copies, one port, one binary with the page inside. It is not a framework and not a message broker: it keeps rooms,
-//! people and messages, and the six promises of its wire contract (see the README).
+//! No async runtime. One OS thread per connection, a few lanes that write to all sockets, Redis between any number of
+//! instances, one port, one binary with the page inside. It is not a framework and not a message broker: it keeps rooms,
+//! people and messages, and the six promises of its wire contract, `docs/protocol.md`.
 //!
-//! The way of a message: [`session`] reads it and hands it to the [`backplane`]; that keeps it and tells all tasks;
-//! each instance's [`fanout`] writes it to the sessions of that room. The modules stand in the order in which a newcomer
+//! The way of a message: [`session`] reads it and hands it to the [`backplane`], which keeps it and publishes it to all
+//! instances; each instance's [`fanout`] writes it to the sessions of that room. The modules stand in the order in which a newcomer
 //! should read them; each uses only those below it.
 
 #![forbid(unsafe_code)]

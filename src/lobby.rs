@@ -15,7 +15,7 @@ const SHARE: usize = 4;
 /// At the cap, a WebSocket that has not joined is given this long before it makes place for another.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// The connections that have not joined, the one silent longest first.
 pub struct Lobby {
     places: usize,
     waiting: Mutex<Waiting>,

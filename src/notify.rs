@@ -1,5 +1,5 @@
 //! Reports "ready" and "stopping" to systemd, when it started this process as a service with `Type=notify`. Nothing
-//! here waits, and nothing depends on the outcome: without systemd there is nobody to tell, and that is no error.
+//! here waits, and nothing depends on the outcome: without systemd there is nobody to notify, and that is no error.
 //!
 //! The protocol is one datagram of `KEY=value` lines to the socket that `NOTIFY_SOCKET` names, see sd_notify(3).
 

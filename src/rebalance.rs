@@ -1,31 +1,32 @@
-//! Rebalancing: a task that holds more than its share asks some sessions to go, so that a scale-out takes load from the
-//! tasks that have it. Sockets stay where they are otherwise, and the average looks fine while the first tasks burn.
+//! Rebalancing: an instance that holds more than its share asks some sessions to reconnect, so that a scale-out takes load
+//! from the instances that have it. Otherwise sockets stay where they are, and the average looks fine while the first
+//! instances are overloaded.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
 
-/// How often the tasks count their sessions.
-const LOAD_REPORT: Duration = Duration::from_secs(3);
-/// It starts over this many times the average, if that is at least [`MIN_SURPLUS`] more, and goes on to the average.
+/// How often the instances exchange their numbers of sessions.
+const REPORT_EVERY: Duration = Duration::from_secs(3);
+/// It starts at this many times the average, if that is at least [`MIN_SURPLUS`] more, and goes on down to the average.
 const START: f64 = 1.5;
-/// Fewer sessions too many are not worth anybody's reconnect.
+/// A smaller surplus is not worth anybody's reconnect.
 const MIN_SURPLUS: u64 = 200;
 
 /// What the main thread keeps between two looks.
 pub struct Rebalancing {
-    /// Sessions a second; 0: off.
+    /// Sessions per second; 0: off.
     rate: u32,
-    next_census: Instant,
-    /// How many sessions are still to go.
+    next_report: Instant,
+    /// Sessions that are still to be asked.
     surplus: u64,
 }
 
 impl Rebalancing {
-    /// At most `rate` sessions a second; 0 is off.
+    /// At most `rate` sessions per second; 0 is off.
     pub fn new(rate: u32) -> Rebalancing {
-        Rebalancing { rate, next_census: Instant::now() + LOAD_REPORT, surplus: 0 }
+        Rebalancing { rate, next_report: Instant::now() + REPORT_EVERY, surplus: 0 }
     }
 
     /// To be called once a second.
@@ -34,14 +35,14 @@ impl Rebalancing {
             return;
         }
         let now = Instant::now();
-        if now >= self.next_census {
-            self.next_census = now + LOAD_REPORT;
+        if now >= self.next_report {
+            self.next_report = now + REPORT_EVERY;
             let own = app.sessions.taken() as u64;
             let counted = app.backplane.load_report(own);
             let going_on = self.surplus > 0;
-            self.surplus = counted.map_or(0, |(tasks, sessions)| surplus(own, tasks, sessions, going_on));
+            self.surplus = counted.map_or(0, |(instances, sessions)| surplus(own, instances, sessions, going_on));
             if self.surplus > 0 && !going_on {
-                log::info!("rebalancing {} of {own} sessions, {} a second", self.surplus, self.rate);
+                log::info!("rebalancing {} of {own} sessions, {} per second", self.surplus, self.rate);
             }
         }
         let some = self.surplus.min(u64::from(self.rate));
@@ -52,9 +53,9 @@ impl Rebalancing {
     }
 }
 
-/// How many of its own sessions a task has too many.
-fn surplus(own: u64, tasks: u64, sessions: u64, going_on: bool) -> u64 {
-    let average = sessions / tasks.max(1);
+/// The number of sessions that an instance has beyond its share.
+fn surplus(own: u64, instances: u64, sessions: u64, going_on: bool) -> u64 {
+    let average = sessions / instances.max(1);
     let over = own.saturating_sub(average);
     let starts = own as f64 > START * average as f64 && over >= MIN_SURPLUS;
     if starts || going_on { over } else { 0 }
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn only_a_large_surplus_starts_it_and_it_goes_on_to_the_average() {
-        for (own, tasks, sessions, going_on, expected) in [
+        for (own, instances, sessions, going_on, expected) in [
             (500, 4, 1000, false, 250),
             (300, 4, 1000, false, 0),
             (300, 4, 1000, true, 50),
@@ -75,7 +76,7 @@ mod tests {
             (1000, 1, 1000, false, 0),
             (5, 0, 0, false, 0),
         ] {
-            assert_eq!(surplus(own, tasks, sessions, going_on), expected, "{own} of {sessions} on {tasks}");
+            assert_eq!(surplus(own, instances, sessions, going_on), expected, "{own} of {sessions} on {instances}");
         }
     }
 }

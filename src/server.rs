@@ -41,8 +41,8 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 const MAX_POLLS: usize = limits::MAX_SPARE_STACKS / 2;
 /// How often the main thread looks at what is to be done.
 const TICK: Duration = Duration::from_secs(1);
-/// What part of `DRAIN_SECONDS` the goodbyes are spread over; the rest is for the last to be answered.
-const GOODBYES: f64 = 0.75;
+/// The part of `DRAIN_SECONDS` over which the closing of sessions is spread; the rest is for the last ones to answer.
+const CLOSING_SHARE: f64 = 0.75;
 /// How long after `DRAIN_SECONDS` sessions that do not end are waited for.
 const DRAIN_GRACE: Duration = Duration::from_secs(6);
 /// How long the backplane may take to finish.
@@ -214,7 +214,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     loop {
         match signals.recv_timeout(TICK) {
             Ok(signal) => return signal,
-            // The signals' thread is vital, so this never happens.
+            // The signals' thread is critical, so this never happens.
             Err(RecvTimeoutError::Disconnected) => return SIGTERM,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -223,20 +223,20 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
             && Instant::now() >= next_line
         {
             next_line += EMF_PERIOD;
-            emf.tell(&app.metrics);
+            emf.report(&app.metrics);
         }
     }
 }
 
-/// Ends in order: no new sessions, goodbye to all, leases at their full length, the queue sent. SIGINT, from a person
-/// at a terminal, does not spread the goodbyes. A second signal ends at once.
+/// Ends in order: no new sessions, all are closed, leases at their full length, the queue sent. SIGINT, from a person
+/// at a terminal, does not spread the closing. A second signal ends at once.
 fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     let time = if signal == SIGINT { Duration::ZERO } else { app.settings.drain };
     let sessions = app.sessions.taken();
     log::info!("draining {sessions} sessions over {} s; a second signal ends at once", time.as_secs());
     notify::stopping(sessions, time.as_secs());
     app.draining.store(true, Relaxed);
-    app.lanes.drain(time.mul_f64(GOODBYES));
+    app.lanes.drain(time.mul_f64(CLOSING_SHARE));
     app.polls.ring_all();
     let deadline = Instant::now() + time + DRAIN_GRACE;
     while app.sessions.taken() + app.polls.waiting() > 0 && Instant::now() < deadline {
@@ -249,9 +249,9 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     log::info!("ended in order");
 }
 
-/// Asks the server at this address whether it lives: `--healthcheck`.
+/// Whether the server at this address answers `/healthz`: for `--healthcheck`.
 pub fn is_healthy(address: SocketAddr) -> bool {
-    let ask = || -> io::Result<bool> {
+    let request = || -> io::Result<bool> {
         let mut socket = TcpStream::connect_timeout(&address, HEALTH_TIME)?;
         socket.set_read_timeout(Some(HEALTH_TIME))?;
         socket.set_write_timeout(Some(HEALTH_TIME))?;
@@ -260,5 +260,5 @@ pub fn is_healthy(address: SocketAddr) -> bool {
         socket.read_exact(&mut status)?;
         Ok(&status == b"HTTP/1.1 200")
     };
-    ask().unwrap_or(false)
+    request().unwrap_or(false)
 }

@@ -233,7 +233,7 @@ fn deflate(bytes: &[u8], end: FlushCompress) -> Vec<u8> {
     out
 }
 
-/// What the page's form says about the chat, as attributes: who may come in, and how long messages stay.
+/// What the page's form shows about the chat, as attributes: who may come in, and how long messages stay.
 fn html_element(settings: &Settings) -> String {
     let access = match &settings.access.user_header {
         Some(_) => "user",

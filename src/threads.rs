@@ -1,6 +1,6 @@
 //! How threads are started: named, with a rule for what their panic means, and with little stack.
 //!
-//! A session's panic ends that session alone. Any other thread is vital: without it the process would go on in a
+//! A session's panic ends that session alone. Any other thread is critical: without it the process would go on in a
 //! state that nobody thought through, so it ends, and whoever runs it starts it anew.
 
 use std::io;
@@ -17,7 +17,7 @@ const INTERNAL_ERROR: i32 = 70;
 /// (`--show-stack-usage=yes`): 11 KiB in a release build, 20 KiB in a debug build (`history`), and 4.4 KiB for glibc on
 /// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
 ///
-/// What is touched are two pages, 8 KiB: that is enough to sleep and to hear a message. Functions that are not inlined,
+/// What is touched are two pages, 8 KiB: that is enough to sleep and to handle a message. Functions that are not inlined,
 /// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`on_temporary_stack`].
 const STACK: usize = 64 * 1024;
 /// What a thread gets that nobody has given a size.

@@ -13,7 +13,7 @@ fn rank(message: &Value) -> (u64, u64) {
     (ms.parse().expect("a number"), seq.parse().expect("a number"))
 }
 
-/// A Redis and so many tasks on it. (The tasks are dropped before it.)
+/// A Redis and this number of instances on it. (The tasks are dropped before it.)
 fn tasks(count: usize, settings: &[(&str, &str)]) -> (Vec<Task>, Redis) {
     let redis = Redis::start();
     let tasks = (0..count).map(|_| Task::on(&redis, settings)).collect();

@@ -68,6 +68,26 @@ fn the_map_names_every_module() {
     }
 }
 
+/// `lib.rs` declares the modules in reading order, and each may use only those below it.
+#[test]
+fn imports_point_down_the_map() {
+    let map = read("src/lib.rs");
+    let order: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let place = |module: &str| order.iter().position(|other| *other == module);
+    for path in files("src", &["rs"]) {
+        let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("below src");
+        let own = inside.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
+        let Some(from) = place(&own) else { continue };
+        for line in read(&path).lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let up = place(&used).is_some_and(|to| to < from);
+                assert!(!up, "{}: {own} uses {used}, which is above it: {line}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn there_is_no_async_anywhere() {
     let lock = read("Cargo.lock");

@@ -25,7 +25,7 @@ pub struct RoomSummary {
     pub people: u64,
     /// How many messages its log has.
     pub messages: u64,
-    /// When the newest one was said, in Unix milliseconds.
+    /// The time of the newest one, in Unix milliseconds.
     pub last_activity: Option<u64>,
 }
 
@@ -144,7 +144,7 @@ pub trait Admin {
 /// Ids that one `removed` frame holds.
 const IDS_PER_FRAME: usize = 500;
 
-/// The frames that tell a room what was removed from it: by id, or all up to the newest.
+/// The frames that announce what was removed from a room: by id, or all up to the newest.
 pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
     let frame = |ids, upto| protocol::text_frame(protocol::json(&ServerFrame::Removed { ids, upto }));
     match (removal, removed.iter().max()) {

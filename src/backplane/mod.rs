@@ -1,7 +1,7 @@
-//! The backplane: where the rooms' messages and people are kept, and how the tasks hear of each other.
+//! The backplane: where the rooms' messages and people are kept, and how instances reach each other.
 //!
 //! A trait with two implementations, [`local`] for one process alone and [`redis`] for any number of them. The rest
-//! of the code does not know which it has: it calls the trait, and hears what happens as [`Event`]s.
+//! of the code does not know which it has: it calls the trait, and receives what happens as [`Event`]s.
 
 pub mod admin;
 pub mod local;
@@ -20,14 +20,14 @@ use crate::protocol::Id;
 /// A room's name, app by all that speak of it.
 pub type Room = Arc<str>;
 
-/// A session's number within its task. Between tasks it is known as `task/number`.
+/// A session's number within its instance. Between instances it is known as `instance/number`.
 pub type SessionId = u64;
 
 /// How long a name is kept for a client whose connection broke: its *lease*. A client that comes back within it was
-/// never seen leaving. Renewed by the task every [`HEARTBEAT`] while the connection lives.
+/// never seen leaving. Renewed by the instance every [`HEARTBEAT`] while the connection lives.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// How often leases are renewed and lapsed ones are cleared away. A lease, one heartbeat and the second that notices
+/// How often leases are renewed and expired ones are cleared away. A lease, one heartbeat and the second that notices
 /// are gathered make less than the 20 s in which a count must be right.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
@@ -39,7 +39,7 @@ pub const REF_LIFE: Duration = Duration::from_secs(600);
 pub struct Seat {
     /// The room.
     pub room: Room,
-    /// The session that holds this seat on this task.
+    /// The session that holds this seat on this instance.
     pub session: SessionId,
     /// The name as shown.
     pub name: Arc<str>,
@@ -51,7 +51,7 @@ pub struct Seat {
     pub address: IpAddr,
 }
 
-/// What a newcomer is told.
+/// What a newcomer receives.
 #[derive(Debug)]
 pub struct Arrival {
     /// How many are in the room, the newcomer included.
@@ -104,7 +104,7 @@ pub enum JoinError {
     Unavailable,
 }
 
-/// The backplane did not answer in time, or said that it cannot.
+/// The backplane did not answer in time, or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
@@ -123,7 +123,7 @@ impl From<Unavailable> for JoinError {
 /// How a session gives its seat back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// The client said goodbye: at once, and the room is told.
+    /// The client closed: at once, and the room is notified.
     Now,
     /// The connection ended otherwise: the lease runs out by itself, unless the client comes back before.
     Expire,
@@ -132,7 +132,7 @@ pub enum Leave {
 /// What happens in the rooms that this instance has sessions in, in the room's order.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A message was said.
+    /// A message was kept.
     Message {
         /// Where.
         room: Room,
@@ -162,7 +162,7 @@ pub enum Event {
         /// Who came and who went.
         change: Change,
     },
-    /// The message's `ref` was known: it is said already, and this is its frame.
+    /// The message's `ref` was known: the message is kept already, and this is its frame.
     Receipt {
         /// Who sent it again.
         session: SessionId,
@@ -182,12 +182,12 @@ pub enum Event {
     TakenOver(SessionId),
     /// The host sent the session's client away.
     SentAway(SessionId),
-    /// The session's lease lapsed unnoticed; its client has to join anew.
+    /// The session's lease expired unnoticed; its client has to join again.
     Evicted(SessionId),
     /// A message that a session or a script of this instance sent was kept, this long after it was handed over. It is
     /// for the metrics alone.
     Kept(Duration),
-    /// This task lost the backplane (`false`) or has it again.
+    /// This instance lost the backplane (`false`) or has it again.
     Status(bool),
 }
 
@@ -202,7 +202,7 @@ pub struct Change {
     pub participants: u64,
     /// When, in microseconds of the backplane's clock.
     pub stamp: u64,
-    /// The session of this task that the change is about, if it is about one alone: it knows already.
+    /// The session of this instance that the change is about, if it is about one alone: it knows already.
     pub about: Option<SessionId>,
 }
 
@@ -230,7 +230,7 @@ fn move_names(names: &[String], from: &mut Vec<String>, to: &mut Vec<String>) {
 /// Where events go: called on the backplane's own threads, so it must not wait for any client.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Whether the backplane answers, and if not, why: what `/readyz` says.
+/// Whether the backplane answers, and if not, why.
 pub type Health = Result<(), String>;
 
 /// What both implementations do. Calls are made on sessions' threads and end within 2 s.
@@ -244,11 +244,11 @@ pub trait Backplane: Admin + Send + Sync {
     /// Gives a seat back.
     fn leave(&self, seat: &Seat, how: Leave);
 
-    /// Says something: the room hears [`Event::Message`], a repeated `ref` gets [`Event::Receipt`], and what can't be
+    /// Keeps a message: the room gets [`Event::Message`], a repeated `ref` gets [`Event::Receipt`], and what can't be
     /// kept [`Event::Refused`]. Calls of one session are carried out in their order.
     fn say(&self, seat: &Seat, body: String, reference: Option<String>);
 
-    /// Tells the room that someone is typing; lost without harm.
+    /// Publishes that someone is typing; lost without harm.
     fn typing(&self, room: &Room, json: String);
 
     /// Reads the log.
@@ -265,7 +265,7 @@ pub trait Backplane: Admin + Send + Sync {
     fn post(&self, room: &Room, by: &str, body: String, reference: Option<String>)
     -> Result<(Id, String), Unavailable>;
 
-    /// Tells the other tasks how many sessions this one holds, and hears of all: (tasks, sessions), this one included.
+    /// Reports how many sessions this instance holds, and reads the totals: (instances, sessions), this one included.
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)>;
 
     /// Whether it answers.

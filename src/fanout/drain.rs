@@ -1,12 +1,12 @@
-//! A drain: goodbyes to many sessions, spread evenly over a time, so that they do not all come back at once.
+//! A drain: the closing of many sessions, spread evenly over a time, so that they do not all reconnect at once.
 
 use std::time::{Duration, Instant};
 
 use crate::backplane::SessionId;
 
-/// See the module.
+/// Sessions to be closed, and the pace.
 pub struct Drain {
-    /// Who is still to be told.
+    /// Those that are still to be closed.
     sessions: Vec<SessionId>,
     total: usize,
     started: Instant,
@@ -14,18 +14,18 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// The first is told at once, the last shortly before `over` has passed.
+    /// The first is closed at once, the last shortly before `over` has passed.
     pub fn new(sessions: Vec<SessionId>, over: Duration, now: Instant) -> Drain {
         Drain { total: sessions.len(), sessions, started: now, over }
     }
 
-    /// When the next session is to be told.
+    /// When the next session is to be closed.
     pub fn next(&self) -> Option<Instant> {
-        let told = self.total - self.sessions.len();
-        (!self.sessions.is_empty()).then(|| self.started + self.over.mul_f64(told as f64 / self.total as f64))
+        let closed = self.total - self.sessions.len();
+        (!self.sessions.is_empty()).then(|| self.started + self.over.mul_f64(closed as f64 / self.total as f64))
     }
 
-    /// One that is to be told by now.
+    /// One that is to be closed by now.
     pub fn due(&mut self, now: Instant) -> Option<SessionId> {
         self.next().filter(|at| *at <= now).and_then(|_| self.sessions.pop())
     }
@@ -39,10 +39,10 @@ mod tests {
     fn it_is_spread_evenly() {
         let start = Instant::now();
         let mut drain = Drain::new(vec![1, 2, 3, 4, 5], Duration::from_secs(10), start);
-        let mut told = |seconds| {
+        let mut closed = |seconds| {
             let now = start + Duration::from_secs(seconds);
             std::iter::from_fn(|| drain.due(now)).count()
         };
-        assert_eq!([told(0), told(1), told(2), told(5), told(100)], [1, 0, 1, 1, 2]);
+        assert_eq!([closed(0), closed(1), closed(2), closed(5), closed(100)], [1, 0, 1, 1, 2]);
     }
 }

@@ -14,7 +14,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have dropped it.
 pub struct SharedSocket {
-    /// Blocking; the outbox asks not to wait each time it sends.
+    /// Blocking; the outbox sends with `MSG_DONTWAIT`.
     pub tcp: TcpStream,
     closing: AtomicBool,
     congested: AtomicBool,

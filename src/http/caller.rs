@@ -47,7 +47,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     Ok(Visitor { address, account, user })
 }
 
-/// What load balancers and orchestrators ask.
+/// The paths that load balancers and orchestrators request.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }

@@ -47,7 +47,7 @@ fn unavailable(why: &str) -> Answer {
 pub(super) struct Posted {
     /// As it was sent; see [`protocol::clean_text`].
     pub text: String,
-    /// Whom it is from, if it says so.
+    /// The sender's name, if it is given.
     pub name: Option<String>,
 }
 
@@ -151,7 +151,7 @@ fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
     if kind == "text/plain" || !text.trim_start().starts_with('{') { Ok(plain) } else { Ok(json().unwrap_or(plain)) }
 }
 
-/// What a `GET` asks for.
+/// What a `GET` requests.
 #[derive(Debug, PartialEq, Eq)]
 struct Query {
     after: Option<Id>,

@@ -1,6 +1,6 @@
 //! What is answered over plain HTTP: the page, its files, and refusals.
 //!
-//! An [`Answer`] is a value; `connection.rs` asks for one and writes it to the socket.
+//! An [`Answer`] is a value; `connection.rs` gets one and writes it to the socket.
 
 use std::io::Cursor;
 
@@ -36,7 +36,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A refusal: its body is one line that says why.
+    /// A refusal: its body is one line with the reason.
     pub fn refusal(status: u16, why: &str) -> Answer {
         Answer::new(status, TEXT, format!("{why}\n").into_bytes())
     }
@@ -68,13 +68,13 @@ impl Answer {
         self.status
     }
 
-    /// Says what the client should speak instead (RFC 9110, section 15.5.22).
+    /// Names the protocol that the client should use instead (RFC 9110, section 15.5.22).
     pub fn asking_for_websocket(mut self) -> Answer {
         self.connection = "Connection: upgrade, close\r\nUpgrade: websocket\r\n";
         self.with("Sec-WebSocket-Version", "13")
     }
 
-    /// Says that the connection ends after it.
+    /// Announces that the connection ends after it.
     pub fn closing(mut self) -> Answer {
         if self.connection.is_empty() {
             self.connection = "Connection: close\r\n";
@@ -105,7 +105,7 @@ impl Answer {
         let first_line = bytes.windows(2).position(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
         bytes.splice(first_line..first_line, self.connection.bytes());
         if self.status == 304 {
-            // tiny_http says that the body of zero bytes is the file's.
+            // tiny_http would announce a body of zero bytes as the file's.
             remove_line(&mut bytes, b"\r\nContent-Length: ");
         }
         bytes
@@ -147,7 +147,7 @@ fn page(request: &Request<()>, room: &str, app: &App) -> Answer {
     if room.starts_with(site::PRIVATE) { answer.with("X-Robots-Tag", "noindex, nofollow") } else { answer }
 }
 
-/// An answer that a browser keeps, and asks about each time whether it is still this.
+/// An answer that a browser caches, and revalidates each time.
 fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
     let known = is_known(request, &content.etag);
     let (status, body) = if known { (304, Vec::new()) } else { (200, content.body.into_owned()) };

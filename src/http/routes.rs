@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
 
-/// Numbers the requests, for the log and for whoever asks about one of them.
+/// Numbers the requests, for the log.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
 /// Answers a request that is not for `/ws/`.

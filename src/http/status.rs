@@ -24,7 +24,7 @@ pub fn answer(request: &Request<()>, visitor: &Visitor, app: &App) -> Option<Ans
     Some(if reads { answer(request, visitor, app) } else { pages::wrong_method() })
 }
 
-/// Whether new clients should be sent here. Strangers are not told where the backplane is, or what it says.
+/// Whether new clients should be sent here. Strangers do not learn where the backplane is, or what it answers.
 fn ready(_request: &Request<()>, visitor: &Visitor, app: &App) -> Answer {
     let health = if app.draining.load(Relaxed) { Err("draining".to_owned()) } else { app.backplane.health() };
     let (status, body) = match health {

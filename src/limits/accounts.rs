@@ -96,7 +96,7 @@ impl Accounts {
 }
 
 impl Known {
-    /// Forgets accounts without a connection, where `which` says so.
+    /// Forgets accounts without a connection for which `which` is true.
     fn forget(&mut self, which: impl Fn(&Account) -> bool) {
         self.accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
         self.accounts.shrink_to(self.accounts.len() * 2);
@@ -236,7 +236,7 @@ impl Account {
         self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
     }
 
-    /// A text of so many bytes.
+    /// Takes the bytes of a text.
     ///
     /// # Errors
     /// There is too much of it.

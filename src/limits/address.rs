@@ -65,7 +65,7 @@ impl FromStr for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Whether what this peer says of those behind it is believed.
+    /// Whether this peer's X-Forwarded-For is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         match self {
             TrustedProxies::Unset => is_private(peer),

@@ -20,7 +20,7 @@ const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
 const ADDRESS_SPACE_A_CONNECTION: usize = 128 * 1024;
 /// What the program takes of it by itself, and what glibc takes a core: up to 8 heaps of 64 MiB.
 const ADDRESS_SPACE_RESERVE: (usize, usize) = (256 * 1024 * 1024, 512 * 1024 * 1024);
-/// What a connection takes of a container's memory at the most, in bytes: user pages, the kernel's stack and structures.
+/// What a connection takes of a container's memory at most, in bytes: user pages, the kernel's stack and structures.
 /// The benchmark's 15,000 were charged with 37 KiB each; one that joined while all spare stacks were taken has 4 more.
 const BYTES_A_CONNECTION: usize = 42 * 1024;
 /// What of a container's memory is not for connections, in bytes.

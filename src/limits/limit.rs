@@ -59,7 +59,7 @@ impl Limit {
         }
     }
 
-    /// What the refused are told.
+    /// The reason that the refused receive.
     pub fn reason(self) -> &'static str {
         match self {
             Limit::Connections => "too many connections from this address",

@@ -14,20 +14,21 @@ pub struct Emf {
     namespace: String,
     environment: String,
     service: String,
-    told: [u64; 3],
+    reported: [u64; 3],
 }
 
 impl Emf {
     /// `target` is `namespace/environment/service`, as the settings have checked.
     pub fn new(target: &str) -> Option<Emf> {
         let mut parts = target.split('/').map(str::to_owned);
-        let emf = Emf { namespace: parts.next()?, environment: parts.next()?, service: parts.next()?, told: [0; 3] };
+        let emf =
+            Emf { namespace: parts.next()?, environment: parts.next()?, service: parts.next()?, reported: [0; 3] };
         let whole = [&emf.namespace, &emf.environment, &emf.service].iter().all(|part| !part.is_empty());
         (whole && parts.next().is_none()).then_some(emf)
     }
 
     /// One line, for now.
-    pub fn tell(&mut self, metrics: &Metrics) {
+    pub fn report(&mut self, metrics: &Metrics) {
         let line = self.line(metrics, SystemTime::now());
         // If stdout is gone, so is whoever would read it.
         let _ = writeln!(std::io::stdout(), "{line}");
@@ -35,8 +36,8 @@ impl Emf {
 
     fn line(&mut self, metrics: &Metrics, now: SystemTime) -> serde_json::Value {
         let totals = [metrics.joins.get(), metrics.messages.get(), metrics.deliveries.get()];
-        let [joins, messages, deliveries] = [0, 1, 2].map(|i| totals[i] - self.told[i]);
-        self.told = totals;
+        let [joins, messages, deliveries] = [0, 1, 2].map(|i| totals[i] - self.reported[i]);
+        self.reported = totals;
         let metric = |name: &str, unit: &str| serde_json::json!({ "Name": name, "Unit": unit });
         serde_json::json!({
             "_aws": {

@@ -48,7 +48,7 @@ pub struct Metrics {
     process: process::Process,
 }
 
-/// What is not counted as it happens but looked up when someone asks.
+/// What is not counted as it happens but looked up on request.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// HTTP requests that wait for messages.

@@ -16,7 +16,7 @@ use super::name::{clean_name, clean_text, is_mark, is_reference};
 pub struct Id {
     /// Unix time in milliseconds, by Redis's clock.
     pub ms: u64,
-    /// Tells apart what was said within one millisecond.
+    /// Distinguishes messages of the same millisecond.
     pub seq: u64,
 }
 

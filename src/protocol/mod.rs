@@ -1,7 +1,7 @@
 //! The frames of `bobbin.v1` as types, and the rules for what is in them.
 //!
-//! Nothing here touches a socket, a thread or Redis: text goes in, values come out, and the other way round. So all
-//! that the wire contract says about names, texts and ids is decided, and tested, in this one place.
+//! Nothing here touches a socket, a thread or Redis: text goes in, values come out, and the other way round. So every
+//! rule of the wire contract about names, texts and ids is decided, and tested, in this one place.
 
 mod message;
 mod name;
@@ -29,22 +29,22 @@ pub const MAX_HISTORY: usize = 100;
 pub const PAGE_BYTES: usize = 256 * 1024;
 /// How many messages `welcome` carries when the client gave no `since`.
 pub const WELCOME_MESSAGES: usize = 50;
-/// How many messages `welcome` carries at the most after a `since`; older ones are to be had by `history`.
+/// The most messages that `welcome` carries after a `since`; older ones are available through `history`.
 pub const RESUME_MESSAGES: usize = 500;
-/// How many names a `welcome` lists at the most.
+/// The most names that a `welcome` lists.
 pub const WELCOME_NAMES: usize = 100;
-/// How many names each list of a `presence` frame holds at the most.
+/// The most names in each list of a `presence` frame.
 pub const PRESENCE_NAMES: usize = 20;
 
-/// What a client says, one JSON object a text frame, told apart by its `type`.
+/// What a client sends: one JSON object per text frame, distinguished by its `type`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ClientFrame {
     /// Enter the room; the first frame.
     Join(Join),
-    /// Say something.
+    /// Send a message.
     Message {
-        /// What is said.
+        /// The text, see [`clean_text`].
         text: String,
         /// The client's own key for this message.
         #[serde(rename = "ref")]
@@ -79,7 +79,7 @@ pub struct Join {
     pub passphrase: Option<Secret>,
 }
 
-/// What the server says. Messages and typing are not here: they are built once a room, by [`message_json`] and
+/// What the server sends. Messages and typing are not here: they are built once per room, by [`message_json`] and
 /// [`typing_json`], before they are fanned out.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -154,7 +154,7 @@ pub enum ServerFrame<'a> {
 
 /// The `code` of an `error` frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // Each says itself; the contract lists them.
+#[allow(missing_docs)] // The names say it all; the contract lists them.
 pub enum ErrorCode {
     BadFrame,
     NotJoined,
@@ -226,7 +226,7 @@ pub enum Close {
     Policy,
     /// 1009: a message over [`MAX_MESSAGE_BYTES`].
     TooBig,
-    /// 1012: this task is going away, or sheds load; reconnect.
+    /// 1012: this instance is going away, or gives load away; reconnect.
     GoingAway,
     /// 1013: the client's backlog overflowed.
     TooSlow,

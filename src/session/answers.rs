@@ -101,7 +101,7 @@ pub(super) fn raw_messages(page: &Page) -> Result<Vec<Box<RawValue>>, End> {
 }
 
 /// A page on its way to the socket. The outbox drops it once it is written, or the client is gone, and only then may
-/// the client ask for another: what waits for one that does not read is one page at most.
+/// the client request another: what waits for one that does not read is one page at most.
 struct UnwrittenPage {
     bytes: Bytes,
     waits: Arc<AtomicBool>,

@@ -9,7 +9,7 @@ use crate::protocol::Close;
 pub(super) enum End {
     /// The client sent a close frame.
     Closed,
-    /// The server closes, and says why.
+    /// The server closes, with this code.
     Refused(Close),
     /// The connection broke, or is dead.
     Broken(String),

@@ -1,6 +1,6 @@
 //! One client, from its join to its end, on its own thread.
 //!
-//! The thread only reads. What it has to say itself (errors, history, pongs) it hands to its lane once the session has
+//! The thread only reads. What it has to send itself (errors, history, pongs) it hands to its lane once the session has
 //! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
 //! lane holds everything else back.
 
@@ -102,7 +102,7 @@ struct Session<'a> {
     texts: Bucket,
     /// A page of history is not written yet.
     page_waits: Arc<AtomicBool>,
-    typing_told: Option<Instant>,
+    typing_published: Option<Instant>,
     refused: Recent,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
             id,
             lanes: &app.lanes,
             joined: false,
-            heard: now,
+            last_read: now,
             frames,
             frame_rate: others.clone(),
             over_rate: Recent::default(),
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
             others,
             texts: Bucket::new(text_rate, text_rate * TEXT_BURST, now),
             page_waits: Arc::default(),
-            typing_told: None,
+            typing_published: None,
             refused: Recent::default(),
         })
     }
@@ -161,13 +161,13 @@ impl<'a> Session<'a> {
             let text = self.do_duties(Instant::now()).and_then(|()| self.read_text());
             // Once the server closes, only the client's close frame counts (RFC 6455, section 5.5.1).
             let text = text.map(|text| text.filter(|_| !self.socket.get_ref().wire.is_closing()));
-            if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.hear(&text))) {
+            if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.handle_text(&text))) {
                 return end;
             }
         }
     }
 
-    /// What the clock asks for; and it sets the time until it asks again.
+    /// Does what is due by the clock, and sets the time until something is due again.
     fn do_duties(&mut self, now: Instant) -> Result<(), End> {
         if self.seat.is_none() && self.app.draining.load(Relaxed) {
             return Err(End::Refused(Close::GoingAway));
@@ -175,15 +175,15 @@ impl<'a> Session<'a> {
         if self.seat.is_none() && now >= self.join_by {
             return Err(End::Refused(Close::Policy));
         }
-        let heard = self.socket.get_ref().heard;
-        if now >= heard + DEAD_AFTER {
+        let last_read = self.socket.get_ref().last_read;
+        if now >= last_read + DEAD_AFTER {
             return Err(End::Broken("nothing came for 45 s".to_owned()));
         }
         if now >= self.next_ping {
             self.next_ping = now + PING_EVERY;
             self.socket.get_mut().send(Bytes::from_static(PING))?;
         }
-        let mut next = self.next_ping.min(heard + DEAD_AFTER);
+        let mut next = self.next_ping.min(last_read + DEAD_AFTER);
         if self.seat.is_none() {
             // No lane knows of it yet, so it has to look by itself whether the process drains.
             next = next.min(self.join_by).min(now + DRAIN_LOOK);
@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
     }
 
     #[inline(never)]
-    fn hear(&mut self, text: &str) -> Result<(), End> {
+    fn handle_text(&mut self, text: &str) -> Result<(), End> {
         let now = Instant::now();
         if !limits::is_shallow(text) {
             return self.refuse(ErrorCode::BadFrame, "nested too deep", None);
@@ -274,14 +274,14 @@ impl<'a> Session<'a> {
 
     fn typing(&mut self, active: bool, now: Instant) -> Result<(), End> {
         let Some(seat) = &self.seat else { return self.refuse(ErrorCode::NotJoined, "join first", None) };
-        if self.typing_told.is_none_or(|told| now >= told + TYPING_EVERY) {
-            self.typing_told = Some(now);
+        if self.typing_published.is_none_or(|at| now >= at + TYPING_EVERY) {
+            self.typing_published = Some(now);
             self.app.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
         }
         Ok(())
     }
 
-    /// Says goodbye, gives the seat back, and lets the lane go.
+    /// Closes, gives the seat back, and lets the lane forget the session.
     #[inline(never)]
     fn finish(&mut self, end: &End) {
         let wire = self.socket.get_ref().wire.clone();
@@ -296,8 +296,8 @@ impl<'a> Session<'a> {
             }
             End::Broken(_) => {}
         }
-        let goodbye = matches!(end, End::Closed) && !wire.is_closing();
-        self.give_seat_back(if goodbye { Leave::Now } else { Leave::Expire });
+        let closed_by_client = matches!(end, End::Closed) && !wire.is_closing();
+        self.give_seat_back(if closed_by_client { Leave::Now } else { Leave::Expire });
         if matches!(end, End::Refused(_)) {
             socket::linger(&wire.tcp);
         }
@@ -311,7 +311,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// If this thread panics, its seat lapses and its lane forgets it, as if the connection had broken.
+/// If this thread panics, its lease expires and its lane forgets it, as if the connection had broken.
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -30,7 +30,7 @@ pub struct Transport<'a> {
     /// The lane writes to the socket now.
     pub joined: bool,
     /// When something last came.
-    pub heard: Instant,
+    pub last_read: Instant,
     /// Frames that are no whole message, and what they may cost.
     pub frames: FrameCounter,
     /// Tokens for them.
@@ -54,7 +54,7 @@ impl Transport<'_> {
 
     /// Whether there are too many frames over the rate, with so many more.
     fn floods(&mut self, frames: usize) -> bool {
-        let now = self.heard;
+        let now = self.last_read;
         (0..frames).any(|_| self.frame_rate.take(now).is_err() && self.over_rate.count(now, REFUSALS.1) >= REFUSALS.0)
     }
 }
@@ -70,7 +70,7 @@ impl Read for Transport<'_> {
                 result => break result?,
             }
         };
-        self.heard = Instant::now();
+        self.last_read = Instant::now();
         let frames = self.frames.count(&buffer[..count]);
         if frames > 0 && self.floods(frames) {
             return Err(ErrorKind::QuotaExceeded.into());

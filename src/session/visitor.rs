@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::limits::Account;
 
-/// See the module.
+/// Who is at the other end of a connection.
 pub struct Visitor {
     /// Its address, as proxies that are believed give it.
     pub address: IpAddr,

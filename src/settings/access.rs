@@ -5,7 +5,7 @@ use tungstenite::http::HeaderName;
 use super::{Reader, SettingError};
 use crate::limits::{PerAddress, TrustedProxies};
 
-/// See the module.
+/// Who may come in, and how much each may take.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// Whose `X-Forwarded-For` is believed.

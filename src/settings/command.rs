@@ -14,14 +14,14 @@ pub fn command() -> Command {
     let healthcheck = Arg::new("healthcheck")
         .long("healthcheck")
         .action(ArgAction::SetTrue)
-        .help("asks the server on PORT of this machine for /healthz; exit code 0 or 1");
+        .help("requests /healthz from the server on PORT of this machine; exit code 0 or 1");
     let check = Arg::new("check").long("check").action(ArgAction::SetTrue).help(
         "looks at the settings, the data or Redis, and the machine, and changes nothing; exit code 0, or 1 with warnings, \
          or 2 with errors",
     );
     Command::new("bobbin")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A realtime chat server: one binary, one thread a connection, Redis between copies.")
+        .about("A realtime chat server: one binary, one thread per connection, Redis between instances.")
         .args(settings)
         .arg(healthcheck)
         .arg(check)

@@ -1,5 +1,5 @@
 //! The settings: environment variables, and flags of the same names that win over them. Each is listed once, in
-//! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and says what is wrong in one line.
+//! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and describes the first invalid one in one line.
 //! Secrets have no flag: every user of a machine can read the command lines of all its processes.
 
 pub mod access;
@@ -38,11 +38,11 @@ pub const SPECS: &[Spec] = &[
     ("REDIS_PASSWORD", "", "the password for AUTH"),
     ("REDIS_PASSWORD_FILE", "", "a file that holds the password for AUTH"),
     ("REDIS_CA_FILE", "", "a PEM file with the authorities to trust; unset: the system's"),
-    ("HISTORY_MESSAGES", "1000", "messages kept a room, 1 to 1000000"),
+    ("HISTORY_MESSAGES", "1000", "messages kept per room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days they are kept, 1 to 3650"),
     ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
     ("MAX_ROOMS", "10000", "rooms in all, 1 to 1000000; past it no new one is opened"),
-    ("RATE_LIMIT", "5", "messages a second for each connection, bursts of four times that; 0 is off, at most 1000"),
+    ("RATE_LIMIT", "5", "messages per second for each connection, bursts of four times that; 0 is off, at most 1000"),
     ("TEXT_RATE", "8192", "bytes of text per second for each connection, 16 times that at once; 0 is off"),
     ("ADDRESS_CONNECTIONS", "100", "connections at a time from one address; 0 is off"),
     ("ADDRESS_CONNECTION_RATE", "20", "new connections per second from one address, 10 times that at once; 0 is off"),
@@ -63,7 +63,7 @@ pub const SPECS: &[Spec] = &[
     ("USER_HEADER", "", "the header in which a trusted proxy names the user, Remote-User say; needs TRUSTED_PROXIES"),
     ("ALLOWED_ORIGINS", "", "further origins whose pages may connect: https://a.example,https://b.example; * is any"),
     ("MAX_CONNECTIONS", "auto", "WebSocket connections: a number from 1, or auto for what the machine can bear"),
-    ("DRAIN_SECONDS", "20", "how long SIGTERM spreads the goodbyes, 0 to 100"),
+    ("DRAIN_SECONDS", "20", "seconds over which SIGTERM spreads the closing of sessions, 0 to 100"),
     ("PASSPHRASE", "", "if set, what everyone must know to join"),
     ("PASSPHRASE_FILE", "", "a file that holds the passphrase"),
     ("POST_TOKEN", "", "lets a script that knows it post messages over HTTP; at least 16 visible ASCII characters"),
@@ -75,11 +75,11 @@ pub const SPECS: &[Spec] = &[
     ("METRICS_TOKEN_FILE", "", "a file that holds METRICS_TOKEN"),
     ("BASE_PATH", "", "the path under which a proxy serves the page, /chat say"),
     ("FRAME_ANCESTORS", "", "who may embed the page: origins with their scheme, or 'self'; unset: nobody"),
-    ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line a minute on stdout"),
+    ("METRICS_EMF", "", "NAMESPACE/ENVIRONMENT/SERVICE: a CloudWatch metric line per minute on stdout"),
     (
         "REBALANCE",
         "10",
-        "sessions a second that a task asks to go when it holds over 1.5 times its share; 0 is off, at most 1000",
+        "sessions per second that an instance with over 1.5 times its share asks to reconnect; 0 is off, at most 1000",
     ),
     ("LOG_FORMAT", "text", "text, or json: one object per line"),
     ("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
@@ -110,11 +110,11 @@ pub struct Settings {
     pub retention: Retention,
     /// Rooms in all.
     pub max_rooms: usize,
-    /// Messages a second for each connection; 0: off.
+    /// Messages per second for each connection; 0: off.
     pub rate_limit: u32,
     /// The cap on WebSocket connections; `None`: what the machine can bear.
     pub max_connections: Option<usize>,
-    /// How long SIGTERM spreads the goodbyes.
+    /// How long SIGTERM spreads the closing of sessions.
     pub drain: Duration,
     passphrase: Option<Token>,
     /// Who may come in, and how much each may take.
@@ -123,9 +123,9 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Where the page lives, and who may embed it.
     pub page: PageSettings,
-    /// Where the embedded metric line says it is from.
+    /// Namespace, environment and service of the embedded metric line.
     pub emf: Option<String>,
-    /// Sessions a second that an overloaded task sheds; 0: off.
+    /// Sessions per second that an instance over its share asks to reconnect; 0: off.
     pub rebalance: u32,
     /// The files that hold secrets.
     pub secret_files: Vec<PathBuf>,
@@ -157,17 +157,17 @@ pub struct RedisSettings {
     pub authorities: Option<Vec<u8>>,
 }
 
-/// What the command line asks for.
+/// What the command line requests.
 pub enum CliAction {
     /// Serve.
     Serve(Box<Settings>),
     /// `--check`: look at the settings and what they lead to.
     Check(Result<Box<Settings>, SettingError>),
-    /// `--healthcheck`: ask the server at this address whether it lives.
+    /// `--healthcheck`: request `/healthz` from the server at this address.
     Healthcheck(SocketAddr),
     /// `--import`: move a data file's rooms to Redis.
     Import(ImportCall),
-    /// A subcommand: ask a running server.
+    /// A subcommand: a request to a running server.
     Tool(ToolCall),
     /// `--help` or `--version`: print this.
     Print(String),

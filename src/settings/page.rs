@@ -8,7 +8,7 @@ use super::reader::Reader;
 pub struct PageSettings {
     /// The path it is served under, without a slash at its end: empty, or `/chat`.
     pub base: String,
-    /// Who may embed it, as the Content-Security-Policy says it.
+    /// Who may embed it, in the form of the Content-Security-Policy.
     pub frame_ancestors: String,
 }
 

@@ -1,4 +1,4 @@
-//! Reads settings by their variable's name, from a flag, the environment or a file, and says what is wrong with one.
+//! Reads settings by their variable's name, from a flag, the environment or a file, and describes invalid ones.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::{SettingError, is_secret, spec};
 pub(super) struct Reader<'a>(pub &'a ArgMatches);
 
 impl Reader<'_> {
-    /// An empty value is as good as none: that is how a container's definition leaves one out.
+    /// An empty value is equivalent to none: that is how a container's definition leaves one out.
     pub fn text(&self, variable: &str) -> Option<String> {
         let value = if is_secret(variable) {
             std::env::var(variable).ok()
@@ -60,6 +60,6 @@ impl Reader<'_> {
         // What is secret is not echoed.
         let shown =
             if is_secret(variable) || value.contains('@') { "its value".to_owned() } else { format!("{value:?}") };
-        SettingError(format!("{variable}: {shown} is not right; it takes {takes}").replace('\n', " "))
+        SettingError(format!("{variable}: {shown} is an invalid value; expected {takes}").replace('\n', " "))
     }
 }

@@ -106,7 +106,7 @@ fn is_token(text: &str) -> bool {
     text.len() >= MIN_TOKEN && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// A line of `POST_TOKENS_FILE`. What is wrong with it is said without its token.
+/// A line of `POST_TOKENS_FILE`. Errors describe it without its token.
 fn poster(line: &str) -> Result<Poster, String> {
     let mut words = line.rsplitn(3, char::is_whitespace).map(str::trim);
     let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {

@@ -1,4 +1,4 @@
-//! The subcommands: what a shell can ask a running server for.
+//! The subcommands: what a shell can request from a running server.
 
 use std::path::PathBuf;
 use std::time::Duration;

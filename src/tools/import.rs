@@ -139,7 +139,7 @@ fn import_room(
     // than are left shows that the log has lost its beginning.
     let (newest, added) = (room.last.max(last).to_string(), count + usize::from(room.is_trimmed));
     let counted = cmd("XSETID").arg(&part).arg(&newest).arg("ENTRIESADDED").arg(added).get_packed_command();
-    if let Value::ServerError(_) = redis.ask(&counted)? {
+    if let Value::ServerError(_) = redis.request(&counted)? {
         redis.demand("XSETID", &cmd("XSETID").arg(&part).arg(&newest).get_packed_command())?;
     }
     redis.demand("EXPIRE", &cmd("EXPIRE").arg(&part).arg(call.life.as_secs()).get_packed_command())?;

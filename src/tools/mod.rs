@@ -15,7 +15,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::settings::tools::{Tool, ToolCall};
 
-/// How long one request may take. Removing what somebody said in a long log takes some seconds.
+/// How long one request may take. Removing somebody's messages from a long log takes some seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages that are read at a time by `export`.
 const PAGE: usize = 500;
@@ -64,7 +64,7 @@ impl From<io::Error> for ToolError {
     }
 }
 
-/// Asks the server, and writes what it answers.
+/// Sends the request, and writes the answer.
 ///
 /// # Errors
 /// [`ToolError`].

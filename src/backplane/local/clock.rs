@@ -25,7 +25,7 @@ pub struct ClockRow {
     paced: u64,
 }
 
-/// See the module.
+/// The clocks of a data file, advanced once per second.
 pub struct Clock {
     row: ClockRow,
     looked: Instant,

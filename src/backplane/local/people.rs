@@ -29,7 +29,7 @@ pub struct Person {
     /// `None` since a restart, until it comes back.
     session: Option<SessionId>,
     /// When the lease ends; `None` while the connection lives.
-    lapses: Option<Instant>,
+    expires: Option<Instant>,
 }
 
 impl LocalRoom {
@@ -62,12 +62,12 @@ impl Rooms {
 
     /// Seats those who were there when the last process ended.
     pub fn seat_again(&mut self) -> rusqlite::Result<()> {
-        let lapses = Instant::now() + LEASE;
+        let expires = Instant::now() + LEASE;
         for [room, key, by, name] in load(self.store.conn())? {
             let (name_of_room, key): (Room, Arc<str>) = (room.into(), key.into());
             let (name, by, since) = (name.into(), by.into(), clock::unix_ms());
-            let person = Person { name, by, since, address: None, session: None, lapses: Some(lapses) };
-            self.lapsing.push_back((lapses, name_of_room.clone(), key.clone()));
+            let person = Person { name, by, since, address: None, session: None, expires: Some(expires) };
+            self.expiring.push_back((expires, name_of_room.clone(), key.clone()));
             let log = Log::load(self.store.conn(), &name_of_room)?.unwrap_or_default();
             let room = self.rooms.entry(name_of_room).or_insert_with(|| LocalRoom::new(log));
             room.people.insert(key, person);
@@ -92,7 +92,7 @@ impl Rooms {
                     change.joined.push(seat.name.to_string());
                 }
             }
-            Some(old) if old.lapses.is_none_or(|end| end > Instant::now()) => return Err(JoinError::NameTaken),
+            Some(old) if old.expires.is_none_or(|end| end > Instant::now()) => return Err(JoinError::NameTaken),
             Some(old) => {
                 change.left.push(old.name.to_string());
                 change.joined.push(seat.name.to_string());
@@ -101,7 +101,7 @@ impl Rooms {
         }
         let (name, by) = (seat.name.clone(), seat.by.clone());
         let (address, session) = (Some(seat.address), Some(seat.session));
-        let person = Person { name, by, since, address, session, lapses: None };
+        let person = Person { name, by, since, address, session, expires: None };
         self.seats_are_behind |= self.store.write(|conn| put(conn, &seat.room, &seat.key, &person)).is_err();
         room.people.insert(seat.key.clone(), person);
         self.outcomes.extend(taken_over.map(|session| Outcome::Event(Event::TakenOver(session))));
@@ -116,8 +116,8 @@ impl Rooms {
         match how {
             Leave::Expire => {
                 let end = Instant::now() + LEASE;
-                person.lapses = Some(end);
-                self.lapsing.push_back((end, seat.room.clone(), seat.key.clone()));
+                person.expires = Some(end);
+                self.expiring.push_back((end, seat.room.clone(), seat.key.clone()));
             }
             Leave::Now => {
                 room.people.remove(&seat.key);
@@ -145,11 +145,11 @@ impl Rooms {
     /// Gives up the seats whose lease has ended.
     pub fn reap(&mut self, now: Instant) {
         let mut changes: HashMap<Room, Change> = HashMap::new();
-        while self.lapsing.front().is_some_and(|(end, ..)| *end <= now)
-            && let Some((end, name, key)) = self.lapsing.pop_front()
+        while self.expiring.front().is_some_and(|(end, ..)| *end <= now)
+            && let Some((end, name, key)) = self.expiring.pop_front()
         {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
-            if room.people.get(&key).is_some_and(|person| person.lapses == Some(end))
+            if room.people.get(&key).is_some_and(|person| person.expires == Some(end))
                 && let Some(person) = room.people.remove(&key)
             {
                 self.forget_seat(&name, &key);

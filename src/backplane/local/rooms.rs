@@ -29,7 +29,7 @@ const PAGES: usize = 16;
 /// How often ended leases and old messages are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// What the thread owns: the store, and who is in the rooms.
 pub struct Rooms {
     pub store: Store,
     pub limits: Limits,
@@ -38,7 +38,7 @@ pub struct Rooms {
     pub condition: Arc<Mutex<Condition>>,
     pub rooms: HashMap<Room, LocalRoom>,
     /// Leases that end, in that order.
-    pub lapsing: VecDeque<(Instant, Room, Arc<str>)>,
+    pub expiring: VecDeque<(Instant, Room, Arc<str>)>,
     /// Numbers the changes of presence: their stamp.
     pub changes: u64,
     /// How many rooms the file has.
@@ -105,7 +105,7 @@ impl Rooms {
             listener,
             condition,
             rooms: HashMap::new(),
-            lapsing: VecDeque::new(),
+            expiring: VecDeque::new(),
             changes: 0,
             stored: room_log::count_rooms(store.conn())?,
             dirty: Vec::new(),
@@ -133,7 +133,7 @@ impl Rooms {
         }
     }
 
-    /// Works until it is told to stop, or the handle is dropped.
+    /// Works until it is stopped, or the handle is dropped.
     pub fn serve(mut self, inbox: &Receiver<Command>) {
         let mut tick_at = Instant::now() + TICK;
         loop {
@@ -175,7 +175,7 @@ impl Rooms {
         }
     }
 
-    /// Does what it is told; what can be told only after the commit waits in `outcomes`. Returns who asked to stop.
+    /// Carries a command out; what may be published only after the commit waits in `outcomes`. Returns who waits for the stop.
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
             Command::Join { seat, since, reply } => match self.sit(&seat) {
@@ -299,7 +299,7 @@ impl Rooms {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the handle and the clients when the store went down or came back.
+    /// Reports to the handle and the clients when the store went down or came back.
     fn report(&self) {
         let health = self.store.health();
         let before = std::mem::replace(&mut self.condition().health, health.clone());
@@ -334,7 +334,7 @@ impl Rooms {
         self.stored = room_log::count_rooms(self.store.conn()).unwrap_or(self.stored);
     }
 
-    /// What the clock asks for.
+    /// What is due by the clock.
     fn tick(&mut self, now: Instant) {
         self.seats_are_behind |= self.store.try_again(now);
         if self.seats_are_behind {

@@ -88,7 +88,7 @@ fn copy_beside(conn: &Connection, file: &Path, version: i64) -> Result<(), DataE
     Ok(())
 }
 
-/// Whether this error says that the file's contents are damaged, which no retry mends.
+/// Whether this error means that the file's contents are damaged, which no retry mends.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

@@ -113,7 +113,7 @@ impl Store {
         })
     }
 
-    /// Ends the batch, in which there were so many new messages. Returns whether all that was written is kept.
+    /// Ends the batch; `messages` is the number of new ones in it. Returns whether all that was written is kept.
     pub fn commit(&mut self, messages: usize) -> bool {
         if self.old_refs && messages > 0 {
             self.forget_refs(messages * FORGET.1);

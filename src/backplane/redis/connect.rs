@@ -29,7 +29,7 @@ pub enum LinkError {
     Refused(&'static str, ServerError),
     /// The connection ended, or what came is no reply.
     Read(RedisError),
-    /// Redis cannot be used as it is; says why.
+    /// Redis cannot be used as it is, and why.
     Unsuitable(String),
     /// No reply within [`REDIS_TIMEOUT`].
     NoAnswer,
@@ -125,7 +125,7 @@ impl Server {
     pub fn connect(&self) -> Result<Connection, LinkError> {
         let mut connection = self.open()?;
         let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
-        match connection.ask(&probe)? {
+        match connection.request(&probe)? {
             // Without memory it still serves those who are here.
             Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
             _ => Ok(connection),
@@ -165,7 +165,7 @@ impl Server {
         if let Some(password) = &self.password {
             hello.arg("AUTH").arg(self.user.as_deref().unwrap_or("default")).arg(password);
         }
-        match connection.ask(&hello.arg("SETNAME").arg("bobbin").get_packed_command())? {
+        match connection.request(&hello.arg("SETNAME").arg("bobbin").get_packed_command())? {
             Value::ServerError(error) if error.code() == "ERR" || error.code() == "NOPROTO" => {
                 return Err(too_old(&format!("does not know HELLO 3 ({:?})", error.details())));
             }
@@ -182,14 +182,14 @@ impl Server {
 
 impl Connection {
     /// Sends one packed command, or several, and reads one reply.
-    pub fn ask(&mut self, command: &[u8]) -> Result<Value, LinkError> {
+    pub fn request(&mut self, command: &[u8]) -> Result<Value, LinkError> {
         self.socket.send(command)?;
         self.read()
     }
 
-    /// [`Connection::ask`] where a refusal is an error.
+    /// [`Connection::request`] where a refusal is an error.
     pub fn demand(&mut self, name: &'static str, command: &[u8]) -> Result<Value, LinkError> {
-        match self.ask(command)? {
+        match self.request(command)? {
             Value::ServerError(error) => Err(LinkError::Refused(name, error)),
             value => Ok(value),
         }

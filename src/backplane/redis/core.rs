@@ -20,7 +20,7 @@ use crate::protocol::{self, Id};
 /// Sessions whose leases are renewed by one command: some 0.1 ms of Redis's time.
 pub const RENEW: usize = 250;
 
-/// See the module.
+/// What the handle and the three threads share.
 pub struct Core {
     /// Packs commands.
     pub commands: Arc<Commands>,
@@ -118,7 +118,7 @@ impl Core {
         }
     }
 
-    /// Reads who is in a room, and tells the clients here what they do not know. On the channel's own connection, since the
+    /// Reads who is in a room, and sends the clients here what they do not know. On the channel's own connection, since the
     /// answer is as of its place among the changes.
     pub fn compare(self: &Arc<Core>, room: &Room) {
         let (core, name) = (self.clone(), room.clone());

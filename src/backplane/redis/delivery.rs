@@ -122,7 +122,7 @@ impl Delivery {
     }
 
     /// The log was read up to its end. `target` is what was known when that began: what is not delivered by now although
-    /// it was known then is no longer in the log, and its author is told.
+    /// it was known then is no longer in the log, and its author is notified.
     pub fn end_refill(&mut self, target: Id) -> Refilled {
         let newest = self.refilling.unwrap_or_default();
         if newest > target && newest > self.last() {

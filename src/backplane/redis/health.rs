@@ -1,4 +1,4 @@
-//! Whether Redis can be used: the state that `/readyz` and the clients are told, and how long is waited after the
+//! Whether Redis can be used: the state that `/readyz` and the clients receive, and how long is waited after the
 //! connection is lost.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl ConnectionHealth {
-    /// Down, until the reader says otherwise.
+    /// Down, until the reader reports otherwise.
     pub fn new(sink: EventSink) -> ConnectionHealth {
         let state = Mutex::new(State { now: Err("not connected yet".to_owned()), ever_up: false });
         ConnectionHealth { up: AtomicBool::new(false), state, first_up: Condvar::new(), sink }

@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Oversleeping by this much means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The heartbeat's thread.
 pub struct Heartbeat {
     core: Arc<Core>,
     /// When a renewal was last refused or not answered.

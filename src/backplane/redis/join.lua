@@ -1,5 +1,5 @@
 -- Takes a seat. ARGV[3..7]: folded name, session, mark, address, shown name. A name whose lease runs belongs to its client: the
--- same client takes it over in silence (the older session is told on the channel), another one is refused.
+-- same client takes it over in silence (the older session is notified on the channel), another one is refused.
 -- Returns {} if the name is taken, else {stamp, participants, newest id, {value of who, ...}} with at most 100 values.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]

@@ -67,7 +67,7 @@ pub struct Pending {
     pub done: Done,
 }
 
-/// See the module.
+/// Commands on their way, shared by all threads that send some.
 #[derive(Default)]
 pub struct Pipeline {
     state: Mutex<State>,

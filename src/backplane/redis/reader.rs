@@ -1,6 +1,6 @@
 //! The reader: the thread that owns the reading side of the connection. It connects, and connects again when the
-//! connection is lost; it hands each reply to who waits for it, and passes on what is published. It never touches a
-//! client's socket and never waits for anything but Redis.
+//! connection is lost; it hands each reply to who waits for it, and passes on what is published. It
+//! never waits for anything but Redis.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const TOGETHER: usize = 100;
 /// is published. One is not enough, as newer servers send the reply first.
 const MISSED_PROBES: u32 = 2;
 
-/// See the module.
+/// What the reader's thread owns.
 pub struct Reader {
     core: Arc<Core>,
     server: Server,

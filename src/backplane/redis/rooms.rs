@@ -166,7 +166,7 @@ impl Rooms {
         }
     }
 
-    /// A room that was not told of a message it should have been told of by now.
+    /// A room in which a kept message should have been published by now, and was not.
     pub fn take_overdue(&self, now: Instant) -> Option<Room> {
         let mut state = self.state();
         while state.doubts.front().is_some_and(|(at, _)| *at <= now)

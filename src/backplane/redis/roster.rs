@@ -1,6 +1,6 @@
 //! Who the clients here believe to be in a room. Changes of presence are only published, not logged: those of a time
-//! without connection are missed. So an instance that has a new connection compares what it told its clients with who is
-//! there, and tells them the difference.
+//! without connection are missed. So an instance that has a new connection compares what it sent its clients with who is
+//! there, and sends them the difference.
 
 use std::collections::HashSet;
 

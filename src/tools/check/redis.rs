@@ -97,7 +97,7 @@ fn look_closer(server: &Server, connection: &mut Connection) -> Result<Vec<Findi
 
 /// What `INFO` says; `None` if it is not permitted.
 fn info(connection: &mut Connection) -> Result<Option<HashMap<String, String>>, LinkError> {
-    let reply = connection.ask(&cmd("INFO").get_packed_command())?;
+    let reply = connection.request(&cmd("INFO").get_packed_command())?;
     let Ok(text) = String::from_redis_value(reply) else { return Ok(None) };
     let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()));
     Ok(Some(text.lines().filter_map(pair).collect()))
@@ -105,7 +105,7 @@ fn info(connection: &mut Connection) -> Result<Option<HashMap<String, String>>, 
 
 /// A parameter of the server's; `None` if it does not say.
 fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, LinkError> {
-    let reply = connection.ask(&cmd("CONFIG").arg("GET").arg(name).get_packed_command())?;
+    let reply = connection.request(&cmd("CONFIG").arg("GET").arg(name).get_packed_command())?;
     Ok(HashMap::<String, String>::from_redis_value(reply).ok().and_then(|mut found| found.remove(name)))
 }
 
@@ -140,7 +140,7 @@ fn time(connection: &mut Connection) -> Result<[Finding; 2], LinkError> {
     let mut best: Option<(Duration, Duration)> = None;
     for _ in 0..5 {
         let (sent, before) = (Instant::now(), unix_time());
-        let reply = connection.ask(&cmd("TIME").get_packed_command())?;
+        let reply = connection.request(&cmd("TIME").get_packed_command())?;
         let took = sent.elapsed();
         let (seconds, micros) = <(String, String)>::from_redis_value(reply).unwrap_or_default();
         let theirs = Duration::from_secs(seconds.parse().unwrap_or_default())
@@ -182,7 +182,7 @@ fn permissions(connection: &mut Connection) -> Result<Finding, LinkError> {
         for word in words {
             command.arg(word);
         }
-        if let Value::ServerError(error) = connection.ask(&command.get_packed_command())?
+        if let Value::ServerError(error) = connection.request(&command.get_packed_command())?
             && matches!(error.code(), "NOPERM" | "READONLY" | "OOM" | "MISCONF")
         {
             refused.push(format!("{name} ({})", error.code()));
