@@ -17,6 +17,7 @@
 
 use redis::{Cmd, cmd};
 
+use super::rooms::Taken;
 use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId};
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
@@ -60,10 +61,10 @@ impl Commands {
     /// Commands for the instance of this name. The settings are written in front of the scripts, not sent each time.
     pub fn new(instance: String, database: i64, retention: &Retention) -> Commands {
         let settings = format!(
-            "local TRIM, KEEP, KEEP_BYTES, LOG_LIFE, REF_LIFE, LEASE = '{}', '{}', {}, '{}', '{}', {}\n",
-            // Trimming to the exact number costs as much as the entry itself. Redis trims `~` by whole nodes of a
-            // hundred entries, which is a tenth of a long log; the heartbeat does the rest.
-            if retention.messages < 1000 { '=' } else { '~' },
+            "local EXACT, KEEP, KEEP_BYTES, LOG_LIFE, REF_LIFE, LEASE = {}, '{}', {}, '{}', '{}', {}\n",
+            // Trimming to the exact number with each message costs as much as the entry itself. Redis trims `~` by whole
+            // nodes of a hundred entries, which is a tenth of a long log; the heartbeat does the rest.
+            retention.messages < 1000,
             retention.messages,
             retention.bytes,
             retention.life.as_secs(),
@@ -111,8 +112,8 @@ impl Commands {
     /// Takes a seat.
     pub fn join(&self, seat: &Seat, may_expire: bool) -> Vec<u8> {
         let mut command = self.presence(&self.join, &seat.room, may_expire);
-        self.add_seat(&mut command, seat);
-        command.get_packed_command()
+        command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
+        command.arg(seat.address.to_string()).arg(&*seat.name).get_packed_command()
     }
 
     /// Gives a seat back.
@@ -125,13 +126,16 @@ impl Commands {
     pub fn renew<'a>(
         &self,
         room: &str,
-        seats: impl IntoIterator<Item = &'a Seat>,
+        seats: impl IntoIterator<Item = &'a Taken>,
         again: bool,
         may_expire: bool,
     ) -> Vec<u8> {
         let mut command = self.presence(&self.renew, room, may_expire);
         command.arg(u8::from(again));
-        seats.into_iter().for_each(|seat| self.add_seat(&mut command, seat));
+        for Taken { seat, since } in seats {
+            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
+            command.arg(seat.address.to_string()).arg(since).arg(&*seat.name);
+        }
         command.get_packed_command()
     }
 
@@ -231,11 +235,6 @@ impl Commands {
         command.arg(format!("bobbin:{{{room}}}:here")).arg(who(room)).arg(log(room));
         command.arg(self.channel(room)).arg(u8::from(may_expire));
         command
-    }
-
-    fn add_seat(&self, command: &mut Cmd, seat: &Seat) {
-        command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
-        command.arg(seat.address.to_string()).arg(&*seat.name);
     }
 
     /// A session's name among those of all instances.

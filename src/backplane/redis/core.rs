@@ -12,9 +12,9 @@ use super::health::ConnectionHealth;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
-use super::rooms::Rooms;
+use super::rooms::{Rooms, Taken};
 use crate::backplane::admin::Bans;
-use crate::backplane::{Event, EventSink, Room, Seat, Unavailable};
+use crate::backplane::{Event, EventSink, Room, Unavailable};
 use crate::protocol::{self, Id};
 
 /// Sessions whose leases are renewed by one command: some 0.1 ms of Redis's time.
@@ -93,7 +93,7 @@ impl Core {
     }
 
     /// Deals with a renewal. An error of Redis's own is given back by its code.
-    pub fn renewed(&self, room: &Room, seats: &[Seat], reply: Reply) -> Result<Renewed, Failure> {
+    pub fn renewed(&self, room: &Room, seats: &[Taken], reply: Reply) -> Result<Renewed, Failure> {
         let renewed = replies::renewed(reply?).unwrap_or_default();
         self.catch_up(room, renewed.newest);
         if renewed.taken_again > 0 {
@@ -102,7 +102,7 @@ impl Core {
         }
         for (number, own_client) in &renewed.lost {
             // It may have left while the renewal was under way.
-            if let Some(seat) = seats.get(*number).filter(|seat| self.rooms.has(seat)) {
+            if let Some(Taken { seat, .. }) = seats.get(*number).filter(|taken| self.rooms.has(&taken.seat)) {
                 let event = if *own_client { Event::TakenOver } else { Event::Evicted };
                 (self.sink)(event(seat.session));
             }

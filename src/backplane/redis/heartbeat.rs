@@ -8,7 +8,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::core::{Core, RENEW};
 use super::pipeline::{Failure, PATIENCE, Reply};
-use crate::backplane::{HEARTBEAT, LEASE, Room, Seat, SessionId};
+use super::rooms::Taken;
+use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
 use crate::threads;
 
 /// After each [`RENEW`] leases, Redis and the processor are left to others for this long: 16,000 sessions pause for two
@@ -30,7 +31,7 @@ pub struct Heartbeat {
 /// A renewal under way: its room, and where those who sit there and the reply come.
 struct Renewal {
     room: Room,
-    reply: Receiver<(Vec<Seat>, Reply)>,
+    reply: Receiver<(Vec<Taken>, Reply)>,
 }
 
 impl Heartbeat {
@@ -108,7 +109,7 @@ pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(),
 }
 
 fn begin(core: &Core, room: &Room, sessions: &[SessionId], again: bool) -> Result<Renewal, Failure> {
-    let (to, reply): (Sender<(Vec<Seat>, Reply)>, _) = bounded(1);
+    let (to, reply): (Sender<(Vec<Taken>, Reply)>, _) = bounded(1);
     let may_expire = core.may_expire.load(Relaxed);
     let done = move |seats, reply| drop(to.send((seats, reply)));
     core.rooms.renew(room, sessions, again, may_expire, done).map_err(|_| Failure::Down)?;

@@ -158,7 +158,8 @@ impl Backplane for Redis {
             })
         });
         match &arrival {
-            Ok(_) => core.rooms.sit(seat),
+            // The stamp is in microseconds.
+            Ok(arrival) => core.rooms.sit(seat, arrival.stamp / 1000),
             Err(_) => core.rooms.exit(&seat.room),
         }
         // A ban that was made meanwhile did not find the seat.
@@ -173,14 +174,12 @@ impl Backplane for Redis {
 
     fn leave(&self, seat: &Seat, how: Leave) {
         let core = &self.core;
-        let lease = core.commands.renew(&seat.room, [seat], false, false);
-        if !core.rooms.rise(seat) {
-            return;
-        }
+        let Some(taken) = core.rooms.rise(seat) else { return };
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire => {
                 // Without a connection the lease is somewhat shorter.
+                let lease = core.commands.renew(&seat.room, [&taken], false, false);
                 let _ = core.pipeline.append(lease, Priority::Urgent, drop);
                 core.pipeline.flush();
             }

@@ -8,9 +8,10 @@ local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Session, mark and shown name of one value of `who`.
+-- Session, mark, shown name and since when, of one value of `who`.
 local function parse(value)
-  return string.match(value, '^(%S+) (%S+) %S+ %S+ (.*)$')
+  local session, by, since, name = string.match(value, '^(%S+) (%S+) %S+ (%d+) (.*)$')
+  return session, by, name, tonumber(since)
 end
 
 -- A stamp orders changes and welcomes: microseconds, but never at or below the last one, should the clock step back.
@@ -33,8 +34,8 @@ local function keep_keys()
   redis.call('PEXPIRE', who, LEASE + 60000)
 end
 
-local function sit(key, session, by, address, name)
-  redis.call('HSET', who, key, table.concat({session, by, address, string.format('%.0f', now), name}, ' '))
+local function sit(key, session, by, address, since, name)
+  redis.call('HSET', who, key, table.concat({session, by, address, since, name}, ' '))
   redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
 end
 

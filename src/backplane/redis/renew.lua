@@ -1,27 +1,31 @@
 -- Renews the leases of some of an instance's sessions in one room, clears expired ones away, and trims the log.
 -- ARGV[3]: what to do with a name that is gone, "1" take it again (Redis lost it), "0" give it up (this instance slept,
--- the room saw it leave). From ARGV[4] on, by fives: folded name, session, mark, address, shown name.
+-- the room saw it leave). From ARGV[4] on, by sixes: folded name, session, mark, address,
+-- since when, shown name.
 -- Returns {newest id, how many took their names again, "1" if more leases are to be cleared away, then for each session
 -- that lost its name: its number in the list, and "1" if it is its own client that has it now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
-for i = 4, #ARGV, 5 do keys[#keys + 1] = ARGV[i] end
+for i = 4, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
 local lease_end = string.format('%.0f', now + LEASE)
 local values = #keys > 0 and redis.call('HMGET', who, unpack(keys)) or {}
 for number, value in ipairs(values) do
-  local i = number * 5 - 1
+  local i = number * 6 - 2
   local key, session, by = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local seat = session .. ' ' .. by .. ' '
   if value and string.sub(value, 1, #seat) == seat then
     scores[#scores + 1] = lease_end
     scores[#scores + 1] = key
-  elseif not value and again then
-    sit(key, session, by, ARGV[i + 3], ARGV[i + 4])
-    joined[#joined + 1] = ARGV[i + 4]
   else
-    local _, holder = parse(value or '')
-    lost[#lost + 1] = number - 1
-    lost[#lost + 1] = holder == by and '1' or '0'
+    local _, holder, _, since = parse(value or '')
+    if not value and again then joined[#joined + 1] = ARGV[i + 5] end
+    -- An older session of the same client has it: Redis has lost that this one took it over.
+    if not value and again or holder == by and since < tonumber(ARGV[i + 4]) then
+      sit(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    else
+      lost[#lost + 1] = number - 1
+      lost[#lost + 1] = holder == by and '1' or '0'
+    end
   end
 end
 if #scores > 0 then redis.call('ZADD', here, unpack(scores)) end

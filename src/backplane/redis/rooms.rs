@@ -33,8 +33,17 @@ struct State {
 struct RoomState {
     /// Joins under way.
     joining: usize,
-    seats: HashMap<SessionId, Seat>,
+    seats: HashMap<SessionId, Taken>,
     delivery: Delivery,
+}
+
+/// A seat that was taken.
+#[derive(Clone)]
+pub struct Taken {
+    /// Whose it is.
+    pub seat: Seat,
+    /// Since when, in milliseconds of Redis's clock.
+    pub since: u64,
 }
 
 impl Rooms {
@@ -63,18 +72,18 @@ impl Rooms {
     }
 
     /// A join has been carried out.
-    pub fn sit(&self, seat: &Seat) {
+    pub fn sit(&self, seat: &Seat, since: u64) {
         if let Some(state) = self.state().rooms.get_mut(&seat.room) {
             state.joining -= 1;
-            state.seats.insert(seat.session, seat.clone());
+            state.seats.insert(seat.session, Taken { seat: seat.clone(), since });
         }
     }
 
-    /// A session gives its seat back. Whether it had one.
-    pub fn rise(&self, seat: &Seat) -> bool {
-        let mut had_seat = false;
-        self.remove(&seat.room, |state| had_seat = state.seats.remove(&seat.session).is_some());
-        had_seat
+    /// A session gives its seat back, if it has one.
+    pub fn rise(&self, seat: &Seat) -> Option<Taken> {
+        let mut taken = None;
+        self.remove(&seat.room, |state| taken = state.seats.remove(&seat.session));
+        taken
     }
 
     /// Changes a room, and unsubscribes if nobody is left.
@@ -119,18 +128,18 @@ impl Rooms {
         sessions: &[SessionId],
         again: bool,
         may_expire: bool,
-        done: impl FnOnce(Vec<Seat>, Reply) + Send + 'static,
+        done: impl FnOnce(Vec<Taken>, Reply) + Send + 'static,
     ) -> Result<(), Unavailable> {
         let state = self.state();
         let seats = state.rooms.get(room).map(|state| &state.seats);
-        let here: Vec<Seat> = sessions.iter().filter_map(|session| seats?.get(session).cloned()).collect();
+        let here: Vec<Taken> = sessions.iter().filter_map(|session| seats?.get(session).cloned()).collect();
         let command = self.commands.renew(room, &here, again, may_expire);
         self.pipeline.append(command, Priority::Urgent, move |reply| done(here, reply))
     }
 
     /// All seats.
     pub fn seats(&self) -> Vec<Seat> {
-        self.state().rooms.values().flat_map(|state| state.seats.values().cloned()).collect()
+        self.state().rooms.values().flat_map(|state| state.seats.values().map(|taken| taken.seat.clone())).collect()
     }
 
     /// Whether this session sits in the room.

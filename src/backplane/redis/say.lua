@@ -2,10 +2,10 @@
 -- KEYS: log, and the key of the message's ref if it has one. ARGV: channel, body, the newest millisecond in this room that
 -- the sender's instance knows ("0": none).
 -- Returns the message's id, or {id, body} of the first message with this ref.
--- This runs once per message: a call costs about as much as everything else here, so there are only three.
+-- This runs once per message: a call costs about as much as everything else here, so a long log has only three.
 
 local call, log, ref, body, known = redis.call, KEYS[1], KEYS[2], ARGV[2], ARGV[3]
-local id = call('XADD', log, 'MAXLEN', TRIM, KEEP, '*', 'm', body)
+local id = call('XADD', log, 'MAXLEN', '~', KEEP, '*', 'm', body)
 
 if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
   -- Kept before. Takes the new entry back, out of the count of entries too: a gap is seen by it.
@@ -27,6 +27,7 @@ if id < known then
   if ref then call('SET', ref, id, 'EX', REF_LIFE) end
 end
 
+if EXACT then call('XTRIM', log, 'MAXLEN', KEEP) end
 -- The heartbeat of each instance that has people here prolongs it.
 if known == '0' then call('EXPIRE', log, LOG_LIFE) end
 call('PUBLISH', ARGV[1], 'm' .. id .. '\n' .. body)

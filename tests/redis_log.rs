@@ -1,0 +1,166 @@
+//! Proves what a room's log in Redis is good for, whoever else writes into it: pages are bounded, sizes are kept, what is
+//! not ours is passed over, and ids only grow.
+
+mod common;
+
+use common::http::get;
+use common::*;
+use std::time::Duration;
+
+const KIB: usize = 1024;
+
+fn size(frame: &Value) -> usize {
+    frame["messages"].to_string().len()
+}
+
+#[test]
+fn pages_are_bounded_in_bytes() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[("RATE_LIMIT", "0")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let first = ada.say("first");
+    for n in 0..100 {
+        ada.post(&format!("{n:03}{}", "x".repeat(4_000)));
+    }
+    let last = ada.say("last");
+    let mut bob = Client::back(task.addr, "tea", "Bob", &unique("a-secret-for-bob"), first["id"].as_str());
+    assert!(size(&bob.welcome) < 280 * KIB, "{} bytes", size(&bob.welcome));
+    assert_eq!((&bob.welcome["more"], &bob.welcome["gap"]), (&json!(true), &json!(false)));
+    let messages = bob.welcome["messages"].as_array().expect("messages").clone();
+    assert_eq!(messages.last(), Some(&last), "the newest are kept");
+    assert!(messages.len() > 50);
+    // The rest comes page by page, until it meets `since`.
+    bob.send(json!({"type": "history", "before": last["id"], "limit": 100}));
+    let page = bob.expect("history");
+    assert!(size(&page) < 280 * KIB && page["more"] == true, "{} bytes", size(&page));
+    let mut before = messages[0]["id"].clone();
+    let mut pages = 0;
+    loop {
+        bob.send(json!({"type": "history", "before": before, "limit": 100}));
+        let page = bob.expect("history");
+        before = page["messages"][0]["id"].clone();
+        pages += 1;
+        assert!(pages < 5);
+        if before == first["id"] {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_log_keeps_to_its_bytes() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[("RATE_LIMIT", "0"), ("HISTORY_BYTES", "131072"), ("HISTORY_MESSAGES", "100000")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    for n in 0..100 {
+        ada.post(&format!("{n:03}{}", "x".repeat(4_000)));
+    }
+    let last = ada.say("last");
+    poll_until("it is trimmed", PATIENCE, || redis.cmd::<usize>("XLEN bobbin:{tea}:log") <= 32);
+    let kept: usize = redis.cmd("XLEN bobbin:{tea}:log");
+    assert!(kept >= 16, "not to much less than 32 messages of 4 KiB: {kept}");
+    let bob = Client::join(task.addr, "tea", "Bob");
+    assert_eq!(bob.messages().last(), Some(&last));
+}
+
+#[test]
+fn what_others_wrote_is_passed_over_and_harms_no_other_room() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut bob = Client::join(task.addr, "milk", "Bob");
+    ada.say("before");
+    let mut connection = redis.connection().expect("it runs");
+    let bodies: [&[u8]; 4] = [b"\xFF\xFE", b"{\"by\":[[[[[[[[[[[[[]]]]]]]]]]]]]}", b"", b"{\"text\":\"hi\"}"];
+    for body in bodies {
+        let add = |field: &[u8]| {
+            let mut command = ::redis::cmd("XADD");
+            command.arg("bobbin:{tea}:log").arg("*").arg(field).arg(body);
+            command
+        };
+        add(b"m").query::<String>(&mut connection).expect("an entry");
+        add(b"\xFF").query::<String>(&mut connection).expect("an entry");
+    }
+    // A new connection reads the log from where it was.
+    redis.cmd::<i64>("CLIENT KILL TYPE pubsub");
+    ada.until("down", |f| f["backplane"] == "down");
+    ada.until("up", |f| f["backplane"] == "up");
+    poll_until("ready", Duration::from_secs(3), || get(task.addr, "/readyz").status == 200);
+    bob.until("up", |f| f["backplane"] == "up");
+    bob.say("here all is well");
+    ada.say("after");
+    let cyd = Client::join(task.addr, "tea", "Cyd");
+    let texts: Vec<_> = cyd.messages().iter().map(|m| m["text"].clone()).collect();
+    assert_eq!(texts, ["before", "after"]);
+    task.logged("passed over");
+    assert!(task.log().matches("passed over").count() < 4, "said once: {}", task.log());
+}
+
+#[test]
+fn what_strangers_publish_reaches_no_client() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut connection = redis.connection().expect("it runs");
+    for payload in [
+        &b"t"[..],
+        b"tnonsense",
+        b"t{\"type\":\"typing\",\"name\":\"Eve\",\"active\":true,\"x\":[[[[[[[]]]]]]]}",
+        b"t{\"type\":\"close\"}",
+        b"t\xFF",
+        b"m9-9\nnonsense",
+        b"m99999999999999-0\n{\"by\":\"x\"}",
+        b"p1 1 -\nA\x07b\n",
+        b"p1 99 -",
+        b"",
+    ] {
+        let mut command = ::redis::cmd("PUBLISH");
+        let receivers: i64 = command.arg("bobbin:{tea}:live").arg(payload).query(&mut connection).expect("a count");
+        assert_eq!(receivers, 1);
+    }
+    let said = ada.say("still here");
+    ada.fence();
+    assert_eq!(ada.messages(), [said]);
+    ada.never("anything from a stranger", |f| f["type"] == "typing" || f["type"] == "presence");
+}
+
+#[test]
+fn a_ref_that_is_known_costs_nothing_and_makes_no_gap() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[("RATE_LIMIT", "0"), ("HISTORY_MESSAGES", "5")]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut first = Value::Null;
+    for n in 0..5 {
+        ada.send(json!({"type": "message", "text": format!("m{n}"), "ref": format!("r{n}")}));
+        let said = ada.hear(&format!("m{n}"));
+        first = if n == 0 { said } else { first };
+    }
+    for _ in 0..20 {
+        ada.send(json!({"type": "message", "text": "another text", "ref": "r0"}));
+        assert_eq!(ada.expect("message"), first, "the first one's frame");
+    }
+    let bob = Client::back(task.addr, "tea", "Bob", &unique("a-secret-for-bob"), Some("0-0"));
+    assert_eq!(bob.welcome["gap"], false);
+    assert_eq!(bob.messages().len(), 5, "sending it again pushes nothing out");
+}
+
+/// Redis lost its newest data and its clock is behind: new ids are above what clients have seen all the same.
+#[test]
+fn ids_grow_even_if_redis_has_forgotten_the_newest() {
+    let redis = Redis::start();
+    let task = Task::on(&redis, &[]);
+    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let said = ada.say("before");
+    // A message of an hour ahead, kept and published as ours are, is lost.
+    let ahead = said["at"].as_u64().expect("a time") + 3_600_000;
+    let body = r#"{"by":"abcdefgh234567ab","name":"Eve","text":"from ahead"}"#;
+    let mut connection = redis.connection().expect("it runs");
+    let mut command = ::redis::cmd("PUBLISH");
+    command.arg("bobbin:{tea}:live").arg(format!("m{ahead}-0\n{body}")).query::<i64>(&mut connection).expect("a count");
+    ada.hear("from ahead");
+    ada.send(json!({"type": "message", "text": "after", "ref": "mine"}));
+    let after = ada.hear("after");
+    assert_eq!(after["at"].as_u64(), Some(ahead + 1));
+    ada.send(json!({"type": "message", "text": "after", "ref": "mine"}));
+    assert_eq!(ada.expect("message"), after, "its ref knows the new id");
+}

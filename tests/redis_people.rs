@@ -1,0 +1,186 @@
+//! Proves that who is in a room is right whatever happens to Redis and to those who share it: many leases that end at once,
+//! a Redis that is full or only reads, answers that are lost, and keys that nobody needs any more.
+
+#[macro_use]
+mod common;
+
+use common::client::has;
+use common::http::get;
+use common::*;
+use std::time::{Duration, Instant};
+
+fn ready(task: &Task) -> bool {
+    get(task.addr, "/readyz").status == 200
+}
+
+/// Puts people into a room as a crashed instance leaves them: their leases have expired.
+fn leave_behind(redis: &Redis, room: &str, count: usize) {
+    let mut connection = redis.connection().expect("it runs");
+    let now: Vec<u64> = ::redis::cmd("TIME").query(&mut connection).expect("its clock");
+    for number in 0..count {
+        let seat = format!("gone/{number} abcdefgh234567ab 127.0.0.1 {}000 Ghost{number}", now[0] - 60);
+        let mut pipeline = ::redis::pipe();
+        pipeline.cmd("HSET").arg(format!("bobbin:{{{room}}}:who")).arg(format!("ghost{number}")).arg(seat);
+        pipeline.cmd("ZADD").arg(format!("bobbin:{{{room}}}:here")).arg((now[0] - 1) * 1000);
+        pipeline.arg(format!("ghost{number}"));
+        pipeline.query::<()>(&mut connection).expect("its keys");
+    }
+}
+
+together! {
+    fn any_number_of_leases_that_ended_is_cleared_away_within_a_heartbeat() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        std::thread::sleep(Duration::from_secs(14)); // the grace of a fresh instance, and a heartbeat
+        leave_behind(&redis, "tea", 3_000);
+        // A newcomer neither counts them nor meets their names.
+        let bob = Client::join(task.addr, "tea", "Ghost7");
+        assert_eq!(bob.welcome["participants"], 2);
+        let names = bob.welcome["names"].as_array().expect("names").len();
+        assert_eq!(names, 2, "{}", bob.welcome["names"]);
+        let start = Instant::now();
+        poll_until("all are cleared away", Duration::from_secs(4), || redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 2);
+        assert!(start.elapsed() < Duration::from_secs(4));
+        poll_until("Ada's count is right", Duration::from_secs(4), || {
+            ada.take(Duration::from_millis(50));
+            ada.participants() == 2
+        });
+        assert_eq!(redis.cmd::<i64>("HLEN bobbin:{tea}:who"), 3, "two people and the stamp");
+    }
+
+    /// Renewals are refused meanwhile; whoever comes first when there is space again must not clear the others away.
+    fn a_redis_that_was_full_for_longer_than_a_lease_sends_nobody_away() {
+        let redis = Redis::start();
+        let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        let mut bob = Client::join(second.addr, "tea", "Bob");
+        ada.see_join("Bob");
+        std::thread::sleep(Duration::from_secs(14)); // so that expired leases may be cleared away
+        redis.cmd::<String>("CONFIG SET maxmemory 1");
+        std::thread::sleep(Duration::from_secs(19));
+        redis.cmd::<String>("CONFIG SET maxmemory 0");
+        let mut cyd = poll("Cyd joins", PATIENCE, || {
+            let mut client = Client::connect(first.addr, "tea");
+            (client.try_enter("Cyd", None)["type"] == "welcome").then_some(client)
+        });
+        for client in [&mut ada, &mut bob] {
+            client.quiet("anybody leaving", Duration::from_secs(8), |f| f["left"] != json!([]) && f["type"] == "presence");
+            assert_eq!(client.ended(), None);
+            assert_eq!(client.participants(), 3);
+        }
+        cyd.fence();
+    }
+
+    /// A failover in progress: a replica takes connections but no writes.
+    fn a_redis_that_only_reads_is_down_once_and_tried_ever_less_often() {
+        let redis = Redis::start();
+        let other = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        std::thread::sleep(Duration::from_secs(1));
+        redis.cmd::<String>(&format!("REPLICAOF 127.0.0.1 {}", other.port));
+        ada.send(json!({"type": "message", "text": "hello?", "ref": "r1"}));
+        poll_until("it is down", PATIENCE, || !ready(&task));
+        let connections = || {
+            let stats: String = redis.cmd("INFO stats");
+            let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+            line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a count")
+        };
+        holds("it stays down", Duration::from_secs(8), || !ready(&task));
+        let before = connections();
+        holds("it stays down", Duration::from_secs(8), || !ready(&task));
+        assert!(connections() - before < 12, "tried {} times in 8 s, our own question included", connections() - before);
+        let flips = ada.take(Duration::from_millis(100));
+        assert!(flips.is_empty() || ada.received.iter().filter(|f| f["type"] == "status").count() == 1, "{flips:?}");
+        redis.cmd::<String>("REPLICAOF NO ONE");
+        poll_until("it is up again", PATIENCE, || ready(&task));
+    }
+
+    /// The answer to a join is lost, but Redis carried it out: the seat is given back, not left to its lease.
+    fn a_join_whose_answer_is_lost_leaves_no_ghost() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        redis.freeze();
+        let mut bob = Client::connect(task.addr, "tea");
+        assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
+        redis.thaw();
+        let start = Instant::now();
+        poll_until("another client gets the name", Duration::from_secs(10), || {
+            let mut other = Client::connect(task.addr, "tea");
+            other.try_enter("Bob", None)["type"] == "welcome"
+        });
+        assert!(start.elapsed() < Duration::from_secs(8), "before the lease could have ended");
+        ada.patience = Duration::from_secs(5);
+        ada.see_join("Bob");
+    }
+
+    fn a_leave_while_redis_is_away_is_told_once_when_it_is_back() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let leavers: Vec<Client> = (0..20).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+        ada.see_join("N19");
+        redis.freeze();
+        poll_until("it is down", PATIENCE, || {
+            ada.post("?");
+            std::thread::sleep(Duration::from_millis(300));
+            !ready(&task)
+        });
+        leavers.into_iter().for_each(Client::leave);
+        redis.thaw();
+        poll_until("it is up", PATIENCE, || ready(&task));
+        let start = Instant::now();
+        poll_until("all have left", PATIENCE, || {
+            ada.take(Duration::from_millis(50));
+            ada.participants() == 1
+        });
+        assert!(start.elapsed() < Duration::from_secs(5), "not by the end of their leases: {:?}", start.elapsed());
+        ada.take(Duration::from_secs(4));
+        for n in 0..20 {
+            let name = format!("N{n}");
+            assert_eq!(ada.received.iter().filter(|f| has(&f["left"], &name)).count(), 1, "{name} left once");
+        }
+    }
+
+    fn nothing_stays_of_rooms_that_nobody_visits_again() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let clients: Vec<Client> = (0..300).map(|n| Client::join(task.addr, &format!("room-{n}"), "Ada")).collect();
+        assert_eq!(redis.cmd::<Vec<String>>("PUBSUB CHANNELS bobbin:*:live").len(), 300);
+        clients.into_iter().for_each(Client::cut);
+        poll_until("all are unsubscribed", PATIENCE, || {
+            redis.cmd::<Vec<String>>("PUBSUB CHANNELS bobbin:*:live").is_empty()
+        });
+        for key in redis.cmd::<Vec<String>>("KEYS *") {
+            assert!(redis.cmd::<i64>(&format!("TTL {key}")) > 0, "{key} stays for ever");
+        }
+    }
+
+    /// Before Redis was there for the first time, a join waits for it.
+    fn a_join_in_the_first_moment_waits_for_redis() {
+        let mut redis = Redis::absent(&[]);
+        let task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+        let mut ada = Client::connect(task.addr, "tea");
+        ada.send(json!({"type": "join", "name": "Ada", "client": unique("a-secret-of-ada")}));
+        redis.up();
+        assert_eq!(ada.next()["type"], "welcome");
+    }
+
+    /// Channels know no databases, so their names do.
+    fn databases_of_one_redis_do_not_hear_each_other() {
+        let redis = Redis::start();
+        let endpoint = |db: u8| format!("redis://{}/{db}", redis.addr());
+        let tasks = [1, 1, 2].map(|db| Task::start(&[("REDIS_ENDPOINT", &endpoint(db))]));
+        tasks.iter().for_each(|task| poll_until("ready", PATIENCE, || ready(task)));
+        let mut clients = tasks.each_ref().map(|task| Client::join(task.addr, "tea", &format!("On{}", task.addr.port())));
+        let said = clients[0].say("in database 1");
+        assert_eq!(clients[1].hear("in database 1"), said);
+        let other = clients[2].say("in database 2");
+        assert_eq!(clients[2].messages(), [other]);
+        assert_eq!(clients[2].participants(), 1);
+        clients[0].fence();
+        assert_eq!(clients[0].messages(), [said]);
+    }
+}
