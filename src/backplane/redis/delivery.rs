@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::roster::Roster;
-use crate::backplane::SessionId;
+use crate::backplane::{Change, SessionId};
 use crate::protocol::Id;
 
 /// How long after a message was kept it should have been published.
@@ -85,6 +85,16 @@ impl Delivery {
         self.last = Some(id);
         self.unconfirmed.retain(|message| message.id != id);
         true
+    }
+
+    /// A change was published; what of it is to be told. Until all have taken their names again those who came meanwhile
+    /// know fewer names than the roster has, so everything is told.
+    pub fn changed(&mut self, change: Change) -> Option<Change> {
+        if self.compare_later {
+            self.roster.follow(change.clone());
+            return Some(change);
+        }
+        self.roster.follow(change)
     }
 
     /// A message is in the log. If it was sent here, `author` waits for its receipt. Whether it has not been delivered.
@@ -167,6 +177,16 @@ mod tests {
         assert!(room.read(id(7)));
         assert_eq!(room.end_refill(target), Refilled::Complete(vec![]));
         assert!(room.published(id(8)) && room.unconfirmed.is_empty());
+    }
+
+    #[test]
+    fn names_that_are_taken_again_are_told_to_those_who_came_meanwhile() {
+        let change = || Change { joined: vec!["Ada".to_owned()], ..Change::default() };
+        let mut room = Delivery::default();
+        room.roster.correct(vec!["Ada".to_owned()], 1);
+        assert_eq!(room.changed(change()), None);
+        room.compare_later = true;
+        assert_eq!(room.changed(change()), Some(change()));
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Reader {
             }
             Some(Published::Change(change)) => {
                 let news = core.rooms.deliver(room, |room, delivery| {
-                    delivery.roster.follow(change).map(|change| Event::Presence { room: room.clone(), change })
+                    delivery.changed(change).map(|change| Event::Presence { room: room.clone(), change })
                 });
                 news.flatten().into_iter().for_each(|event| (core.sink)(event));
             }
