@@ -128,7 +128,12 @@ def test_it_comes_back_after_a_crash_and_a_wrong_setting_is_said(machine):
     poll("it stays down", lambda: show(machine, "ActiveState") == "failed")
     assert show(machine, "ExecMainStatus") == "2" and show(machine, "NRestarts") == "0"
     assert "RATE_LIMIT" in machine.journal()
-    machine.run("sed", "--in-place", "s/RATE_LIMIT=fast/RATE_LIMIT=20/", "/etc/default/bobbin")
+    # With Redis instead of the file it starts, though here is no Redis.
+    redis = "RATE_LIMIT=20\\nREDIS_ENDPOINT=127.0.0.1:1\\nDATA_FILE="
+    machine.run("sed", "--in-place", f"s/RATE_LIMIT=fast/{redis}/", "/etc/default/bobbin")
+    machine.run("systemctl", "restart", "bobbin")
+    assert "rooms are on redis" in machine.journal()
+    machine.run("sed", "--in-place", "/^REDIS_ENDPOINT=/d; /^DATA_FILE=/d", "/etc/default/bobbin")
     machine.run("systemctl", "restart", "bobbin")
 
 

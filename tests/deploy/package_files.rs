@@ -74,7 +74,8 @@ fn man_page() -> Result<Vec<u8>, std::io::Error> {
 fn defaults() -> String {
     let mut text = String::from(
         "# Settings of bobbin.service, read when it starts: after a change, systemctl restart bobbin.\n\
-         # Each line below shows the default; remove the # to set another value. See bobbin(1).\n",
+         # Each line below shows the default; remove the # to set another value. See bobbin(1).\n\
+         # The unit sets DATA_FILE, and REDIS_ENDPOINT excludes it: with Redis, add an empty DATA_FILE= here.\n",
     );
     for (variable, default, help) in SPECS {
         let by_unit = UNIT.lines().find_map(|line| line.strip_prefix(&format!("Environment={variable}=")));
