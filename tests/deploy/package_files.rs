@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
+use clap::Command;
 use clap_complete::aot::{Shell, generate_to};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
@@ -42,6 +43,11 @@ fn man_page() -> Result<Vec<u8>, std::io::Error> {
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     let mut rest = Roff::new();
+    rest.control("SH", ["COMMANDS"]);
+    rest.text([roman("Without one of these, it serves. Each has a --help of its own.")]);
+    for (line, about) in subcommands(&command(), "bobbin") {
+        rest.control("TP", []).text([bold(line)]).text([roman(about)]);
+    }
     rest.control("SH", ["SECRETS"]);
     rest.text([roman("These have no flag, because every user of a machine can read its command lines:")]);
     let flags: Vec<_> = command().get_arguments().map(|argument| argument.get_id().to_string()).collect();
@@ -68,6 +74,22 @@ fn man_page() -> Result<Vec<u8>, std::io::Error> {
     rest.text([roman("Its data, unless DATA_FILE names another place.")]);
     rest.to_writer(&mut page)?;
     Ok(page)
+}
+
+/// Each subcommand as it is typed, and what it does.
+fn subcommands(parent: &Command, typed: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for child in parent.get_subcommands() {
+        let typed = format!("{typed} {}", child.get_name());
+        if child.has_subcommands() {
+            found.extend(subcommands(child, &typed));
+        } else {
+            let values = child.get_positionals().map(|value| format!(" {value}")).collect::<String>();
+            let about = child.get_about().map(ToString::to_string).unwrap_or_default();
+            found.push((typed + &values, about));
+        }
+    }
+    found
 }
 
 /// Every setting with its help and default. Where the unit sets another default, that is the one.
