@@ -88,14 +88,16 @@ def test_every_check_holds(scenario):
 
 def test_the_server_and_the_image_are_what_the_templates_think():
     """What the checks take for granted, looked up in the sources: names, paths, times, user."""
-    sources = {path.name: path.read_text() for path in (ROOT / "src").glob("*.rs")}
-    settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', sources["settings.rs"], re.M))
+    def source(path):
+        return (ROOT / "src" / path).read_text()
+
+    settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', source("settings/mod.rs"), re.M))
     task = common.container(world("CPU alone"))
     assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
-    assert set(re.findall(r'metric\("(\w+)"', sources["metrics.rs"])) == common.METRICS
-    assert f"KEEP_ALIVE: Duration = Duration::from_secs({common.KEEP_ALIVE})" in sources["door.rs"]
-    assert f"PING_EVERY: Duration = Duration::from_secs({common.PING})" in sources["session.rs"]
-    assert '"/healthz"' in sources["pages.rs"] and "--healthcheck" in " ".join(task["HealthCheck"]["Command"])
+    assert set(re.findall(r'metric\("(\w+)"', source("metrics/emf.rs"))) == common.METRICS
+    assert f"KEEP_ALIVE: Duration = Duration::from_secs({common.KEEP_ALIVE})" in source("http/head.rs")
+    assert f"PING_EVERY: Duration = Duration::from_secs({common.PING})" in source("session/mod.rs")
+    assert '"/healthz"' in source("http/status.rs") and "--healthcheck" in " ".join(task["HealthCheck"]["Command"])
     image = (ROOT / "Dockerfile").read_text()
     assert f'ENTRYPOINT ["{task["HealthCheck"]["Command"][1]}"]' in image and f"USER {task['User']}" in image
 

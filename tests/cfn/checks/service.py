@@ -92,7 +92,10 @@ def container_is_locked_down(world):
 @check
 def container_gets_its_settings(world):
     chat, environment = world.chat.parameters, named(container(world)["Environment"])
+    internal = only(world, "AWS::ElasticLoadBalancingV2::LoadBalancer")["Scheme"] == "internal"
     expected = {
+        # CloudFront is the only way to an internal load balancer, and appends an address of its own.
+        "TRUSTED_PROXIES": "2" if internal else "1",
         "REDIS_TLS": "1",
         "METRICS_EMF": f"Bobbin/{chat['EnvironmentName']}/{chat['ServiceName']}",
         "REDIS_ENDPOINT": world.redis.outputs["RedisEndpoint"],
