@@ -38,7 +38,9 @@ def test_hostile_texts_do_no_harm_to_the_layout(visit, tasks, room, size):
     assert ada.page.evaluate("(() => { const s = document.querySelector('#scroller'); return s.scrollWidth - s.clientWidth })()") <= 0
     wide = ada.page.evaluate("""() => [...document.querySelectorAll('.message')].filter((row) => {
         const box = row.getBoundingClientRect();
-        return [...row.querySelectorAll('.body, .head')].some((part) => {
+        // The head of a row that follows another one of the same person is not drawn, and so is nowhere.
+        const drawn = [...row.querySelectorAll('.body, .head')].filter((part) => part.getClientRects().length);
+        return drawn.some((part) => {
             const its = part.getBoundingClientRect();
             return its.left < box.left - 12 || its.right > box.right + 2 || its.height > 600;
         });
