@@ -106,7 +106,13 @@ impl Refiller {
         let part = match reply {
             Ok(value) => log_part(value).map_err(|_| "not understood".to_owned()),
             Err(Failure::Down) => return self.handle.queue_room(room),
-            Err(Failure::Refused(why)) => Err(why),
+            Err(Failure::Refused(why)) if why == "WRONGTYPE" => Err(why),
+            // Any other refusal is the server's state and passes: it loads its data, or has just become a replica.
+            Err(Failure::Refused(why)) => {
+                log::debug!("{room}: its log cannot be read now ({why})");
+                std::thread::sleep(PAUSE);
+                return self.handle.queue_room(room);
+            }
         };
         // Where another program has written, the other rooms go on, and this one as if it had been read.
         let part = part.unwrap_or_else(|why| {

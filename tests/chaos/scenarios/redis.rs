@@ -1,7 +1,9 @@
 //! A Redis that refuses, and one that is replaced by its replica.
 
 use super::*;
-use crate::common::{PATIENCE, poll};
+use crate::common::http::get;
+use crate::common::{Instance, PATIENCE, Redis, poll};
+use crate::proxy::{Proxy, Which};
 
 /// Longer than a lease.
 const LONG: At = 19_000;
@@ -15,6 +17,30 @@ together! {
     /// The same on a primary that only reads; and the clients are not told of it at each try.
     fn nobody_is_cleared_away_while_redis_is_read_only() {
         refuses_for_long(Fault::RedisReadOnly);
+    }
+
+    /// Redis refuses to read a log for a moment, just when a hole is to be filled from it: the hole is filled later.
+    fn a_log_that_cannot_be_read_for_a_moment_is_read_later() {
+        let redis = Redis::start();
+        let proxy = Proxy::start(redis.addr());
+        let other = Instance::on(&redis, &[]);
+        let cut = Instance::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+        poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
+        let (mut ada, mut bob) = (Client::join(cut.addr, "tea", "Ada"), Client::join(other.addr, "tea", "Bob"));
+        ada.see_join("Bob");
+        redis.cmd::<()>("ACL SETUSER default -xrange");
+        proxy.hold(None, Some(Which::All));
+        bob.say("in the hole");
+        proxy.cut(Which::All);
+        proxy.release();
+        ada.until("up again", |f| f["backplane"] == "up");
+        std::thread::sleep(Duration::from_secs(1)); // for the attempt that is refused
+        bob.say("after the hole");
+        redis.cmd::<()>("ACL SETUSER default +xrange");
+        ada.patience = Duration::from_secs(20);
+        ada.hear("after the hole");
+        let heard: Vec<_> = ada.messages().iter().map(|m| m["text"].clone()).collect();
+        assert_eq!(heard, ["in the hole", "after the hole"]);
     }
 
     /// The replica takes over without the latest messages: those are lost and said to be, and nothing else is.
