@@ -44,5 +44,5 @@ row faults chaos chaos-file &
 row docker cfn deploy rehearsal browser &
 wait
 echo
-cat "$results"/*.passed "$results"/*.FAILED 2>/dev/null | sort -k3 -n -r
-! ls "$results"/*.FAILED >/dev/null 2>&1
+find "$results" -name '*.passed' -or -name '*.FAILED' | xargs cat | sort -k3 -n -r
+[ -z "$(find "$results" -name '*.FAILED')" ]
