@@ -43,6 +43,13 @@ package-test: package ## install, upgrade and purge it on a clean Debian with sy
 $(CARGO_DEB):
 	cargo install --quiet --locked --root target/tools cargo-deb@3.8.0
 
+hostile: ## the hostile test: every attack, from 1 and 32 addresses, on all backplanes (some 40 minutes); ATTACK=word for some
+	tests/setup.sh redis-server
+	HOSTILE=full cargo test --release --locked --test hostile -- $(ATTACK)
+
+conformance: ## the Autobahn cases against the server's own session code (Python, some 5 minutes)
+	tests/conformance/run.sh
+
 chaos: ## the fault test, for SECONDS=60, with SEED=… to repeat one run, BACKPLANE=file on a data file
 	tests/setup.sh redis-server faketime
 	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
@@ -72,4 +79,4 @@ destroy: ## take it down again: ENV=… REGION=… [DRY_RUN=1]
 clean: ## remove what was built
 	cargo clean
 
-.PHONY: help run pair check test package package-test chaos bench docker-pair docker-test screenshots deploy destroy clean
+.PHONY: help run pair check test hostile conformance package package-test chaos bench docker-pair docker-test screenshots deploy destroy clean

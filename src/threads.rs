@@ -9,17 +9,12 @@ use std::process;
 use std::sync::{Arc, LazyLock};
 use std::thread::{Builder, JoinHandle};
 
-use crate::limits::{MAX_SPARE_STACKS, Slots};
+use crate::limits::{CONNECTION_STACK as STACK, MAX_SPARE_STACKS, Slots};
 
 /// `EX_SOFTWARE` of `sysexits.h`: an internal error.
 const INTERNAL_ERROR: i32 = 70;
-/// A connection's stack, in bytes: reserved, not taken. The deepest paths, as valgrind's drd reports them
-/// (`--show-stack-usage=yes`): 11 KiB in a release build, 20 KiB in a debug build (`history`), and 4.4 KiB for glibc on
-/// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
-///
-/// What is touched are two pages, 8 KiB: that is enough to sleep and to handle a message. Functions that are not inlined,
-/// in `door.rs` and `session.rs`, keep their frames out of those that sleep; what takes more is done [`on_temporary_stack`].
-const STACK: usize = 64 * 1024;
+/// A borrowed stack, in bytes: it is given back at once, so it may be larger.
+const TEMPORARY_STACK: usize = 256 * 1024;
 /// What a thread gets that nobody has given a size.
 const AMPLE_STACK: usize = 2 * 1024 * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
@@ -53,7 +48,7 @@ pub fn spawn_connection(number: u64, body: impl FnOnce() + Send + 'static) -> io
 /// thread's own stack serves as well.
 pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     match SPARE_STACKS.take() {
-        Some(_slot) => stacker::grow(STACK, work),
+        Some(_slot) => stacker::grow(TEMPORARY_STACK, work),
         None => work(),
     }
 }

@@ -134,6 +134,19 @@ both! {
         assert_eq!(Client::join(server.addr, "tea", scientist).welcome["name"], scientist);
     }
 
+    fn a_room_that_is_full_lets_nobody_else_in(at) {
+        let server = at.start(&[("ROOM_PEOPLE", "2")]);
+        let (ada, bob) = (Client::join(server.addr, "tea", "Ada"), Client::join(server.addr, "tea", "Bob"));
+        let mut cyd = Client::connect(server.addr, "tea");
+        assert_eq!(cyd.try_enter("Cyd", None)["code"], "full");
+        Client::join(server.addr, "milk", "Cyd").say("another room is not");
+        Client::back(server.addr, "tea", "Ada", &ada.secret, None).say("nor is it for those who come back");
+        bob.leave();
+        poll_until("there is room for one", PATIENCE, || {
+            Client::connect(server.addr, "tea").try_enter("Cyd", None)["type"] == "welcome"
+        });
+    }
+
     fn after_a_refused_name_the_connection_may_try_again(at) {
         let server = at.start(&[]);
         let _ada = Client::join(server.addr, "tea", "Ada");

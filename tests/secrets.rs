@@ -59,7 +59,7 @@ fn use_everything(task: &Task) {
     assert_eq!(request(task.addr, "GET", "/metrics", &bearer(METRICS_TOKEN)).status, 200);
     assert_ne!(request(task.addr, "GET", "/admin/rooms", &bearer(ADMIN_TOKEN)).status, 401);
     assert_eq!(request(task.addr, "GET", "/admin/rooms", &bearer(GUESS)).status, 401);
-    assert!(request(task.addr, "GET", "/MARK-path?MARK-query", "Cookie: MARK-cookie\r\n").status == 404);
+    assert!(request(task.addr, "GET", "/nowhere?MARK-query", "Cookie: MARK-cookie\r\n").status == 404);
     let mut again = Client::connect(task.addr, "tea");
     again.send(json!({"type": "join", "name": "Ada", "client": CLIENT, "passphrase": PASSPHRASE}));
     again.expect("welcome");

@@ -16,7 +16,7 @@ mod slots;
 pub use accounts::{Account, Accounts, Connected, PerAddress};
 pub use address::{Network, TrustedProxies, counted_as, is_private};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
-pub use capacity::{MAX_SPARE_STACKS, capacity};
+pub use capacity::{CONNECTION_STACK, MAX_SPARE_STACKS, capacity};
 pub use gate::{Gate, Pass};
 pub use limit::{Limit, Refusal};
 pub use nesting::is_shallow;

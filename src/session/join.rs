@@ -6,7 +6,7 @@ use super::Session;
 use super::end::End;
 use crate::backplane::{Arrival, JoinError, Leave, Seat, Unavailable};
 use crate::fanout::lane::SessionCommand;
-use crate::limits::{self, Limit, Refusal};
+use crate::limits::{self, Limit, Pass, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
 
 /// A join that was refused may be mended by a person, who has to type.
@@ -16,6 +16,9 @@ const JOIN_TRIES: u32 = 5;
 /// How long a join waits in line while others are carried out, and when those that had no luck may come again.
 const LINE_TIME: Duration = Duration::from_secs(2);
 const COME_AGAIN: Duration = Duration::from_secs(1);
+/// Joins wait while the backplane's own delay is at least this, and how often they look.
+const BUSY: Duration = Duration::from_millis(250);
+const LINE_LOOK: Duration = Duration::from_millis(20);
 
 impl Session<'_> {
     pub(super) fn join(&mut self, join: Join) -> Result<(), End> {
@@ -78,7 +81,7 @@ impl Session<'_> {
 
     /// Has the backplane carry the join out, and writes `welcome`.
     fn take_seat(&mut self, seat: Seat, since: Option<Id>) -> Result<(), End> {
-        let Some(pass) = self.app.joins.enter(Instant::now() + LINE_TIME) else {
+        let Some(pass) = self.wait_in_line(Instant::now() + LINE_TIME) else {
             let wait = COME_AGAIN.mul_f64(1.0 + limits::jitter());
             return self.refuse_limit(Refusal { limit: Limit::Overload, wait }, None);
         };
@@ -107,7 +110,26 @@ impl Session<'_> {
             self.app.lanes.post(self.id, SessionCommand::Leave);
             return self.refuse_limit(refusal, None);
         }
+        let most = self.app.settings.access.room_people;
+        if most > 0 && arrival.participants > most {
+            self.app.backplane.leave(&seat, Leave::Now);
+            self.app.lanes.post(self.id, SessionCommand::Leave);
+            return self.refuse_join(ErrorCode::Full, "this room is full");
+        }
         self.welcome(seat, &arrival)
+    }
+
+    /// Waits until the backplane has time for a join, without which messages would wait for it; `None` if it has none by
+    /// the deadline. One that is away refuses the join itself, and says so.
+    fn wait_in_line(&self, deadline: Instant) -> Option<Pass<'_>> {
+        let backplane = &self.app.backplane;
+        while backplane.delay() >= BUSY && backplane.health().is_ok() {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(LINE_LOOK);
+        }
+        self.app.joins.enter(deadline)
     }
 
     fn welcome(&mut self, seat: Seat, arrival: &Arrival) -> Result<(), End> {

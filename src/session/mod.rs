@@ -17,11 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
 use self::end::End;
-use self::frames::FrameCounter;
 use self::transport::Transport;
 pub use self::visitor::Visitor;
 use crate::app::App;
@@ -50,8 +48,6 @@ const TYPING_EVERY: Duration = Duration::from_secs(1);
 const OTHER_FRAMES: f64 = 10.0;
 /// A burst of texts is this many seconds' worth of their rate in bytes.
 const TEXT_BURST: f64 = 16.0;
-/// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
-const READ_BUFFER: usize = 1024;
 
 /// A client that has its `101`.
 pub struct Arrived {
@@ -115,27 +111,11 @@ impl<'a> Session<'a> {
         let others = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
         // Where frames have no limit, their bytes have none.
         let text_rate = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
-        let mut frames = FrameCounter::default();
-        frames.count(&early);
-        let stream = Transport {
-            wire,
-            id,
-            lanes: &app.lanes,
-            joined: false,
-            last_read: now,
-            frames,
-            frame_rate: others.clone(),
-            over_rate: Recent::default(),
-        };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+        let socket = Transport::websocket(wire, id, &app.lanes, early, MAX_MESSAGE_BYTES, others.clone());
         Box::new(Session {
             id,
             room,
-            socket: WebSocket::from_partially_read(stream, early, Role::Server, Some(config)),
+            socket,
             app,
             visitor,
             guest: Some(guest),

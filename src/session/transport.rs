@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tungstenite::Bytes;
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Bytes, WebSocket};
 
 use super::REFUSALS;
 use super::frames::FrameCounter;
@@ -18,6 +19,9 @@ use crate::limits::{Bucket, Recent};
 
 /// A client must take what the session's thread itself writes within this time, all of it.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
+const READ_BUFFER: usize = 1024;
 
 /// The socket as tungstenite sees it: reads come from it, writes go where they have to.
 pub struct Transport<'a> {
@@ -31,15 +35,37 @@ pub struct Transport<'a> {
     pub joined: bool,
     /// When something last came.
     pub last_read: Instant,
-    /// Frames that are no whole message, and what they may cost.
-    pub frames: FrameCounter,
+    /// Follows frames that are no whole message.
+    frames: FrameCounter,
     /// Tokens for them.
-    pub frame_rate: Bucket,
+    frame_rate: Bucket,
     /// Those that came without a token.
-    pub over_rate: Recent,
+    over_rate: Recent,
 }
 
-impl Transport<'_> {
+impl<'a> Transport<'a> {
+    /// A WebSocket over this transport, which has its `101`. `early` are bytes already read past the upgrade request,
+    /// `largest` is the limit of a message in bytes, and `frame_rate` that of frames that are no whole message.
+    pub fn websocket(
+        wire: Arc<SharedSocket>,
+        id: SessionId,
+        lanes: &'a Lanes,
+        early: Vec<u8>,
+        largest: usize,
+        frame_rate: Bucket,
+    ) -> WebSocket<Transport<'a>> {
+        let mut frames = FrameCounter::default();
+        frames.count(&early);
+        let (joined, last_read, over_rate) = (false, Instant::now(), Recent::default());
+        let stream = Transport { wire, id, lanes, joined, last_read, frames, frame_rate, over_rate };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(largest))
+            .max_frame_size(Some(largest));
+        WebSocket::from_partially_read(stream, early, Role::Server, Some(config))
+    }
+
     /// Writes whole frames, or has them written.
     ///
     /// # Errors

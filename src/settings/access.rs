@@ -18,6 +18,8 @@ pub struct Access {
     pub per_address: PerAddress,
     /// Bytes of text per second for each connection; 0: off.
     pub text_rate: u32,
+    /// People in a room; 0: any number.
+    pub room_people: u64,
 }
 
 impl Access {
@@ -48,7 +50,8 @@ impl Access {
                 history: read.number("ADDRESS_HISTORY_RATE", most.clone())?,
                 text: read.number("ADDRESS_TEXT_RATE", most.clone())?,
             },
-            text_rate: read.number("TEXT_RATE", most)?,
+            text_rate: read.number("TEXT_RATE", most.clone())?,
+            room_people: read.number("ROOM_PEOPLE", most)?,
         })
     }
 }

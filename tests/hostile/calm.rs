@@ -100,7 +100,7 @@ impl Calm {
         Calm { shared, threads }
     }
 
-    /// What is seen in the next `span`, with what belongs to it and comes up to 5 s later.
+    /// What is seen in the next `span`, with what belongs to it and comes a little later.
     pub fn watch(&self, span: Duration) -> Seen {
         let first = self.shared.sent.lock().expect("no panic").len();
         *self.shared.seen.lock().expect("no panic") = Seen::default();
@@ -110,7 +110,7 @@ impl Calm {
             let sent = self.shared.sent.lock().expect("no panic");
             sent[first..last].iter().filter(|who| !who.is_empty()).map(|who| PEOPLE - who.len()).sum::<usize>()
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while missing() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -186,7 +186,7 @@ fn hear(shared: &Shared, person: usize, text: &str) {
 /// Upgrades and joins, and waits for the welcome.
 fn enter(addr: SocketAddr, from: u8, name: &str) -> Option<WebSocket<TcpStream>> {
     let mut stream = from::try_connect(addr, from, Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     stream.set_nodelay(true).ok()?;
     stream.write_all(&raw::upgrade(ROOM)).ok()?;
     let mut head = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //!     cargo test --test hostile                         a cut of some 60 s: the mix, in memory and on Redis
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
-//!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, SECONDS=10 each
+//!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each; memory, file
+//!                                                       or redis: only there
 //!
 //! For each attack it prints what the calm room saw before, during and after: the latency of its messages, deliveries
 //! that are missing, newcomers from other addresses that were in within a second, health checks, memory.
@@ -27,18 +28,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let (places, words): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).partition(|word| Place::named(word).is_some());
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let here = |place: &Place| places.is_empty() || places.iter().any(|word| Place::named(word) == Some(*place));
     let full = std::env::var("HOSTILE").is_ok_and(|value| value == "full");
-    let seconds = std::env::var("SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let seconds = std::env::var("HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut broken = 0;
     print_head();
-    let (places, counts): (&[Place], &[u8]) = if full {
+    let (all, counts): (&[Place], &[u8]) = if full {
         (&[Place::Memory, Place::File, Place::Redis], &[1, 32])
     } else {
         (&[Place::Memory, Place::Redis], &[32])
     };
-    for place in places {
+    for place in all.iter().filter(|place| here(place)) {
         for attack in ATTACKS.iter().filter(|attack| wanted(attack.name) && (full || attack.name.contains("mix"))) {
             for addresses in counts {
                 broken += run(*place, attack, *addresses, Duration::from_secs(seconds));

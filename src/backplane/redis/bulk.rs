@@ -54,7 +54,8 @@ impl Bulk {
     /// Sends commands together and reads their replies; waits for its turn until `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
         self.turns.0.send_deadline((), deadline).map_err(|_| Failure::Down)?;
-        let result = self.exchange(commands);
+        // The parser of replies goes deep, and the caller's stack is small: a connection's, where none is to be borrowed.
+        let result = threads::on_ample_stack(|| self.exchange(commands));
         let _ = self.turns.1.try_recv();
         result.map_err(|error| {
             log::debug!("redis: a bulk read failed: {error}");
@@ -89,8 +90,7 @@ impl Bulk {
     }
 
     fn connect(&self) -> Result<Connection, LinkError> {
-        // A server with modules greets with a deep list of them.
-        let mut connection = threads::on_ample_stack(|| self.server.connect())?;
+        let mut connection = self.server.connect()?;
         self.load(&mut connection)?;
         Ok(connection)
     }

@@ -1,0 +1,45 @@
+//! An echo server made of the server's own session code, for the Autobahn cases: what Bobbin makes of frames, with large
+//! messages and without a limit per second.
+
+use bobbin::fanout::Lanes;
+use bobbin::fanout::socket::SharedSocket;
+use bobbin::limits::Bucket;
+use bobbin::metrics::Metrics;
+use bobbin::session::transport::Transport;
+use std::error::Error;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+use tungstenite::Message;
+
+/// The largest message of the cases, in bytes.
+const LARGEST: usize = 16 << 20;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    let lanes = Arc::new(Lanes::start(1, &Arc::new(Metrics::default()))?);
+    for stream in listener.incoming() {
+        let (stream, lanes) = (stream?, lanes.clone());
+        std::thread::spawn(move || echo(stream, &lanes));
+    }
+    Ok(())
+}
+
+/// Sends every message back, until the client closes or breaks the protocol.
+fn echo(stream: TcpStream, lanes: &Lanes) {
+    // The handshake is tungstenite's own, as it is in the server.
+    let Ok(upgraded) = stream.try_clone().map(tungstenite::accept) else { return };
+    drop(upgraded);
+    let off = Bucket::new(0.0, 0.0, Instant::now());
+    let mut socket = Transport::websocket(SharedSocket::new(stream), 0, lanes, Vec::new(), LARGEST, off);
+    while let Ok(message) = socket.read() {
+        let echoed = match message {
+            Message::Text(_) | Message::Binary(_) => socket.send(message),
+            _ => socket.flush(),
+        };
+        if echoed.is_err() {
+            break;
+        }
+    }
+}
