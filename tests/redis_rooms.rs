@@ -1,0 +1,76 @@
+//! Proves that many rooms cost one room nothing: joins to new rooms do not hold up messages, a lost connection is made up
+//! for in all rooms at once, and no lease is lost meanwhile. With a millisecond of network between instance and Redis.
+
+#[allow(dead_code)]
+#[path = "chaos/clock.rs"]
+mod clock;
+mod common;
+#[allow(dead_code)]
+#[path = "chaos/proxy.rs"]
+mod proxy;
+#[allow(dead_code)]
+#[path = "chaos/resp.rs"]
+mod resp;
+
+use common::http::get;
+use common::*;
+use proxy::{Proxy, Which};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const ROOMS: usize = 400;
+
+#[test]
+fn many_rooms_cost_one_room_nothing() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.addr());
+    proxy.delay(Duration::from_millis(1));
+    let task = Task::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string()), ("RATE_LIMIT", "0")]);
+    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    let mut ada = Client::join(task.addr, "calm", "Ada");
+    let done = AtomicBool::new(false);
+    let (mut times, mut clients) = std::thread::scope(|scope| {
+        let talk = scope.spawn(|| {
+            let mut times = Vec::new();
+            while !done.load(SeqCst) {
+                let start = Instant::now();
+                ada.say(&format!("m{}", times.len()));
+                times.push(start.elapsed());
+            }
+            times
+        });
+        let join = |part: usize| {
+            let rooms = (0..ROOMS).filter(move |n| n % 4 == part);
+            let join = |n| Client::join(task.addr, &format!("room-{n}"), "Bob");
+            rooms.map(join).collect::<Vec<_>>()
+        };
+        let joins: Vec<_> = (0..4).map(|part| scope.spawn(move || join(part))).collect();
+        let clients: Vec<Client> = joins.into_iter().flat_map(|joins| joins.join().expect("all join")).collect();
+        done.store(true, SeqCst);
+        (talk.join().expect("Ada talks on"), clients)
+    });
+    times.sort();
+    // Generous, since tests run on busy machines: it was seconds when each new room cost three round trips of its own.
+    let p99 = times[times.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(400), "p99 {p99:?} of {} messages meanwhile", times.len());
+
+    // What is kept while the connection is away is not missed in any room.
+    let cut = Instant::now();
+    proxy.cut(Which::All);
+    for client in &mut clients {
+        client.until("down", |f| f["backplane"] == "down");
+    }
+    poll_until("back in full", Duration::from_secs(5), || get(task.addr, "/readyz").status == 200);
+    let took = cut.elapsed();
+    assert!(took < Duration::from_secs(4), "back after {took:?}");
+    for client in &mut clients {
+        client.say("here");
+        assert_eq!(client.participants(), 1);
+    }
+    std::thread::sleep(Duration::from_secs(7)); // two heartbeats
+    let seats: i64 = (0..ROOMS).map(|n| redis.cmd::<i64>(&format!("ZCARD bobbin:{{room-{n}}}:here"))).sum();
+    assert_eq!(seats, ROOMS as i64, "no lease is lost");
+    for client in &mut clients {
+        assert_eq!(client.ended(), None);
+    }
+}
