@@ -8,6 +8,8 @@ WORKDIR /bobbin
 # The dependencies, in a layer of their own: it stays cached until Cargo.toml or Cargo.lock changes. Cargo wants sources
 # to build, so it gets empty ones.
 COPY Cargo.toml Cargo.lock ./
+# How SQLite is built.
+COPY .cargo .cargo
 RUN mkdir -p src tests/chaos \
     && touch src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs > tests/chaos/main.rs \
