@@ -1,7 +1,7 @@
 //! Which lane a session belongs to.
 //!
 //! A message wakes every lane that has members of its room, and waking a thread costs as much as several sends. So the
-//! sessions of a small room share one lane, and a message in it needs that lane alone. Beyond [`ONE_LANE`] members, the
+//! sessions of a small room share one lane, and a message in it needs that lane alone. Beyond `ONE_LANE` members, the
 //! newcomers are spread over all lanes. Nobody ever moves: a room that grows has its first members on its first lane and
 //! the others everywhere, and one that shrinks stays spread until it is empty.
 

@@ -62,7 +62,7 @@ impl SharedSocket {
     }
 }
 
-/// Reads and drops what still comes, until the client has closed too or [`LINGER`] has passed.
+/// Reads and drops what still comes, until the client has closed too or `LINGER` has passed.
 pub fn linger(socket: &TcpStream) {
     let end = Instant::now() + LINGER;
     let mut scrap = [0; 1024];

@@ -78,7 +78,7 @@ impl<'a> Transport<'a> {
         write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
     }
 
-    /// Whether there are too many frames over the rate, with so many more.
+    /// Whether there are too many frames over the rate, with this many more.
     fn floods(&mut self, frames: usize) -> bool {
         let now = self.last_read;
         (0..frames).any(|_| self.frame_rate.take(now).is_err() && self.over_rate.count(now, REFUSALS.1) >= REFUSALS.0)

@@ -1,11 +1,11 @@
 //! The backplane of any number of instances on one Redis.
 //!
 //! One connection carries commands and what is published (RESP3). A session's thread writes its own command
-//! ([`pipeline`]); one thread reads replies and published messages in the order in which Redis carried commands out, and
-//! passes events on ([`reader`]). Pages of the log go over connections of their own ([`bulk`]), the heartbeat renews leases.
+//! (`pipeline.rs`); one thread reads replies and published messages in the order in which Redis carried commands out, and
+//! passes events on (`reader.rs`). Pages of the log go over connections of their own (`bulk.rs`), the heartbeat renews leases.
 //!
 //! The way of a message: `say` appends one script call; Redis keeps the message and publishes it; every instance with
-//! people in the room reads it, checks it against [`delivery`], and hands it to its lanes.
+//! people in the room reads it, checks it against `delivery.rs`, and hands it to its lanes.
 
 mod admin;
 mod bulk;
