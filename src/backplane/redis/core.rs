@@ -81,12 +81,20 @@ impl Core {
     pub fn resume(self: &Arc<Core>, rooms: &[Room]) {
         // If the connection is lost already, the reader sees it by itself.
         for room in self.rooms.resubscribe(rooms).unwrap_or_default() {
-            for sessions in self.rooms.sessions(&room).chunks(RENEW) {
+            let sessions = self.rooms.sessions(&room);
+            if sessions.is_empty() {
+                self.resumed(&room, None);
+            }
+            for sessions in sessions.chunks(RENEW) {
                 let (core, name) = (self.clone(), room.clone());
                 let again = !self.slept.load(Relaxed);
-                let _ = self.rooms.renew(&room, sessions, again, false, move |seats, reply| {
-                    let _ = core.renewed(&name, &seats, reply);
+                let renewed = self.rooms.renew(&room, sessions, again, false, move |seats, reply| {
+                    let renewed = core.renewed(&name, &seats, reply);
+                    core.resumed(&name, renewed.ok().map(|renewed| renewed.newest));
                 });
+                if renewed.is_err() {
+                    self.resumed(&room, None);
+                }
             }
             self.compare(&room);
         }
@@ -108,6 +116,13 @@ impl Core {
             }
         }
         Ok(renewed)
+    }
+
+    /// The room is subscribed to again, and its log goes up to here, if that is known.
+    fn resumed(&self, room: &Room, newest: Option<Id>) {
+        if self.rooms.deliver(room, |_, delivery| delivery.resume(newest)) == Some(true) {
+            self.refill.queue_room(room.clone());
+        }
     }
 
     /// The log goes up to here. What was published up to then has been received: the rest was missed.

@@ -27,6 +27,10 @@ pub struct Delivery {
     /// While the log is read: the newest id that is known to be in it. What is published meanwhile is not delivered, for
     /// it is in the log too.
     refilling: Option<Id>,
+    /// A new connection is being made ready: what was missed before it is not known yet, so nothing newer is delivered.
+    suspended: bool,
+    /// Nobody was reading the log when the room was suspended.
+    idle: bool,
     /// Messages that were kept and not published yet, by id.
     unconfirmed: VecDeque<Unconfirmed>,
     /// Who is here.
@@ -126,6 +130,25 @@ impl Delivery {
         idle
     }
 
+    /// Before the room is subscribed to on a new connection: what is published from then on waits until
+    /// [`Delivery::resume`]. Otherwise a message that is published before the renewal's reply would hide those before it.
+    pub fn suspend(&mut self) {
+        self.idle = self.begin_refill() || (self.suspended && self.idle);
+        self.suspended = true;
+    }
+
+    /// On the new connection the log goes up to `newest`; `None` if that could not be read. Whether the log has to be read
+    /// and nobody is at it.
+    pub fn resume(&mut self, newest: Option<Id>) -> bool {
+        if !std::mem::take(&mut self.suspended) {
+            return false;
+        }
+        let target = self.refilling.max(newest);
+        let missed = newest.is_none() || target > self.last;
+        self.refilling = if missed || !self.idle { target } else { None };
+        missed && self.idle
+    }
+
     /// The newest id known to be in the log, if it is being read.
     pub fn refill_target(&self) -> Option<Id> {
         self.refilling
@@ -135,7 +158,7 @@ impl Delivery {
     /// it was known then is no longer in the log, and its author is notified.
     pub fn end_refill(&mut self, target: Id) -> Refilled {
         let newest = self.refilling.unwrap_or_default();
-        if newest > target && newest > self.last() {
+        if self.suspended || (newest > target && newest > self.last()) {
             return Refilled::More;
         }
         self.refilling = None;
@@ -160,6 +183,32 @@ mod tests {
         assert!(!room.kept(id(6), None, Instant::now()), "it is delivered already");
         assert!(room.begin(id(9), Instant::now()), "those who are here know less");
         assert_eq!(room.last(), id(6));
+    }
+
+    #[test]
+    fn what_is_published_before_the_room_has_resumed_hides_nothing() {
+        let mut room = Delivery::default();
+        room.begin(id(5), Instant::now());
+        room.suspend();
+        assert!(!room.published(id(8)), "6 and 7 may have been missed");
+        room.suspend();
+        assert!(room.resume(Some(id(8))) && !room.resume(Some(id(8))));
+        let target = room.refill_target().expect("it is read");
+        assert!(room.read(id(6)) && room.read(id(8)) && room.end_refill(target) == Refilled::Complete(Vec::new()));
+        assert!(room.published(id(9)));
+        // Nothing was missed.
+        room.suspend();
+        assert!(!room.resume(Some(id(9))) && room.published(id(10)));
+        // Somebody reads the log already, and goes on until the room has resumed.
+        assert!(room.begin_refill());
+        room.suspend();
+        assert!(!room.published(id(12)) && room.end_refill(id(10)) == Refilled::More);
+        assert!(!room.resume(Some(id(12))) && room.end_refill(id(10)) == Refilled::More);
+        // What is not known has to be read.
+        let mut room = Delivery::default();
+        room.begin(id(5), Instant::now());
+        room.suspend();
+        assert!(room.resume(None));
     }
 
     #[test]

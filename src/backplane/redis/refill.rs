@@ -64,7 +64,8 @@ impl Refill {
         }
     }
 
-    fn queue_room(&self, room: Room) {
+    /// Reads a room's log; the caller has seen that nobody is at it.
+    pub fn queue_room(&self, room: Room) {
         // The receiver lives as long as the process.
         let _ = self.queue.send(room);
     }

@@ -105,10 +105,15 @@ impl Rooms {
         self.state().rooms.keys().cloned().collect()
     }
 
-    /// Those among `rooms` that are still there, subscribed to anew by one command.
+    /// Those among `rooms` that are still there, suspended, and subscribed to anew by one command.
     pub fn resubscribe(&self, rooms: &[Room]) -> Result<Vec<Room>, Unavailable> {
-        let state = self.state();
+        let mut state = self.state();
         let there: Vec<Room> = rooms.iter().filter(|room| state.rooms.contains_key(*room)).cloned().collect();
+        for room in &there {
+            if let Some(state) = state.rooms.get_mut(room) {
+                state.delivery.suspend();
+            }
+        }
         if !there.is_empty() {
             self.pipeline.append_subscription(self.commands.subscribe(&there), there.len())?;
         }
