@@ -55,7 +55,7 @@ struct Stage {
 impl Stage {
     fn new(place: Place) -> Stage {
         // The limits as they are by default: these tests are about them.
-        let defaults = [
+        let settings = [
             ("TEXT_RATE", ""),
             ("ADDRESS_CONNECTIONS", ""),
             ("ADDRESS_CONNECTION_RATE", ""),
@@ -64,17 +64,19 @@ impl Stage {
             ("ADDRESS_TEXT_RATE", ""),
             ("ADDRESS_HISTORY_RATE", ""),
             ("MAX_CONNECTIONS", "2000"),
+            // It would ask calm people to reconnect where the attackers are more on one instance, and they do not here.
+            ("REBALANCE", "0"),
         ];
         match place {
-            Place::Memory => Stage { instances: vec![Instance::start(&defaults)], _redis: None, _file: None },
+            Place::Memory => Stage { instances: vec![Instance::start(&settings)], _redis: None, _file: None },
             Place::File => {
                 let file = DataFile::new();
-                let instance = Instance::start(&[&defaults[..], &[("DATA_FILE", file.path().as_str())]].concat());
+                let instance = Instance::start(&[&settings[..], &[("DATA_FILE", file.path().as_str())]].concat());
                 Stage { instances: vec![instance], _redis: None, _file: Some(file) }
             }
             Place::Redis => {
                 let redis = Redis::start();
-                let instances = (0..2).map(|_| Instance::on(&redis, &defaults)).collect();
+                let instances = (0..2).map(|_| Instance::on(&redis, &settings)).collect();
                 Stage { instances, _redis: Some(redis), _file: None }
             }
         }
