@@ -74,3 +74,58 @@ fn many_rooms_cost_one_room_nothing() {
         assert_eq!(client.ended(), None);
     }
 }
+
+/// Two instances, the first behind a proxy.
+fn pair(redis: &Redis) -> (Proxy, Task, Task) {
+    let proxy = Proxy::start(redis.addr());
+    let first = Task::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+    let second = Task::on(redis, &[("RATE_LIMIT", "0")]);
+    poll_until("ready", PATIENCE, || get(first.addr, "/readyz").status == 200);
+    (proxy, first, second)
+}
+
+/// The network delivers late what was sent into it, though its sender has given up: the client is elsewhere by then.
+#[test]
+fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    proxy.hold(Some(Which::All), None);
+    let mut late = Client::connect(first.addr, "tea");
+    let secret = late.secret.clone();
+    assert_eq!(late.try_enter("Ada", None)["code"], "unavailable");
+    let mut ada = Client::back(second.addr, "tea", "Ada", &secret, None);
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.release();
+    poll_until("the first instance is back", PATIENCE, || get(first.addr, "/readyz").status == 200);
+    ada.say("still here");
+    ada.take(Duration::from_secs(1));
+    assert_eq!(ada.ended(), None);
+    assert_eq!(ada.participants(), 1);
+}
+
+/// One direction is dead, and published messages go on to arrive.
+#[test]
+fn what_redis_does_not_receive_is_refused_in_time_though_others_talk_on() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                bob.say("talk");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        proxy.hold(Some(Which::All), None);
+        let start = Instant::now();
+        let key = ada.post("hello?");
+        let answer = ada.until("an answer", |f| f["ref"] == key.as_str());
+        let took = start.elapsed();
+        done.store(true, SeqCst);
+        assert_eq!(answer["code"], "unavailable", "{answer}");
+        assert!(took < Duration::from_millis(2_800), "refused after {took:?}");
+    });
+    proxy.release();
+}

@@ -109,11 +109,11 @@ impl Commands {
         command.arg(self.channel(room)).arg(body).arg(known.ms).get_packed_command()
     }
 
-    /// Takes a seat.
-    pub fn join(&self, seat: &Seat, may_expire: bool) -> Vec<u8> {
+    /// Takes a seat, unless it is later than this by Redis's clock, in milliseconds.
+    pub fn join(&self, seat: &Seat, may_expire: bool, latest: u64) -> Vec<u8> {
         let mut command = self.presence(&self.join, &seat.room, may_expire);
         command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
-        command.arg(seat.address.to_string()).arg(&*seat.name).get_packed_command()
+        command.arg(seat.address.to_string()).arg(&*seat.name).arg(latest).get_packed_command()
     }
 
     /// Gives a seat back.
@@ -164,6 +164,11 @@ impl Commands {
     /// Publishes that somebody types.
     pub fn typing(&self, room: &str, json: &str) -> Vec<u8> {
         cmd("PUBLISH").arg(self.channel(room)).arg(format!("t{json}")).get_packed_command()
+    }
+
+    /// Reads Redis's clock.
+    pub fn time(&self) -> Vec<u8> {
+        cmd("TIME").get_packed_command()
     }
 
     /// Publishes to this instance itself.

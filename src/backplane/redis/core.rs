@@ -1,8 +1,8 @@
 //! What sessions' calls, the reader and the heartbeat share: the parts of the backplane, and what is done with replies
 //! whoever receives them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::bulk::Bulk;
@@ -36,6 +36,8 @@ pub struct Core {
     pub health: ConnectionHealth,
     /// Whether expired leases may be cleared away: every instance has had time to renew its own, see `heartbeat.rs`.
     pub may_expire: AtomicBool,
+    /// Redis's clock as it was read: no earlier than this many milliseconds at that moment.
+    pub clock: Mutex<Option<(u64, Instant)>>,
     /// This process was stopped and has just been continued: names that are gone were rightly cleared away.
     pub slept: AtomicBool,
     /// Who is kept out.
@@ -45,18 +47,35 @@ pub struct Core {
 }
 
 impl Core {
+    /// Reads Redis's clock.
+    pub fn read_clock(self: &Arc<Core>) {
+        let (core, asked) = (self.clone(), Instant::now());
+        let _ = self.pipeline.append(self.commands.time(), Priority::Urgent, move |reply| {
+            let Ok(Ok([seconds, micros])) = reply.map(replies::from_value::<[u64; 2]>) else { return };
+            // Up to the whole exchange may have passed since.
+            let now = seconds * 1000 + micros / 1000 + asked.elapsed().as_millis() as u64;
+            *core.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, Instant::now()));
+        });
+    }
+
+    /// This moment of the local clock on that of Redis, in milliseconds, if anything somewhat later.
+    pub fn on_redis_clock(&self, at: Instant) -> u64 {
+        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.map_or(0, |(ms, read)| ms + at.saturating_duration_since(read).as_millis() as u64)
+    }
+
     /// A join has been carried out. Called in the channel's order: what is published from now on comes on top of it.
     pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
         self.rooms.begin(room, seated.newest);
         let complete = seated.names.len() as u64 == seated.participants;
         let known = self.rooms.deliver(room, |_, delivery| {
             if !delivery.roster.is_known() && complete {
-                delivery.roster.correct(seated.names.clone(), seated.stamp);
+                delivery.roster.correct(seated.names.clone(), seated.stamp, false);
             }
             delivery.roster.is_known()
         });
         if known == Some(false) {
-            self.compare(room);
+            self.compare(room, false);
         }
     }
 
@@ -96,7 +115,7 @@ impl Core {
                     self.resumed(&room, None);
                 }
             }
-            self.compare(&room);
+            self.compare(&room, false);
         }
     }
 
@@ -134,13 +153,13 @@ impl Core {
     }
 
     /// Reads who is in a room, and sends the clients here what they do not know. On the channel's own connection, since the
-    /// answer is as of its place among the changes.
-    pub fn compare(self: &Arc<Core>, room: &Room) {
+    /// answer is as of its place among the changes. Where some clients know fewer names than others, `all` are told.
+    pub fn compare(self: &Arc<Core>, room: &Room, all: bool) {
         let (core, name) = (self.clone(), room.clone());
         let _ = self.pipeline.append(self.commands.roster(room), Priority::Urgent, move |reply| {
             let Ok(Ok((stamp, names))) = reply.map(replies::roster) else { return };
             let news = core.rooms.deliver(&name, |_, delivery| {
-                if delivery.compare_later { None } else { delivery.roster.correct(names, stamp) }
+                if delivery.compare_later { None } else { delivery.roster.correct(names, stamp, all) }
             });
             if let Some(Some(change)) = news {
                 log::info!("{name}: {} came and {} went unnoticed", change.joined.len(), change.left.len());

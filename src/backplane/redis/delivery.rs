@@ -232,7 +232,7 @@ mod tests {
     fn names_that_are_taken_again_are_told_to_those_who_came_meanwhile() {
         let change = || Change { joined: vec!["Ada".to_owned()], ..Change::default() };
         let mut room = Delivery::default();
-        room.roster.correct(vec!["Ada".to_owned()], 1);
+        room.roster.correct(vec!["Ada".to_owned()], 1, false);
         assert_eq!(room.changed(change()), None);
         room.compare_later = true;
         assert_eq!(room.changed(change()), Some(change()));

@@ -81,7 +81,8 @@ impl Heartbeat {
         for room in self.core.rooms.names() {
             let waits = self.core.rooms.deliver(&room, |_, delivery| std::mem::take(&mut delivery.compare_later));
             if waits == Some(true) {
-                self.core.compare(&room);
+                // Those who came meanwhile know fewer names than the others.
+                self.core.compare(&room, true);
             }
         }
     }

@@ -1,8 +1,10 @@
--- Takes a seat. ARGV[3..7]: folded name, session, mark, address, shown name. A name whose lease runs belongs to its client: the
+-- Takes a seat. ARGV[3..8]: folded name, session, mark, address, shown name, and until when somebody waits for the answer: a
+-- join that the network held up must not take over a newer session of the same client. Then it returns "late". A name whose lease runs belongs to its client: the
 -- same client takes it over in silence (the older session is notified on the channel), another one is refused.
 -- Returns {} if the name is taken, else {stamp, participants, newest id, {value of who, ...}} with at most 100 values.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if now > tonumber(ARGV[8]) then return 'late' end
 local value = redis.call('HGET', who, key)
 local old_session, old_by, old_name, back
 if value then

@@ -23,14 +23,15 @@ mod rooms;
 mod roster;
 mod socket;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::bulk::Bulk;
 use self::commands::{Commands, Part, excluded};
+use self::connect::REDIS_TIMEOUT;
 pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
@@ -77,6 +78,7 @@ impl Redis {
             refill,
             health: ConnectionHealth::new(sink.clone()),
             may_expire: AtomicBool::new(false),
+            clock: Mutex::default(),
             slept: AtomicBool::new(false),
             bans: Bans::default(),
             sink,
@@ -92,7 +94,9 @@ impl Redis {
         self.joins.0.send_deadline((), deadline).map_err(|_| JoinError::Unavailable)?;
         let (to, answer) = bounded(1);
         let (reading, room) = (core.clone(), seat.room.clone());
-        let command = core.commands.join(seat, core.may_expire.load(Relaxed));
+        // Later than this the connection would have been given up, and the client may be elsewhere.
+        let latest = core.on_redis_clock(deadline.min(Instant::now() + REDIS_TIMEOUT));
+        let command = core.commands.join(seat, core.may_expire.load(Relaxed), latest);
         core.pipeline.send(command, move |reply| {
             let seated = reply.map_err(Unavailable::from).and_then(replies::seated);
             if let Ok(Some(seated)) = &seated {

@@ -19,9 +19,9 @@ use crate::{protocol, threads};
 
 /// The longest the thread reads without looking at the clock.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks without a byte that make [`REDIS_TIMEOUT`]. Counted, because a process that was stopped and continued finds its
-/// clock advanced and its replies there.
-const SILENT_TICKS: u32 = (REDIS_TIMEOUT.as_millis() / TICK.as_millis()) as u32;
+/// Looks at the clock without a reply before them that make [`REDIS_TIMEOUT`]. Counted, because a process that was stopped
+/// and continued finds its clock advanced and its replies there.
+const SILENT_LOOKS: u32 = (REDIS_TIMEOUT.as_millis() / TICK.as_millis()) as u32;
 /// Rooms that are subscribed to together on a new connection.
 const TOGETHER: usize = 100;
 /// Replies to probes without the probe itself that show a subscription to be stale: a proxy passes replies on, but not what
@@ -35,8 +35,8 @@ pub struct Reader {
     probe: Arc<Probe>,
     next_probe: Instant,
     next_look: Instant,
-    /// Ticks in a row in which nothing came.
-    silent_ticks: u32,
+    /// Looks at the clock since the last reply. What is published does not count: one direction alone may be dead.
+    silent_looks: u32,
     /// Until when refusals are not logged: one line per second is enough.
     quiet_until: Instant,
 }
@@ -58,7 +58,7 @@ impl Reader {
             probe: Arc::default(),
             next_probe: now,
             next_look: now,
-            silent_ticks: 0,
+            silent_looks: 0,
             quiet_until: now,
         };
         threads::spawn_critical("redis-reader", move || reader.run()).map(drop)
@@ -83,7 +83,7 @@ impl Reader {
             connection.demand("SCRIPT LOAD", &script)?;
         }
         connection.socket.tcp().set_read_timeout(Some(TICK))?;
-        (self.probe, self.silent_ticks) = (Arc::default(), 0);
+        (self.probe, self.silent_looks) = (Arc::default(), 0);
         self.core.pipeline.connect(connection.socket.clone());
         self.resume(&mut connection)?;
         self.core.may_expire.store(false, Relaxed);
@@ -101,6 +101,7 @@ impl Reader {
         let core = self.core.clone();
         // Without a connection, the next read fails.
         let _ = core.pipeline.append_subscription(core.commands.subscribe_own(), 2);
+        core.read_clock();
         core.read_bans();
         core.pipeline.append_deferred();
         self.read_all_replies(connection)?;
@@ -122,19 +123,9 @@ impl Reader {
     /// Reads one reply or push and deals with it, and with what the clock demands.
     fn read(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
         match connection.read() {
-            Ok(value) => {
-                self.silent_ticks = 0;
-                match value {
-                    Value::Push { kind, data } => self.pushed(&kind, data),
-                    reply => self.replied(reply)?,
-                }
-            }
-            Err(LinkError::Read(error)) if error.is_timeout() => {
-                self.silent_ticks += 1;
-                if self.silent_ticks >= SILENT_TICKS && self.core.pipeline.oldest_wait() >= REDIS_TIMEOUT {
-                    return Err(LinkError::NoAnswer);
-                }
-            }
+            Ok(Value::Push { kind, data }) => self.pushed(&kind, data),
+            Ok(reply) => self.replied(reply)?,
+            Err(LinkError::Read(error)) if error.is_timeout() => {}
             Err(error) => return Err(error),
         }
         self.look_at_clock()
@@ -145,7 +136,12 @@ impl Reader {
         if now < self.next_look {
             return Ok(());
         }
-        self.next_look = now + TICK;
+        // A little sooner than a read ends for want of bytes.
+        self.next_look = now + TICK - TICK / 10;
+        self.silent_looks += 1;
+        if self.silent_looks > SILENT_LOOKS && self.core.pipeline.oldest_wait() >= REDIS_TIMEOUT {
+            return Err(LinkError::NoAnswer);
+        }
         while let Some(room) = self.core.rooms.take_overdue(now) {
             log::info!("{room}: a message was kept but not published in time; reading the log");
             self.core.refill.start_room(&room);
@@ -153,6 +149,8 @@ impl Reader {
         if now >= self.next_probe {
             self.next_probe = now + HEARTBEAT;
             self.send_probe();
+            self.core.read_clock();
+            self.core.pipeline.flush();
         }
         if self.probe.missed.load(Relaxed) >= MISSED_PROBES { Err(LinkError::Stale) } else { Ok(()) }
     }
@@ -168,10 +166,10 @@ impl Reader {
         };
         // Without a connection, the next read fails.
         let _ = self.core.pipeline.append(self.core.commands.probe(), Priority::Urgent, count);
-        self.core.pipeline.flush();
     }
 
     fn replied(&mut self, reply: Value) -> Result<(), LinkError> {
+        self.silent_looks = 0;
         let Some(pending) = self.core.pipeline.take_oldest() else {
             return Err(LinkError::Unsuitable("Redis sent a reply that nobody waits for".to_owned()));
         };

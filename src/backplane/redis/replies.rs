@@ -88,7 +88,7 @@ pub struct Seated {
 
 /// Reads the reply of `join.lua`: `None` if the name is taken.
 pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
-    let Value::Array(parts) = value else { return Err(not_understood(value)) };
+    let Value::Array(parts) = value else { return Err(Unavailable) }; // "late"
     if parts.is_empty() {
         return Ok(None);
     }

@@ -27,12 +27,13 @@ impl Roster {
         (!change.joined.is_empty() || !change.left.is_empty()).then_some(change)
     }
 
-    /// Takes who is there, read at this moment of the channel; the difference, if clients knew other names.
-    pub fn correct(&mut self, there: Vec<String>, stamp: u64) -> Option<Change> {
+    /// Takes who is there, read at this moment of the channel; the difference, if clients knew other names. With `all`, every
+    /// name that is there is told, as some clients may not know it.
+    pub fn correct(&mut self, there: Vec<String>, stamp: u64, all: bool) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
         let participants = there.len() as u64;
         let before = self.names.replace(there.clone())?;
-        let joined: Vec<String> = there.difference(&before).cloned().collect();
+        let joined: Vec<String> = there.iter().filter(|&name| all || !before.contains(name)).cloned().collect();
         let left: Vec<String> = before.difference(&there).cloned().collect();
         let news = !joined.is_empty() || !left.is_empty();
         news.then_some(Change { joined, left, participants, stamp, about: None })
@@ -55,17 +56,19 @@ mod tests {
     fn what_was_missed_is_told_later() {
         let mut roster = Roster::default();
         assert!(!roster.is_known() && roster.follow(change(&["Zoe"], &[])).is_some());
-        assert_eq!(roster.correct(names(&["Ada", "Bob"]), 5), None, "clients have it from their welcome");
+        assert_eq!(roster.correct(names(&["Ada", "Bob"]), 5, false), None, "clients have it from their welcome");
         assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &["Ada"])));
-        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7), None);
-        let news = roster.correct(names(&["Cid", "Dee"]), 8).expect("one came, one went");
+        assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7, false), None);
+        let news = roster.correct(names(&["Cid", "Dee"]), 8, false).expect("one came, one went");
         assert_eq!((news.joined, news.left, news.participants, news.stamp), (names(&["Dee"]), names(&["Bob"]), 2, 8));
+        let news = roster.correct(names(&["Dee"]), 9, true).expect("all are named");
+        assert_eq!((news.joined, news.left, news.participants), (names(&["Dee"]), names(&["Cid"]), 1));
     }
 
     #[test]
     fn nothing_is_told_twice() {
         let mut roster = Roster::default();
-        roster.correct(names(&["Ada", "Bob"]), 5);
+        roster.correct(names(&["Ada", "Bob"]), 5, false);
         assert_eq!(roster.follow(change(&["Bob"], &[])), None);
         assert_eq!(roster.follow(change(&[], &["Ada"])), Some(change(&[], &["Ada"])));
         assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &[])));
