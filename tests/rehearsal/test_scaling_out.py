@@ -1,6 +1,6 @@
-"""A scale-out: two tasks hold a thousand sessions, two empty ones come, and shedding evens the load out.
+"""A scale-out: two tasks hold a thousand sessions, two empty ones come, and rebalancing evens the load out.
 
-Sockets stay where they are, so without shedding the new tasks would get newcomers only. It works through stickiness
+Sockets stay where they are, so without rebalancing the new tasks would get newcomers only. It works through stickiness
 because the cookie lapses 10 seconds after a client came: whoever is asked to move later than that is free to land
 anywhere, and the balancer puts it where the fewest are. test_stickiness.py shows what a longer cookie would do."""
 
@@ -18,7 +18,7 @@ EVEN_WITHIN = 60
 TOLERANCE = 40
 
 
-def test_shedding_fills_new_tasks_within_a_minute(stage):
+def test_rebalancing_fills_new_tasks_within_a_minute(stage):
     balancer = stage.balancer()
     for _ in range(2):
         balancer.add(stage.task())
@@ -43,7 +43,7 @@ def test_shedding_fills_new_tasks_within_a_minute(stage):
     print(f"even after {took:.0f} s: {held(stage)}, {moved} asked to move", Counter(sum(p.ends.values()) for p in crowd.people))
     # Half of all are one too many each where they are; few are asked twice.
     assert share * 2 - 2 * TOLERANCE <= moved <= share * 2 + 2 * TOLERANCE
-    assert all("shedding" in "".join(task.log) for task in stage.tasks[:2])
+    assert all("rebalancing" in "".join(task.log) for task in stage.tasks[:2])
 
     # The rooms are whole, whoever sits where; nobody was seen moving.
     for room in rooms:

@@ -1,4 +1,4 @@
-"""How stickiness and shedding go together: for as long as the cookie is good, whoever is asked to move comes back to the
+"""How stickiness and rebalancing go together: for as long as the cookie is good, whoever is asked to move comes back to the
 very task that asked. So it is good for seconds."""
 
 import time
