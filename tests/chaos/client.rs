@@ -146,7 +146,10 @@ impl Client {
                 Got::Frame(frame) if frame["type"] == "welcome" => return Ok(frame),
                 Got::Frame(frame) if frame["type"] == "error" => {
                     let code = frame["code"].as_str().unwrap_or("none").to_string();
+                    // A busy server says when to come back.
+                    let is_busy = code == "rate_limited" && frame["retry_ms"].is_u64();
                     if code != "unavailable"
+                        && !is_busy
                         && !(code == "name_taken" && self.stage.ledger.was_impersonated(self.role.index))
                     {
                         self.broken("join refused for no good reason", frame.to_string());
