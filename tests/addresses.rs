@@ -227,6 +227,14 @@ fn a_trusted_proxy_names_the_user() {
     phone.send(json!({"type": "join", "client": phone.secret}));
     assert_eq!(phone.expect("welcome")["participants"], 2);
     ada.expect_close(4001);
+    // Names that are too long to be shown whole may look alike, and are two people all the same.
+    let long = |end: &str| format!("department-of-something-long-name.{end}@example.com");
+    let mut alice = as_user(9, &long("alice")).expect("a connection");
+    alice.send(json!({"type": "join"}));
+    alice.expect("welcome");
+    let mut other = as_user(9, &long("bob")).expect("a connection");
+    other.send(json!({"type": "join"}));
+    other.expect_error("name_taken");
     let mut through = Connection::over(connect(task.addr, 9));
     assert_eq!(through.request("GET", "/r/tea", "Remote-User: Ada\r\n").status, 200);
     for (path, status) in [("/", 401), ("/r/tea/messages", 401), ("/healthz", 200), ("/readyz", 200)] {

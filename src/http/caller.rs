@@ -14,8 +14,6 @@ use crate::session::Visitor;
 
 /// The header in which proxies list whom a request came from, the nearest last.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// The longest name that is shown whole, in characters; the contract's own limit.
-const NAME_CHARS: usize = 32;
 
 /// Finds out who sends a request.
 ///
@@ -59,8 +57,7 @@ fn is_open(request: &Request<()>, app: &App) -> bool {
     is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_host(request, app)
 }
 
-/// The user's name as the proxy gives it, from a peer that was named as a proxy. One that is too long to be shown is
-/// cut, since people cannot choose another.
+/// The user as the proxy names it, from a peer that was named as a proxy.
 fn user(request: &Request<()>, peer: &Peer, app: &App) -> Option<std::sync::Arc<str>> {
     let access = &app.settings.access;
     let value = request.headers().get(access.user_header.as_ref()?)?;
@@ -68,6 +65,5 @@ fn user(request: &Request<()>, peer: &Peer, app: &App) -> Option<std::sync::Arc<
         return None;
     }
     let name = std::str::from_utf8(value.as_bytes()).ok()?;
-    let short: String = name.trim().chars().take(NAME_CHARS).collect();
-    protocol::clean_name(&short).map(Into::into)
+    protocol::shown_user(name).is_some().then(|| name.trim().into())
 }

@@ -7,7 +7,9 @@ mod message;
 mod name;
 
 pub use message::{Id, is_body, message_body, message_json};
-pub use name::{Secret, clean_name, clean_text, fold_name, is_client, is_mark, is_reference, is_room, mark};
+pub use name::{
+    Secret, clean_name, clean_text, fold_name, is_client, is_mark, is_reference, is_room, mark, shown_user,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -64,6 +64,12 @@ pub fn clean_name(raw: &str) -> Option<String> {
     (fits && allowed && name.chars().any(is_visible)).then_some(name)
 }
 
+/// The name under which a user is shown whom a proxy names. One that is too long is cut, since people cannot choose
+/// another; who it is follows from the whole.
+pub fn shown_user(user: &str) -> Option<String> {
+    clean_name(&user.trim().chars().take(32).collect::<String>())
+}
+
 /// Whether a character shows something by itself: a letter, digit, mark of punctuation or symbol. U+2800 is a symbol by
 /// its category and an empty cell on the screen.
 fn is_visible(c: char) -> bool {

@@ -65,7 +65,7 @@ impl Session<'_> {
     /// The name as it is shown: the one that a proxy gives, or else the one that was chosen.
     fn name(&self, join: &Join) -> Option<String> {
         let chosen = || protocol::clean_name(join.name.as_deref().unwrap_or_default());
-        self.visitor.user.as_ref().map_or_else(chosen, |user| Some(user.to_string()))
+        self.visitor.user.as_ref().map_or_else(chosen, |user| protocol::shown_user(user))
     }
 
     /// The client's mark. A user that a proxy names is the same person on each of his devices; a client that gives no
