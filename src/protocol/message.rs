@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use super::name::{clean_name, clean_text, is_mark, is_reference};
+use super::name::{clean_text, is_clean_name, is_mark, is_reference};
 
 /// A message's id: a Redis stream's entry id (`XADD`), milliseconds and a sequence number. Its order is the order of
 /// the room.
@@ -81,7 +81,7 @@ pub fn message_body(by: &str, name: &str, text: &str, reference: Option<&str>) -
 pub fn is_body(text: &str) -> bool {
     let Ok(body) = serde_json::from_str::<Body<'_>>(text) else { return false };
     is_mark(&body.by)
-        && clean_name(&body.name).is_some_and(|name| name == body.name)
+        && is_clean_name(&body.name)
         && clean_text(&body.text).is_some_and(|text| text == body.text)
         && body.reference.as_deref().is_none_or(is_reference)
         && json(&body) == text

@@ -8,7 +8,8 @@ mod name;
 
 pub use message::{Id, is_body, message_body, message_json};
 pub use name::{
-    Secret, clean_name, clean_text, fold_name, is_client, is_mark, is_reference, is_room, mark, shown_user,
+    Secret, clean_name, clean_text, fold_name, is_clean_name, is_client, is_mark, is_reference, is_room, mark,
+    shown_user,
 };
 
 use serde::{Deserialize, Serialize};

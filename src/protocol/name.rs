@@ -70,6 +70,13 @@ pub fn shown_user(user: &str) -> Option<String> {
     clean_name(&user.trim().chars().take(32).collect::<String>())
 }
 
+/// Whether this is a name as [`clean_name`] makes it. Most are plain ASCII, which needs no table of Unicode: a join's answer
+/// alone brings a hundred names to check.
+pub fn is_clean_name(name: &str) -> bool {
+    let plain = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic());
+    name.len() <= 32 && name.split(' ').all(plain) || clean_name(name).is_some_and(|clean| clean == name)
+}
+
 /// Whether a character shows something by itself: a letter, digit, mark of punctuation or symbol. U+2800 is a symbol by
 /// its category and an empty cell on the screen.
 fn is_visible(c: char) -> bool {
@@ -149,6 +156,7 @@ mod tests {
             (&long[1..], Some(&long[1..])),
         ] {
             assert_eq!(clean_name(raw).as_deref(), clean, "{raw:?}");
+            assert_eq!(is_clean_name(raw), clean == Some(raw), "{raw:?}");
         }
     }
 

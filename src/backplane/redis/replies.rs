@@ -9,7 +9,7 @@ use tungstenite::Bytes;
 use super::commands::Commands;
 use crate::backplane::admin::{Removal, removed_frames};
 use crate::backplane::{Change, Unavailable};
-use crate::protocol::{self, Id, clean_name, is_body};
+use crate::protocol::{self, Id, is_body, is_clean_name};
 
 /// A reply as a Rust value.
 pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
@@ -109,7 +109,7 @@ pub fn roster(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
     let (mut stamp, mut names) = (0, Vec::with_capacity(values.len()));
     for value in values.into_iter().filter_map(text) {
         match value.splitn(5, ' ').nth(4) {
-            Some(name) => names.extend(is_name(name).then(|| name.to_owned())),
+            Some(name) => names.extend(is_clean_name(name).then(|| name.to_owned())),
             None => stamp = value.parse().unwrap_or(0),
         }
     }
@@ -208,7 +208,7 @@ fn change(text: &str, commands: &Commands) -> Option<Change> {
     let mut head = lines.next()?.split(' ');
     let mut names = || -> Option<Vec<String>> {
         let names = lines.next()?.split('\t').filter(|name| !name.is_empty());
-        names.map(|name| is_name(name).then(|| name.to_owned())).collect()
+        names.map(|name| is_clean_name(name).then(|| name.to_owned())).collect()
     };
     Some(Change {
         stamp: head.next()?.parse().ok()?,
@@ -217,10 +217,6 @@ fn change(text: &str, commands: &Commands) -> Option<Change> {
         joined: names()?,
         left: names()?,
     })
-}
-
-fn is_name(name: &str) -> bool {
-    clean_name(name).is_some_and(|clean| clean == name)
 }
 
 /// Whether this is a typing frame exactly as [`protocol::typing_json`] makes it.
@@ -233,7 +229,7 @@ fn is_typing(json: &str) -> bool {
     // A frame has a name of 32 characters at most, each six bytes at most where it is escaped.
     json.len() < 256
         && serde_json::from_str(json).is_ok_and(|typing: Typing| {
-            is_name(&typing.name) && protocol::typing_json(&typing.name, typing.active) == json
+            is_clean_name(&typing.name) && protocol::typing_json(&typing.name, typing.active) == json
         })
 }
 
