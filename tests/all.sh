@@ -33,6 +33,13 @@ row() {
         if [ "$only" != "  " ] && [[ "$only" != *" $name "* ]]; then continue; fi
         local start=$SECONDS outcome=passed
         suite "$name" >"$results/$name.out" 2>&1 || outcome=FAILED
+        # Suites of many processes have one more try, and both outputs are shown: what fails now and then is a defect of
+        # the test or of the server, and is to be mended, but it does not stop everybody's work.
+        if [ $outcome = FAILED ] && [ "$name" != ordinary ] && [ "$name" != docs ]; then
+            sed "s/^/$name (first try): /" "$results/$name.out" | tail -n 200
+            outcome=passed
+            suite "$name" >"$results/$name.out" 2>&1 || outcome=FAILED
+        fi
         printf '%-12s %-7s %4d s\n' "$name" "$outcome" $((SECONDS - start)) | tee "$results/$name.$outcome"
         if [ $outcome = FAILED ]; then
             sed "s/^/$name: /" "$results/$name.out" | tail -n 200
