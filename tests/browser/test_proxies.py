@@ -38,6 +38,7 @@ CADDY = """
     storage file_system {tmp}
 }}
 http://127.0.0.1:{port} {{
+    bind 127.0.0.1
     redir /chat /chat/
     {directive} /chat/* {{
         reverse_proxy 127.0.0.1:{task}
@@ -71,6 +72,17 @@ WAYS = {
 
 class Proxy:
     def __init__(self, way, tmp, task):
+        # Whoever asks the system for a free port may lose it to a client's socket before it listens.
+        for attempt in range(5):
+            self._start(way, tmp, task)
+            try:
+                poll(f"{way} listens: {tmp}/log", self._listens)
+                return
+            except AssertionError:
+                if attempt == 4 or self.process.poll() is None:
+                    raise
+
+    def _start(self, way, tmp, task):
         command, template, values = WAYS[way]
         self.port = free_port()
         file = tmp / "proxy.conf"
@@ -78,7 +90,6 @@ class Proxy:
         log = open(tmp / "log", "w")
         env = {"HOME": str(tmp), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_CONFIG_HOME": str(tmp), "XDG_DATA_HOME": str(tmp)}
         self.process = subprocess.Popen([part.format(file=file) for part in command], stdout=log, stderr=log, env=env)
-        poll(f"{way} listens: {tmp}/log", self._listens)
 
     def _listens(self):
         import socket
