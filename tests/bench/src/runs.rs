@@ -11,7 +11,6 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::crowd::{self, Crowd, Entrance};
-use crate::dialect::Dialect;
 use crate::ledger::Ledger;
 use crate::meter::{Memory, Meter, curve, everyone, median, median_of, round_to, say, seconds, settle};
 use crate::process::{self, Cage, Recipe, Redis, Server};
@@ -101,7 +100,8 @@ impl Bench {
     /// What Redis spends on one message, apart from everything else.
     pub fn scripts(&self) -> io::Result<Value> {
         say("Redis alone: the scripts");
-        let builds: Vec<&Recipe> = self.servers.iter().filter(|recipe| recipe.dialect == Dialect::Bobbin).collect();
+        let through_redis = |recipe: &&Recipe| recipe.env.iter().any(|(name, _)| name == "REDIS_ENDPOINT");
+        let builds: Vec<&Recipe> = self.servers.iter().filter(through_redis).collect();
         scripts::measure(&self.redis, &builds, self.pick(3, 9), self.pick(10_000, 40_000))
     }
 
