@@ -44,7 +44,7 @@ const LEASE: At = 14_000;
 /// How long an instance may hold a message before it has to refuse it.
 const UNDER_WAY: At = 5000;
 
-/// After a promotion an instance may for so long still read from the server that was replaced.
+/// After a promotion an instance may for this long still read from the server that was replaced.
 const OPEN: At = 3000;
 
 pub struct Verdict {

@@ -5,7 +5,7 @@ use crate::common::{Instance, PATIENCE, Redis};
 use crate::strangers;
 
 together! {
-    /// Clients that do not read, read a byte a second, or stop within a frame: they are cut, and nobody else notices.
+    /// Clients that do not read, read a byte per second, or stop within a frame: they are cut, and nobody else notices.
     fn slow_clients_are_cut_and_the_others_do_not_notice() {
         let arena = calm(&[Talk::one("talk", 24, 50, 2)], &[("RATE_LIMIT", "0")]);
         let addr = arena.stage.instances.lock().unwrap()[0];
@@ -73,7 +73,7 @@ fn hundreds_of_rooms_come_back_as_one_does() {
     all_held(&arena.finish());
 }
 
-/// 2,000 join one room within seconds. Notices are gathered: each client gets a frame for each of the first 50 at the most, and
+/// 2,000 join one room within seconds. Notices are gathered: each client gets a frame for each of the first 50 at most, and
 /// then one a second, so the frames grow with the clients and not with their square.
 #[test]
 fn a_join_storm_costs_each_client_a_notice_a_second() {
@@ -108,7 +108,7 @@ fn a_join_storm_costs_each_client_a_notice_a_second() {
     let notices = |client: &Client| client.received.iter().filter(|f| f["type"] == "presence").count() as u64;
     let most = clients.iter().map(notices).max().unwrap_or_default();
     let all: u64 = clients.iter().map(notices).sum();
-    println!("{CLIENTS} joined in {joined:?}; {all} notices in {seconds} s, {most} for one client at the most");
+    println!("{CLIENTS} joined in {joined:?}; {all} notices in {seconds} s, {most} for one client at most");
     assert!(most <= 50 + seconds + 2, "one client got {most} notices in {seconds} s");
     assert!(all <= 50 * 50 + CLIENTS as u64 * (seconds + 2), "{all} notices in {seconds} s");
 }

@@ -13,7 +13,7 @@ together! {
         nobody_noticed(&outcome, &["close 1012"]);
     }
 
-    /// The same for one instance, with 400 messages a second on the way when the signal comes.
+    /// The same for one instance, with 400 messages per second on the way when the signal comes.
     fn a_drain_under_full_talk_loses_nothing() {
         let talk = Talk::one("talk", 24, 60, 1);
         let mut arena = calm(&[talk], &[("RATE_LIMIT", "0")]);
