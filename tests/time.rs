@@ -308,7 +308,8 @@ together! {
             }
             http::metric(full.addr, "bobbin_connections") <= 212.0
         });
-        assert!((200..=300).contains(&told), "{told} were asked to go");
+        // Those on their way to the other instance count nowhere: they must not make it ask for more than its surplus.
+        assert!((200..=215).contains(&told), "{told} were asked to go");
         assert!(last - first.expect("some") > seconds(2), "50 a second");
     }
 
