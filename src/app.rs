@@ -1,4 +1,4 @@
-//! What every connection's thread needs: made once by `server.rs`, and never changed but by its own atomics.
+//! State shared by all connection threads. `server.rs` creates it once; afterwards only its atomics and locks change.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -14,42 +14,42 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::site::Site;
 
-/// Shared by all connections' threads.
+/// Everything a connection's thread needs.
 pub struct App {
-    /// As the process was started.
+    /// The settings the process was started with.
     pub settings: Settings,
-    /// Who writes.
+    /// The threads that write to all WebSockets.
     pub lanes: Arc<Lanes>,
     /// Where rooms are kept.
     pub backplane: Box<dyn Backplane>,
-    /// Requests that wait for messages.
+    /// HTTP requests waiting for new messages.
     pub polls: Arc<Polls>,
-    /// How fast each script may post, in the order of the settings.
+    /// The post rate of each script, in the order in which the settings list them.
     pub post_rates: Vec<Mutex<Bucket>>,
-    /// The page and its files.
+    /// The page and its static files.
     pub site: Site,
-    /// What is counted.
+    /// Counters, gauges and histograms.
     pub metrics: Arc<Metrics>,
-    /// WebSocket connections against their cap.
+    /// Slots for WebSocket connections.
     pub sessions: Arc<Slots>,
-    /// All connections, HTTP's too, against theirs.
+    /// Slots for all connections, plain HTTP included.
     pub connections: Arc<Slots>,
-    /// Those of them that have not joined.
+    /// Connections that have not joined yet.
     pub lobby: Arc<Lobby>,
-    /// What each address has taken lately.
+    /// What each address has used recently.
     pub accounts: Accounts,
-    /// Joins that the backplane has under way.
+    /// Bounds how many joins run in the backplane at once.
     pub joins: Gate,
-    /// Log lines about refusals, by their limit.
+    /// Throttles the log lines about exceeded limits, one throttle per limit.
     pub refusals: [Throttle; Limit::ALL.len()],
-    /// The process is on its way to end: no new sessions.
+    /// Set when the process begins to shut down: no new sessions are accepted.
     pub draining: AtomicBool,
-    /// A forwarded header was ignored, and that was logged.
+    /// Set once the warning about an ignored forwarding header has been logged.
     pub warned_of_proxy: AtomicBool,
 }
 
 impl App {
-    /// Counts and logs that an address exceeded a limit.
+    /// Counts and logs a limit that an address exceeded.
     pub fn limited(&self, limit: Limit, address: IpAddr) {
         self.metrics.limit(limit);
         let Some(left_out) = self.refusals[limit as usize].admit(Instant::now()) else { return };

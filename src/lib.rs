@@ -1,63 +1,64 @@
 //! Bobbin: a realtime chat server that a person can read in an afternoon.
 //!
-//! No async runtime. One OS thread per connection, a few lanes that write to all sockets, Redis between any number of
-//! instances, one port, one binary with the page inside. It is not a framework and not a message broker: it keeps rooms,
-//! people and messages, and the six promises of its wire contract, `docs/protocol.md`.
+//! No async runtime: one OS thread per connection, a few lanes that write to all sockets, Redis between any number of
+//! instances, one port, and one binary with the page inside. It is not a framework and not a message broker. It keeps
+//! rooms, people and messages, and the six promises of its wire contract, `docs/protocol.md`.
 //!
-//! The way of a message: [`session`] reads it and hands it to the [`backplane`], which keeps it and publishes it to all
-//! instances; each instance's [`fanout`] writes it to the sessions of that room. The modules stand in the order in which a newcomer
-//! should read them; each uses only those below it.
+//! The way of a message: its sender's [`session`] reads it and passes it to the [`backplane`], which keeps it and
+//! publishes it to all instances; on each of them [`fanout`] writes it to the sessions of that room.
+//!
+//! Modules are declared in reading order, and each uses only those below it.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// Wires the parts together, waits for a signal, ends in order.
+// Startup, signals and shutdown.
 pub mod server;
 
-// Reports to systemd: ready, stopping.
+// Notifies systemd of readiness and shutdown.
 pub mod notify;
 
-// What the binary does besides serving: the host's tools from a shell, and a check of the settings.
+// Subcommands and `--check`: everything the binary does besides serving.
 pub mod tools;
 
 // Moves sessions to other instances after a scale-out.
 pub mod rebalance;
 
-// Accepts connections, reads request heads, answers plain HTTP.
+// Accepts connections, reads request heads and answers plain HTTP.
 pub mod http;
 
-// One client, from its join to its end.
+// One WebSocket client, from its join to its end.
 pub mod session;
 
-// What every connection's thread needs.
+// State shared by all connection threads.
 pub mod app;
 
-// Connections that have not joined, and which of them goes first.
+// Connections that have not joined, and which of them is closed first when slots run out.
 pub mod lobby;
 
-// Fan-out: the threads that write to all sockets.
+// Lanes: the threads that write to all WebSockets.
 pub mod fanout;
 
-// Where rooms are kept, and how instances reach each other.
+// Where rooms are kept, and how instances reach each other: one SQLite file or Redis.
 pub mod backplane;
 
-// The page and its files, as browsers get them.
+// The page and its files, as sent to browsers.
 pub mod site;
 
-// The settings, checked.
+// Settings, from flags and environment variables.
 pub mod settings;
 
-// Counters, and the two forms in which they are published.
+// Metrics, for Prometheus and CloudWatch.
 pub mod metrics;
 
-// The frames of the wire contract, and its rules for names, texts and ids.
+// The frames of the wire contract, and the rules for names, texts and ids.
 pub mod protocol;
 
-// The log, and its limits.
+// The log format, and throttling of repeated lines.
 pub mod logging;
 
-// Named threads, their stacks, and what their panic means.
+// Starting threads: their names, stacks, and what a panic in one means.
 pub mod threads;
 
-// Rates, slots and what the machine can bear.
+// Limits per address, rates, and how many connections the machine can hold.
 pub mod limits;

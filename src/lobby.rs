@@ -1,7 +1,8 @@
-//! Connections that have not joined: no head yet, idle between two requests, or a WebSocket before its `welcome`.
+//! Connections that have not joined: those that have sent no head yet, are idle between two requests, or are WebSockets
+//! before their `welcome`.
 //!
-//! They have a share of the places of their own. When it is full the one that has been silent longest makes place for
-//! the newest, so that connections which do nothing never lock anybody out, a health check least of all.
+//! They get a share of the slots. When that is used up, a new connection replaces the one that has been silent longest,
+//! so that idle connections cannot lock anyone out, health checks included.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -10,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::fanout::socket::SharedSocket;
 
-/// The share of the cap on connections that may wait here: one part in this many.
+/// Connections in the lobby may take up to 1/4 of the cap on connections.
 const SHARE: usize = 4;
-/// At the cap, a WebSocket that has not joined is given this long before it makes place for another.
+/// At the cap, a WebSocket gets this long to join before another may replace it.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The connections that have not joined, the one silent longest first.
+/// Connections that have not joined, ordered by their last activity.
 pub struct Lobby {
     places: usize,
     waiting: Mutex<Waiting>,
@@ -23,7 +24,7 @@ pub struct Lobby {
 
 #[derive(Default)]
 struct Waiting {
-    /// By when they last did something.
+    /// Keyed by a number that grows with each activity: the first entry has been silent longest.
     guests: BTreeMap<u64, Entry>,
     next: u64,
 }
@@ -32,7 +33,7 @@ struct Entry {
     wire: Arc<SharedSocket>,
     peer: IpAddr,
     since: Instant,
-    /// It is a WebSocket, which holds a place among the sessions.
+    /// Whether it is a WebSocket, which holds a session slot.
     upgraded: bool,
 }
 
@@ -42,7 +43,7 @@ impl Lobby {
         Arc::new(Lobby { places: (cap / SHARE).max(least), waiting: Mutex::default() })
     }
 
-    /// Lets a connection in, and gives the peer of the one that had to go for it.
+    /// Adds a connection. If the lobby is full, closes the one silent for longest and returns that one's address.
     pub fn enter(self: &Arc<Lobby>, wire: &Arc<SharedSocket>, peer: IpAddr) -> (Guest, Option<IpAddr>) {
         let mut waiting = self.waiting();
         let gone = if waiting.guests.len() >= self.places { waiting.dismiss(|_| true) } else { None };
@@ -52,12 +53,12 @@ impl Lobby {
         (Guest { lobby: self.clone(), number }, gone)
     }
 
-    /// Ends the connection that has been silent longest, and gives its peer.
+    /// Closes the connection that has been silent longest and returns its address.
     pub fn dismiss(&self) -> Option<IpAddr> {
         self.waiting().dismiss(|_| true)
     }
 
-    /// Ends the WebSocket that has not joined for longest, and gives its peer.
+    /// Closes the WebSocket that has waited longest to join and returns its address.
     pub fn dismiss_session(&self) -> Option<IpAddr> {
         self.waiting().dismiss(|entry| entry.upgraded && entry.since.elapsed() >= GRACE)
     }
@@ -77,32 +78,32 @@ impl Waiting {
     fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
         let number = *self.guests.iter().find(|(_, entry)| which(entry))?.0;
         let entry = self.guests.remove(&number)?;
-        // Its thread is blocked in a read, which ends with this.
+        // Its thread is blocked in a read, which returns now.
         let _ = entry.wire.tcp.shutdown(Shutdown::Both);
         Some(entry.peer)
     }
 }
 
-/// A connection's place in the lobby, until it is dropped.
+/// A connection's place in the lobby, given up when dropped.
 pub struct Guest {
     lobby: Arc<Lobby>,
     number: u64,
 }
 
 impl Guest {
-    /// It has done something, so it is the youngest again.
+    /// Records activity: the connection moves to the end of the order.
     pub fn stir(&mut self) {
         self.renew(false);
     }
 
-    /// It is a WebSocket now.
+    /// Records that the connection is now a WebSocket.
     pub fn upgrade(&mut self) {
         self.renew(true);
     }
 
     fn renew(&mut self, upgraded: bool) {
         let mut waiting = self.lobby.waiting();
-        // One that was dismissed is not there any more.
+        // Absent if the connection was dismissed.
         if let Some(entry) = waiting.guests.remove(&self.number) {
             self.number = waiting.add(Entry { since: Instant::now(), upgraded, ..entry });
         }

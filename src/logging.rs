@@ -1,6 +1,7 @@
-//! The log: one line per entry, on stderr. A line that cannot be written is lost, and nothing else is.
+//! The log: one line per entry, on stderr. A line that cannot be written is dropped.
 //!
-//! `info` is the process's life, `debug` its clients' doings, `warn` who is refused. What people write is never logged.
+//! `info` is for the life of the process, `debug` for what clients do, `warn` for refusals. Message texts are never
+//! logged.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,16 +15,16 @@ use simple_logger::SimpleLogger;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Lines of one kind that are written per period; the others are counted.
+/// Lines of one kind written per period; the rest are counted.
 const LINES: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How a line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Plain text, for people.
     Text,
-    /// A JSON object per line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
@@ -39,7 +40,7 @@ impl FromStr for Format {
     }
 }
 
-/// Starts the log. tungstenite, which logs frames, is kept to its warnings.
+/// Installs the logger. tungstenite logs every frame, so it is limited to warnings.
 pub fn start(level: LevelFilter, format: Format) {
     let inner = SimpleLogger::new()
         .with_level(level)
@@ -47,12 +48,12 @@ pub fn start(level: LevelFilter, format: Format) {
         .with_utc_timestamps()
         .with_threads(true);
     log::set_max_level(inner.max_level());
-    // It fails only if there is a logger already.
+    // Fails only if a logger is already installed.
     let _ = log::set_boxed_logger(Box::new(Logger { inner, format }));
 }
 
-/// simple_logger panics where stderr is closed, because `eprintln!` does; the reader of a log that died would take
-/// with it whichever thread logs next.
+/// simple_logger uses `eprintln!`, which panics if stderr is closed: without this wrapper, a log reader that exits
+/// would kill the next thread that logs.
 struct Logger {
     inner: SimpleLogger,
     format: Format,
@@ -94,11 +95,11 @@ fn json_line(record: &Record<'_>, now: OffsetDateTime) -> String {
         thread: thread.name(),
         message: record.args().to_string(),
     };
-    // Strings only: it can't fail.
+    // Only strings, so it can't fail.
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// Limits lines of one kind, so that whoever makes the server log does not fill its disk.
+/// Throttles log lines of one kind, so that clients cannot fill the disk by causing them.
 #[derive(Default)]
 pub struct Throttle(Mutex<Option<Lately>>);
 
@@ -109,7 +110,7 @@ struct Lately {
 }
 
 impl Throttle {
-    /// Whether a line may be written now, and how many were left out before it.
+    /// Whether a line may be written now: `Some` with the number of lines dropped since the last one.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = lately.get_or_insert(Lately { since: now, written: 0, left_out: 0 });

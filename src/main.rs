@@ -7,11 +7,11 @@ use bobbin::tools::{self, check, import};
 use bobbin::{logging, server};
 use dlmalloc::GlobalDlmalloc;
 
-/// glibc's allocator keeps for each thread what it once freed, some 8 KiB a session; this one keeps for all together.
+/// glibc's allocator caches freed memory per thread, about 8 KiB per session; this one has a single shared heap.
 #[global_allocator]
 static HEAP: GlobalDlmalloc = GlobalDlmalloc;
 
-/// `EX_USAGE` is 64, but a wrong setting has been 2 since the first shells.
+/// By convention, as in shells, a usage error exits with 2 (`EX_USAGE` would be 64).
 const WRONG_SETTING: u8 = 2;
 
 fn main() -> ExitCode {

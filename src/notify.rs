@@ -1,18 +1,18 @@
-//! Reports "ready" and "stopping" to systemd, when it started this process as a service with `Type=notify`. Nothing
-//! here waits, and nothing depends on the outcome: without systemd there is nobody to notify, and that is no error.
+//! Notifies systemd of readiness and shutdown, if it started this process with `Type=notify`. Nothing here blocks, and
+//! failures are ignored: without systemd nobody listens.
 //!
-//! The protocol is one datagram of `KEY=value` lines to the socket that `NOTIFY_SOCKET` names, see sd_notify(3).
+//! The protocol is one datagram of `KEY=value` lines to the socket named by `NOTIFY_SOCKET`; see sd_notify(3).
 
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 
-/// The server accepts connections at this address: whatever is ordered after the service may start.
+/// Reports that the server accepts connections at this address, so that units ordered after it may start.
 pub fn ready(address: SocketAddr) {
     report(&format!("READY=1\nSTATUS=listening on http://{address}"));
 }
 
-/// A signal is being obeyed: the sessions are closed over this number of seconds, and then the process ends.
+/// Reports that sessions are being closed over this number of seconds, after which the process ends.
 pub fn stopping(sessions: usize, seconds: u64) {
     report(&format!("STOPPING=1\nSTATUS=draining {sessions} sessions over {seconds} s"));
 }
@@ -25,7 +25,7 @@ fn report(state: &str) {
     }
 }
 
-/// `@` stands for the zero byte that an abstract socket's name begins with.
+/// A leading `@` stands for the zero byte of an abstract socket's name.
 #[cfg(target_os = "linux")]
 fn send(name: &OsStr, state: &str) -> io::Result<()> {
     use std::os::linux::net::SocketAddrExt;
@@ -37,7 +37,7 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold the server up.
+    // A service manager that does not read must not block the server.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(state.as_bytes(), &address).map(drop)
 }

@@ -1,41 +1,41 @@
-//! Rebalancing: an instance that holds more than its share asks some sessions to reconnect, so that a scale-out takes load
-//! from the instances that have it. Otherwise sockets stay where they are, and the average looks fine while the first
-//! instances are overloaded.
+//! Rebalancing: an instance with more than its share of sessions asks some of them to reconnect. Without it a scale-out
+//! would not relieve the first instances, because open sockets stay where they are.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
 
-/// How often the instances exchange their numbers of sessions.
+/// How often the instances exchange their session counts.
 const REPORT_EVERY: Duration = Duration::from_secs(3);
-/// It starts at this many times the average, if that is at least [`MIN_SURPLUS`] more, and goes down to the average.
+/// Rebalancing starts at this multiple of the average, if that is at least [`MIN_SURPLUS`] more, and stops at the
+/// average.
 const START: f64 = 1.5;
-/// A smaller surplus is not worth anybody's reconnect.
+/// A smaller surplus is not worth the reconnects.
 const MIN_SURPLUS: u64 = 200;
-/// Pause after the last session was asked. Clients wait up to 3 s before they reconnect, and other instances report
-/// every 3 s: until then the ones on their way count nowhere, the average looks too low, and too many would be asked.
+/// Pause after the last session was asked to reconnect. Clients wait up to 3 s before they do, and instances report
+/// every 3 s: until then the moving sessions are counted nowhere, the average is too low, and too many would be asked.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// What the main thread keeps between two looks.
+/// The state of rebalancing, kept by the main thread.
 pub struct Rebalancing {
-    /// Sessions per second; 0: off.
+    /// Sessions asked per second; 0 turns rebalancing off.
     rate: u32,
     next_report: Instant,
-    /// Sessions that are still to be asked; decided once, when it starts.
+    /// Sessions still to be asked, decided once per start.
     surplus: u64,
-    /// Until then no new start.
+    /// No new start before this time.
     settled: Instant,
 }
 
 impl Rebalancing {
-    /// At most `rate` sessions per second; 0 is off.
+    /// At most `rate` sessions per second; 0 turns rebalancing off.
     pub fn new(rate: u32) -> Rebalancing {
         let now = Instant::now();
         Rebalancing { rate, next_report: now + REPORT_EVERY, surplus: 0, settled: now }
     }
 
-    /// To be called once a second.
+    /// Called once per second.
     pub fn tick(&mut self, app: &App) {
         if self.rate == 0 || app.draining.load(Relaxed) {
             return;
@@ -61,7 +61,7 @@ impl Rebalancing {
     }
 }
 
-/// The number of sessions that an instance has beyond its share; 0 where that is too few to act on.
+/// The number of sessions that an instance has beyond its share; 0 if too few to act on.
 fn surplus(own: u64, instances: u64, sessions: u64) -> u64 {
     let average = sessions / instances.max(1);
     let over = own.saturating_sub(average);

@@ -1,4 +1,4 @@
-//! Wires the parts together, waits for a signal, and ends in order.
+//! Startup and shutdown: wires the parts together, waits for a signal, and ends in order.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -29,42 +29,42 @@ use crate::settings::Settings;
 use crate::site::Site;
 use crate::{http::accept, notify, threads};
 
-/// Connections that may wait to be accepted: a whole room's that comes back at once.
+/// Connections waiting to be accepted: enough for a whole room that reconnects at once.
 const BACKLOG: i32 = 4096;
-/// Joins that the backplane may have under way at a time. Each may put that much work before a message, and no more.
+/// Joins under way in the backplane at a time. A message may have to wait for this many, but not for more.
 const JOINS: usize = 64;
-/// A socket's buffers, in bytes, as the kernel is asked for them (it takes twice as much). Its own would grow to
-/// megabytes for a client that does not read, or that the server does not read from.
+/// Sizes of socket buffers requested from the kernel, in bytes; it allocates twice as much. By default they would grow
+/// to megabytes for a client that does not read, or from which the server does not read.
 const SEND_BUFFER: usize = 128 * 1024;
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// Requests that may wait for messages at a time: half of the spare stacks, which they use.
+/// HTTP requests waiting for messages at a time: half of the temporary stacks, on which they wait.
 const MAX_POLLS: usize = limits::MAX_SPARE_STACKS / 2;
-/// How often the main thread looks at what is to be done.
+/// Interval of the maintenance work on the main thread.
 const TICK: Duration = Duration::from_secs(1);
-/// The part of `DRAIN_SECONDS` over which the closing of sessions is spread; the rest is for the last ones to answer.
+/// The share of `DRAIN_SECONDS` over which closing the sessions is spread; the rest is for the last ones to respond.
 const CLOSING_SHARE: f64 = 0.75;
-/// How long after `DRAIN_SECONDS` sessions that do not end are waited for.
+/// Further time for sessions to end after `DRAIN_SECONDS`.
 const DRAIN_GRACE: Duration = Duration::from_secs(6);
-/// How long the backplane may take to finish.
+/// Time for the backplane to finish its queue.
 const STOP_TIME: Duration = Duration::from_secs(3);
-/// How long `--healthcheck` waits for each step.
+/// Timeout of each step of `--healthcheck`.
 const HEALTH_TIME: Duration = Duration::from_secs(2);
 
 /// Why the server could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The address can't be listened on.
+    /// The address cannot be bound.
     Listen(SocketAddr, io::Error),
-    /// A thread or the signals can't be had.
+    /// The system refused a thread or signal handlers.
     System(io::Error),
-    /// The address or the certificates cannot be used.
+    /// The Redis URL or the certificates cannot be used.
     Redis(LinkError),
-    /// The data file can't be used.
+    /// The data file cannot be used.
     Data(DataError),
 }
 
 impl StartError {
-    /// What the process ends with: 1 where another try may succeed, 2 as for a wrong setting.
+    /// The process's exit code: 1 if a retry may succeed, 2 as for an invalid setting.
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Data(DataError::Disk(_)) => 1,
@@ -93,10 +93,10 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Serves until a signal has been obeyed.
+/// Serves until a signal ends it.
 ///
 /// # Errors
-/// [`StartError`]; once it serves, there are none.
+/// [`StartError`]. Once the server has started, nothing makes it return an error.
 pub fn run(settings: Settings) -> Result<(), StartError> {
     let address = SocketAddr::new(settings.bind, settings.port);
     let listener = listen(address).map_err(|error| StartError::Listen(address, error))?;
@@ -157,7 +157,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     }))
 }
 
-/// Where the backplane's events go: to what is measured, to the requests that wait, and to the sessions' lanes.
+/// The receiver of the backplane's events: updates metrics, wakes waiting requests, and passes events to the lanes.
 fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> EventSink {
     let lost = AtomicBool::new(false);
     Arc::new(move |event| {
@@ -172,7 +172,7 @@ fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> Ev
     })
 }
 
-/// A script may post as fast as a person may write.
+/// One token bucket per script: a script may post as fast as a person.
 fn post_rates(settings: &Settings) -> Vec<Mutex<Bucket>> {
     let rate = f64::from(settings.rate_limit);
     let bucket = |_| Mutex::new(Bucket::new(rate, rate * limits::BURST_SECONDS, Instant::now()));
@@ -193,20 +193,20 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Signals come as values on a channel.
+/// Signals as values on a channel.
 fn signals() -> io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(2);
     threads::spawn_critical("signals", move || {
         for signal in signals.forever() {
-            // Full: two wait already, and a second one ends the process.
+            // If it is full, two signals are already queued, and the second one ends the process.
             let _ = sender.try_send(signal);
         }
     })?;
     Ok(receiver)
 }
 
-/// What is done by the clock, until a signal comes.
+/// Does the periodic work until a signal arrives, and returns that.
 fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     let mut emf = app.settings.emf.as_deref().and_then(Emf::new);
     let mut next_line = Instant::now() + EMF_PERIOD;
@@ -214,7 +214,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     loop {
         match signals.recv_timeout(TICK) {
             Ok(signal) => return signal,
-            // The signals' thread is critical, so this never happens.
+            // Unreachable: the signal thread is critical, so the process ends with it.
             Err(RecvTimeoutError::Disconnected) => return SIGTERM,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -228,8 +228,9 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     }
 }
 
-/// Ends in order: no new sessions, all are closed, leases at their full length, the queue sent. SIGINT, from a person
-/// at a terminal, does not spread the closing. A second signal ends at once.
+/// Shuts down in order: refuses new sessions, closes the existing ones, leaves their leases to run out, and empties the
+/// backplane's queue. SIGINT, sent from a terminal, closes sessions without spreading them over time. A second signal
+/// ends the process at once.
 fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     let time = if signal == SIGINT { Duration::ZERO } else { app.settings.drain };
     let sessions = app.sessions.taken();
@@ -249,7 +250,7 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     log::info!("ended in order");
 }
 
-/// Whether the server at this address answers `/healthz`: for `--healthcheck`.
+/// Whether the server at this address answers `/healthz`; used by `--healthcheck`.
 pub fn is_healthy(address: SocketAddr) -> bool {
     let request = || -> io::Result<bool> {
         let mut socket = TcpStream::connect_timeout(&address, HEALTH_TIME)?;

@@ -1,5 +1,5 @@
-//! The page and its files as browsers get them: the addresses under `BASE_PATH`, without the comments and the indentation
-//! that are for readers of `static/`, and compressed. All of it is made once, at the start.
+//! The page and its files as sent to browsers: with addresses under `BASE_PATH`, without comments and indentation, and
+//! compressed. Everything is prepared once, at startup.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
 const HTML: &str = "text/html; charset=utf-8";
-/// Media types by a name's ending.
+/// Media types by file name extension.
 const KINDS: &[(&str, &str)] = &[
     (".js", "text/javascript; charset=utf-8"),
     (".css", "text/css; charset=utf-8"),
@@ -23,18 +23,18 @@ const KINDS: &[(&str, &str)] = &[
     (".webmanifest", "application/manifest+json"),
 ];
 
-/// What the page may load: this server's own, small pictures that it draws itself, and a text that it saves.
+/// The page may load this server's files, images it draws itself, and a text it saves.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'";
-/// Rooms with an address that nobody can guess begin with this; search engines are asked to leave them out.
+/// Prefix of rooms with unguessable addresses; search engines are asked not to index them.
 pub const PRIVATE: &str = "private-";
 
 macro_rules! files {
     ($($name:literal),+ $(,)?) => { &[$(($name, include_bytes!(concat!("../static/", $name)))),+] };
 }
 
-/// The modules of the page, each list in an order in which none needs a later one. A browser gets them as two scripts: the
-/// first shows the join form, and loads the second, while the person types a name.
+/// The page's JavaScript modules, in an order in which none imports a later one. Browsers receive them as two scripts:
+/// the first shows the join form and loads the second while the person types a name.
 const FIRST: &[Module] = files!["base.js", "connection.js", "outbox.js", "questions.js", "app.js"];
 const SECOND: &[Module] = files![
     "text.js",
@@ -47,21 +47,21 @@ const SECOND: &[Module] = files![
     "actions.js",
     "chat.js",
 ];
-/// The other files, by their names.
+/// The other files.
 const FILES: &[Module] =
     files!["style.css", "favicon.svg", "manifest.webmanifest", "icon-180.png", "icon-192.png", "icon-512.png",];
-/// A file's name and bytes, as they were when the binary was built.
+/// A file's name, and its bytes when the binary was built.
 type Module = (&'static str, &'static [u8]);
 
 const PAGE: &str = include_str!("../static/index.html");
 const LOST: &str = include_str!("../static/404.html");
-/// What of the page differs between rooms stands between these, in its head.
+/// The part of the page's head that differs between rooms lies between these two markers.
 const ROOM_STARTS: &str = "<title>";
 const ROOM_ENDS: &str = "<!-- so far the room's own -->\n";
 
-/// All of it.
+/// Everything that browsers can load.
 pub struct Site {
-    /// The path under which the page is served, without a slash at its end.
+    /// The path prefix, without a trailing slash.
     base: String,
     files: Vec<File>,
     page: Page,
@@ -70,17 +70,17 @@ pub struct Site {
     pub policy: String,
 }
 
-/// A file of the page, as it is and compressed.
+/// A file, plain and compressed.
 pub struct File {
     path: String,
     kind: &'static str,
     plain: Vec<u8>,
-    /// Empty where it would not be smaller.
+    /// Empty if compression would not make it smaller.
     gzip: Vec<u8>,
     tag: u64,
 }
 
-/// The page around what differs between rooms, as it is and as deflate blocks.
+/// The page without the part that differs between rooms, plain and as deflate blocks.
 struct Page {
     before: String,
     after: String,
@@ -89,7 +89,7 @@ struct Page {
 }
 
 impl Site {
-    /// Makes all of it from the settings.
+    /// Prepares everything according to the settings.
     pub fn new(settings: &Settings) -> Site {
         let base = settings.page.base.clone();
         let mut files: Vec<File> = FILES.iter().map(|(name, bytes)| File::new(name, bytes)).collect();
@@ -100,7 +100,7 @@ impl Site {
         Site { files, page: Page::new(&page), lost: under_base(LOST, &base), base, policy }
     }
 
-    /// A request without the path under which the page is served: proxies may or may not take that away.
+    /// The request with `BASE_PATH` removed from its path, if it is there: some proxies remove it, others do not.
     pub fn without_base(&self, mut request: Request<()>) -> Request<()> {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let rest =
@@ -111,7 +111,7 @@ impl Site {
         request
     }
 
-    /// What a browser gets at a path.
+    /// Looks up a path.
     pub fn find<'a>(&'a self, path: &'a str) -> Found<'a> {
         if path == self.base {
             return Found::Elsewhere(format!("{}/", self.base));
@@ -130,7 +130,7 @@ impl Site {
         }
     }
 
-    /// The page of a room.
+    /// The page for a room.
     pub fn page(&self, room: &str, gzip: bool) -> Content<'_> {
         let own = room_elements(room);
         let body = if gzip { self.page.gzip(&own) } else { self.page.plain(&own) };
@@ -138,40 +138,40 @@ impl Site {
         Content { kind: HTML, body: body.into(), etag: etag(tag, gzip), gzip }
     }
 
-    /// The page for an address that is none.
+    /// The page for an address that does not exist.
     pub fn lost(&self, why: &str) -> Vec<u8> {
         self.lost.replacen("<!-- why -->", &why.replace('<', "&lt;"), 1).into_bytes()
     }
 }
 
-/// What is at a path.
+/// What a path leads to.
 pub enum Found<'a> {
     /// The page of this room.
     Page(&'a str),
-    /// One of its files.
+    /// A static file.
     File(&'a File),
-    /// The same under another address.
+    /// A redirect to the canonical address.
     Elsewhere(String),
-    /// The address of a room whose name can't be one.
+    /// An invalid room name.
     NoRoom,
-    /// Nothing.
+    /// Not found.
     Nothing,
 }
 
-/// The body of an answer, and what describes it.
+/// An answer's body and the values of its headers.
 pub struct Content<'a> {
     /// Its media type.
     pub kind: &'static str,
     /// The bytes.
     pub body: Cow<'a, [u8]>,
-    /// Other for another body, quoted as in `ETag`.
+    /// The quoted `ETag`, which differs whenever the body does.
     pub etag: String,
     /// Whether the body is compressed.
     pub gzip: bool,
 }
 
 impl File {
-    /// The file, compressed if the client takes that and it helps.
+    /// The file's content, compressed if the client accepts that and it is smaller.
     pub fn content(&self, gzip: bool) -> Content<'_> {
         let gzip = gzip && !self.gzip.is_empty();
         let body = if gzip { &self.gzip } else { &self.plain };
@@ -205,8 +205,8 @@ impl Page {
         [self.before.as_bytes(), own.as_bytes(), self.after.as_bytes()].concat()
     }
 
-    /// A gzip file (RFC 1952) of the blocks that were deflated at the start, with the room's part as a stored one between
-    /// them (RFC 1951, section 3.2.4): nothing is compressed for a request.
+    /// A gzip file (RFC 1952) made of the blocks compressed at startup, with the room's part between them as a stored
+    /// block (RFC 1951, section 3.2.4), so that no request costs any compression.
     fn gzip(&self, own: &str) -> Vec<u8> {
         let mut crc = Crc::new();
         for part in [&self.before, own, &self.after] {
@@ -228,12 +228,12 @@ impl Page {
 
 fn deflate(bytes: &[u8], end: FlushCompress) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 128);
-    // It fails only in a wrong order of calls.
+    // Fails only if called in the wrong order.
     let _ = Compress::new(Compression::best(), false).compress_vec(bytes, &mut out, end);
     out
 }
 
-/// What the page's form shows about the chat, as attributes: who may come in, and how long messages stay.
+/// The `<html>` element, whose attributes tell the join form who may join and how long messages are kept.
 fn html_element(settings: &Settings) -> String {
     let access = match &settings.access.user_header {
         Some(_) => "user",
@@ -245,7 +245,7 @@ fn html_element(settings: &Settings) -> String {
     format!("<html lang=\"en\" data-access=\"{access}\" data-kept=\"{kept}\" data-days=\"{days}\"")
 }
 
-/// A room's own lines in the page's head. The room is its path's, so it needs no escaping.
+/// The room's own lines in the head of the page. Valid room names need no escaping.
 fn room_elements(room: &str) -> String {
     let private = room.starts_with(PRIVATE);
     let title = if private { "A private room · Bobbin".to_owned() } else { format!("#{room} · Bobbin") };
@@ -257,8 +257,8 @@ fn under_base(html: &str, base: &str) -> String {
     html.replace("href=\"/", &format!("href=\"{base}/")).replace("src=\"/", &format!("src=\"{base}/"))
 }
 
-/// Several modules as one: what they import from each other is there already, and what they import from the `first` script
-/// comes from it. All names at the top of modules differ, so that they can share one scope.
+/// Joins modules into one script. Imports between them are dropped, and those from the `first` script are merged into
+/// one. All top-level names differ, so the modules can share a scope.
 fn script(modules: &[Module], first: &[Module]) -> String {
     let mut imported = BTreeSet::new();
     let mut text = String::new();
@@ -275,7 +275,7 @@ fn script(modules: &[Module], first: &[Module]) -> String {
     if names.is_empty() { text } else { format!("import {{ {names} }} from './app.js';\n{text}") }
 }
 
-/// Leaves out what is for readers of the source: comments, empty lines and indentation.
+/// Removes comments, blank lines and indentation.
 fn for_browsers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_comment = "";
@@ -339,7 +339,8 @@ mod tests {
         let mut names = BTreeSet::new();
         for (file, bytes) in FIRST.iter().chain(SECOND) {
             for line in String::from_utf8_lossy(bytes).lines() {
-                // A text over several lines could hold what looks like a comment. (Other backticks are in quotes, or in patterns.)
+                // A multi-line template literal could contain what looks like a comment. (Other backticks are in quotes
+                // or regular expressions.)
                 let ticks = line.replace("'`'", "").replace("'```'", "").matches('`').count();
                 assert!(ticks % 2 == 0 || line.contains(" = /"), "{file}: {line}");
                 assert!(

@@ -1,7 +1,7 @@
-//! How threads are started: named, with a rule for what their panic means, and with little stack.
+//! How threads are started: with a name, a small stack, and a rule for panics.
 //!
-//! A session's panic ends that session alone. Any other thread is critical: without it the process would go on in a
-//! state that nobody thought through, so it ends, and whoever runs it starts it anew.
+//! A panic in a session's thread ends only that session. Every other thread is critical: without it the state of the
+//! process would be undefined, so the process ends, and its supervisor restarts it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,24 +11,24 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::limits::{CONNECTION_STACK as STACK, MAX_SPARE_STACKS, Slots};
 
-/// `EX_SOFTWARE` of `sysexits.h`: an internal error.
+/// `EX_SOFTWARE` in `sysexits.h`: an internal error.
 const INTERNAL_ERROR: i32 = 70;
-/// A borrowed stack, in bytes: it is given back at once, so it may be larger.
+/// The size of a temporary stack, in bytes. It is freed right after use, so it may be larger than a thread's own.
 const TEMPORARY_STACK: usize = 256 * 1024;
-/// What a thread gets that nobody has given a size.
+/// The stack of threads without a size of their own, in bytes; Rust's default.
 const AMPLE_STACK: usize = 2 * 1024 * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 
-/// Starts a thread that the process can't do without.
+/// Starts a thread whose panic ends the process.
 ///
 /// # Errors
-/// The system can't start a thread.
+/// The system cannot start a thread.
 pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let label = name.to_owned();
     Builder::new().name(name.to_owned()).spawn(move || {
-        // The panic's message and place are on stderr by then, from the standard hook.
+        // The standard hook has already printed the panic to stderr.
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            // Whatever fails at this moment, the process must not go on without this thread.
+            // Even if logging panics too, the process must end.
             let _ = catch_unwind(|| log::error!("thread {label} panicked, so the process ends"));
             process::exit(INTERNAL_ERROR);
         }
@@ -38,14 +38,13 @@ pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::R
 /// Starts a connection's thread, with a stack of `STACK` bytes.
 ///
 /// # Errors
-/// The system can't start a thread.
+/// The system cannot start a thread.
 pub fn spawn_connection(number: u64, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Builder::new().name(format!("conn-{number}")).stack_size(STACK).spawn(body).map(drop)
 }
 
-/// Does something for a moment on another stack, which is given back afterwards: what a thread's own stack once
-/// touched stays in memory for as long as the thread lives, and a session lives long. With too many at it, the
-/// thread's own stack serves as well.
+/// Runs `work` on a temporary stack. Stack pages, once touched, stay in memory as long as their thread lives, and
+/// sessions live long. If all temporary stacks are in use, `work` runs on the thread's own stack.
 pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     match SPARE_STACKS.take() {
         Some(_slot) => stacker::grow(TEMPORARY_STACK, work),
@@ -53,8 +52,8 @@ pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Does something rare on a stack that is large enough for anything: a reply of Redis's that is nested three deep takes
-/// more than [`on_temporary_stack`] has.
+/// Runs `work` on a stack that is large enough for anything: a Redis reply nested three deep needs more than
+/// [`on_temporary_stack`] provides.
 pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
     stacker::grow(AMPLE_STACK, work)
 }

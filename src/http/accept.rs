@@ -1,9 +1,9 @@
-//! The front door: accepts connections and starts a thread for each that has a place.
+//! Accepts connections and starts one thread for each that gets a slot.
 //!
-//! tiny_http writes the responses, but its own accept loop is not used: it reads heads with no limit and no deadline,
-//! starts a thread for each idle connection, ends for good at the first `EMFILE`, and hands an upgraded connection
-//! over as a box that can't be read and written at once. Here every head has a limit and a deadline, an accept that
-//! fails is tried again, and what one address may open is bounded before it costs a thread.
+//! tiny_http writes the responses, but its own accept loop is not used. That loop reads request heads with no limit and
+//! no deadline, starts a thread per idle connection, ends for good at the first `EMFILE`, and returns an upgraded
+//! connection as a box that cannot be read and written at the same time. Here every head has a limit and a deadline, a
+//! failed accept is retried, and the connections of one address are limited before they cost a thread.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,14 +17,14 @@ use crate::fanout::socket::SharedSocket;
 use crate::limits::Limit;
 use crate::threads;
 
-/// The wait after an accept that failed for want of files or memory.
+/// Pause after an accept that failed because files or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Places for plain HTTP beyond the cap on sessions: health checks and refusals.
+/// Connections for plain HTTP beyond the cap on sessions, so that health checks and refusals still get through.
 pub const HTTP_PLACES: usize = 64;
-/// Places beyond those, for connections whose predecessors were asked to go and are not quite gone.
+/// Connections beyond those, while ones that were told to close are still closing.
 pub const SPARE_PLACES: usize = 32;
 
-/// Accepts connections for ever.
+/// Accepts connections until the process ends.
 pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let mut number = 0_u64;
     let mut failing = false;
@@ -36,7 +36,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
                 welcome(socket, peer, number, app);
             }
             Err(error) => {
-                // Logged once, not at each try.
+                // Logged once, not at every retry.
                 if !std::mem::replace(&mut failing, true) {
                     log::error!("accept: {error}; trying again");
                 }
@@ -48,7 +48,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 
 fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
     let peer = peer.ip().to_canonical();
-    // Behind a trusted proxy are many people: they are counted by the head.
+    // Many people share a trusted proxy's address, so they are counted later, by the request head.
     let counted = if app.settings.access.proxies.trusts(peer) {
         None
     } else {
@@ -85,8 +85,8 @@ fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
     }
 }
 
-/// Refuses a connection on the accept thread, so without waiting for it. What it has sent already is read, because a
-/// socket that is closed on unread data resets, and the client might lose the answer.
+/// Refuses a connection on the accept thread, without blocking. Bytes already received are read first: closing a socket
+/// with unread data sends a reset, and the client might never see the answer.
 fn reject(mut socket: &TcpStream, answer: Answer) {
     let bytes = answer.closing().into_bytes(false);
     if socket.set_nonblocking(true).and_then(|()| socket.write(&bytes)).is_ok() {

@@ -1,4 +1,4 @@
-//! The host's tools over HTTP: `/admin/…`, for whoever knows `ADMIN_TOKEN`. Answers are JSON.
+//! The admin API, `/admin/…`, for requests that carry `ADMIN_TOKEN`. Answers are JSON.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::backplane::admin::{Ban, Occupant, Removal, Target};
 use crate::protocol::{self, Id};
 use crate::threads;
 
-/// How long a ban lasts if the request does not say, and at most: a year.
+/// Length of a ban if the request gives none, and the maximum: one year.
 const DEFAULT_MINUTES: u64 = 60;
 const MAX_MINUTES: u64 = 365 * 24 * 60;
 
-/// Answers a request for `/admin/` and what follows.
+/// Answers a request below `/admin/`; `path` is the rest of its path.
 pub fn answer(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App) -> Answer {
     if app.settings.tokens.admin.is_none() {
         return pages::nothing_here();
@@ -82,7 +82,7 @@ fn people(room: &str, app: &App) -> Result<Answer, Answer> {
     json(200, &Here { room, people })
 }
 
-/// Which messages of a room: those of one mark, or all. A misspelt query must not empty the room.
+/// The messages to remove: all of them, or those of one mark. A misspelt query is an error, or it would empty the room.
 fn removal(query: &str) -> Result<Removal, Answer> {
     let bad = || Answer::refusal(400, "by: the sixteen characters that its messages carry");
     match query.split_once('=') {
@@ -101,7 +101,7 @@ fn remove(room: &str, removal: &Removal, app: &App) -> Result<Answer, Answer> {
     json(200, &serde_json::json!({ "removed": removed }))
 }
 
-/// Whom to keep out, and for how long.
+/// The client or address to ban, and for how long.
 #[derive(Deserialize)]
 struct Banned {
     by: Option<String>,

@@ -1,4 +1,4 @@
-//! Alertmanager's webhook as it comes, turned into one message: a line per alert.
+//! Turns an Alertmanager webhook into one chat message with a line per alert.
 
 use serde_json::Value;
 use tungstenite::http::{Method, Request};
@@ -11,7 +11,7 @@ use crate::backplane::Room;
 use crate::limits;
 use crate::protocol::{self, MAX_TEXT_BYTES};
 
-/// Answers a request for `/r/{room}/alertmanager`.
+/// Answers `POST /r/{room}/alertmanager`.
 pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> Result<Answer, Answer> {
     if request.method() != Method::POST {
         return Err(Answer::refusal(405, "only POST").with("Allow", "POST"));
@@ -27,7 +27,7 @@ pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App
     while text.len() > MAX_TEXT_BYTES {
         text.pop();
     }
-    // Alertmanager sends the same bytes again when it did not get the answer.
+    // Alertmanager retries with the same bytes, so their hash identifies the notification.
     let reference = Some(protocol::mark(&body));
     messages::keep(poster, room, Posted { text, name: None }, reference, app)
 }

@@ -1,4 +1,4 @@
-//! Who a request is from, by its `Authorization` header (RFC 9110, section 11.6.2).
+//! Authenticates a request by its `Authorization` header (RFC 9110, section 11.6.2).
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::limits;
 use crate::session::Visitor;
 use crate::settings::tokens::Poster;
 
-/// The refusal of who did not show a secret, or showed a wrong one.
+/// The answer to a request with a missing or wrong secret.
 pub fn unauthorized(why: &str) -> Answer {
     Answer::refusal(401, why).with("WWW-Authenticate", "Bearer realm=\"bobbin\"")
 }
@@ -33,7 +33,7 @@ fn password(request: &Request<()>) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-/// Whether the request may read the rooms: like anyone who joins, it has to know the passphrase if there is one.
+/// Checks that the request may read rooms: it needs the passphrase if one is set, as a join does.
 ///
 /// # Errors
 /// The refusal.
@@ -54,22 +54,22 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
     Err(unauthorized("send the passphrase as the token of Bearer, or as the password of Basic, authorization"))
 }
 
-/// Whether the request is from the host's tools.
+/// Whether the request carries the admin token.
 pub fn is_host(request: &Request<()>, app: &App) -> bool {
     let wanted = app.settings.tokens.admin.as_ref();
     bearer(request).is_some_and(|offered| wanted.is_some_and(|wanted| wanted.is(offered)))
 }
 
-/// Whether the request may read the metrics: it comes from a private address, or has the token.
+/// Whether the request may read the metrics: it comes from a private address, or carries the token.
 pub fn may_read_metrics(request: &Request<()>, visitor: &Visitor, app: &App) -> bool {
     let wanted = app.settings.tokens.metrics.as_ref();
     let has_token = bearer(request).is_some_and(|offered| wanted.is_some_and(|wanted| wanted.is(offered)));
-    // Whatever came through a proxy is not from a neighbour.
+    // A request that came through a proxy does not count as private.
     let forwarded = request.headers().contains_key("X-Forwarded-For");
     has_token || (!forwarded && limits::is_private(visitor.address))
 }
 
-/// The script that posts, and its number.
+/// The script that sent the request, and its index in the settings.
 ///
 /// # Errors
 /// The refusal.

@@ -1,5 +1,5 @@
-//! The body of a request: read only where an answer needs it, after the sender has shown that it may, and under a limit
-//! and a deadline. Most requests have none, so the head's reader knows nothing of bodies.
+//! Request bodies. A body is read only when a handler needs it, after the sender is authenticated, and under a limit
+//! and a deadline. Most requests have none, so reading a head does not involve it.
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -12,31 +12,31 @@ use tungstenite::http::{HeaderMap, Request, header};
 use super::pages::Answer;
 use crate::fanout::socket;
 
-/// The largest body, in bytes: the longest text with every byte escaped in JSON, twice over.
+/// The largest body, in bytes: twice the longest text with every byte escaped in JSON.
 pub const MAX_BODY: usize = 64 * 1024;
-/// A body must be complete this long after its head.
+/// A body must be complete within this time after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// The body that may follow a head on its connection.
+/// The body that may follow a request head.
 pub struct Body<'a> {
     socket: &'a TcpStream,
-    /// Bytes already read past the head: the body's first, or the next request's.
+    /// Bytes already read past the head: the start of the body, or of the next request.
     early: &'a mut Vec<u8>,
     read: bool,
 }
 
 impl<'a> Body<'a> {
-    /// The body behind a head that was read from this socket.
+    /// The body that follows the head just read from this socket.
     pub fn new(socket: &'a TcpStream, early: &'a mut Vec<u8>) -> Body<'a> {
         Body { socket, early, read: false }
     }
 
-    /// Whether the connection stands at the next request: there was no body, or it was read.
+    /// Whether the next byte on the connection starts a new request: there was no body, or it has been read.
     pub fn is_done(&self, request: &Request<()>) -> bool {
         self.read || matches!(length(request.headers()), Ok(0))
     }
 
-    /// Whether the client has closed its side, or the connection broke. Looks without waiting.
+    /// Whether the client has closed its side or the connection broke. Does not block.
     pub fn is_client_gone(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         match SockRef::from(self.socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
@@ -78,7 +78,8 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The length that a head announces (RFC 9112, section 6.3). Chunks are refused: a script that can send them can count.
+/// The body's length according to the head (RFC 9112, section 6.3). Chunked bodies are refused: scripts that can send
+/// them can also send a length.
 fn length(headers: &HeaderMap) -> Result<usize, Answer> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Answer::refusal(411, "send the body with a Content-Length, not in chunks"));

@@ -1,4 +1,5 @@
-//! Who sends a request: its address as proxies that are believed give it, and its name where they give that too.
+//! Identifies who sent a request: the client's address, through trusted proxies, and the user name if a proxy supplies
+//! one.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -12,13 +13,13 @@ use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
 
-/// The header in which proxies list whom a request came from, the nearest last.
+/// The header in which each proxy appends the address it received the request from.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Finds out who sends a request.
+/// Identifies the sender of a request.
 ///
 /// # Errors
-/// 429 for an address that sends too many, 401 where a proxy must name the user and did not.
+/// 429 for an address that sends too many requests, 401 if a proxy must name the user and did not.
 pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor, Answer> {
     let access = &app.settings.access;
     let lines = request.headers().get_all(FORWARDED_FOR);
@@ -31,7 +32,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     let address = access.proxies.client(peer.address, &forwarded.join(","));
     let account = app.accounts.of(address, now);
     let path = request.uri().path();
-    // An upgrade counts as a connection instead, and a health check is never refused.
+    // Upgrades are counted as connections instead, and health checks are never refused.
     if !path.starts_with("/ws/") && !is_probe(path) {
         account.request(now).map_err(|refusal| {
             app.limited(refusal.limit, address);
@@ -45,19 +46,19 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     Ok(Visitor { address, account, user })
 }
 
-/// The paths that load balancers and orchestrators request.
+/// Whether this is a path for health checks.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
-/// Whether a request needs no user: probes, and what has a token of its own.
+/// Whether a request needs no user: health checks, and requests authenticated by a token of their own.
 fn is_open(request: &Request<()>, app: &App) -> bool {
     let path = request.uri().path();
     let posts = *request.method() == Method::POST && request.headers().contains_key(header::AUTHORIZATION);
     is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_host(request, app)
 }
 
-/// The user as the proxy names it, from a peer that was named as a proxy.
+/// The user named by the proxy, if the peer is one of the configured proxies.
 fn user(request: &Request<()>, peer: &Peer, app: &App) -> Option<std::sync::Arc<str>> {
     let access = &app.settings.access;
     let value = request.headers().get(access.user_header.as_ref()?)?;

@@ -1,4 +1,4 @@
-//! One connection on its own thread: answers requests until it closes or becomes a WebSocket.
+//! Serves one connection on its own thread: answers requests until the connection closes or becomes a WebSocket.
 
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::lobby::Guest;
 use crate::session::{self, transport};
 use crate::threads;
 
-/// A client must take what the connection's thread itself writes within this time, all of it.
+/// The client must receive each answer in full within this time.
 pub const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The other end of a connection.
 pub struct Peer {
     /// Its address.
     pub address: IpAddr,
-    /// That it is counted with its address; a trusted proxy's connections are not.
+    /// Counts the connection against its address; `None` for a trusted proxy's connection.
     pub counted: Option<Connected>,
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends.
 pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, app: &App) {
     if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, app) {
         guest.upgrade();
@@ -41,18 +41,18 @@ pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, app: &App) {
     drop(peer);
 }
 
-/// What a connection does after a request.
+/// What a connection does after answering a request.
 enum Next {
-    /// It waits for another one.
+    /// It waits for the next request.
     Request,
-    /// It is a WebSocket, and has its `101`.
+    /// It became a WebSocket: its `101` has been written.
     Session(Upgraded),
-    /// It ends.
+    /// It closes.
     End,
 }
 
-/// Answers requests until the connection closes (`None`) or is a WebSocket; the bytes are those already read past the
-/// upgrade request.
+/// Answers requests until the connection closes (`None`) or becomes a WebSocket. The bytes returned are those already
+/// read past the upgrade request.
 #[inline(never)]
 fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App) -> Option<(Upgraded, Vec<u8>)> {
     let mut buffer = Vec::new();
@@ -94,7 +94,7 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
         },
         None => routes::answer(request, &visitor, &mut body, app),
     };
-    // Near the cap, plain connections are not kept: health checks need a place too.
+    // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();
     if crowded || !keeps_alive(request) || !body.is_done(request) {
         write_last(socket, answer, head_only);
@@ -105,7 +105,7 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
     if written.is_ok() { Next::Request } else { Next::End }
 }
 
-/// Writes the connection's last answer and waits a little for the client to close, so that it gets to read it.
+/// Writes the last answer and waits briefly for the client to close, so that a reset does not destroy the answer.
 fn write_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);

@@ -1,4 +1,4 @@
-//! Request heads: read under a limit and a deadline, and parsed.
+//! Reads request heads, under a limit and a deadline, and parses them.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -12,15 +12,15 @@ use crate::threads;
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
-/// The most header lines; browsers behind two proxies send some thirty.
+/// The largest number of header lines; a browser behind two proxies sends about thirty.
 const MAX_HEADERS: usize = 64;
-/// A head must be complete this long after its first byte, or after the connection was made.
+/// A head must be complete within this time after its first byte, or after the connection was accepted.
 pub const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long a connection is kept without a request: longer than a load balancer keeps its own (60 s), so that it is
-/// not the server that closes under a request on its way.
+/// Idle time after which a connection is closed. Longer than a load balancer's own idle timeout (60 s), so that the
+/// server does not close a connection on which a request is under way.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// Reads until a head is complete, and takes it off the buffer. `None`: the client closed or fell silent.
+/// Reads a complete head and removes it from the buffer. `None` if the client closed or sent nothing in time.
 ///
 /// # Errors
 /// The refusal: 400, 408 or 431.
@@ -62,7 +62,7 @@ pub fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Re
     }
 }
 
-/// Parses a head and gives its length with it; `None` while it is not complete.
+/// Parses a head and returns it with its length; `None` if it is incomplete.
 fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
@@ -82,7 +82,7 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
         let value = HeaderValue::from_bytes(line.value).map_err(|_| bad(()))?;
         request.headers_mut().append(name, value);
     }
-    // Proxy and server could take different ones for the body's end (RFC 9112, section 6.3).
+    // With two lengths, proxy and server could disagree on where the body ends (RFC 9112, section 6.3).
     let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
     let first = lengths.next();
     if lengths.any(|other| Some(other) != first) {
@@ -91,7 +91,7 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     Ok(Some((request, length)))
 }
 
-/// Whether the client lets the connection stay after the answer.
+/// Whether the client allows the connection to stay open after the answer.
 pub fn keeps_alive(request: &Request<()>) -> bool {
     let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let closes = values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"));

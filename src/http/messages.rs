@@ -1,4 +1,4 @@
-//! A room's messages over HTTP, for scripts: `POST` keeps one, `GET` reads the log and may wait for what comes next.
+//! A room's messages over HTTP, for scripts: `POST` adds one, `GET` reads the log and can wait for new ones.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,13 +19,13 @@ use crate::protocol::{self, Id, RESUME_MESSAGES};
 use crate::session::Visitor;
 use crate::settings::tokens::{Poster, UNNAMED};
 
-/// Messages in one answer, if the request does not say.
+/// Messages per answer, if the request gives no limit.
 const DEFAULT_LIMIT: usize = 100;
-/// The longest wait, in seconds: load balancers cut what is silent for longer.
+/// The longest wait, in seconds. Load balancers close connections that are silent for longer.
 const MAX_WAIT: u64 = 55;
-/// How often the log is read anew while a request waits; events of the room come sooner.
+/// How often a waiting request reads the log again; an event in the room triggers it sooner.
 const REREAD: Duration = Duration::from_millis(500);
-/// Seconds after which a refused request is worth another try.
+/// `Retry-After`, in seconds, when the message could not be kept.
 const RETRY_AFTER: &str = "3";
 
 /// Answers a request for `/r/{room}/messages`.
@@ -42,12 +42,12 @@ fn unavailable(why: &str) -> Answer {
     Answer::refusal(503, why).with("Retry-After", RETRY_AFTER)
 }
 
-/// The message of a `POST`.
+/// A message as posted.
 #[derive(Deserialize)]
 pub(super) struct Posted {
-    /// As it was sent; see [`protocol::clean_text`].
+    /// The text as sent, not yet checked by [`protocol::clean_text`].
     pub text: String,
-    /// The sender's name, if it is given.
+    /// The sender's name, if given.
     pub name: Option<String>,
 }
 
@@ -58,7 +58,7 @@ fn post(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> R
     keep(poster, room, posted, reference, app)
 }
 
-/// Finds the script that posts, and refuses it if it may not post here and now.
+/// Authenticates the posting script and checks that it may post in this room and at this rate.
 pub(super) fn admit<'a>(request: &Request<()>, room: &str, app: &'a App) -> Result<&'a Poster, Answer> {
     if app.settings.tokens.posters.is_empty() {
         return Err(Answer::refusal(404, "scripts can't post here: neither POST_TOKEN nor POST_TOKENS_FILE is set"));
@@ -78,7 +78,7 @@ pub(super) fn admit<'a>(request: &Request<()>, room: &str, app: &'a App) -> Resu
     Ok(poster)
 }
 
-/// Keeps a message and answers with its id.
+/// Adds the message to the log and answers with its id.
 pub(super) fn keep(
     poster: &Poster,
     room: &Room,
@@ -93,13 +93,13 @@ pub(super) fn keep(
     let kept = app.backplane.post(room, &poster.by, body, reference);
     let (id, _) = kept.map_err(|Unavailable| unavailable("the message could not be kept; try again"))?;
     app.metrics.messages.inc();
-    // This instance may have nobody in the room, and then gets no event of it.
+    // An instance with no session in the room receives no events for it, so waiting requests are woken here.
     app.polls.ring(room);
     let answer = serde_json::json!({ "id": id, "by": &*poster.by });
     Ok(Answer::new(201, JSON, format!("{answer}\n").into_bytes()))
 }
 
-/// Whom the message is from: the token's own name, or with `POST_TOKEN` whom the message names.
+/// The sender's name: the token's own, or with `POST_TOKEN` the one given in the message.
 fn sender(poster: &Poster, named: Option<String>, app: &App) -> Result<String, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
     let named =
@@ -120,7 +120,7 @@ fn sender(poster: &Poster, named: Option<String>, app: &App) -> Result<String, A
     }
 }
 
-/// The `Idempotency-Key`, bare or in quotes.
+/// The `Idempotency-Key`, with or without quotes.
 fn reference(request: &Request<()>) -> Result<Option<String>, Answer> {
     let Some(value) = request.headers().get("Idempotency-Key") else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default().trim();
@@ -131,8 +131,8 @@ fn reference(request: &Request<()>) -> Result<Option<String>, Answer> {
     Err(Answer::refusal(400, "Idempotency-Key: 1 to 64 characters"))
 }
 
-/// Reads JSON where the head announces it, and text where it announces text. Where it does neither (curl sends
-/// everything as a form), an object with a `text` is JSON.
+/// Parses the body as JSON or text, by its content type. With neither type (curl sends forms by default), an object
+/// that has a `text` is taken as JSON.
 fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
@@ -151,7 +151,7 @@ fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
     if kind == "text/plain" || !text.trim_start().starts_with('{') { Ok(plain) } else { Ok(json().unwrap_or(plain)) }
 }
 
-/// What a `GET` requests.
+/// The parameters of a `GET`.
 #[derive(Debug, PartialEq, Eq)]
 struct Query {
     after: Option<Id>,
@@ -193,7 +193,7 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         })?;
     }
     let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
-    // Before the first look at the log, so that no message between the two is missed.
+    // Registered before the log is first read, so that no message in between is missed.
     let mut poll = match query.wait.is_zero() {
         true => None,
         false => Some(app.polls.enter(room).ok_or_else(|| unavailable("too many requests wait; try again"))?),
@@ -231,7 +231,7 @@ fn lines(page: &Page) -> String {
     text
 }
 
-/// The newest id, and a hash of the rest: a message that the host removed changes an answer too.
+/// The newest id and a hash of the messages, because removing a message also changes the answer.
 fn etag(page: &Page, lines: &str) -> String {
     let newest = page.messages.last().map_or(Id::default(), |(id, _)| *id);
     let mut hasher = DefaultHasher::new();

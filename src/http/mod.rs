@@ -1,4 +1,4 @@
-//! HTTP: accepting connections, reading request heads, and what is answered besides the WebSocket.
+//! HTTP: accepts connections, reads request heads, and answers everything that is not a WebSocket.
 
 pub mod accept;
 mod admin;

@@ -1,6 +1,6 @@
-//! What is answered over plain HTTP: the page, its files, and refusals.
+//! Plain HTTP answers: the page, its files, and refusals.
 //!
-//! An [`Answer`] is a value; `connection.rs` gets one and writes it to the socket.
+//! An [`Answer`] is a value; `connection.rs` writes it to the socket.
 
 use std::io::Cursor;
 
@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::limits::Refusal;
 use crate::site::{self, Content, Found};
 
-/// What stands on every answer besides its own headers. Only the page may load anything, and only it may be embedded.
+/// Headers of every answer. Only the page may load resources or be embedded; it has a policy of its own.
 const SECURITY: &[(&str, &str)] = &[
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -21,9 +21,9 @@ const SECURITY: &[(&str, &str)] = &[
 ];
 const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// The kind of what programs read.
+/// Content type of answers for programs.
 pub const JSON: &str = "application/json";
-/// The kind of what people read.
+/// Content type of answers for people.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An HTTP response.
@@ -31,28 +31,28 @@ pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// `Connection` and `Upgrade` lines, which tiny_http keeps to itself.
+    /// The `Connection` and `Upgrade` header lines, which tiny_http does not let callers set.
     connection: &'static str,
 }
 
 impl Answer {
-    /// A refusal: its body is one line with the reason.
+    /// A refusal, with the reason as its one-line body.
     pub fn refusal(status: u16, why: &str) -> Answer {
         Answer::new(status, TEXT, format!("{why}\n").into_bytes())
     }
 
-    /// An answer with a body of this kind.
+    /// An answer with the given status, content type and body.
     pub fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
         Answer { status, headers: vec![("Content-Type", kind.to_owned())], body, connection: "" }
     }
 
-    /// The refusal of what is over a limit of its address.
+    /// The answer when an address exceeds a limit.
     pub fn too_much(refusal: &Refusal) -> Answer {
         let seconds = refusal.wait.as_secs_f64().ceil().max(1.0);
         Answer::refusal(429, refusal.limit.reason()).with("Retry-After", seconds.to_string())
     }
 
-    /// The refusal of a connection for which there is no place.
+    /// The answer when no slot is free.
     pub fn full(why: &str) -> Answer {
         Answer::refusal(503, why).with("Retry-After", "3")
     }
@@ -63,7 +63,7 @@ impl Answer {
         self
     }
 
-    /// Its status.
+    /// The status code.
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -74,7 +74,7 @@ impl Answer {
         self.with("Sec-WebSocket-Version", "13")
     }
 
-    /// Announces that the connection ends after it.
+    /// Adds `Connection: close`.
     pub fn closing(mut self) -> Answer {
         if self.connection.is_empty() {
             self.connection = "Connection: close\r\n";
@@ -82,7 +82,7 @@ impl Answer {
         self
     }
 
-    /// The whole response, by tiny_http; without its body for `HEAD`.
+    /// The whole response as bytes, made by tiny_http; without the body if it answers a `HEAD`.
     pub fn into_bytes(self, head_only: bool) -> Vec<u8> {
         let header = |(name, value): &(&str, String)| Header::from_bytes(*name, value.as_bytes()).ok();
         let length = self.body.len();
@@ -99,20 +99,20 @@ impl Answer {
             None,
         );
         let mut bytes = Vec::with_capacity(length + 512);
-        // Chunks are for bodies of unknown length; writing to a Vec can't fail.
+        // Chunked encoding is for bodies of unknown length. Writing to a Vec can't fail.
         let _ =
             response.with_chunked_threshold(usize::MAX).raw_print(&mut bytes, HTTPVersion(1, 1), &[], head_only, None);
         let first_line = bytes.windows(2).position(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
         bytes.splice(first_line..first_line, self.connection.bytes());
         if self.status == 304 {
-            // tiny_http would announce a body of zero bytes as the file's.
+            // For a `304`, tiny_http would give the length of the empty body as that of the file.
             remove_line(&mut bytes, b"\r\nContent-Length: ");
         }
         bytes
     }
 }
 
-/// Takes the line that begins so out of a head.
+/// Removes the header line that starts with these bytes.
 fn remove_line(head: &mut Vec<u8>, start: &[u8]) {
     let find = |from: usize, what: &[u8]| head[from..].windows(what.len()).position(|w| w == what).map(|at| from + at);
     if let Some(at) = find(0, start)
@@ -122,7 +122,7 @@ fn remove_line(head: &mut Vec<u8>, start: &[u8]) {
     }
 }
 
-/// Answers a request that is not for `/ws/`.
+/// Answers a request for the page or one of its files.
 #[inline(never)]
 pub fn answer(request: &Request<()>, app: &App) -> Answer {
     let answer = match app.site.find(request.uri().path()) {
@@ -137,7 +137,7 @@ pub fn answer(request: &Request<()>, app: &App) -> Answer {
     if matches!(*request.method(), Method::GET | Method::HEAD) { answer } else { wrong_method() }
 }
 
-/// The refusal of an unknown path.
+/// The answer for an unknown path.
 pub fn nothing_here() -> Answer {
     Answer::refusal(404, NOTHING_HERE)
 }
@@ -147,7 +147,7 @@ fn page(request: &Request<()>, room: &str, app: &App) -> Answer {
     if room.starts_with(site::PRIVATE) { answer.with("X-Robots-Tag", "noindex, nofollow") } else { answer }
 }
 
-/// An answer that a browser caches, and revalidates each time.
+/// An answer that browsers cache and revalidate every time.
 fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
     let known = is_known(request, &content.etag);
     let (status, body) = if known { (304, Vec::new()) } else { (200, content.body.into_owned()) };
@@ -159,7 +159,7 @@ fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
     if content.gzip { answer.with("Content-Encoding", "gzip") } else { answer }
 }
 
-/// The refusal of a path: for a browser a page with a way out, for a program the one line.
+/// The answer for an unknown path: a page with a way out for browsers, one line of text for programs.
 fn nothing(request: &Request<()>, why: &str, app: &App) -> Answer {
     if !value(request, header::ACCEPT).contains("text/html") {
         return Answer::refusal(404, why);
@@ -169,20 +169,19 @@ fn nothing(request: &Request<()>, why: &str, app: &App) -> Answer {
 }
 
 const NOTHING_HERE: &str = "there is nothing at this path";
-/// Why a room's name can't be one.
 const NO_SUCH_ROOM: &str = "a room's name is 1 to 48 characters a-z 0-9 _ -, the first a letter or a digit";
 
-/// The refusal of a room's name that can't be one.
+/// The answer for an invalid room name.
 pub fn no_such_room() -> Answer {
     Answer::refusal(404, NO_SUCH_ROOM)
 }
 
-/// The refusal of any method but `GET` and `HEAD`.
+/// The answer for any method but `GET` and `HEAD`.
 pub fn wrong_method() -> Answer {
     Answer::refusal(405, "only GET and HEAD").with("Allow", "GET, HEAD")
 }
 
-/// Whether the client has this version already (`If-None-Match`).
+/// Whether the client already has this version, by its `If-None-Match`.
 pub fn is_known(request: &Request<()>, etag: &str) -> bool {
     let known = value(request, header::IF_NONE_MATCH);
     known.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == etag || tag == "*")

@@ -1,4 +1,4 @@
-//! Which part answers a request that is no WebSocket's.
+//! Routes plain HTTP requests to their handlers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::protocol;
 use crate::session::Visitor;
 
-/// Numbers the requests, for the log.
+/// Numbers requests in the log.
 static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
 /// Answers a request that is not for `/ws/`.

@@ -1,4 +1,4 @@
-//! How the server is: for load balancers, for orchestrators, and for whoever collects metrics.
+//! Health and metrics endpoints, for load balancers, orchestrators and Prometheus.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,7 +12,7 @@ use crate::limits;
 use crate::metrics::Sample;
 use crate::session::Visitor;
 
-/// Answers `/healthz`, `/readyz` and `/metrics`; `None` is another path.
+/// Answers `/healthz`, `/readyz` and `/metrics`; `None` for any other path.
 pub fn answer(request: &Request<()>, visitor: &Visitor, app: &App) -> Option<Answer> {
     let answer: fn(&Request<()>, &Visitor, &App) -> Answer = match request.uri().path() {
         "/healthz" => |_, _, _| Answer::new(200, TEXT, b"alive\n".to_vec()),
@@ -24,7 +24,8 @@ pub fn answer(request: &Request<()>, visitor: &Visitor, app: &App) -> Option<Ans
     Some(if reads { answer(request, visitor, app) } else { pages::wrong_method() })
 }
 
-/// Whether new clients should be sent here. Strangers do not learn where the backplane is, or what it answers.
+/// Whether a load balancer should send new clients here. The reason is given in full only to private addresses: it can
+/// name the backplane's address.
 fn ready(_request: &Request<()>, visitor: &Visitor, app: &App) -> Answer {
     let health = if app.draining.load(Relaxed) { Err("draining".to_owned()) } else { app.backplane.health() };
     let (status, body) = match health {

@@ -1,4 +1,4 @@
-//! The upgrade of a request to a WebSocket: all that is checked before the `101`.
+//! Upgrades a request to a WebSocket, after all the checks that precede the `101`.
 
 use std::net::TcpStream;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,25 +15,25 @@ use crate::limits::{Connected, Limit, Slot};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session::{Visitor, transport};
 
-/// At the cap, how long a connection that was asked to go is waited for, and how often it is looked.
+/// At the cap, how long to wait for a slot after telling a connection to close, and how often to retry.
 const PLACE_TIME: Duration = Duration::from_millis(200);
 const PLACE_LOOK: Duration = Duration::from_millis(5);
 const GOING_AWAY: &str = "this instance is going away; try again";
 const ALL_TAKEN: &str = "all connections are taken; try again";
 
-/// A connection that has its `101`.
+/// A connection whose `101` has been written.
 pub struct Upgraded {
-    /// Its place among the sessions.
+    /// Its slot among the sessions.
     pub slot: Slot,
-    /// That it is counted with its address, if its peer is not.
+    /// Counts the connection against its address, unless the peer already is.
     pub counted: Option<Connected>,
-    /// The room that it asked for.
+    /// The requested room.
     pub room: Room,
-    /// Who it is.
+    /// Who sent the request.
     pub visitor: Visitor,
 }
 
-/// Checks an upgrade and writes the `101`; the session has its place from here on.
+/// Checks an upgrade request, takes a slot and writes the `101`.
 ///
 /// # Errors
 /// The refusal.
@@ -69,13 +69,13 @@ pub fn open_session(
     let mut bytes = Vec::with_capacity(256);
     let written = write_response(&mut bytes, &response).is_ok()
         && transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME).is_ok();
-    // Nobody reads this one: the connection is broken.
+    // Never read: the connection is broken.
     let broken = || Answer::refusal(400, "the connection broke");
     if written { Ok(Upgraded { slot, counted, room: room.into(), visitor }) } else { Err(broken()) }
 }
 
-/// A browser does not show a page why an upgrade was refused. So the page sends a plain request to the same address, with
-/// its origin in the query, and is refused in the same words; `None`: an upgrade would succeed.
+/// Why an upgrade from this page would be refused; `None` if it would succeed. Browsers do not show scripts the body of
+/// a refused upgrade, so the page sends a plain request to the same address, with its origin in the query.
 fn explain(request: &Request<()>, app: &App) -> Option<Answer> {
     let origin = request.uri().query()?.strip_prefix("origin=")?;
     if app.draining.load(Relaxed) {
@@ -96,7 +96,7 @@ fn check_origin(origin: &str, request: &Request<()>, app: &App) -> Result<(), An
     Err(Answer::refusal(403, &why))
 }
 
-/// A place in the count of the address, unless the connection has it already, and one among the sessions.
+/// Counts the connection against its address, unless it already is, and takes a session slot.
 fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Connected>, Slot), Answer> {
     let rejected = |reason, why| {
         app.metrics.reject(reason);
@@ -119,7 +119,7 @@ fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Conn
     Ok((counted, slot))
 }
 
-/// At the cap, a WebSocket that has not joined makes place.
+/// Takes a session slot; at the cap, one from a WebSocket that has not joined.
 fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
     if let Some(slot) = app.sessions.take() {
         return Some(slot);
@@ -133,8 +133,8 @@ fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
     }
 }
 
-/// Whether a page from this origin may speak for its user here: programs send no `Origin`, browsers always do (RFC
-/// 6455, section 10.2).
+/// Whether a page of this origin may act for its user. Programs send no `Origin`; browsers always do (RFC 6455, section
+/// 10.2).
 fn same_origin(origin: &str, host: &str) -> bool {
     if origin.is_empty() {
         return true;
@@ -145,7 +145,7 @@ fn same_origin(origin: &str, host: &str) -> bool {
     bare(authority) == bare(host)
 }
 
-/// Whether the settings name this origin.
+/// Whether the settings allow this origin.
 fn is_allowed(origin: &str, allowed: &[String]) -> bool {
     allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(origin))
 }

@@ -1,7 +1,7 @@
-//! What each address has taken lately: one account per address, with a bucket or a count for each limit.
+//! What each address has used recently: one account per address, with a bucket or a counter for each limit.
 //!
-//! An account lives while a connection of its address does, and some minutes longer. How many there can be is bounded, so
-//! that addresses cannot fill the memory; one that was silent longest is forgotten first.
+//! An account lives as long as a connection from its address, and some minutes longer. The number of accounts is
+//! bounded, so that addresses cannot exhaust memory; the one idle for longest is dropped first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,50 +12,51 @@ use super::address::counted_as;
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
 
-/// Accounts that are kept at most, and how long one without a connection is kept.
+/// The largest number of accounts, and how long one is kept after its last connection.
 const MAX_ACCOUNTS: usize = 20_000;
 const REST: Duration = Duration::from_secs(15 * 60);
-/// How often accounts that rest are looked for.
+/// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Bursts, in seconds' worth of their rates.
+/// The bursts allowed, as seconds of their rates.
 const CONNECTION_BURST: f64 = 10.0;
 const JOIN_BURST: f64 = 20.0;
 const HISTORY_BURST: f64 = 8.0;
 const TEXT_BURST: f64 = 8.0;
-/// Requests without an upgrade: this many times the rate and the burst of connections. A page is a dozen of them.
+/// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
+/// dozen.
 const REQUESTS: f64 = 10.0;
-/// What an answer out of the log costs at least, in bytes: looking it up has a price too.
+/// The least that a read from the log is charged, in bytes, because the lookup has a cost too.
 const SMALLEST_READ: f64 = 8192.0;
-/// The longest wait after wrong passphrases. Each one doubles it.
+/// The longest wait after wrong passphrases; each further one doubles it up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Without a wrong passphrase for this long after the wait, the count starts anew.
+/// Time without a wrong passphrase, after the wait, that resets the count.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Where the cap is at least this many times the limit per address, the last part of the places (a quarter) is kept for
-/// addresses that have few (a tenth of their limit), so that some busy addresses cannot fill the server.
+/// If the cap is at least this many times the limit per address, the last quarter of the slots is reserved for
+/// addresses that hold less than a tenth of their limit, so that a few busy addresses cannot fill the server.
 const SHARED_FROM: usize = 4;
 const KEPT_PART: usize = 4;
 const FEW_PART: usize = 10;
 
-/// The limits per address, as set; 0 is off.
+/// The limits per address; 0 turns one off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerAddress {
-    /// Connections at a time.
+    /// Concurrent connections.
     pub connections: usize,
     /// New connections per second.
     pub connection_rate: u32,
     /// Joins per minute.
     pub joins: u32,
-    /// Wrong passphrases before each further one has to wait.
+    /// Wrong passphrases before the address has to wait.
     pub wrong_passphrases: u32,
-    /// Joins per hour into rooms that were not there.
+    /// Rooms created per hour.
     pub new_rooms: u32,
-    /// Bytes per second read from the log.
+    /// Bytes per second read from the logs.
     pub history: u32,
-    /// Bytes per second of text.
+    /// Bytes of message text per second.
     pub text: u32,
 }
 
-/// All accounts.
+/// The accounts of all addresses.
 pub struct Accounts {
     limits: PerAddress,
     known: Mutex<Known>,
@@ -67,12 +68,12 @@ struct Known {
 }
 
 impl Accounts {
-    /// Nobody is known yet.
+    /// No accounts yet.
     pub fn new(limits: PerAddress) -> Accounts {
         Accounts { limits, known: Mutex::new(Known { accounts: HashMap::new(), swept: Instant::now() }) }
     }
 
-    /// The account of an address. Hold on to it as long as the address is served.
+    /// The account of an address. The caller holds it for as long as it serves the address.
     pub fn of(&self, address: IpAddr, now: Instant) -> Arc<Account> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(known.swept) >= SWEEP_EVERY {
@@ -96,14 +97,14 @@ impl Accounts {
 }
 
 impl Known {
-    /// Forgets accounts without a connection for which `which` is true.
+    /// Drops the accounts without a connection for which `which` is true.
     fn forget(&mut self, which: impl Fn(&Account) -> bool) {
         self.accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
         self.accounts.shrink_to(self.accounts.len() * 2);
     }
 }
 
-/// What one address has taken lately.
+/// What one address has used recently.
 pub struct Account {
     address: IpAddr,
     limits: PerAddress,
@@ -142,7 +143,7 @@ impl Account {
         Account { address, limits, state: Mutex::new(state) }
     }
 
-    /// The address; of an IPv6 one, its first 64 bits.
+    /// The address, or the first 64 bits of an IPv6 one.
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -157,10 +158,11 @@ impl Account {
         now.saturating_duration_since(self.state.lock().unwrap_or_else(PoisonError::into_inner).used)
     }
 
-    /// Counts a new connection until the value is dropped. `free` and `cap` are the places of the whole server.
+    /// Counts a new connection until the returned value is dropped. `free` and `cap` are the server's free and total
+    /// slots.
     ///
     /// # Errors
-    /// It has too many, or opens them too fast.
+    /// The address has too many connections, or opens them too fast.
     pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
         let mut state = self.state(now);
         let most = self.limits.connections;
@@ -175,33 +177,33 @@ impl Account {
         Ok(Connected(self.clone()))
     }
 
-    /// A request that is no upgrade.
+    /// Counts a plain HTTP request.
     ///
     /// # Errors
-    /// There are too many of them.
+    /// The address sends too many.
     pub fn request(&self, now: Instant) -> Result<(), Refusal> {
         let refusal = |wait| Refusal { limit: Limit::ConnectionRate, wait };
         self.state(now).requests.take(now).map_err(refusal)
     }
 
-    /// A join that the backplane is to carry out.
+    /// Counts a join that the backplane is about to carry out.
     ///
     /// # Errors
-    /// There are too many of them.
+    /// The address joins too often.
     pub fn join(&self, now: Instant) -> Result<(), Refusal> {
         self.state(now).joins.take(now).map_err(|wait| Refusal { limit: Limit::Joins, wait })
     }
 
-    /// Whether a passphrase may be tried.
+    /// Whether the address may try a passphrase now.
     ///
     /// # Errors
-    /// Too many were wrong.
+    /// It has tried too many wrong ones.
     pub fn may_try_passphrase(&self, now: Instant) -> Result<(), Refusal> {
         let wait = self.state(now).wait_until.saturating_duration_since(now);
         if wait.is_zero() { Ok(()) } else { Err(Refusal { limit: Limit::Passphrases, wait }) }
     }
 
-    /// A passphrase was wrong. Past the limit the next try has to wait, twice as long each time.
+    /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
     pub fn wrong_passphrase(&self, now: Instant) {
         let mut state = self.state(now);
         if now.saturating_duration_since(state.wait_until) >= FORGIVEN_AFTER {
@@ -215,37 +217,37 @@ impl Account {
         }
     }
 
-    /// A join made a room.
+    /// Counts a room created by a join.
     ///
     /// # Errors
-    /// It made too many.
+    /// The address has created too many.
     pub fn new_room(&self, now: Instant) -> Result<(), Refusal> {
         self.state(now).new_rooms.take(now).map_err(|wait| Refusal { limit: Limit::Rooms, wait })
     }
 
-    /// Whether something may be read from the log.
+    /// Whether the address may read from a log now.
     ///
     /// # Errors
-    /// What was read before is not paid for yet.
+    /// It has read too much.
     pub fn may_read(&self, now: Instant) -> Result<(), Refusal> {
         self.state(now).history.wait(SMALLEST_READ, now).map_err(|wait| Refusal { limit: Limit::History, wait })
     }
 
-    /// So much was read from the log.
+    /// Counts bytes read from a log.
     pub fn has_read(&self, bytes: usize, now: Instant) {
         self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
     }
 
-    /// Takes the bytes of a text.
+    /// Counts the bytes of a message text.
     ///
     /// # Errors
-    /// There is too much of it.
+    /// The address sends too much text.
     pub fn text(&self, bytes: usize, now: Instant) -> Result<(), Refusal> {
         self.state(now).text.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })
     }
 }
 
-/// One connection in the count of its address, see [`Account::connect`].
+/// A connection counted against its address until this is dropped. See [`Account::connect`].
 pub struct Connected(Arc<Account>);
 
 impl Drop for Connected {
@@ -304,7 +306,7 @@ mod tests {
         assert!(held.len() <= 1700, "{}", held.len());
         let newcomer = accounts.of(IpAddr::from([198, 51, 100, 1]), now);
         assert!(newcomer.connect(2000 - held.len(), 2000, now).is_ok());
-        // A small server is one household's: no sharing.
+        // A small server may belong to one household, so nothing is reserved.
         assert!((0..50).all(|n| accounts.of(IpAddr::from([203, 0, 113, 1]), now).connect(50 - n, 50, now).is_ok()));
     }
 

@@ -1,4 +1,4 @@
-//! Who is it: the address that limits count by, from the connection's peer and what proxies say of those behind them.
+//! The address that limits count by: the peer's, or the client's as trusted proxies report it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -11,7 +11,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether the address is in it; an IPv4 address in IPv6 form counts as IPv4.
+    /// Whether the network contains the address; an IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
             (IpAddr::V4(first), IpAddr::V4(address)) => same_start(first.to_bits(), address.to_bits(), 32 - self.bits),
@@ -40,21 +40,21 @@ impl FromStr for Network {
     }
 }
 
-/// Whose `X-Forwarded-For` is believed.
+/// Whose `X-Forwarded-For` is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrustedProxies {
-    /// Not configured: peers on loopback and private networks are believed, but only for the limits.
+    /// Not configured: peers on loopback and private networks are trusted, but only for limits.
     Unset,
     /// Proxies in these networks.
     Networks(Vec<Network>),
-    /// This many proxies stand before the server, whatever their addresses.
+    /// This many proxies in front of the server, whatever their addresses.
     Hops(usize),
 }
 
 impl FromStr for TrustedProxies {
     type Err = ();
 
-    /// A number of hops, or networks with commas between them.
+    /// Parses a number of hops, or a comma-separated list of networks.
     fn from_str(text: &str) -> Result<TrustedProxies, ()> {
         if let Ok(hops) = text.trim().parse() {
             return (0..=16).contains(&hops).then_some(TrustedProxies::Hops(hops)).ok_or(());
@@ -65,7 +65,7 @@ impl FromStr for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Whether this peer's X-Forwarded-For is believed.
+    /// Whether this peer's `X-Forwarded-For` is trusted.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         match self {
             TrustedProxies::Unset => is_private(peer),
@@ -74,14 +74,14 @@ impl TrustedProxies {
         }
     }
 
-    /// Whether this peer was named as a proxy by whoever runs the server: what is believed of it goes beyond limits.
+    /// Whether the settings name this peer as a proxy. Such a proxy is trusted for more than limits.
     pub fn names(&self, peer: IpAddr) -> bool {
         *self != TrustedProxies::Unset && self.trusts(peer)
     }
 
-    /// The address of the client: the peer's own, or the nearest one in `X-Forwarded-For` that is no trusted proxy.
-    /// `forwarded` is that header's value, several lines joined with commas. Each proxy appends whom it got the request
-    /// from, so only the end of the list is beyond the client's reach.
+    /// The client's address: the peer's own, or the nearest one in `X-Forwarded-For` that is not a trusted proxy's.
+    /// `forwarded` is the value of that header, several lines joined with commas. Each proxy appends the address it
+    /// received the request from, so a client can forge only the beginning of the list.
     pub fn client(&self, peer: IpAddr, forwarded: &str) -> IpAddr {
         if !self.trusts(peer) {
             return peer.to_canonical();
@@ -107,7 +107,7 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
     entry.parse().ok().or_else(socket).or_else(bracketed)
 }
 
-/// Whether an address cannot be one on the open internet: loopback, private, link-local, shared by a carrier (RFC 6598).
+/// Whether the address cannot be one on the open internet: loopback, private, link-local, or carrier-shared (RFC 6598).
 pub fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -118,7 +118,8 @@ pub fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// What limits count an address as: IPv4 as it is, IPv6 by its first 64 bits, since that much is what one customer has.
+/// The address that limits count by: all of an IPv4 address, the first 64 bits of an IPv6 one, which one customer
+/// holds.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),

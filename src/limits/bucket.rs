@@ -1,24 +1,24 @@
-//! Rates: a token bucket, and a count of what happened lately.
+//! Rates: a token bucket, and a counter of recent events.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A burst of messages is this many seconds' worth of the rate limit.
+/// Burst of messages, as seconds of the rate limit.
 pub const BURST_SECONDS: f64 = 4.0;
 
-/// A token bucket: `rate` tokens per second in the long run, `burst` at once. A token is whatever the owner counts:
+/// A token bucket: `rate` tokens per second on average, `burst` at once. A token stands for whatever the owner counts:
 /// frames, joins, bytes.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     rate: f64,
     burst: f64,
-    /// Below zero after [`Bucket::charge`].
+    /// Negative after [`Bucket::charge`].
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    /// A full bucket. A `rate` of 0 never runs out.
+    /// A full bucket. With a `rate` of 0 it never runs out.
     pub fn new(rate: f64, burst: f64, now: Instant) -> Bucket {
         Bucket { rate, burst, tokens: burst, filled: now }
     }
@@ -31,7 +31,7 @@ impl Bucket {
         self.take_many(1.0, now)
     }
 
-    /// Takes several tokens at once, or none. More than the burst holds are taken from a full bucket.
+    /// Takes several tokens, or none. A count larger than the burst is taken from a full bucket.
     ///
     /// # Errors
     /// How long to wait for them.
@@ -41,7 +41,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether this many tokens are there; none are taken.
+    /// Whether this many tokens are available; takes none.
     ///
     /// # Errors
     /// How long to wait for them.
@@ -56,23 +56,23 @@ impl Bucket {
         if missing <= 0.0 { Ok(()) } else { Err(Duration::from_secs_f64(missing / self.rate)) }
     }
 
-    /// Takes tokens for something that has happened already: the bucket may end up in debt.
+    /// Takes tokens for something already done; the balance may become negative.
     pub fn charge(&mut self, count: f64) {
         self.tokens -= count;
     }
 
-    /// Whether it is as full as when it was made, so that nothing is lost if it is forgotten.
+    /// Whether the bucket is full, so that dropping it loses nothing.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.wait(self.burst, now).is_ok()
     }
 }
 
-/// When something last happened, to count how often it did lately.
+/// The times of recent events, to count them.
 #[derive(Default)]
 pub struct Recent(VecDeque<Instant>);
 
 impl Recent {
-    /// It happens: how many times it did within this time, now included.
+    /// Records an event now, and returns how many happened within this period, this one included.
     pub fn count(&mut self, now: Instant, within: Duration) -> usize {
         self.0.push_back(now);
         while self.0.front().is_some_and(|at| now.saturating_duration_since(*at) > within) {
@@ -110,7 +110,7 @@ mod tests {
             bucket.take(start + Duration::from_secs(6)).is_err() && !bucket.is_full(start + Duration::from_secs(15))
         );
         assert!(bucket.is_full(start + Duration::from_secs(16)));
-        // A piece that is larger than the burst passes once, and is paid for.
+        // A count larger than the burst is let through once, and paid off afterwards.
         assert!(bucket.take_many(2000.0, start + Duration::from_secs(16)).is_ok());
         assert!(bucket.take(start + Duration::from_secs(26)).is_err());
     }

@@ -1,43 +1,46 @@
-//! How many connections this machine can bear.
+//! How many connections this machine can hold.
 //!
-//! A process that runs out of files gets an error and lives; one that runs out of memory maps dies, since a failed
-//! allocation aborts. So the cap on connections comes before any of the system's own limits.
+//! A process that runs out of files gets an error and continues; one that runs out of memory maps dies, because a
+//! failed allocation aborts. So the cap on connections is below every limit of the system.
 
 use std::fs;
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
-/// What the process needs of each limit for itself: its own threads and files, Redis, health checks.
+/// Reserved in each limit for the process itself: its own threads and files, Redis, health checks.
 const RESERVE: usize = 128;
-/// Memory maps of a thread: stack, its guard, signal stack, its guard.
+/// Memory maps per thread: the stack and its guard, the signal stack and its guard.
 const MAPS_A_THREAD: usize = 4;
-/// Stacks that threads may borrow at a time, see [`crate::threads::on_temporary_stack`]: enough for all that wait for Redis on a
-/// usual day.
+/// Temporary stacks in use at a time, see [`crate::threads::on_temporary_stack`]: enough for all threads that wait for
+/// Redis under normal load.
 pub const MAX_SPARE_STACKS: usize = 256;
-/// Maps that the program, its libraries and its heap take, with room to grow, and the spare stacks with two guards each.
+/// Maps used by the program, its libraries and its heap, with some margin, and by the temporary stacks with two guards
+/// each.
 const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
-/// A connection's stack, in bytes: reserved, not taken. The deepest paths, as valgrind's drd reports them
-/// (`--show-stack-usage=yes`): 11 KiB in a release build, 20 KiB in a debug build (`history`), and 4.4 KiB for glibc on
-/// top. So 32 KiB is the smallest safe power of two, and this is that with as much again to spare.
+/// A connection's stack, in bytes of address space. The deepest paths, as reported by valgrind's drd
+/// (`--show-stack-usage=yes`), take 11 KiB in a release build and 20 KiB in a debug build (`history`), plus 4.4 KiB for
+/// glibc. So 32 KiB is the smallest safe power of two, and this is twice that.
 ///
-/// What is touched are two pages, 8 KiB: that is enough to sleep and to handle a message. Functions that are not inlined,
-/// in `http/` and `session/`, keep their frames out of those that sleep; what takes more is done [`crate::threads::on_temporary_stack`].
+/// Of these, two pages (8 KiB) are touched and stay in memory: enough to wait for and handle a message. Functions in
+/// `http/` and `session/` that are marked `inline(never)` keep their frames out of the functions that wait; work that
+/// takes more stack runs [`crate::threads::on_temporary_stack`].
 ///
-/// A debug build takes several times as much, the parser of Redis's replies above all: there it is twice that.
+/// A debug build takes several times as much, above all in the parser of Redis replies, so its stack is twice as large.
 pub const CONNECTION_STACK: usize = if cfg!(debug_assertions) { 128 } else { 64 } * 1024;
-/// What a connection takes of the address space, in bytes: its stack and signal stack with their guards, and some heap.
+/// Address space per connection, in bytes: its stack and signal stack with their guards, and some heap.
 const ADDRESS_SPACE_A_CONNECTION: usize = CONNECTION_STACK + 64 * 1024;
-/// What the program takes of it by itself, and what glibc takes a core: up to 8 heaps of 64 MiB.
+/// Address space of the program itself, and of glibc per core: up to 8 heaps of 64 MiB.
 const ADDRESS_SPACE_RESERVE: (usize, usize) = (256 * 1024 * 1024, 512 * 1024 * 1024);
-/// What a connection takes of a container's memory at most, in bytes: user pages, the kernel's stack and structures.
-/// The benchmark's 15,000 were charged with 37 KiB each; one that joined while all spare stacks were taken has 4 more.
+/// Memory per connection charged to a container, in bytes, at most: user pages, kernel stack and kernel structures. The
+/// benchmark's 15,000 connections were charged 37 KiB each; one that joins while all temporary stacks are in use takes
+/// 4 KiB more.
 const BYTES_A_CONNECTION: usize = 42 * 1024;
-/// What of a container's memory is not for connections, in bytes.
+/// Container memory not available to connections, in bytes.
 const BYTES_RESERVE: usize = 48 * 1024 * 1024;
-/// What of a whole machine's memory is not for connections, in bytes: the kernel and its usual company.
+/// Memory of a whole machine not available to connections, in bytes: the kernel and common services.
 const MACHINE_RESERVE: usize = 192 * 1024 * 1024;
 
-/// How many connections this machine can bear: the smallest of its limits, each less a reserve, and which one it is.
+/// How many connections this machine can hold, and which of its limits decides that: the smallest, each less a reserve.
 pub fn capacity() -> (usize, &'static str) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let cores = available_parallelism().map_or(1, NonZero::get);
@@ -79,27 +82,27 @@ fn number(path: &str) -> Option<usize> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The soft value of one line of `/proc/self/limits`; `None` if it is unlimited.
+/// The soft limit in one line of `/proc/self/limits`; `None` if unlimited.
 fn soft_limit(limits: &str, name: &str) -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
-/// The machine's memory in bytes, from the text of `/proc/meminfo`.
+/// Total memory in bytes, from the text of `/proc/meminfo`.
 fn machine_memory(meminfo: &str) -> Option<usize> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
 }
 
-/// The smallest limit of this process's cgroup (version 2) and of all above it, since each of them holds; or the one of
-/// version 1, where a container sees that.
+/// The smallest memory limit of this process's cgroup (version 2) and its ancestors, all of which apply; or the version
+/// 1 limit, if the container sees that.
 fn smallest_of_cgroups(file: &str, old: &str) -> Option<usize> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let found = cgroup_folders(&own).iter().filter_map(|folder| number(&format!("{folder}/{file}"))).min();
     found.or_else(|| number(&format!("/sys/fs/cgroup/{old}")))
 }
 
-/// Where this process's cgroup and those above it are seen, from the text of `/proc/self/cgroup`: within a container
-/// the root is its own.
+/// The directories of this process's cgroup and its ancestors, from the text of `/proc/self/cgroup`. Within a container
+/// the root is the container's own.
 fn cgroup_folders(own: &str) -> Vec<String> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_end_matches('/');
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);

@@ -1,19 +1,19 @@
-//! A gate that lets a bounded number through at a time; the rest wait in line for a while.
+//! Limits how many threads do something at once; the others wait in line for a limited time.
 
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Bounds how many threads do something at a time. Those who wait need no rate: the faster the work is done, the more
-/// of them get through, and no more than the gate is wide is ever under way.
+/// Bounds how many threads do something at once. Waiting threads need no rate limit: the faster the work completes, the
+/// more of them get through, and never more than `width` at a time.
 pub struct Gate {
-    /// A channel of free places: whoever waits for one waits in the channel's own line.
+    /// Holds one token per free place; waiting threads queue on the channel.
     free: Receiver<()>,
     back: Sender<()>,
 }
 
 impl Gate {
-    /// A gate of this width.
+    /// A gate that lets `width` threads through at a time.
     pub fn new(width: usize) -> Gate {
         let (back, free) = bounded(width);
         for _ in 0..width {
@@ -22,19 +22,19 @@ impl Gate {
         Gate { free, back }
     }
 
-    /// Waits for a place; `None` if there is none by the deadline.
+    /// Waits for a place; `None` if none is free by the deadline.
     pub fn enter(&self, deadline: Instant) -> Option<Pass<'_>> {
         let free = self.free.try_recv().is_ok() || self.free.recv_deadline(deadline).is_ok();
         free.then_some(Pass(self))
     }
 }
 
-/// A place inside, see [`Gate::enter`].
+/// A place in the gate, given up when dropped. See [`Gate::enter`].
 pub struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        // It has room: this place was taken out of it.
+        // Never full: this place's token was taken out of the channel.
         let _ = self.0.back.try_send(());
     }
 }

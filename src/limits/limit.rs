@@ -1,35 +1,35 @@
-//! The limits by name: for metrics, for the log, and for whoever is refused.
+//! The limits by name, as metrics, log lines and refusals show them.
 
 use std::time::Duration;
 
-/// What was exceeded.
+/// A limit that can be exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Limit {
-    /// Connections of an address at a time.
+    /// Concurrent connections per address.
     Connections,
-    /// New connections, or requests, per second of an address.
+    /// New connections, or plain requests, per second and address.
     ConnectionRate,
-    /// Joins per minute of an address.
+    /// Joins per minute and address.
     Joins,
-    /// Wrong passphrases of an address.
+    /// Wrong passphrases per address.
     Passphrases,
-    /// New rooms per hour of an address.
+    /// Rooms created per hour and address.
     Rooms,
-    /// Bytes read from the log per second of an address.
+    /// Bytes read from the logs per second and address.
     History,
-    /// Bytes of text per second of a connection or an address.
+    /// Bytes of message text per second and connection, or address.
     Text,
-    /// Frames per second of a connection.
+    /// Frames per second and connection.
     Frames,
-    /// Joins of the whole server that are under way.
+    /// Joins under way in the whole server.
     Overload,
-    /// Connections that had not joined and made place for others.
+    /// Connections closed before they joined, to free a slot for a newer one.
     Idle,
 }
 
 impl Limit {
-    /// All of them, in the order of their numbers.
+    /// All limits, in the order of their discriminants.
     pub const ALL: [Limit; 10] = [
         Limit::Connections,
         Limit::ConnectionRate,
@@ -43,7 +43,7 @@ impl Limit {
         Limit::Idle,
     ];
 
-    /// As metrics name it.
+    /// The value of the `limit` label in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Limit::Connections => "connections",
@@ -59,7 +59,7 @@ impl Limit {
         }
     }
 
-    /// The reason that the refused receive.
+    /// The reason given to a refused client.
     pub fn reason(self) -> &'static str {
         match self {
             Limit::Connections => "too many connections from this address",
@@ -75,7 +75,7 @@ impl Limit {
         }
     }
 
-    /// The setting that decides it.
+    /// The setting that defines the limit.
     pub fn setting(self) -> &'static str {
         match self {
             Limit::Connections => "ADDRESS_CONNECTIONS",
@@ -91,11 +91,11 @@ impl Limit {
     }
 }
 
-/// A limit that was exceeded, and when to try again.
+/// An exceeded limit, and when to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which.
+    /// The limit.
     pub limit: Limit,
-    /// How long to wait.
+    /// The time until the next try may succeed.
     pub wait: Duration,
 }

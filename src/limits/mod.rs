@@ -1,7 +1,6 @@
-//! How much is let in: connections by what the machine can bear, and of each address, connection and room no more than
-//! its share.
+//! Limits: how many connections the machine can hold, and what share of it each address, connection and room gets.
 //!
-//! Values and arithmetic only: who is refused, and with which words, is decided by the callers.
+//! Values and arithmetic only. Callers decide what to refuse and how to answer.
 
 mod accounts;
 mod address;

@@ -1,11 +1,11 @@
-//! How deep a client's JSON may nest, looked at before a parser does.
+//! Checks how deeply a client's JSON nests, before it is parsed.
 
-/// How deep a client's JSON may nest. `serde_json` goes 127 levels down by itself, and each takes up to 2 KiB of stack
-/// in a debug build: a connection's small stack would overflow, which ends the whole process.
+/// The deepest nesting allowed in a client's JSON. `serde_json` itself allows 127 levels, each of which takes up to 2
+/// KiB of stack in a debug build: that would overflow a connection's small stack and abort the process.
 const MAX_NESTING: usize = 8;
 
-/// Whether JSON text nests no deeper than `MAX_NESTING`. The contract's own frames are flat; the rest is room for
-/// fields that are not known yet.
+/// Whether JSON text nests no deeper than `MAX_NESTING`. The contract's own frames are flat; the rest allows for future
+/// fields.
 pub fn is_shallow(json: &str) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in json.bytes() {

@@ -1,11 +1,11 @@
-//! Randomness from the kernel, for spreading things out and for names that nobody can guess.
+//! Random numbers from the kernel: jitter, and names that cannot be guessed.
 
-/// A random number from 0 up to 1, for spreading things out.
+/// A random number in [0, 1), to spread retries and deadlines.
 pub fn jitter() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A random name of 32 hexadecimal digits that nobody can guess.
+/// An unguessable name: 32 hexadecimal digits, 128 random bits.
 pub fn random_name() -> String {
     format!("{:016x}{:016x}", random(), random())
 }

@@ -1,38 +1,38 @@
-//! Places against a cap: each is taken by a value and given back when the value is dropped.
+//! Connection slots: each is held by a value and released when the value is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// Counts connections against a cap.
+/// A fixed number of slots.
 pub struct Slots {
     taken: AtomicUsize,
     cap: usize,
 }
 
 impl Slots {
-    /// `cap` slots, all free.
+    /// `cap` free slots.
     pub fn new(cap: usize) -> Arc<Slots> {
         Arc::new(Slots { taken: AtomicUsize::new(0), cap })
     }
 
-    /// Takes a slot, which is given back when the value is dropped; `None` at the cap.
+    /// Takes a slot until the returned value is dropped; `None` at the cap.
     pub fn take(self: &Arc<Slots>) -> Option<Slot> {
         let one_more = |taken| (taken < self.cap).then_some(taken + 1);
         self.taken.fetch_update(SeqCst, SeqCst, one_more).ok().map(|_| Slot(self.clone()))
     }
 
-    /// How many are taken.
+    /// How many slots are taken.
     pub fn taken(&self) -> usize {
         self.taken.load(SeqCst)
     }
 
-    /// How many there are.
+    /// The total number of slots.
     pub fn cap(&self) -> usize {
         self.cap
     }
 }
 
-/// One connection's place, see [`Slots::take`].
+/// One taken slot. See [`Slots::take`].
 pub struct Slot(Arc<Slots>);
 
 impl Drop for Slot {

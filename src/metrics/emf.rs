@@ -1,15 +1,14 @@
-//! CloudWatch's embedded metric format: one line of JSON per minute, for a log driver to pick up.
+//! CloudWatch's embedded metric format: one JSON line per minute on stdout, where the log driver collects it.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use super::Metrics;
 
-/// How often the line is written: CloudWatch's finest standard resolution.
+/// Interval between lines, which is the finest standard resolution of CloudWatch.
 pub const EMF_PERIOD: Duration = Duration::from_secs(60);
 
-/// Writes the embedded metric line to stdout, where the log driver picks it up: gauges as they are, counters as what
-/// they grew by since the last line.
+/// Writes the embedded metric line: gauges as they are, counters as their growth since the last line.
 pub struct Emf {
     namespace: String,
     environment: String,
@@ -18,7 +17,7 @@ pub struct Emf {
 }
 
 impl Emf {
-    /// `target` is `namespace/environment/service`, as the settings have checked.
+    /// `target` is `namespace/environment/service`, already validated by the settings.
     pub fn new(target: &str) -> Option<Emf> {
         let mut parts = target.split('/').map(str::to_owned);
         let emf =
@@ -27,10 +26,10 @@ impl Emf {
         (whole && parts.next().is_none()).then_some(emf)
     }
 
-    /// One line, for now.
+    /// Writes one line with the current values.
     pub fn report(&mut self, metrics: &Metrics) {
         let line = self.line(metrics, SystemTime::now());
-        // If stdout is gone, so is whoever would read it.
+        // If stdout is closed, nobody collects the line either.
         let _ = writeln!(std::io::stdout(), "{line}");
     }
 

@@ -1,5 +1,4 @@
-//! What is measured, and the two forms in which it is published: Prometheus text, and CloudWatch's embedded metric
-//! format.
+//! Metrics, published in two forms: Prometheus text and CloudWatch's embedded metric format.
 
 pub mod emf;
 mod process;
@@ -11,31 +10,31 @@ use ::prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGau
 
 use crate::limits::Limit;
 
-/// All that the process measures.
+/// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
-    /// Sessions that are connected, joined or not.
+    /// Open sessions, joined or not.
     pub connections: IntGauge,
     /// The cap on `connections`.
     pub cap: IntGauge,
-    /// Joins that were carried out.
+    /// Successful joins.
     pub joins: IntCounter,
-    /// Messages that clients and scripts sent and that were taken on.
+    /// Messages accepted from clients and scripts.
     pub messages: IntCounter,
-    /// Frames of messages that were handed to sockets.
+    /// Message frames handed to sockets.
     pub deliveries: IntCounter,
-    /// Clients that were cut for being too slow.
+    /// Clients disconnected because they read too slowly.
     pub cut: IntCounter,
-    /// Sessions that were asked to reconnect because this instance had too many.
+    /// Sessions asked to reconnect elsewhere because this instance had too many.
     pub rebalanced: IntCounter,
-    /// 1 while the backplane answers.
+    /// 1 while the backplane responds, otherwise 0.
     pub backplane_up: IntGauge,
-    /// How often Redis was found again after its connection was lost.
+    /// How often the connection to Redis was restored.
     pub reconnects: IntCounter,
-    /// From the moment a message is handed to the backplane until it is kept.
+    /// Seconds from handing a message to the backplane until it is kept.
     pub keep: Histogram,
-    /// From the moment a message is kept, by its id, until it is handed to the sockets of one lane's sessions. Of those
-    /// that are written together, the oldest counts.
+    /// Seconds from keeping a message, by the time in its id, until it is handed to the sockets of one lane. For a
+    /// batch, the oldest message counts.
     pub delivery: Histogram,
     refused: IntCounterVec,
     rejected: IntCounterVec,
@@ -48,41 +47,41 @@ pub struct Metrics {
     process: process::Process,
 }
 
-/// What is not counted as it happens but looked up on request.
+/// Values that are read when metrics are requested, rather than counted.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// HTTP requests that wait for messages.
+    /// HTTP requests waiting for messages.
     pub polls: usize,
-    /// What waits in each lane's queue.
+    /// The length of each lane's queue.
     pub lanes: Vec<usize>,
-    /// What waits for Redis.
+    /// The length of the queue to Redis.
     pub publisher: usize,
-    /// For how long the first of it has waited.
+    /// How long the oldest command in that queue has waited.
     pub oldest: Duration,
 }
 
 impl Metrics {
-    /// A frame was answered with an error of this code.
+    /// Counts an `error` frame, by its code.
     pub fn refuse(&self, code: &str) {
         self.refused.with_label_values(&[code]).inc();
     }
 
-    /// An upgrade was refused for this reason.
+    /// Counts a refused upgrade, by its reason.
     pub fn reject(&self, reason: &str) {
         self.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// A plain request was refused with this status.
+    /// Counts a refused plain request, by its status.
     pub fn refuse_http(&self, status: u16) {
         self.http_refused.with_label_values(&[&status.to_string()]).inc();
     }
 
-    /// Something exceeded this limit.
+    /// Counts an exceeded limit.
     pub fn limit(&self, limit: Limit) {
         self.limited.with_label_values(&[limit.label()]).inc();
     }
 
-    /// How full this instance is, in percent of its cap.
+    /// Open sessions in percent of the cap.
     fn connections_used(&self) -> f64 {
         100.0 * self.connections.get() as f64 / self.cap.get().max(1) as f64
     }

@@ -1,11 +1,11 @@
-//! What the kernel knows of the process, under the names that Prometheus's own clients use.
+//! Process metrics from the kernel, under the names that Prometheus clients use.
 
 use std::fs;
 use std::time::SystemTime;
 
 use ::prometheus::{IntGauge, Registry};
 
-/// Memory, threads, files, and when it started: a crash that was followed by a restart shows in that alone.
+/// Memory, threads, open files and start time. A restart after a crash is visible only in the start time.
 pub(super) struct Process {
     start: IntGauge,
     memory: IntGauge,
@@ -35,7 +35,7 @@ impl Process {
         }
     }
 
-    /// Reads them anew.
+    /// Reads the current values.
     pub(super) fn sample(&self) {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         self.memory.set(field(&status, "VmRSS:").saturating_mul(1024));
@@ -45,7 +45,7 @@ impl Process {
     }
 }
 
-/// The number behind this name, 0 if it is not there.
+/// The number in the field of this name; 0 if absent.
 fn field(status: &str, name: &str) -> i64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! The metrics' names, and their text form for Prometheus.
+//! The metrics' names, and their Prometheus text form.
 
 use ::prometheus::core::Collector;
 use ::prometheus::{
@@ -11,13 +11,13 @@ use super::{Metrics, Sample};
 use crate::limits::Limit;
 use crate::protocol::ErrorCode;
 
-/// Upper bounds of the histograms' buckets, in seconds: from what a message takes on a quiet machine to the 2 s after
-/// which it is refused.
+/// Upper bounds of the histogram buckets, in seconds: from the latency on an idle machine to beyond the 2 s after which
+/// a message is refused.
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-/// Why an upgrade may be refused.
+/// Values of the `reason` label for refused upgrades.
 const REASONS: &[&str] = &["full", "draining"];
 
-/// Registers what was made under a name that is valid and new, which ours are: so this can't fail.
+/// Registers a metric. It fails only for invalid or duplicate names, which ours are not.
 fn add<M: Collector + Clone + 'static>(registry: &Registry, made: ::prometheus::Result<M>) -> M {
     let metric = made.expect("a valid name");
     registry.register(Box::new(metric.clone())).expect("a new name");
@@ -25,7 +25,7 @@ fn add<M: Collector + Clone + 'static>(registry: &Registry, made: ::prometheus::
 }
 
 impl Default for Metrics {
-    /// All at zero.
+    /// All metrics at zero.
     fn default() -> Metrics {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| add(&registry, IntCounter::new(name, help));
@@ -69,7 +69,7 @@ impl Default for Metrics {
             registry,
         };
         metrics.process.register(&metrics.registry);
-        // A series that is not there until it first counts hides its first count from `rate`.
+        // Create every series now: `rate` misses the first increment of a series that did not exist before.
         ErrorCode::ALL.iter().for_each(|code| drop(metrics.refused.with_label_values(&[code.as_str()])));
         Limit::ALL.iter().for_each(|limit| drop(metrics.limited.with_label_values(&[limit.label()])));
         REASONS.iter().for_each(|reason| drop(metrics.rejected.with_label_values(&[*reason])));
@@ -78,7 +78,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The Prometheus text format, version 0.0.4.
+    /// The metrics in Prometheus text format, version 0.0.4.
     pub fn prometheus(&self, sample: &Sample) -> Vec<u8> {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.polls.set(number(sample.polls));
@@ -89,7 +89,7 @@ impl Metrics {
         }
         self.process.sample();
         let mut text = Vec::new();
-        // Writing to a Vec can't fail; a metric that did would be left out.
+        // Writing to a Vec can't fail; a metric that did would be omitted.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
     }

@@ -1,4 +1,4 @@
-//! A message: its id, and the part of it that its sender decides, which is what a room's log keeps.
+//! A message: its id, and its body, which is the part the sender decides and the log keeps.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,18 +10,17 @@ use serde::{Deserialize, Serialize};
 use super::json;
 use super::name::{clean_text, is_clean_name, is_mark, is_reference};
 
-/// A message's id: a Redis stream's entry id (`XADD`), milliseconds and a sequence number. Its order is the order of
-/// the room.
+/// A message's id: a Redis stream entry id, milliseconds and a sequence number. Ids order the messages of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Id {
-    /// Unix time in milliseconds, by Redis's clock.
+    /// Unix time in milliseconds, by Redis's clock if there is one.
     pub ms: u64,
     /// Distinguishes messages of the same millisecond.
     pub seq: u64,
 }
 
 impl Id {
-    /// How long ago it was given, by this machine's clock; zero if that is behind Redis's.
+    /// Time since the id was assigned, by this machine's clock; zero if that clock is behind.
     pub fn age(self) -> Duration {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         now.saturating_sub(Duration::from_millis(self.ms))
@@ -56,8 +55,8 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// The part of a message that its sender decides: the JSON object that the log keeps. The rest of the frame follows from
-/// the entry's id, see [`message_json`].
+/// A message's body: the JSON object that the log keeps. The rest of the frame follows from the id, see
+/// [`message_json`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body<'a> {
@@ -71,13 +70,13 @@ struct Body<'a> {
     reference: Option<Cow<'a, str>>,
 }
 
-/// A body as the log keeps it, from values that are already checked.
+/// The body made from values that have been checked already.
 pub fn message_body(by: &str, name: &str, text: &str, reference: Option<&str>) -> String {
     json(&Body { by: by.into(), name: name.into(), text: text.into(), reference: reference.map(Cow::from) })
 }
 
-/// Whether this is a body exactly as [`message_body`] makes it. Other programs may write into a log or a channel; what
-/// they put there reaches no client.
+/// Whether this is a body exactly as [`message_body`] writes it. Other programs can write to a log or a channel; what
+/// they write is never sent to a client.
 pub fn is_body(text: &str) -> bool {
     let Ok(body) = serde_json::from_str::<Body<'_>>(text) else { return false };
     is_mark(&body.by)
@@ -87,7 +86,7 @@ pub fn is_body(text: &str) -> bool {
         && json(&body) == text
 }
 
-/// A whole `message` frame: the id, the time that is in it, and the body as [`message_body`] made it.
+/// A whole `message` frame: the id, the time taken from it, and a body made by [`message_body`].
 pub fn message_json(id: Id, body: &str) -> String {
     let fields = body.strip_prefix('{').unwrap_or("}");
     format!(r#"{{"type":"message","id":"{id}","at":{},{fields}"#, id.ms)

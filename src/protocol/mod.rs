@@ -1,7 +1,7 @@
-//! The frames of `bobbin.v1` as types, and the rules for what is in them.
+//! The frames of `bobbin.v1` as types, and the rules for their contents.
 //!
-//! Nothing here touches a socket, a thread or Redis: text goes in, values come out, and the other way round. So every
-//! rule of the wire contract about names, texts and ids is decided, and tested, in this one place.
+//! Nothing here touches a socket, a thread or Redis: text goes in and values come out, or the reverse. So each rule of
+//! the wire contract about names, texts and ids is implemented and tested in one place.
 
 mod message;
 mod name;
@@ -30,106 +30,106 @@ pub const MAX_TEXT_BYTES: usize = 4096;
 pub const MAX_HISTORY: usize = 100;
 /// The most bytes of messages that one `welcome` or `history` frame carries.
 pub const PAGE_BYTES: usize = 256 * 1024;
-/// How many messages `welcome` carries when the client gave no `since`.
+/// Messages in a `welcome` whose client sent no `since`.
 pub const WELCOME_MESSAGES: usize = 50;
-/// The most messages that `welcome` carries after a `since`; older ones are available through `history`.
+/// The most messages in a `welcome` that resumes after `since`; `history` returns older ones.
 pub const RESUME_MESSAGES: usize = 500;
-/// The most names that a `welcome` lists.
+/// The most names in a `welcome`.
 pub const WELCOME_NAMES: usize = 100;
 /// The most names in each list of a `presence` frame.
 pub const PRESENCE_NAMES: usize = 20;
 
-/// What a client sends: one JSON object per text frame, distinguished by its `type`.
+/// A frame from a client: one JSON object per text frame, with its `type` as the tag.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ClientFrame {
-    /// Enter the room; the first frame.
+    /// Enters the room; must be the first frame.
     Join(Join),
-    /// Send a message.
+    /// Sends a message.
     Message {
-        /// The text, see [`clean_text`].
+        /// The text, not yet checked by [`clean_text`].
         text: String,
         /// The client's own key for this message.
         #[serde(rename = "ref")]
         reference: Option<String>,
     },
-    /// Started or stopped typing.
+    /// The client started or stopped typing.
     Typing {
-        /// True at the start.
+        /// True if it started.
         active: bool,
     },
-    /// CliAction for older messages.
+    /// Requests older messages.
     History {
         /// Messages older than this one.
         before: Id,
-        /// How many, 1 to [`MAX_HISTORY`].
+        /// How many messages, 1 to [`MAX_HISTORY`].
         limit: Option<usize>,
     },
-    /// A sign of life that a browser can send.
+    /// A keep-alive for browsers, which cannot send WebSocket pings.
     Ping,
 }
 
 /// The `join` frame's fields.
 #[derive(Debug, Deserialize)]
 pub struct Join {
-    /// As typed, see [`clean_name`]; left out where a proxy names the user.
+    /// The name as typed, not yet checked by [`clean_name`]; absent if a proxy names the user.
     pub name: Option<String>,
-    /// The client's secret, by which it is recognized when it comes back; see [`mark`].
+    /// The client's secret, which identifies it when it reconnects; see [`mark`].
     pub client: Option<Secret>,
-    /// The newest message that the client has seen.
+    /// The id of the newest message the client has.
     pub since: Option<Id>,
-    /// Required from everyone if the settings name one.
+    /// Required if the settings define one.
     pub passphrase: Option<Secret>,
 }
 
-/// What the server sends. Messages and typing are not here: they are built once per room, by [`message_json`] and
-/// [`typing_json`], before they are fanned out.
+/// A frame from the server to one client. Messages and typing are not here: [`message_json`] and [`typing_json`] build
+/// those once per room, before they are fanned out.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ServerFrame<'a> {
     /// The answer to `join`.
     Welcome {
-        /// The name as others see it.
+        /// The client's name as others see it.
         name: &'a str,
-        /// This client's own [`mark`].
+        /// The client's [`mark`].
         by: &'a str,
-        /// The room.
+        /// The room's name.
         room: &'a str,
-        /// How many are in the room, the newcomer included.
+        /// The number of people in the room, this client included.
         participants: u64,
         /// At most [`WELCOME_NAMES`] of them, sorted.
         names: &'a [String],
-        /// Oldest first.
+        /// The newest messages, oldest first.
         messages: &'a [Box<RawValue>],
         /// The newest id in the log, `0-0` when there is none.
         last: Id,
-        /// Whether there are older ones.
+        /// Whether there are older messages.
         more: bool,
-        /// Whether some after `since` are no longer kept.
+        /// Whether messages after `since` are no longer kept.
         gap: bool,
     },
-    /// Who came and went.
+    /// People joined or left.
     Presence {
-        /// At most [`PRESENCE_NAMES`].
+        /// At most [`PRESENCE_NAMES`] names.
         joined: &'a [String],
-        /// At most [`PRESENCE_NAMES`].
+        /// At most [`PRESENCE_NAMES`] names.
         left: &'a [String],
-        /// The truth, also when the lists were cut short.
+        /// The exact number of people, even if the lists are incomplete.
         participants: u64,
     },
     /// The answer to `history`, oldest first.
     History {
-        /// Oldest first.
+        /// The messages, oldest first.
         messages: &'a [Box<RawValue>],
-        /// Whether there are older ones.
+        /// Whether there are older messages.
         more: bool,
     },
     /// The host removed messages.
     Removed {
-        /// These.
+        /// The ids of these messages.
         #[serde(skip_serializing_if = "Option::is_none")]
         ids: Option<&'a [Id]>,
-        /// All up to this one.
+        /// The last of a range from the beginning of the log.
         #[serde(skip_serializing_if = "Option::is_none")]
         upto: Option<Id>,
     },
@@ -138,16 +138,16 @@ pub enum ServerFrame<'a> {
         /// `up` or `down`.
         backplane: &'a str,
     },
-    /// A frame was not carried out.
+    /// The server refused a frame.
     Error {
-        /// Why, for programs.
+        /// The reason, for programs.
         code: ErrorCode,
-        /// Why, for people.
+        /// The reason, for people.
         message: &'a str,
-        /// The refused message's own key.
+        /// The `ref` of the refused message.
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<&'a str>,
-        /// When to try again, in milliseconds.
+        /// Milliseconds after which a retry may succeed.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_ms: Option<u64>,
     },
@@ -157,7 +157,7 @@ pub enum ServerFrame<'a> {
 
 /// The `code` of an `error` frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // The names say it all; the contract lists them.
+#[allow(missing_docs)] // Documented in the contract.
 pub enum ErrorCode {
     BadFrame,
     NotJoined,
@@ -173,7 +173,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// All of them.
+    /// All codes.
     pub const ALL: [ErrorCode; 11] = {
         use ErrorCode::*;
         [
@@ -191,7 +191,7 @@ impl ErrorCode {
         ]
     };
 
-    /// As it is written in a frame.
+    /// The code as written in a frame.
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::BadFrame => "bad_frame",
@@ -215,8 +215,8 @@ impl Serialize for ErrorCode {
     }
 }
 
-/// Why the server ends a connection; the number is the WebSocket close code (RFC 6455, section 7.4, and the
-/// contract's own 4001 and 4003).
+/// Why the server closes a connection; the number is the WebSocket close code (RFC 6455, section 7.4; 4001 to 4004 are
+/// the contract's own).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
     /// 1002: the client broke RFC 6455.
@@ -229,7 +229,7 @@ pub enum Close {
     Policy,
     /// 1009: a message over [`MAX_MESSAGE_BYTES`].
     TooBig,
-    /// 1012: this instance is going away, or gives load away; reconnect.
+    /// 1012: this instance is shutting down or moving load to others; the client should reconnect.
     GoingAway,
     /// 1013: the client's backlog overflowed.
     TooSlow,
@@ -237,7 +237,7 @@ pub enum Close {
     TakenOver,
     /// 4003: unauthorized too often.
     Unauthorized,
-    /// 4004: the host sent this client away.
+    /// 4004: the host removed this client.
     SentAway,
 }
 
@@ -262,7 +262,7 @@ impl Close {
         self.parts().0
     }
 
-    /// The close frame, ready for the socket.
+    /// The close frame as bytes for the socket.
     pub fn bytes(self) -> Bytes {
         let (code, reason) = self.parts();
         encode(Frame::close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() })))
@@ -282,11 +282,11 @@ pub fn typing_json(name: &str, active: bool) -> String {
 
 /// Serialises one of our own types.
 pub fn json(value: &impl Serialize) -> String {
-    // Strings, numbers and lists of them: there is no key that is not a string, and no writer that could fail.
+    // Our frames have only string keys, and a String can always be written to.
     serde_json::to_string(value).expect("our own frames serialise")
 }
 
-/// A text frame, ready for the socket: header and payload in one piece, never masked (RFC 6455, section 5.1).
+/// A text frame as bytes for the socket: header and payload, unmasked (RFC 6455, section 5.1).
 pub fn text_frame(json: String) -> Bytes {
     encode(Frame::message(json.into_bytes(), OpCode::Data(Data::Text), true))
 }

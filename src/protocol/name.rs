@@ -1,4 +1,4 @@
-//! The rules for names, texts, rooms and keys that clients choose, and the public mark that is derived from a secret.
+//! The rules for names, texts, rooms and keys chosen by clients, and the public mark derived from a client's secret.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use super::MAX_TEXT_BYTES;
 
-/// Characters of a [`mark`].
+/// The length of a [`mark`], in characters.
 pub const MARK_CHARS: usize = 16;
 
-/// Something that must not be printed: a client's secret, or the passphrase that it offers.
+/// A string that must not be printed: a client's secret, or the passphrase it sends.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -38,8 +38,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A client's public mark, the `by` of its messages: 80 bits of a SHA-256 of its secret, in base32 (RFC 4648, section
-/// 6, lower case). Whoever knows the secret has the mark, on every instance; nobody gets from the mark to the secret.
+/// A client's public mark, the `by` of its messages: 80 bits of the SHA-256 of its secret, in lower-case base32 (RFC
+/// 4648, section 6). The same secret gives the same mark on every instance, and the mark does not reveal the secret.
 pub fn mark(secret: &str) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let hash = digest(&SHA256, format!("bobbin.by\0{secret}").as_bytes());
@@ -48,14 +48,14 @@ pub fn mark(secret: &str) -> String {
     (0..MARK_CHARS).map(digit).collect()
 }
 
-/// Whether this can be a [`mark`].
+/// Whether this has the form of a [`mark`].
 pub fn is_mark(text: &str) -> bool {
     text.len() == MARK_CHARS && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
 }
 
-/// A name as it is shown: trimmed, inner white space folded to one space, 1 to 32 characters, at least one of them
-/// visible, none a control or a character that reorders its neighbours (Unicode Standard Annex 9, section 2). `None` if
-/// it cannot be made so. Joiners and variation selectors stay, since emoji are made with them.
+/// A name as shown: trimmed, inner white space folded to one space, 1 to 32 characters, at least one of them visible,
+/// and no control or bidirectional-override character (Unicode Standard Annex 9, section 2). `None` if that is
+/// impossible. Joiners and variation selectors stay, because emoji need them.
 pub fn clean_name(raw: &str) -> Option<String> {
     let name = raw.split_whitespace().collect::<Vec<_>>().join(" ");
     let fits = (1..=32).contains(&name.chars().count());
@@ -64,21 +64,21 @@ pub fn clean_name(raw: &str) -> Option<String> {
     (fits && allowed && name.chars().any(is_visible)).then_some(name)
 }
 
-/// The name under which a user is shown whom a proxy names. One that is too long is cut, since people cannot choose
-/// another; who it is follows from the whole.
+/// The shown name of a user named by a proxy. One that is too long is cut, because such users cannot choose another;
+/// who they are is decided by the full name.
 pub fn shown_user(user: &str) -> Option<String> {
     clean_name(&user.trim().chars().take(32).collect::<String>())
 }
 
-/// Whether this is a name as [`clean_name`] makes it. Most are plain ASCII, which needs no table of Unicode: a join's answer
-/// alone brings a hundred names to check.
+/// Whether [`clean_name`] would return this name unchanged. Most names are plain ASCII and need no Unicode tables; one
+/// join's answer can bring a hundred names to check.
 pub fn is_clean_name(name: &str) -> bool {
     let plain = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic());
     name.len() <= 32 && name.split(' ').all(plain) || clean_name(name).is_some_and(|clean| clean == name)
 }
 
-/// Whether a character shows something by itself: a letter, digit, mark of punctuation or symbol. U+2800 is a symbol by
-/// its category and an empty cell on the screen.
+/// Whether a character is visible by itself: a letter, digit, punctuation mark or symbol. U+2800 is a symbol by
+/// category, but a blank cell on screen.
 fn is_visible(c: char) -> bool {
     use GeneralCategoryGroup as Group;
     let category = CodePointMapData::<GeneralCategory>::new().get(c);
@@ -86,30 +86,31 @@ fn is_visible(c: char) -> bool {
     group.contains(category) && !is_ignorable(c) && c != '\u{2800}'
 }
 
-/// Whether a character is displayed as nothing unless a font knows better: joiners, soft hyphens, fillers, tags.
+/// Whether a character is normally displayed as nothing: joiners, soft hyphens, fillers, tags.
 fn is_ignorable(c: char) -> bool {
     CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// What makes two names one: compatible forms, upper and lower case, and what is not displayed make no difference
-/// (Unicode Standard, section 3.13, `toNFKC_Casefold`). Letters of other alphabets that merely look alike do.
+/// The form in which names are compared: two names are the same if they differ only in compatibility forms, case or
+/// undisplayed characters (Unicode Standard, section 3.13, `toNFKC_Casefold`). Look-alike letters of other alphabets
+/// remain different.
 pub fn fold_name(name: &str) -> String {
     let (normalizer, mapper) = (ComposingNormalizer::new_nfkc(), CaseMapper::new());
     let fold = |text: &str| {
         let folded = mapper.fold_string(&normalizer.normalize(text)).into_owned();
         normalizer.normalize(&folded).chars().filter(|c| !is_ignorable(*c)).collect::<String>()
     };
-    // What is removed may have kept apart what composes; the second pass changes nothing else.
+    // Characters removed by the first pass may have kept others from composing; the second pass composes those.
     fold(&fold(name))
 }
 
-/// A text as it is kept: its end trimmed, 1 to [`MAX_TEXT_BYTES`] bytes. `None` if it is not.
+/// A text as kept: its end trimmed, 1 to [`MAX_TEXT_BYTES`] bytes. `None` if it is empty or too long.
 pub fn clean_text(raw: &str) -> Option<&str> {
     let text = raw.trim_end();
     (1..=MAX_TEXT_BYTES).contains(&text.len()).then_some(text)
 }
 
-/// Whether this can be a room's name: `[a-z0-9][a-z0-9_-]{0,47}`.
+/// Whether this is a valid room name: `[a-z0-9][a-z0-9_-]{0,47}`.
 pub fn is_room(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     (1..=48).contains(&name.len())
@@ -117,12 +118,12 @@ pub fn is_room(name: &str) -> bool {
         && name.bytes().all(|b| plain(b) || b == b'_' || b == b'-')
 }
 
-/// Whether this can be a client's secret: 16 to 64 characters `[A-Za-z0-9_-]`.
+/// Whether this is a valid client secret: 16 to 64 characters `[A-Za-z0-9_-]`.
 pub fn is_client(secret: &str) -> bool {
     (16..=64).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// Whether this can be a message's own key: 1 to 64 characters.
+/// Whether this is a valid `ref`: 1 to 64 characters.
 pub fn is_reference(reference: &str) -> bool {
     (1..=64).contains(&reference.chars().count())
 }
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_the_same_for_the_same_secret_and_tells_nothing_of_it() {
-        // sha256("bobbin.by\0" + secret), its first 10 bytes in base32.
+        // The first 10 bytes of sha256("bobbin.by\0" + secret), in base32.
         assert_eq!(mark("0123456789abcdef"), "u62n6rt35ofth3et");
         assert!(is_mark(&mark("0123456789abcdef")) && mark("0123456789abcdef") != mark("0123456789abcdeg"));
         assert!(!is_mark("ABCDEFGH234567AB") && !is_mark("abc") && !is_mark("abcdefgh2345678a"));

@@ -1,24 +1,24 @@
-//! Who may come in, and how much each may take: proxies that are believed, pages that may connect, and the limits.
+//! Settings for access: trusted proxies, allowed origins, and limits per address, connection and room.
 
 use tungstenite::http::HeaderName;
 
 use super::{Reader, SettingError};
 use crate::limits::{PerAddress, TrustedProxies};
 
-/// Who may come in, and how much each may take.
+/// Who may connect, and how much each may use.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// Whose `X-Forwarded-For` is believed.
+    /// Whose `X-Forwarded-For` is trusted.
     pub proxies: TrustedProxies,
-    /// The header in which a proxy names the user; `None`: people choose their names.
+    /// The header in which a proxy names the user; `None` if people choose their names.
     pub user_header: Option<HeaderName>,
-    /// Origins besides the server's own, in lower case; `*` is any.
+    /// Allowed origins besides the server's own, in lower case; `*` allows any.
     pub origins: Vec<String>,
-    /// What one address may take.
+    /// The limits per address.
     pub per_address: PerAddress,
-    /// Bytes of text per second for each connection; 0: off.
+    /// Bytes of message text per second and connection; 0 is unlimited.
     pub text_rate: u32,
-    /// People in a room; 0: any number.
+    /// People per room; 0 is unlimited.
     pub room_people: u64,
 }
 

@@ -1,10 +1,10 @@
-//! The command line: a flag per setting, and what else the binary can be asked to do.
+//! The command line: one flag per setting, and the subcommands.
 
 use clap::{Arg, ArgAction, Command};
 
 use super::{SPECS, is_secret, tools};
 
-/// The command line as clap has it: the flags, their variables, help and defaults.
+/// The clap command: flags, their variables, help and defaults.
 pub fn command() -> Command {
     let with_flags = SPECS.iter().filter(|(variable, ..)| !is_secret(variable));
     let settings = with_flags.map(|(variable, default, help)| {

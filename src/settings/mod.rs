@@ -1,6 +1,6 @@
-//! The settings: environment variables, and flags of the same names that win over them. Each is listed once, in
-//! [`SPECS`], with its default and its help; [`Settings::parse`] checks them and describes the first invalid one in one line.
-//! Secrets have no flag: every user of a machine can read the command lines of all its processes.
+//! Settings: environment variables, and flags of the same names that override them. Each is listed once, in [`SPECS`],
+//! with its default and its help; [`Settings::parse`] validates them and reports the first invalid one in one line.
+//! Secrets have no flag, because every user of a machine can read the command lines of all its processes.
 
 pub mod access;
 mod command;
@@ -25,10 +25,10 @@ use self::tools::{ImportCall, ToolCall};
 use crate::logging::Format;
 use crate::metrics::emf::Emf;
 
-/// One setting: variable, default ("" is unset), what it takes.
+/// One setting: its variable, its default ("" if unset) and its help text.
 type Spec = (&'static str, &'static str, &'static str);
 
-/// All settings.
+/// All settings, in the order of the settings page.
 pub const SPECS: &[Spec] = &[
     ("PORT", "3000", "the TCP port; 0 takes a free one"),
     ("BIND", "0.0.0.0", "the address to listen on; :: takes IPv6 too"),
@@ -86,7 +86,7 @@ pub const SPECS: &[Spec] = &[
     ("RUST_LOG", "info", "off, error, warn, info, debug or trace"),
 ];
 
-/// The settings that name files with secrets.
+/// Settings that name a file with a secret in it.
 const SECRET_FILES: [&str; 6] = [
     "REDIS_PASSWORD_FILE",
     "PASSPHRASE_FILE",
@@ -96,85 +96,85 @@ const SECRET_FILES: [&str; 6] = [
     "METRICS_TOKEN_FILE",
 ];
 
-/// The settings, checked.
+/// The validated settings.
 #[derive(Clone)]
 pub struct Settings {
-    /// TCP port; 0: any free one.
+    /// TCP port; 0 picks a free one.
     pub port: u16,
-    /// Address to listen on.
+    /// The address to listen on.
     pub bind: IpAddr,
-    /// Redis, or one process alone.
+    /// How to reach Redis; `None` for a single process without it.
     pub redis: Option<RedisSettings>,
-    /// Where one process alone keeps its rooms; `None`: in memory.
+    /// The SQLite file of a single process; `None` keeps rooms in memory.
     pub data_file: Option<PathBuf>,
     /// How much of each room's log is kept.
     pub retention: Retention,
-    /// Rooms in all.
+    /// The maximum number of rooms.
     pub max_rooms: usize,
-    /// Messages per second for each connection; 0: off.
+    /// Messages per second and connection; 0 is unlimited.
     pub rate_limit: u32,
-    /// The cap on WebSocket connections; `None`: what the machine can bear.
+    /// The cap on WebSocket connections; `None` if the machine decides it.
     pub max_connections: Option<usize>,
-    /// How long SIGTERM spreads the closing of sessions.
+    /// The time over which SIGTERM spreads closing the sessions.
     pub drain: Duration,
     passphrase: Option<Token>,
-    /// Who may come in, and how much each may take.
+    /// Who may connect, and how much each may use.
     pub access: Access,
-    /// The secrets of scripts and of the host's tools.
+    /// The secrets of scripts and of the admin API.
     pub tokens: Tokens,
-    /// Where the page lives, and who may embed it.
+    /// Where the page is served, and who may embed it.
     pub page: PageSettings,
-    /// Namespace, environment and service of the embedded metric line.
+    /// Namespace, environment and service of the CloudWatch metric line.
     pub emf: Option<String>,
-    /// Sessions per second that an instance over its share asks to reconnect; 0: off.
+    /// Sessions per second that a rebalancing instance asks to reconnect; 0 is off.
     pub rebalance: u32,
     /// The files that hold secrets.
     pub secret_files: Vec<PathBuf>,
-    /// What is logged.
+    /// The log level.
     pub log: LevelFilter,
-    /// How a line of the log looks.
+    /// The format of log lines.
     pub log_format: Format,
 }
 
 /// How much of a room's log is kept: the newest messages within all three bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Messages.
+    /// The largest number of messages.
     pub messages: usize,
-    /// Bytes of their bodies.
+    /// The largest size of their bodies, in bytes.
     pub bytes: usize,
-    /// How long.
+    /// The largest age.
     pub life: Duration,
 }
 
-/// How Redis is reached.
+/// How to reach Redis.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// A `redis://` or `rediss://` URL, as the redis crate takes it.
+    /// A `redis://` or `rediss://` URL, in the redis crate's format.
     pub url: String,
-    /// For AUTH, if it is not in the URL.
+    /// The password for AUTH, if not in the URL.
     pub password: Option<String>,
-    /// PEM text of the authorities to trust; `None`: the system's.
+    /// The trusted certificate authorities, as PEM text; `None` for the system's.
     pub authorities: Option<Vec<u8>>,
 }
 
 /// What the command line requests.
 pub enum CliAction {
-    /// Serve.
+    /// Run the server.
     Serve(Box<Settings>),
-    /// `--check`: look at the settings and what they lead to.
+    /// `--check`: report on the settings and the machine.
     Check(Result<Box<Settings>, SettingError>),
     /// `--healthcheck`: request `/healthz` from the server at this address.
     Healthcheck(SocketAddr),
     /// `--import`: move a data file's rooms to Redis.
     Import(ImportCall),
-    /// A subcommand: a request to a running server.
+    /// A subcommand: send a request to a running server.
     Tool(ToolCall),
     /// `--help` or `--version`: print this.
     Print(String),
 }
 
-/// A setting that can't be, in one line.
+/// An invalid setting, described in one line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SettingError(String);
 
@@ -190,7 +190,7 @@ impl Settings {
     /// Reads the command line and the environment.
     ///
     /// # Errors
-    /// The first setting that is wrong, by its variable's name, and what it takes.
+    /// The first invalid setting: its variable and what it expects.
     pub fn parse<I: IntoIterator<Item = String>>(arguments: I) -> Result<CliAction, SettingError> {
         let matches = match command().try_get_matches_from(arguments) {
             Ok(matches) => matches,
@@ -261,12 +261,12 @@ impl Settings {
         })
     }
 
-    /// Whether one must know a passphrase to join.
+    /// Whether joining requires a passphrase.
     pub fn asks_passphrase(&self) -> bool {
         self.passphrase.is_some()
     }
 
-    /// Whether someone with this passphrase may join.
+    /// Whether this passphrase admits to the server.
     pub fn admits(&self, offered: Option<&str>) -> bool {
         self.passphrase.as_ref().is_none_or(|wanted| wanted.is(offered.unwrap_or_default()))
     }
@@ -280,7 +280,7 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
     };
     let password = read.secret("REDIS_PASSWORD")?;
     let authorities = read.file("REDIS_CA_FILE")?;
-    // Without one, no server would ever be trusted, and only the log of a later try would say why.
+    // Without this check no server would be trusted, and only a later connection error would show it.
     let no_certificate = |pem: &Vec<u8>| !String::from_utf8_lossy(pem).contains("-----BEGIN CERTIFICATE-----");
     if authorities.as_ref().is_some_and(no_certificate) {
         return Err(read.wrong("REDIS_CA_FILE"));
@@ -289,7 +289,7 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
     let url = if endpoint.contains("://") {
         endpoint
     } else {
-        // An IPv6 address has colons of its own, so it takes its port in brackets or not at all.
+        // An IPv6 address contains colons, so a port needs brackets around the address.
         let host = if endpoint.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{endpoint}]") } else { endpoint };
         format!("redis{}://{host}", if tls { "s" } else { "" })
     };
@@ -300,7 +300,7 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
     Ok(Some(RedisSettings { url, password, authorities }))
 }
 
-/// Whether this variable holds a secret itself.
+/// Whether the variable's value is itself a secret.
 fn is_secret(variable: &str) -> bool {
     ["PASSPHRASE", "PASSWORD", "TOKEN"].iter().any(|ending| variable.ends_with(ending))
 }

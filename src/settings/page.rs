@@ -1,4 +1,4 @@
-//! Where the page lives, and who may embed it.
+//! Settings of the page: its path, and who may embed it.
 
 use super::SettingError;
 use super::reader::Reader;
@@ -6,9 +6,9 @@ use super::reader::Reader;
 /// The settings of the page.
 #[derive(Clone, Default)]
 pub struct PageSettings {
-    /// The path it is served under, without a slash at its end: empty, or `/chat`.
+    /// The path prefix, without a trailing slash: empty, or for example `/chat`.
     pub base: String,
-    /// Who may embed it, in the form of the Content-Security-Policy.
+    /// Who may embed the page, in Content-Security-Policy syntax.
     pub frame_ancestors: String,
 }
 

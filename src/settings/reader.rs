@@ -1,4 +1,4 @@
-//! Reads settings by their variable's name, from a flag, the environment or a file, and describes invalid ones.
+//! Reads settings by variable, from a flag, the environment or a file, and describes invalid ones.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use clap::ArgMatches;
 
 use super::{SettingError, is_secret, spec};
 
-/// The command line and the environment, as clap has matched them.
+/// The command line and environment as parsed by clap.
 pub(super) struct Reader<'a>(pub &'a ArgMatches);
 
 impl Reader<'_> {
-    /// An empty value is equivalent to none: that is how a container's definition leaves one out.
+    /// An empty value counts as unset, which is how container definitions omit one.
     pub fn text(&self, variable: &str) -> Option<String> {
         let value = if is_secret(variable) {
             std::env::var(variable).ok()
@@ -45,7 +45,7 @@ impl Reader<'_> {
             .map_err(|error| SettingError(format!("{variable}: can't read {}: {error}", path.display())))
     }
 
-    /// A secret, from its variable or from the file that the variable with `_FILE` behind names; the file wins.
+    /// A secret, from its variable or from the file named by the variable with the suffix `_FILE`; the file wins.
     pub fn secret(&self, variable: &str) -> Result<Option<String>, SettingError> {
         let in_file = format!("{variable}_FILE");
         let Some(text) = self.file(&in_file)? else { return Ok(self.text(variable)) };
@@ -57,7 +57,7 @@ impl Reader<'_> {
     pub fn wrong(&self, variable: &str) -> SettingError {
         let takes = spec(variable).map_or("", |(_, _, help)| help);
         let value = self.text(variable).unwrap_or_default();
-        // What is secret is not echoed.
+        // A secret value is not repeated in the error.
         let shown =
             if is_secret(variable) || value.contains('@') { "its value".to_owned() } else { format!("{value:?}") };
         SettingError(format!("{variable}: {shown} is an invalid value; expected {takes}").replace('\n', " "))

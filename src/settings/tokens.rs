@@ -1,17 +1,17 @@
-//! The secrets by which scripts and the host's tools are known. They come from variables and files, never from flags:
-//! every user of a machine can read the command lines of all its processes.
+//! Tokens of scripts, of the admin API and of metrics readers. They come from variables and files, never from flags,
+//! because every user of a machine can read the command lines of all its processes.
 
 use std::sync::Arc;
 
 use super::{Reader, SettingError};
 use crate::protocol;
 
-/// The shortest token, in characters: one that is shorter can be guessed.
+/// The shortest token allowed, in characters; shorter ones could be guessed.
 const MIN_TOKEN: usize = 16;
-/// What a message is signed with that was posted with `POST_TOKEN` and names nobody.
+/// The name on messages that are posted with `POST_TOKEN` and give none.
 pub const UNNAMED: &str = "script";
 
-/// A secret, compared in a time that does not depend on how much of it was guessed.
+/// A secret, compared in constant time.
 #[derive(Clone)]
 pub struct Token(String);
 
@@ -20,10 +20,10 @@ impl Token {
         Token(text)
     }
 
-    /// Whether this is it.
+    /// Whether the offered token equals this one.
     pub fn is(&self, offered: &str) -> bool {
         let (wanted, offered) = (self.0.as_bytes(), offered.as_bytes());
-        // Every byte is looked at, so that the time taken does not show how many were right.
+        // Compare every byte, so that the time does not reveal how many were right.
         let padded = offered.iter().chain(std::iter::repeat(&0));
         let different = wanted.iter().zip(padded).fold(0, |all, (a, b)| all | (a ^ b));
         different == 0 && offered.len() == wanted.len()
@@ -33,16 +33,16 @@ impl Token {
 /// A script that may post messages.
 #[derive(Clone)]
 pub struct Poster {
-    /// Its name, which no person can take; `None`: each message names its sender.
+    /// The script's name, which no person can take; `None` if each message names its sender.
     pub name: Option<Arc<str>>,
-    /// The name that no person can take, folded.
+    /// The folded form of that name.
     pub key: String,
-    /// The mark of its messages. It is derived from the name, so it outlives the token; and no client can have it, since
-    /// no client's secret may contain what goes into it.
+    /// The mark on its messages. It is derived from the name, so it survives a change of the token; no client can have
+    /// it, because the derivation uses characters that client secrets may not contain.
     pub by: Arc<str>,
-    /// What it is known by.
+    /// Its token.
     pub token: Token,
-    /// Where it may post; `None`: everywhere.
+    /// The rooms it may post in; `None` for all.
     pub rooms: Option<Vec<String>>,
 }
 
@@ -53,7 +53,7 @@ impl Poster {
         Poster { name: name.map(Arc::from), key, by, token, rooms }
     }
 
-    /// Whether it may post in this room.
+    /// Whether the script may post in this room.
     pub fn may_post_in(&self, room: &str) -> bool {
         self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|other| other == room))
     }
@@ -62,16 +62,16 @@ impl Poster {
 /// All tokens.
 #[derive(Clone, Default)]
 pub struct Tokens {
-    /// Of scripts.
+    /// The scripts' tokens.
     pub posters: Vec<Poster>,
-    /// Of the host's tools.
+    /// The token of the admin API.
     pub admin: Option<Token>,
-    /// Of who may read the metrics from anywhere.
+    /// The token for reading metrics from public addresses.
     pub metrics: Option<Token>,
 }
 
 impl Tokens {
-    /// Whether this name is a script's, however it is written.
+    /// Whether a script has this name.
     pub fn is_reserved(&self, folded: &str) -> bool {
         self.posters.iter().any(|poster| poster.key == folded)
     }
@@ -101,12 +101,12 @@ fn token(read: &Reader<'_>, variable: &str) -> Result<Option<Token>, SettingErro
     if is_token(&text) { Ok(Some(Token(text))) } else { Err(read.wrong(variable)) }
 }
 
-/// What fits behind `Bearer` in a header, and is long enough.
+/// Whether the text is long enough, and can follow `Bearer` in a header.
 fn is_token(text: &str) -> bool {
     text.len() >= MIN_TOKEN && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// A line of `POST_TOKENS_FILE`. Errors describe it without its token.
+/// Parses a line of `POST_TOKENS_FILE`. Errors never contain the token.
 fn poster(line: &str) -> Result<Poster, String> {
     let mut words = line.rsplitn(3, char::is_whitespace).map(str::trim);
     let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {

@@ -1,4 +1,4 @@
-//! The subcommands: what a shell can request from a running server.
+//! The subcommands, which send requests to a running server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use super::{Reader, RedisSettings, SettingError, redis_settings};
 
-/// What is asked of a server.
+/// A request to a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tool {
     /// `admin rooms`.
     Rooms,
     /// `admin people ROOM`.
     People(String),
-    /// `admin remove ROOM …`: the room, and what is appended to its messages' path.
+    /// `admin remove ROOM …`: the room, and the suffix of the path to its messages.
     Remove(String, String),
-    /// `admin ban MARK|ADDRESS`, in minutes.
+    /// `admin ban MARK|ADDRESS`, with the minutes.
     Ban(String, u64),
     /// `admin bans`.
     Bans,
@@ -26,27 +26,27 @@ pub enum Tool {
     Export(String),
 }
 
-/// A tool, and the server that it is for.
+/// A request, and the server to send it to.
 #[derive(Clone)]
 pub struct ToolCall {
-    /// What is asked.
+    /// The request.
     pub tool: Tool,
-    /// `http://` or `https://`, host and port, without a slash at its end.
+    /// `http://` or `https://`, host and port, without a trailing slash.
     pub url: String,
-    /// What goes into `Authorization: Bearer`: `ADMIN_TOKEN`, or to export also the passphrase.
+    /// The value for `Authorization: Bearer`: `ADMIN_TOKEN`, or for an export possibly the passphrase.
     pub token: Option<String>,
 }
 
-/// What `--import` is to do.
+/// The arguments of `--import`.
 #[derive(Clone)]
 pub struct ImportCall {
-    /// The data file.
+    /// The data file to read.
     pub file: PathBuf,
-    /// Where its rooms go.
+    /// The Redis to write to.
     pub redis: RedisSettings,
     /// How long messages are kept.
     pub life: Duration,
-    /// Whether rooms that exist there are replaced.
+    /// Whether to replace rooms that exist on Redis.
     pub replace: bool,
 }
 
@@ -78,7 +78,7 @@ impl ToolCall {
         let (tool, matches, token) = match (name, matches.subcommand()) {
             ("export", _) => (Tool::Export(text(matches, "ROOM")), matches, admin.or(read.secret("PASSPHRASE")?)),
             (_, Some((name, matches))) => (admin_tool(name, matches), matches, admin),
-            // clap requires a subcommand.
+            // Unreachable: clap requires a subcommand.
             (_, None) => return Ok(None),
         };
         let url = matches.get_one::<String>("url").cloned().unwrap_or_else(|| own.to_owned());
@@ -104,7 +104,7 @@ fn admin_tool(name: &str, matches: &ArgMatches) -> Tool {
     }
 }
 
-/// The end of the path to the messages that are to be removed.
+/// The suffix of the path that selects the messages to remove.
 fn which(matches: &ArgMatches) -> String {
     match (matches.get_one::<String>("ID"), matches.get_one::<String>("by")) {
         (Some(id), _) => format!("/{id}"),

@@ -1,7 +1,8 @@
-//! `bobbin --import FILE`: moves the rooms of a data file to Redis, ids and all, so that clients go on where they were.
+//! `bobbin --import FILE`: moves the rooms of a data file to Redis and keeps all ids, so that clients resume where they
+//! were.
 //!
-//! Each room is written under another key first and appears at once, complete, when that is renamed. Who is in the rooms
-//! is not moved: they come back by themselves.
+//! Each room is first written under a temporary key, and appears complete when that is renamed. Presence is not moved:
+//! clients rejoin by themselves.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,23 +17,23 @@ use crate::backplane::redis::connect::{Connection, LinkError, Server};
 use crate::protocol::{self, Id};
 use crate::settings::tools::ImportCall;
 
-/// Commands that are sent before their answers are read: some 2 MB at most.
+/// Commands sent before their replies are read: about 2 MB at most.
 const PIPELINE: usize = 100;
-/// For how long what an interrupted import leaves behind stays.
+/// Lifetime of the temporary keys that an interrupted import leaves behind.
 const LEFTOVERS: Duration = Duration::from_secs(3600);
-/// Names of rooms that a refusal lists.
+/// Room names listed in a refusal.
 const LISTED: usize = 5;
 
-/// Why nothing, or not all, was imported.
+/// Why the import failed or stopped.
 #[derive(Debug)]
 pub enum ImportError {
-    /// The file can't be used.
+    /// The file cannot be used.
     File(DataError),
-    /// Redis can't.
+    /// Redis cannot be used.
     Redis(LinkError),
-    /// These rooms exist there.
+    /// These rooms already exist on Redis.
     Exist(Vec<String>),
-    /// The report can't be written.
+    /// The report cannot be written.
     Output(io::Error),
 }
 
@@ -65,10 +66,11 @@ impl From<LinkError> for ImportError {
     }
 }
 
-/// Imports, and reports in one line.
+/// Imports all rooms and reports in one line.
 ///
 /// # Errors
-/// [`ImportError`]. Rooms that were done before it are on Redis, complete; where rooms exist, none is.
+/// [`ImportError`]. Rooms imported before the error are complete on Redis; if any room already existed, none was
+/// imported.
 pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError> {
     let dump = Dump::open(&call.file)?;
     let mut redis = Server::new(&call.redis)?.connect()?;
@@ -94,7 +96,7 @@ fn log_key(room: &str) -> String {
     format!("bobbin:{{{room}}}:log")
 }
 
-/// The rooms that have a log on Redis.
+/// Which of the rooms already have a log on Redis.
 fn existing(redis: &mut Connection, rooms: &[DumpedRoom]) -> Result<Vec<String>, LinkError> {
     let mut found = Vec::new();
     for some in rooms.chunks(PIPELINE) {
@@ -106,7 +108,7 @@ fn existing(redis: &mut Connection, rooms: &[DumpedRoom]) -> Result<Vec<String>,
     Ok(found)
 }
 
-/// Moves one room; returns how many messages it had.
+/// Imports one room and returns its number of messages.
 fn import_room(
     redis: &mut Connection,
     dump: &Dump,
@@ -121,7 +123,7 @@ fn import_room(
         let messages = dump.messages(room, last, from, PIPELINE)?;
         let Some((newest, _)) = messages.last() else { break };
         last = *newest;
-        // The file may have been written by others; what is no message of ours is left out.
+        // Other programs may have written to the file; only Bobbin's own messages are imported.
         let ours = messages.iter().filter(|(_, body)| protocol::is_body(body));
         let add = |(id, body): &(Id, String)| {
             cmd("XADD").arg(&part).arg(id.to_string()).arg("m").arg(body).get_packed_command()
@@ -135,8 +137,8 @@ fn import_room(
     if count == 0 {
         return Ok(0);
     }
-    // Ids go on from the newest one that was ever given. Redis counts entries from version 7 on; that there were more
-    // than are left shows that the log has lost its beginning.
+    // Later ids continue after the newest one ever assigned. Since version 7, Redis also stores how many entries were
+    // ever added: one more than there are shows that the log has lost its beginning.
     let (newest, added) = (room.last.max(last).to_string(), count + usize::from(room.is_trimmed));
     let counted = cmd("XSETID").arg(&part).arg(&newest).arg("ENTRIESADDED").arg(added).get_packed_command();
     if let Value::ServerError(_) = redis.request(&counted)? {
@@ -157,7 +159,7 @@ fn import_room(
     Ok(count)
 }
 
-/// Sends commands at once and reads as many replies; a refusal is an error.
+/// Pipelines commands and reads their replies. An error reply is an error.
 fn ask(redis: &mut Connection, name: &'static str, commands: Vec<Vec<u8>>) -> Result<Vec<Value>, LinkError> {
     redis.socket.send(&commands.concat())?;
     let replies: Vec<Value> = commands.iter().map(|_| redis.read()).collect::<Result<_, _>>()?;

@@ -1,4 +1,5 @@
-//! What `bobbin` does besides serving: the host's tools and the export from a shell, over HTTP, `--check` and `--import`.
+//! Subcommands and modes besides serving: the admin tools and `export`, which work over HTTP, `--check`, and
+//! `--import`.
 
 pub mod check;
 pub mod import;
@@ -15,24 +16,24 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::settings::tools::{Tool, ToolCall};
 
-/// How long one request may take. Removing somebody's messages from a long log takes some seconds.
+/// Timeout of one request. Removing all messages of one client from a long log takes some seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Messages that are read at a time by `export`.
+/// Messages per request of `export`.
 const PAGE: usize = 500;
 
-/// The wait after a server that is asked too fast.
+/// Pause after a server has answered 429.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a tool failed.
+/// Why a subcommand failed.
 #[derive(Debug)]
 pub enum ToolError {
-    /// The server refused, and why.
+    /// The server refused: the status and the reason.
     Refused(u16, String),
-    /// It can't be reached, or what it sent is no answer.
+    /// The server is unreachable, or its answer is not valid HTTP.
     Http(ureq::Error),
-    /// The output can't be written.
+    /// The output cannot be written.
     Output(io::Error),
-    /// The answer is not what Bobbin answers.
+    /// The answer is not in the format of Bobbin's.
     NotBobbin,
 }
 
@@ -64,7 +65,7 @@ impl From<io::Error> for ToolError {
     }
 }
 
-/// Sends the request, and writes the answer.
+/// Sends the request and prints the answer.
 ///
 /// # Errors
 /// [`ToolError`].
@@ -85,7 +86,7 @@ pub fn run(call: &ToolCall, output: &mut impl Write) -> Result<(), ToolError> {
     }
 }
 
-/// A line per element of a list, and a list's only neighbours are left out.
+/// Prints a list as one line per element, without the object around it.
 fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
     let value: Value = serde_json::from_str(text).map_err(|_| ToolError::NotBobbin)?;
     let people = value.get("people").filter(|people| people.is_array());
@@ -96,12 +97,12 @@ fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
     Ok(())
 }
 
-/// Reads the log from its beginning, page after page.
+/// Prints the whole log, page by page.
 fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
     let mut after = "0-0".to_owned();
     loop {
         let page = match server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}")) {
-            // An address may read only so fast.
+            // The limit on reading per address was exceeded; try again.
             Err(ToolError::Refused(429, _)) => {
                 std::thread::sleep(PAUSE);
                 continue;
@@ -150,11 +151,12 @@ fn answer(mut response: Response<ureq::Body>) -> Result<String, ToolError> {
     if status.is_success() { Ok(text) } else { Err(ToolError::Refused(status.as_u16(), text)) }
 }
 
-/// With the system's authorities where they are needed. A redirect is not followed: it would take the token along.
+/// An HTTP client with the system's certificate authorities, if needed. It does not follow redirects, which would leak
+/// the token.
 fn agent(url: &str) -> Agent {
     let mut tls = TlsConfig::builder();
     if url.starts_with("https://") {
-        // It fails only if there is a provider already.
+        // Fails only if a provider is already installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let found = rustls_native_certs::load_native_certs().certs;
         let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();

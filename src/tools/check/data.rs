@@ -1,5 +1,5 @@
-//! The data file: whether it is Bobbin's, and whether it can be written. Only its header is read, so nothing changes, and
-//! a server that has it open does not notice.
+//! Checks the data file: whether it is Bobbin's and writable. Only its header is read, so nothing changes, and a server
+//! that has it open is not disturbed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::Finding;
 use crate::backplane::local::{APPLICATION_ID, lock_of};
 
-/// How an SQLite file begins, and where its header has the application's two numbers (SQLite's file format, section 1.3).
+/// The first bytes of an SQLite file, and the offsets of the two application numbers in its header (SQLite file format,
+/// section 1.3).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const APPLICATION_AT: usize = 68;
 const HEADER: usize = 100;
 
-/// Looks at the file.
+/// Checks the file.
 pub(super) fn look(path: Option<&Path>) -> Finding {
     let Some(path) = path else {
         return Finding::warning(
@@ -37,10 +38,10 @@ pub(super) fn look(path: Option<&Path>) -> Finding {
     }
 }
 
-/// A file that is not there must be possible to make.
+/// If the file does not exist, it must be possible to create it.
 fn missing(path: &Path) -> Finding {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A file without a name, which is gone when it is closed.
+    // An unnamed temporary file, which disappears when closed.
     match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder) {
         Ok(_) => Finding::ok("data", format!("{} will be made", path.display())),
         Err(error) => {
@@ -53,7 +54,7 @@ fn missing(path: &Path) -> Finding {
     }
 }
 
-/// The first bytes of the file, which is opened for writing, but not written.
+/// Reads the file's first bytes. It is opened for writing, but not written.
 fn header(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).append(true).open(path)?;
     let mut header = Vec::new();
@@ -66,7 +67,7 @@ fn is_ours(header: &[u8]) -> bool {
     header.starts_with(MAGIC) && number.map(u32::from_be_bytes).map(i64::from) == Some(APPLICATION_ID)
 }
 
-/// Whether a server has the file: its lock is taken for a moment if none has.
+/// Whether a server holds the file's lock. If none does, the lock is held for a moment.
 fn is_locked(path: &Path) -> bool {
     let path: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let Ok(lock) = File::open(lock_of(&path)) else { return false };

@@ -1,4 +1,4 @@
-//! The machine: the port, and what caps the connections.
+//! Checks the machine: the port, and what caps the number of connections.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use super::Finding;
 use crate::limits;
 use crate::settings::Settings;
 
-/// A cap under this is worth a look: a class or an office fits, a gathering does not.
+/// A smaller cap is reported: it suffices for a class or an office, but not for a large event.
 const SMALL_CAP: usize = 500;
 
-/// Looks at the port and the limits.
+/// Checks the port and the limits.
 pub(super) fn look(settings: &Settings) -> [Finding; 2] {
     [port(settings), connections(settings)]
 }
@@ -48,7 +48,7 @@ fn connections(settings: &Settings) -> Finding {
     }
 }
 
-/// What raises a limit.
+/// How to raise a limit.
 fn remedy(why: &str) -> &'static str {
     match why {
         "open files (RLIMIT_NOFILE)" => {

@@ -1,4 +1,4 @@
-//! `bobbin --check`: looks at the settings, at what they lead to, and at the machine, and changes nothing. One line per
+//! `bobbin --check`: checks the settings, their effects and the machine, without changing anything. One line per
 //! finding, with what to do about it.
 
 mod data;
@@ -10,24 +10,24 @@ use std::io::{self, Write};
 
 use crate::settings::{SettingError, Settings};
 
-/// How good something is; the worst of all is the exit code.
+/// The severity of a finding; the worst one is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// As it should be.
+    /// Nothing to do.
     Ok = 0,
-    /// It works, but somebody should know.
+    /// It works, but the operator should know.
     Warning = 1,
-    /// It does not work, or loses messages.
+    /// It does not work, or would lose messages.
     Error = 2,
 }
 
-/// One line.
+/// One line of the report.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finding {
     verdict: Verdict,
-    /// What was looked at.
+    /// What was checked.
     topic: &'static str,
-    /// What was found, and what to do.
+    /// The result, and what to do about it.
     text: String,
 }
 
@@ -60,10 +60,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at everything and writes what it finds. Returns the exit code: 0 ok, 1 a warning, 2 an error.
+/// Runs all checks and writes the findings. Returns the exit code: 0 ok, 1 a warning, 2 an error.
 ///
 /// # Errors
-/// The output can't be written.
+/// The output cannot be written.
 pub fn run(settings: Result<&Settings, &SettingError>, output: &mut impl Write) -> io::Result<u8> {
     let findings = match settings {
         Ok(settings) => look(settings),
@@ -84,7 +84,7 @@ fn look(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Who may come in.
+/// Who may join.
 fn access(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let user = settings.access.user_header.as_ref();

@@ -1,5 +1,5 @@
-//! Redis: whether it can be reached and used, what it would lose, and how far away it is. Nothing is changed: what would
-//! write is sent so that it finds nothing to write to.
+//! Checks Redis: whether it is reachable and usable, what it could lose, and its latency. Nothing is changed: commands
+//! that write are sent in a form that has nothing to write to.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,11 +10,11 @@ use super::Finding;
 use crate::backplane::redis::{Connection, LinkError, Server};
 use crate::settings::RedisSettings;
 
-/// A round trip over this shows in every message.
+/// A longer round trip is noticeable in every message.
 const FAR: Duration = Duration::from_millis(50);
-/// Clocks that differ by more than this are worth a look: ids carry Redis's time.
+/// A larger clock difference is reported, because message ids carry Redis's time.
 const CLOCKS: Duration = Duration::from_secs(1);
-/// Commands that the server needs (`HSET` too, which cannot be tried without writing), in a form that changes nothing.
+/// The commands that the server needs, in a form that changes nothing. (`HSET` is needed too, but has no such form.)
 const TRIED: &[&str] = &[
     "SET bobbin:probe 1 XX EX 60",
     "GET bobbin:{check}:ref:x",
@@ -49,7 +49,7 @@ const TRIED: &[&str] = &[
     "SUBSCRIBE bobbin:check",
 ];
 
-/// Looks at Redis.
+/// Checks Redis.
 pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
     let server = match Server::new(settings) {
         Ok(server) => server,
@@ -95,7 +95,7 @@ fn look_closer(server: &Server, connection: &mut Connection) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// What `INFO` says; `None` if it is not permitted.
+/// The fields of `INFO`; `None` if it is not permitted.
 fn info(connection: &mut Connection) -> Result<Option<HashMap<String, String>>, LinkError> {
     let reply = connection.request(&cmd("INFO").get_packed_command())?;
     let Ok(text) = String::from_redis_value(reply) else { return Ok(None) };
@@ -103,7 +103,7 @@ fn info(connection: &mut Connection) -> Result<Option<HashMap<String, String>>, 
     Ok(Some(text.lines().filter_map(pair).collect()))
 }
 
-/// A parameter of the server's; `None` if it does not say.
+/// A configuration parameter of Redis; `None` if it is unavailable.
 fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, LinkError> {
     let reply = connection.request(&cmd("CONFIG").arg("GET").arg(name).get_packed_command())?;
     Ok(HashMap::<String, String>::from_redis_value(reply).ok().and_then(|mut found| found.remove(name)))
@@ -135,7 +135,7 @@ fn eviction(limit: &str, policy: &str) -> Finding {
     }
 }
 
-/// The round trip, and how far the clocks are apart.
+/// The round trip time, and the difference between the clocks.
 fn time(connection: &mut Connection) -> Result<[Finding; 2], LinkError> {
     let mut best: Option<(Duration, Duration)> = None;
     for _ in 0..5 {
@@ -172,7 +172,7 @@ fn unix_time() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What the user may do. A command that is permitted may well fail otherwise: its key is not there.
+/// Whether the user has all needed permissions. A permitted command may still fail, since its key does not exist.
 fn permissions(connection: &mut Connection) -> Result<Finding, LinkError> {
     let mut refused = Vec::new();
     for line in TRIED {
