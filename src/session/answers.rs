@@ -1,4 +1,4 @@
-//! What a session writes to its own client alone: pages of history, errors, refusals.
+//! What a session writes to its own client only: pages of history, errors, refusals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,8 +13,8 @@ use crate::backplane::{Page, Span, Unavailable};
 use crate::limits::{Limit, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, MAX_HISTORY, ServerFrame};
 
-/// How long a request for a page waits for the one before it to be written, how often it looks, and when the client of
-/// a request that was refused may try again.
+/// How long a history request waits for the previous page to be written, how often it checks, and the retry delay given
+/// to a client whose request is refused.
 const PAGE_TIME: Duration = Duration::from_millis(250);
 const PAGE_LOOK: Duration = Duration::from_millis(1);
 const PAGE_RETRY: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ impl Session<'_> {
         }
         while self.page_waits.load(Relaxed) || self.socket.get_ref().wire.is_congested() {
             if now.elapsed() >= PAGE_TIME {
-                // Not counted as refused: one that does not read is cut for that (1013), and soon.
+                // Not counted as a refusal: a client that does not read is soon cut for that (1013).
                 self.app.limited(Limit::History, self.visitor.address);
                 let retry_ms = Some(PAGE_RETRY.as_millis() as u64);
                 return self.error(ErrorCode::RateLimited, "the last page is not read yet", None, retry_ms);
@@ -48,14 +48,14 @@ impl Session<'_> {
         Ok(self.socket.get_mut().send(Bytes::from_owner(page))?)
     }
 
-    /// Refuses what is over a limit.
+    /// Refuses a frame that exceeds a limit.
     pub(super) fn refuse_limit(&mut self, refusal: Refusal, reference: Option<&str>) -> Result<(), End> {
         let Refusal { limit, wait } = refusal;
         self.app.limited(limit, self.visitor.address);
-        // Rounded up, so that whoever waits this long is let in.
+        // Rounded up, so that a client that waits this long is accepted.
         let retry_ms = wait.as_millis() as u64 + 1;
         self.error(ErrorCode::RateLimited, limit.reason(), reference, Some(retry_ms))?;
-        // That the server is busy is not the client's fault.
+        // Overload is not the client's fault.
         if limit == Limit::Overload { Ok(()) } else { self.count_refusal() }
     }
 
@@ -67,7 +67,7 @@ impl Session<'_> {
 
     pub(super) fn refuse(&mut self, code: ErrorCode, why: &str, reference: Option<&str>) -> Result<(), End> {
         self.error(code, why, reference, None)?;
-        // That the backplane is away is not the client's fault.
+        // A backplane that is away is not the client's fault.
         if code == ErrorCode::Unavailable { Ok(()) } else { self.count_refusal() }
     }
 
@@ -87,21 +87,21 @@ impl Session<'_> {
         self.send(&ServerFrame::Error { code, message, reference, retry_ms })
     }
 
-    /// Sends a frame of its own, past tungstenite: its write buffer would keep the largest frame's size for ever.
+    /// Sends a frame, bypassing tungstenite, whose write buffer would keep the size of the largest frame forever.
     pub(super) fn send(&mut self, frame: &ServerFrame<'_>) -> Result<(), End> {
         let bytes = protocol::text_frame(protocol::json(frame));
         Ok(self.socket.get_mut().send(bytes)?)
     }
 }
 
-/// The messages of a page as they go into a frame.
+/// The messages of a page as JSON for a frame.
 pub(super) fn raw_messages(page: &Page) -> Result<Vec<Box<RawValue>>, End> {
     let raw = |(id, body): &(Id, String)| RawValue::from_string(protocol::message_json(*id, body));
     page.messages.iter().map(raw).collect::<Result<_, _>>().map_err(|error| End::Broken(format!("the log: {error}")))
 }
 
-/// A page on its way to the socket. The outbox drops it once it is written, or the client is gone, and only then may
-/// the client request another: what waits for one that does not read is one page at most.
+/// A page on its way to the socket. The outbox drops it once it is written or the client is gone, and only then may the
+/// client request another. So at most one page is queued for a client that does not read.
 struct UnwrittenPage {
     bytes: Bytes,
     waits: Arc<AtomicBool>,

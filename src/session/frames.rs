@@ -1,5 +1,5 @@
-//! Counts the frames that tungstenite does not show: fragments, and with them the control frames, so that a client
-//! pays for each. An endless stream of empty fragments is one endless `read` otherwise.
+//! Counts the frames that tungstenite does not report, fragments and control frames, so that they count against a
+//! client's rate. Otherwise an endless stream of empty fragments would be a single endless `read`.
 
 /// Follows frames through the bytes of a connection (RFC 6455, section 5.2).
 #[derive(Debug, Default)]
@@ -9,19 +9,19 @@ pub struct FrameCounter {
 
 #[derive(Debug, Default)]
 enum State {
-    /// At a frame's first byte.
+    /// At the first byte of a frame.
     #[default]
     First,
-    /// At its second one.
+    /// At the second byte.
     Second,
-    /// In its extended length.
+    /// In the extended length.
     Length { left: u8, length: u64, masked: bool },
-    /// In its mask and its payload.
+    /// In the mask and the payload.
     Rest(u64),
 }
 
 impl FrameCounter {
-    /// Goes through the next bytes, and counts the frames that begin in them and are no whole message.
+    /// Parses the next bytes, and counts the frames starting in them that are not a whole message.
     pub fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut frames = 0;
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn fragments_and_control_frames_are_counted_however_they_are_cut() {
-        let mut bytes = vec![0x81, 0x82, 1, 2, 3, 4, b'h', b'i']; // a whole text
+        let mut bytes = vec![0x81, 0x82, 1, 2, 3, 4, b'h', b'i']; // a whole text message
         bytes.extend([0x01, 0x80, 1, 2, 3, 4]); // an empty first fragment
         bytes.extend([0x89, 0x81, 1, 2, 3, 4, 0x89]); // a ping with one byte
         bytes.extend([0x80, 0xFE, 0x01, 0x00, 1, 2, 3, 4]); // the last fragment, 256 bytes

@@ -1,4 +1,4 @@
-//! The join: who may come in, under which name, and how fast.
+//! Joining: who may join, under which name, and at what rate.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use crate::fanout::lane::SessionCommand;
 use crate::limits::{self, Limit, Pass, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
 
-/// A join that was refused may be mended by a person, who has to type.
+/// Time for another try after a refused join: a person may have to type.
 const REJOIN_TIME: Duration = Duration::from_secs(60);
-/// How many joins a connection may try.
+/// The most joins tried per connection.
 const JOIN_TRIES: u32 = 5;
-/// How long a join waits in line while others are carried out, and when those that had no luck may come again.
+/// How long a join waits for its turn, and the retry delay given to clients whose turn did not come.
 const LINE_TIME: Duration = Duration::from_secs(2);
 const COME_AGAIN: Duration = Duration::from_secs(1);
-/// Joins wait while the backplane's own delay is at least this, and how often they look.
+/// Joins wait while the backplane's delay is at least this, and check at this interval.
 const BUSY: Duration = Duration::from_millis(250);
 const LINE_LOOK: Duration = Duration::from_millis(20);
 
@@ -62,24 +62,25 @@ impl Session<'_> {
         self.take_seat(seat, join.since)
     }
 
-    /// The name as it is shown: the one that a proxy gives, or else the one that was chosen.
+    /// The shown name: the one given by a proxy, or else the one in the frame.
     fn name(&self, join: &Join) -> Option<String> {
         let chosen = || protocol::clean_name(join.name.as_deref().unwrap_or_default());
         self.visitor.user.as_ref().map_or_else(chosen, |user| protocol::shown_user(user))
     }
 
-    /// The client's mark. A user that a proxy names is the same person on each of his devices; a client that gives no
-    /// secret gets one for all its tries, or it would meet itself as a stranger after an answer that was lost.
+    /// The client's mark. A user named by a proxy is the same person on all devices. A client without a secret gets one
+    /// for the whole connection; with a new one per try, its own earlier join, whose answer was lost, would block the
+    /// next.
     fn mark(&mut self, client: Option<&Secret>) -> String {
         if let Some(user) = &self.visitor.user {
-            // No client's secret has a colon.
+            // A client's secret cannot contain a colon.
             return protocol::mark(&format!("user:{user}"));
         }
         let own = || Secret::from(limits::random_name());
         protocol::mark(client.unwrap_or_else(|| self.own_secret.get_or_insert_with(own)).expose())
     }
 
-    /// Has the backplane carry the join out, and writes `welcome`.
+    /// Has the backplane execute the join, and writes `welcome`.
     fn take_seat(&mut self, seat: Seat, since: Option<Id>) -> Result<(), End> {
         let Some(pass) = self.wait_in_line(Instant::now() + LINE_TIME) else {
             let wait = COME_AGAIN.mul_f64(1.0 + limits::jitter());
@@ -101,7 +102,7 @@ impl Session<'_> {
                 };
             }
         };
-        // Nobody else is there and nothing was ever written: the join made the room.
+        // Nobody else is here and nothing was ever written: this join created the room.
         if arrival.participants <= 1
             && arrival.last == Id::default()
             && let Err(refusal) = self.visitor.account.new_room(Instant::now())
@@ -119,8 +120,8 @@ impl Session<'_> {
         self.welcome(seat, &arrival)
     }
 
-    /// Waits until the backplane has time for a join, without which messages would wait for it; `None` if it has none by
-    /// the deadline. One that is away refuses the join itself, and says so.
+    /// Waits until the backplane has capacity for a join, so that messages need not wait for joins; `None` if it has
+    /// none by the deadline. If the backplane is down, the join itself fails.
     fn wait_in_line(&self, deadline: Instant) -> Option<Pass<'_>> {
         let backplane = &self.app.backplane;
         while backplane.delay() >= BUSY && backplane.health().is_ok() {
@@ -151,12 +152,12 @@ impl Session<'_> {
         self.socket.get_mut().send(protocol::text_frame(welcome))?;
         self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
         self.socket.get_mut().joined = true;
-        // From here on it has a seat, and makes place for nobody.
+        // From here on it has a seat, and is not closed to free a slot.
         self.guest = None;
         Ok(())
     }
 
-    /// Refuses a join; the client may try again, but not for ever.
+    /// Refuses a join. The client may try again, a limited number of times.
     fn refuse_join(&mut self, code: ErrorCode, why: &str) -> Result<(), End> {
         self.refuse(code, why, None)?;
         match (self.unauthorized, self.tries) {

@@ -1,8 +1,8 @@
 //! One client, from its join to its end, on its own thread.
 //!
-//! The thread only reads. What it has to send itself (errors, history, pongs) it hands to its lane once the session has
-//! joined, so that frames never interleave; before that, and for `welcome`, it writes to the socket itself, while the
-//! lane holds everything else back.
+//! The thread only reads. Once the session has joined, frames of its own (errors, history, pongs) go through its lane,
+//! so that frames never interleave. Before that, and for `welcome`, it writes to the socket itself, while the lane
+//! holds everything else back.
 
 mod answers;
 mod end;
@@ -31,35 +31,35 @@ use crate::lobby::Guest;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
 use crate::threads;
 
-/// The first join must come within this time.
+/// Time for the first join.
 const JOIN_TIME: Duration = Duration::from_secs(10);
-/// How often a session that has not joined looks whether the process drains.
+/// How often a session that has not joined checks whether the process is draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(500);
-/// How often the server pings, and the whole frame of an empty ping (RFC 6455, section 5.5.2).
+/// Interval of the server's pings, and an encoded empty ping frame (RFC 6455, section 5.5.2).
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING: &[u8] = &[0x89, 0];
-/// A connection from which nothing came for this long is considered dead.
+/// Idle time after which a peer is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
 /// This many refused frames within this time end the connection.
 const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
-/// One client's typing is published at most this often.
+/// The shortest interval between typing notices of one client.
 const TYPING_EVERY: Duration = Duration::from_secs(1);
-/// Frames that are no messages may come this many times as fast.
+/// Frames other than messages may arrive at this multiple of the message rate.
 const OTHER_FRAMES: f64 = 10.0;
-/// A burst of texts is this many seconds' worth of their rate in bytes.
+/// Burst of text bytes, as seconds of their rate.
 const TEXT_BURST: f64 = 16.0;
 
-/// A client that has its `101`.
+/// A client whose `101` has been written.
 pub struct Arrived {
-    /// Its socket.
+    /// The client's socket.
     pub wire: Arc<SharedSocket>,
     /// Bytes already read past the upgrade request.
     pub early: Vec<u8>,
-    /// The room that it asked for.
+    /// The requested room.
     pub room: Room,
-    /// Who it is.
+    /// Who connected.
     pub visitor: Visitor,
-    /// Its place among those that have not joined.
+    /// Its place in the lobby.
     pub guest: Guest,
 }
 
@@ -82,11 +82,11 @@ struct Session<'a> {
     socket: WebSocket<Transport<'a>>,
     app: &'a App,
     visitor: Visitor,
-    /// Given up with the join.
+    /// Dropped with the join.
     guest: Option<Guest>,
-    /// There is one from a join that was carried out until the end.
+    /// Set from a successful join until the end.
     seat: Option<Seat>,
-    /// Made up for a client that gives none.
+    /// Generated for a client that sends no secret.
     own_secret: Option<Secret>,
     tries: u32,
     unauthorized: u32,
@@ -94,9 +94,9 @@ struct Session<'a> {
     next_ping: Instant,
     messages: Bucket,
     others: Bucket,
-    /// Bytes of text frames.
+    /// Limits the bytes of text frames.
     texts: Bucket,
-    /// A page of history is not written yet.
+    /// Whether a page of history is still being written.
     page_waits: Arc<AtomicBool>,
     typing_published: Option<Instant>,
     refused: Recent,
@@ -109,7 +109,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let rate = f64::from(app.settings.rate_limit);
         let others = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
-        // Where frames have no limit, their bytes have none.
+        // Without a limit on messages, their bytes are unlimited too.
         let text_rate = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
         let socket = Transport::websocket(wire, id, &app.lanes, early, MAX_MESSAGE_BYTES, others.clone());
         Box::new(Session {
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
             tries: 0,
             unauthorized: 0,
             join_by: now + JOIN_TIME,
-            // After many joins at once the pings come spread out.
+            // Jitter: after many simultaneous joins, the pings are spread out.
             next_ping: now + PING_EVERY.mul_f64(0.5 + limits::jitter() / 2.0),
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
             others,
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
     fn run(&mut self) -> End {
         loop {
             let text = self.do_duties(Instant::now()).and_then(|()| self.read_text());
-            // Once the server closes, only the client's close frame counts (RFC 6455, section 5.5.1).
+            // Once the server is closing, only the client's close frame is handled (RFC 6455, section 5.5.1).
             let text = text.map(|text| text.filter(|_| !self.socket.get_ref().wire.is_closing()));
             if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.handle_text(&text))) {
                 return end;
@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Does what is due by the clock, and sets the time until something is due again.
+    /// Does the timed work, and sets the read timeout to when more is due.
     fn do_duties(&mut self, now: Instant) -> Result<(), End> {
         if self.seat.is_none() && self.app.draining.load(Relaxed) {
             return Err(End::Refused(Close::GoingAway));
@@ -165,14 +165,14 @@ impl<'a> Session<'a> {
         }
         let mut next = self.next_ping.min(last_read + DEAD_AFTER);
         if self.seat.is_none() {
-            // No lane knows of it yet, so it has to look by itself whether the process drains.
+            // No lane knows the session yet, so it must check itself whether the process is draining.
             next = next.min(self.join_by).min(now + DRAIN_LOOK);
         }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
         Ok(self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?)
     }
 
-    /// Reads one frame: `None` if it was no text, or none came in time.
+    /// Reads one frame; `None` if it was not text, or none arrived in time.
     #[inline(never)]
     fn read_text(&mut self) -> Result<Option<Utf8Bytes>, End> {
         match self.socket.read() {
@@ -224,13 +224,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes the bytes of a text frame from what the connection and its address may send.
+    /// Charges the bytes of a text frame to the connection and its address.
     fn pay_for(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
         self.texts.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
         if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
     }
 
-    /// Has the backplane keep a message; `bytes` is the size of the frame that it came in.
+    /// Submits a message to the backplane; `bytes` is the size of its frame.
     fn say(&mut self, text: &str, reference: Option<String>, bytes: usize, now: Instant) -> Result<(), End> {
         if reference.as_deref().is_some_and(|reference| !protocol::is_reference(reference)) {
             return self.refuse(ErrorCode::BadFrame, "ref: 1 to 64 characters", None);
@@ -261,7 +261,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Closes, gives the seat back, and lets the lane forget the session.
+    /// Closes the connection, releases the seat, and removes the session from its lane.
     #[inline(never)]
     fn finish(&mut self, end: &End) {
         let wire = self.socket.get_ref().wire.clone();
@@ -291,7 +291,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// If this thread panics, its lease expires and its lane forgets it, as if the connection had broken.
+/// If this thread panics, its lease expires and its lane drops the session, as if the connection had broken.
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {

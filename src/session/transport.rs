@@ -1,5 +1,5 @@
-//! The socket as tungstenite sees it, on the session's thread: what is read comes from it, and what is written goes
-//! to it or to the lane, whichever writes at the time.
+//! The socket as tungstenite sees it, on the session's thread: reads come from the socket; writes go to it, or to the
+//! lane once that writes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,35 +17,35 @@ use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::SharedSocket;
 use crate::limits::{Bucket, Recent};
 
-/// A client must take what the session's thread itself writes within this time, all of it.
+/// The client must receive within this time everything that the session's own thread writes.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// tungstenite's read buffer, in bytes: most frames fit, and it is allocated for every connection.
+/// The size of tungstenite's read buffer, in bytes. Most frames fit, and every connection allocates one.
 const READ_BUFFER: usize = 1024;
 
-/// The socket as tungstenite sees it: reads come from it, writes go where they have to.
+/// Reads from the socket; writes to it or to the lane.
 pub struct Transport<'a> {
     /// The socket.
     pub wire: Arc<SharedSocket>,
-    /// Whose it is.
+    /// The session's number.
     pub id: SessionId,
-    /// For its lane.
+    /// Used to reach its lane.
     pub lanes: &'a Lanes,
-    /// The lane writes to the socket now.
+    /// Whether the lane writes to the socket.
     pub joined: bool,
-    /// When something last came.
+    /// When data last arrived.
     pub last_read: Instant,
-    /// Follows frames that are no whole message.
+    /// Counts frames that are not a whole message.
     frames: FrameCounter,
-    /// Tokens for them.
+    /// The rate allowed for them.
     frame_rate: Bucket,
-    /// Those that came without a token.
+    /// Those that exceeded the rate recently.
     over_rate: Recent,
 }
 
 impl<'a> Transport<'a> {
-    /// A WebSocket over this transport, which has its `101`. `early` are bytes already read past the upgrade request,
-    /// `largest` is the limit of a message in bytes, and `frame_rate` that of frames that are no whole message.
+    /// A WebSocket over this transport, after its `101`. `early` are bytes already read past the upgrade request,
+    /// `largest` is the limit on a message in bytes, and `frame_rate` the limit on frames that are not a whole message.
     pub fn websocket(
         wire: Arc<SharedSocket>,
         id: SessionId,
@@ -66,10 +66,10 @@ impl<'a> Transport<'a> {
         WebSocket::from_partially_read(stream, early, Role::Server, Some(config))
     }
 
-    /// Writes whole frames, or has them written.
+    /// Writes whole frames, or passes them to the lane.
     ///
     /// # Errors
-    /// The connection is broken, or did not take all within its time.
+    /// The connection is broken, or did not take them in time.
     pub fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         if self.joined {
             self.lanes.post(self.id, SessionCommand::Own(bytes));
@@ -78,7 +78,7 @@ impl<'a> Transport<'a> {
         write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
     }
 
-    /// Whether there are too many frames over the rate, with this many more.
+    /// Whether this many more frames exceed the rate for too long.
     fn floods(&mut self, frames: usize) -> bool {
         let now = self.last_read;
         (0..frames).any(|_| self.frame_rate.take(now).is_err() && self.over_rate.count(now, REFUSALS.1) >= REFUSALS.0)
@@ -86,10 +86,10 @@ impl<'a> Transport<'a> {
 }
 
 impl Read for Transport<'_> {
-    /// Fails with [`ErrorKind::QuotaExceeded`] where a client floods the server with frames that are no messages.
+    /// Fails with [`ErrorKind::QuotaExceeded`] if the client floods the server with frames that are not messages.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A socket with a read timeout is not restarted by the system: a stopped process that continues, or a tracer
-        // that attaches, interrupts every read.
+        // The system does not restart reads with a timeout: stopping and continuing the process, or attaching a tracer,
+        // interrupts every read.
         let count = loop {
             match (&self.wire.tcp).read(buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -107,7 +107,7 @@ impl Read for Transport<'_> {
 
 impl Write for Transport<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // tungstenite hands over whole frames: its pongs and its answers to close frames.
+        // tungstenite writes whole frames: its pongs and its answers to close frames.
         self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
     }
 
@@ -116,11 +116,10 @@ impl Write for Transport<'_> {
     }
 }
 
-/// Writes all to a socket by the deadline: a timeout of the socket's own would begin anew with each byte that the peer
-/// takes.
+/// Writes everything by the deadline. A timeout of the socket's own would restart with each byte that the peer takes.
 ///
 /// # Errors
-/// The connection is broken, or the time is over.
+/// The connection is broken, or the deadline has passed.
 pub fn write_all_within(mut socket: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,15 +1,15 @@
-//! Who is at the other end, as far as it is known before a join.
+//! Who is at the other end of a connection, as far as known before a join.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::limits::Account;
 
-/// Who is at the other end of a connection.
+/// The client's address, as reported by trusted proxies.
 pub struct Visitor {
-    /// Its address, as proxies that are believed give it.
+    /// What that address has used recently.
     pub address: IpAddr,
-    /// What that address has taken lately.
+    /// The name given by a trusted proxy; the client cannot choose another.
     pub account: Arc<Account>,
     /// The name that a trusted proxy gives it; no other can be chosen then.
     pub user: Option<Arc<str>>,
