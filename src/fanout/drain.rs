@@ -1,12 +1,12 @@
-//! A drain: the closing of many sessions, spread evenly over a time, so that they do not all reconnect at once.
+//! A drain: closes many sessions spread evenly over a period, so that they do not all reconnect at once.
 
 use std::time::{Duration, Instant};
 
 use crate::backplane::SessionId;
 
-/// Sessions to be closed, and the pace.
+/// The sessions to close, and the pace.
 pub struct Drain {
-    /// Those that are still to be closed.
+    /// The sessions not yet closed.
     sessions: Vec<SessionId>,
     total: usize,
     started: Instant,
@@ -14,18 +14,18 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// The first is closed at once, the last shortly before `over` has passed.
+    /// The first session is closed at once, the last shortly before `over` has passed.
     pub fn new(sessions: Vec<SessionId>, over: Duration, now: Instant) -> Drain {
         Drain { total: sessions.len(), sessions, started: now, over }
     }
 
-    /// When the next session is to be closed.
+    /// When the next session is due.
     pub fn next(&self) -> Option<Instant> {
         let closed = self.total - self.sessions.len();
         (!self.sessions.is_empty()).then(|| self.started + self.over.mul_f64(closed as f64 / self.total as f64))
     }
 
-    /// One that is to be closed by now.
+    /// Takes a session that is due.
     pub fn due(&mut self, now: Instant) -> Option<SessionId> {
         self.next().filter(|at| *at <= now).and_then(|_| self.sessions.pop())
     }

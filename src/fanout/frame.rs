@@ -1,48 +1,48 @@
-//! Encoded frames on their way to clients, and what orders them.
+//! Encoded frames for clients, and the keys that order them.
 
 use tungstenite::Bytes;
 
 use crate::protocol::Id;
 
-/// Bytes to write, and what they are.
+/// Encoded bytes, and the key that orders them.
 #[derive(Debug, Clone)]
 pub struct OutFrame {
-    /// One frame or several, whole.
+    /// One or several whole frames.
     pub bytes: Bytes,
-    /// What they are.
+    /// Decides whether a client already has them.
     pub key: OrderKey,
 }
 
 impl OutFrame {
-    /// A frame whose place among the others does not matter.
+    /// A frame whose order among the others does not matter.
     pub fn unordered(bytes: Bytes) -> OutFrame {
         OutFrame { bytes, key: OrderKey::None }
     }
 }
 
-/// By what an outbox decides whether its client has this already.
+/// The key by which an outbox decides whether its client already has a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderKey {
-    /// A message, or several, of which this is the newest.
+    /// A message; for several, the newest one.
     Message(Id),
-    /// A change of presence at this moment (see [`crate::backplane::Change::stamp`]).
+    /// A change of presence, by its stamp (see [`crate::backplane::Change::stamp`]).
     Presence(u64),
-    /// Always written.
+    /// The frame is always written.
     None,
 }
 
 /// Messages of one room that are written together.
 pub struct Batch {
-    /// One by one.
+    /// The individual messages.
     pub frames: Vec<OutFrame>,
-    /// The oldest one's id.
+    /// The oldest message's id.
     pub first: Id,
-    /// All in one.
+    /// All messages concatenated.
     pub whole: OutFrame,
 }
 
 impl Batch {
-    /// Joins frames; there is at least one, and all are messages.
+    /// Concatenates frames, all of them messages; `None` if there are none.
     pub fn new(frames: Vec<OutFrame>) -> Option<Batch> {
         let OrderKey::Message(first) = frames.first()?.key else { return None };
         let key = frames.last()?.key;

@@ -1,4 +1,4 @@
-//! One lane: the thread that owns the write side of its share of the sessions.
+//! A lane: the thread that owns the write side of its share of the sessions.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,28 +16,28 @@ use crate::backplane::{Event, Room, SessionId, Unavailable};
 use crate::metrics::Metrics;
 use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
 
-/// Commands that are taken together before messages are written.
+/// The most commands taken from the channel before messages are written.
 const MAX_GATHERED: usize = 256;
-/// Messages of one room that are written together, in bytes.
+/// The most bytes of one room's messages written together.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
-/// A write pass longer than this, and not longer ago, means load.
+/// The lane is under load if its last write pass took longer than this, and ended less than this ago.
 const LOAD: Duration = Duration::from_millis(1);
 /// Under load, wait 1/8 of the last write pass for more commands before writing.
 const WAIT_SHARE: u32 = 8;
-/// How long presence and typing are gathered in large rooms.
+/// How long presence and typing notices are gathered in large rooms.
 const GATHER_NOTICES: Duration = Duration::from_secs(1);
-/// The first and the longest wait before sockets that did not take all are tried again.
+/// The shortest and the longest delay before full sockets are retried.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// A command about one session.
 pub enum SessionCommand {
-    /// It is about to join: hold what comes for it.
+    /// The session is about to join: hold back the room's frames for it.
     Join(Room, Arc<SharedSocket>),
-    /// Its `welcome` is written, with messages up to this and presence up to that, see [`Outbox::open`].
+    /// Its `welcome` has been written, with messages up to this id and presence up to this stamp, see [`Outbox::open`].
     Open(Id, u64),
-    /// Send a frame of its own thread.
+    /// Write a frame from its own thread.
     Own(Bytes),
-    /// Close it.
+    /// Close it with this code.
     Close(Close),
     /// Its thread has ended.
     Leave,
@@ -45,38 +45,38 @@ pub enum SessionCommand {
 
 /// A command to a lane.
 pub enum LaneCommand {
-    /// About one session.
+    /// A command about one session.
     Session(SessionId, SessionCommand),
-    /// An event of the backplane.
+    /// An event from the backplane.
     Event(Event),
     /// Close all sessions, spread over this time.
     Drain(Duration),
     /// Ask this many sessions to reconnect.
     Rebalance(usize),
-    /// Look at the clock: something is due earlier than it was.
+    /// Recompute the time to sleep: something is due earlier.
     LookAtClock,
 }
 
-/// What a lane's thread owns.
+/// The state of a lane.
 pub struct Lane {
-    /// The other ends are in [`super::Lanes`]; when they are gone, the thread ends.
+    /// [`super::Lanes`] has the senders; when they are dropped, the thread ends.
     commands: Receiver<LaneCommand>,
     metrics: Arc<Metrics>,
     rooms: HashMap<Room, LaneRoom>,
-    /// Which room a session is in.
+    /// The room of each session.
     homes: HashMap<SessionId, Room>,
     /// Rooms with gathered messages.
     dirty: Vec<Room>,
-    /// When each room's gathered notices are due, soonest first.
+    /// When gathered notices are due, soonest first.
     notices_due: VecDeque<(Instant, Room)>,
-    /// Sessions whose outbox needed attention when it was last looked at.
+    /// Sessions whose outbox needed attention when last checked.
     pending_writes: HashSet<SessionId>,
     retry_at: Instant,
     retry_wait: Duration,
     /// When messages were last written, and how long that took.
     wrote: (Instant, Duration),
     drain: Option<Drain>,
-    /// Until when its thread sleeps, unless a command comes.
+    /// When the thread will wake without a command.
     wakes_at: Option<Instant>,
 }
 
@@ -99,7 +99,7 @@ impl Lane {
         }
     }
 
-    /// Works until the handle is dropped. The lane is locked while it works, and free while its thread waits.
+    /// Runs until the senders are dropped. The lane is locked while it works, and unlocked while its thread waits.
     pub fn run(lane: &Mutex<Lane>) {
         let lock = || lane.lock().unwrap_or_else(PoisonError::into_inner);
         let commands = lock().commands.clone();
@@ -132,16 +132,16 @@ impl Lane {
         }
     }
 
-    /// Carries an event out on the caller's thread. Returns whether the lane's own thread now wakes too late by itself.
+    /// Handles an event on the caller's thread. Returns whether the lane's own thread would now wake too late.
     pub fn carry_out_here(&mut self, event: Event) -> bool {
         self.carry_out(LaneCommand::Event(event));
         self.write_messages();
         self.next_duty().is_some_and(|at| self.wakes_at.is_none_or(|wakes| at < wakes))
     }
 
-    /// Takes what else has come. Where one message is, others are close behind, and those that are written together
-    /// cost one `send` per session: so the backplane's thread may run once more first, which takes a microsecond where
-    /// nobody else wants to. A lane under load waits a little for them.
+    /// Takes further commands from the channel. A message is often followed by others, and messages written together
+    /// cost one `send` per session. So the thread first yields to the backplane's, which takes a microsecond if no
+    /// other thread is ready. Under load it also waits briefly.
     fn gather(&mut self) {
         std::thread::yield_now();
         let (ended, took) = self.wrote;
@@ -161,7 +161,7 @@ impl Lane {
         if let LaneCommand::Event(Event::Message { room, id, frame }) = &command {
             return self.gather_message(room, *id, frame);
         }
-        // All else keeps its place behind the messages that came before it.
+        // Everything else stays behind the messages that preceded it.
         self.write_messages();
         let now = Instant::now();
         match command {
@@ -203,7 +203,7 @@ impl Lane {
             }
             Event::Typing { room, frame } => self.gather_notice(&room, now, |room| room.gather_typing(&frame)),
             Event::Presence { room, change } => self.gather_notice(&room, now, |room| room.gather_change(&change)),
-            // A message that is not delivered yet will be, in its order, and then is the receipt.
+            // A message not delivered yet will be, in order, and is then the receipt itself.
             Event::Receipt { session, id, frame } => self.with(session, now, |outbox| {
                 if id <= outbox.last() {
                     outbox.put(&OutFrame::unordered(frame), now);
@@ -226,7 +226,7 @@ impl Lane {
                 let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
-            // Handled before they come here.
+            // Handled in `Lanes::publish`.
             Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::SentAway(_) | Event::Kept(_) => {}
         }
     }
@@ -303,7 +303,7 @@ impl Lane {
         some.into_iter().for_each(|session| self.close(session, Close::GoingAway, now));
     }
 
-    /// Does something with one session's outbox.
+    /// Applies `act` to a session's outbox.
     fn with(&mut self, session: SessionId, now: Instant, act: impl FnOnce(&mut Outbox)) {
         let home = self.homes.get(&session).and_then(|room| self.rooms.get_mut(room));
         let Some(outbox) = home.and_then(|room| room.outboxes.get_mut(&session)) else { return };
@@ -325,7 +325,7 @@ impl Lane {
         self.pending_writes.insert(session);
     }
 
-    /// Does something with all outboxes of a room.
+    /// Applies `act` to all outboxes of a room.
     fn each_in(&mut self, name: &Room, now: Instant, mut act: impl FnMut(SessionId, &mut Outbox)) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let mut unsettled = Vec::new();
@@ -338,7 +338,7 @@ impl Lane {
         unsettled.into_iter().for_each(|session| self.with(session, now, |_| {}));
     }
 
-    /// When something is to be done by the clock.
+    /// When the next timed work is due.
     fn next_duty(&self) -> Option<Instant> {
         let retry = (!self.pending_writes.is_empty()).then_some(self.retry_at);
         let notices = self.notices_due.front().map(|(at, _)| *at);

@@ -1,4 +1,4 @@
-//! One room on one lane: the outboxes of its sessions there, and what is gathered before it is written to them.
+//! One room on one lane: the outboxes of its sessions, and the frames gathered for them.
 
 use std::collections::BTreeMap;
 
@@ -9,50 +9,50 @@ use super::outbox::Outbox;
 use crate::backplane::{Change, SessionId};
 use crate::protocol::{self, Id, PRESENCE_NAMES, ServerFrame};
 
-/// Up to this many people, presence and typing are written at once; in larger rooms they are gathered.
+/// Up to this many people, notices of presence and typing are written at once; in larger rooms they are gathered.
 const SMALL_ROOM: u64 = 50;
-/// Typists whose notices one gathering holds; the others' are dropped.
+/// The most typing notices gathered at a time; others are dropped.
 const MAX_TYPISTS: usize = 5;
 
-/// The part of a room that a lane has.
+/// A lane's part of a room.
 #[derive(Default)]
 pub struct LaneRoom {
-    /// In the order in which they came, which mostly is that of their sockets in memory: a tenth more deliveries/s.
+    /// Ordered by session number, which is mostly the order of their sockets in memory: this makes fan-out 10% faster.
     pub outboxes: BTreeMap<SessionId, Outbox>,
     messages: Vec<OutFrame>,
     message_bytes: usize,
     change: Option<Change>,
     typing: Vec<Bytes>,
-    /// As far as this lane knows: the newest count of presence.
+    /// The newest count of people that this lane has received.
     participants: u64,
 }
 
-/// Whether what was gathered is to be written now, or when the time for gathering is over.
+/// When gathered notices are to be written.
 #[derive(Debug, PartialEq, Eq)]
 pub enum When {
     /// At once.
     Now,
-    /// Later; the lane has to set its clock for it.
+    /// Later; the lane must set a timer.
     Later,
-    /// Later; the clock is set already.
+    /// Later; the timer is already set.
     Set,
 }
 
 impl LaneRoom {
-    /// Adds a message. Returns how many bytes of messages are gathered.
+    /// Gathers a message. Returns the total bytes of messages gathered.
     pub fn gather_message(&mut self, id: Id, frame: &Bytes) -> usize {
         self.message_bytes += frame.len();
         self.messages.push(OutFrame { bytes: frame.clone(), key: OrderKey::Message(id) });
         self.message_bytes
     }
 
-    /// Takes the gathered messages out.
+    /// Takes the gathered messages.
     pub fn take_messages(&mut self) -> Vec<OutFrame> {
         self.message_bytes = 0;
         std::mem::take(&mut self.messages)
     }
 
-    /// Adds a change of presence.
+    /// Gathers a change of presence.
     pub fn gather_change(&mut self, news: &Change) -> When {
         let when = self.when(news.participants);
         match &mut self.change {
@@ -62,7 +62,7 @@ impl LaneRoom {
         when
     }
 
-    /// Adds a notice that someone is typing.
+    /// Gathers a typing notice.
     pub fn gather_typing(&mut self, frame: &Bytes) -> When {
         let when = self.when(self.participants);
         if self.typing.len() < MAX_TYPISTS {
@@ -80,9 +80,9 @@ impl LaneRoom {
         }
     }
 
-    /// Takes the gathered notices out, encoded, and the session that knows of the change already.
+    /// Takes the gathered notices, encoded, and the session that already knows of the change.
     ///
-    /// A small room gets all names, if need be in several frames; a large one gets some names and the count.
+    /// A small room receives all names, in several frames if necessary; a large one some names and the count.
     pub fn take_notices(&mut self) -> (Vec<OutFrame>, Option<SessionId>) {
         let mut frames: Vec<OutFrame> = self.typing.drain(..).map(OutFrame::unordered).collect();
         let Some(change) = self.change.take() else { return (frames, None) };

@@ -1,11 +1,11 @@
 //! Fan-out: the few threads that write to all sockets.
 //!
-//! Waking a thread for each recipient costs three to five times what the `send` itself does. So a *lane* is one thread
-//! per core that owns the write side of its share of the sessions. It takes what has piled up in its channel, gathers
-//! the messages of each room, and makes one `send` per session: a delivery costs that system call, one comparison of
-//! ids and nothing else. Messages reach it encoded. Joins and leaves come through the same channel as messages, so the
-//! channel's order is their order. In a small room the sends cost less than waking the lane: there the backplane's thread
-//! writes itself, if the lane is idle.
+//! Waking a thread for each recipient would cost three to five times as much as its `send`. So a *lane* is one thread
+//! per core that owns the write side of its share of the sessions. It takes all commands in its channel, gathers the
+//! messages of each room, and makes one `send` per session: a delivery costs that system call and one comparison of
+//! ids. Messages arrive already encoded. Joins and leaves use the same channel as messages, so their order is the
+//! channel's. In a small room the sends cost less than waking the lane, so the backplane's thread writes itself if the
+//! lane is idle.
 
 pub mod drain;
 pub mod frame;
@@ -29,14 +29,14 @@ use crate::metrics::Metrics;
 use crate::protocol::Close;
 use crate::threads;
 
-/// Commands that may wait for a lane. Whoever finds it full waits: a lane never waits for anybody, so it empties.
+/// Capacity of a lane's channel. Senders wait if it is full; a lane never waits for anyone, so it empties.
 const QUEUE: usize = 1024;
 
-/// The handle by which the rest of the program reaches the lanes. When the last one is dropped, they end.
+/// The handle through which the rest of the program reaches the lanes. Dropping the last one ends them.
 pub struct Lanes {
     inboxes: Vec<Sender<LaneCommand>>,
-    /// Locked by their threads except while these wait for commands, and by [`Lanes::write_here`]. No send under this
-    /// lock ever waits.
+    /// Locked by their threads except while those wait for commands, and by [`Lanes::write_here`]. No send under this
+    /// lock blocks.
     lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
 }
@@ -58,7 +58,7 @@ impl Lanes {
         Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes })
     }
 
-    /// Numbers a session and gives it a lane.
+    /// Assigns a number and a lane to a session.
     pub fn assign(&self, room: &Room) -> Berth {
         self.placement.assign(room)
     }
@@ -69,11 +69,11 @@ impl Lanes {
     }
 
     fn send(&self, lane: usize, command: LaneCommand) {
-        // Lanes are critical threads: were one gone, the process would be too.
+        // Lanes are critical threads: if one were gone, so would the process be.
         let _ = self.inboxes[lane].send(command);
     }
 
-    /// Passes an event of the backplane on: to one session's lane, or to the lanes that have members of the room.
+    /// Passes an event on: to the lane of one session, or to the lanes with members of the room.
     pub fn publish(&self, event: Event) {
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {
@@ -99,26 +99,26 @@ impl Lanes {
         }
     }
 
-    /// Carries an event out on this thread if the lane is idle, since waking the lane's own thread would cost more than
-    /// the few sends themselves. Whether it did: nothing may overtake what waits in the lane's channel.
+    /// Handles an event on this thread if the lane is idle, because waking the lane's own thread would cost more than
+    /// the few sends. Returns whether it did: an event must not overtake what is in the lane's channel.
     fn write_here(&self, number: usize, event: &Event) -> bool {
         let Ok(mut lane) = self.lanes[number].try_lock() else { return false };
         if !self.inboxes[number].is_empty() {
             return false;
         }
         if lane.carry_out_here(event.clone()) {
-            // Full means that it wakes anyway.
+            // If the channel is full, the lane wakes anyway.
             let _ = self.inboxes[number].try_send(LaneCommand::LookAtClock);
         }
         true
     }
 
-    /// What waits in each lane's queue.
+    /// The length of each lane's channel.
     pub fn queued(&self) -> Vec<usize> {
         self.inboxes.iter().map(Sender::len).collect()
     }
 
-    /// Closes all sessions, spread over this time, and all that come later.
+    /// Closes all sessions, spread over this time, and any that join later.
     pub fn drain(&self, over: Duration) {
         (0..self.inboxes.len()).for_each(|lane| self.send(lane, LaneCommand::Drain(over)));
     }

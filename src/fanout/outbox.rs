@@ -1,8 +1,8 @@
-//! One client's write side: what is on its way to the socket, and when a client that does not read is cut.
+//! The write side of one client: the frames on their way to its socket, and when a client that does not read is cut.
 //!
-//! An outbox is owned by its lane and never waits: it writes what the socket takes and keeps the rest. It also is the
-//! last gate for the order of messages: nothing at or below the newest id that its client has seen passes, whatever
-//! led to its being delivered again. What is left to do for it follows from its state alone, see [`Outbox::attention`].
+//! An outbox is owned by its lane and never blocks: it writes what the socket takes and queues the rest. It also
+//! enforces the order of messages: nothing at or below the newest id sent to its client passes again, whatever caused
+//! the second delivery. The work left to do follows from its state alone, see [`Outbox::attention`].
 
 use std::collections::VecDeque;
 use std::net::Shutdown;
@@ -13,13 +13,13 @@ use super::frame::{Batch, OrderKey, OutFrame};
 use super::socket::SharedSocket;
 use crate::protocol::{Close, Id};
 
-/// A backlog over this many bytes is too slow. One frame may exceed it: an answer that the client itself asked for.
+/// The largest backlog, in bytes. One frame may exceed it: an answer that the client requested.
 const MAX_BACKLOG: usize = 256 * 1024;
-/// A backlog of which the socket took nothing for this time is too slow.
+/// The longest time for which the socket may take nothing of a backlog.
 const MAX_STALL: Duration = Duration::from_secs(10);
-/// How long a client has to answer a close frame before its connection is shut.
+/// How long a client has to answer a close frame before its connection is shut down.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// The same for a client that is cut for not reading: it most likely won't, and until then it counts as present.
+/// The same for a client that is cut for not reading: it will hardly answer, and until then it counts as present.
 const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// What an outbox needs from its lane.
@@ -29,18 +29,18 @@ pub enum Attention {
     None,
     /// A later call of [`Outbox::retry`].
     Retry,
-    /// To be closed with [`Close::TooSlow`]: the client does not read.
+    /// Closing with [`Close::TooSlow`]: the client does not read.
     TooSlow,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The session's thread is writing `welcome`; all else waits. If it is to be closed, that waits too.
+    /// The session's thread is writing `welcome`, and everything else waits, including a close.
     Joining {
         then: Option<Close>,
     },
     Open,
-    /// A close frame is the last one in the queue; the connection is shut at the deadline at the latest.
+    /// A close frame is last in the queue; the connection is shut down at the deadline at the latest.
     Closing {
         deadline: Instant,
     },
@@ -54,14 +54,14 @@ pub struct Outbox {
     phase: Phase,
     /// The newest message written or queued.
     last: Id,
-    /// Presence was written since `welcome`.
+    /// Whether presence has been written since `welcome`.
     knows_presence: bool,
     queue: VecDeque<OutFrame>,
-    /// Bytes in the queue.
+    /// The bytes in the queue.
     backlog: usize,
-    /// A frame came while the backlog was over its bound.
+    /// Whether a frame arrived while the backlog exceeded its limit.
     overflowed: bool,
-    /// The front of the queue is the rest of a frame.
+    /// Whether the front of the queue is the rest of a partly written frame.
     partly_written: bool,
     /// When the socket last took something, or the queue began.
     moved: Instant,
@@ -83,8 +83,8 @@ impl Outbox {
         }
     }
 
-    /// `welcome` is written: it held all messages up to `last` and all presence up to `stamp`. Returns how many messages
-    /// go out behind it.
+    /// `welcome` has been written, with all messages up to `last` and all presence up to `stamp`. Returns how many held
+    /// back messages follow it.
     pub fn open(&mut self, last: Id, stamp: u64, now: Instant) -> usize {
         let Phase::Joining { then } = self.phase else { return 0 };
         self.phase = Phase::Open;
@@ -108,7 +108,7 @@ impl Outbox {
         count
     }
 
-    /// What is left to do, by the state as it is.
+    /// The work left to do, derived from the state.
     pub fn attention(&self, now: Instant) -> Attention {
         match self.phase {
             Phase::Joining { then: None } if self.overflowed => Attention::TooSlow,
@@ -121,23 +121,23 @@ impl Outbox {
         }
     }
 
-    /// Whether the client has received presence since `welcome`; if not, its own arrival is no news to it.
+    /// Whether presence has been sent since `welcome`; if not, the client need not be told of its own arrival.
     pub fn knows_presence(&self) -> bool {
         self.knows_presence
     }
 
-    /// The newest message that this client has been sent.
+    /// The newest message sent to this client.
     pub fn last(&self) -> Id {
         self.last
     }
 
-    /// Whether it is open, and not on its way to close.
+    /// Whether it is open and not closing.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// Writes a room's messages, and returns how many of them are new to this client: the way of nearly every byte. One
-    /// `send`, and no copy, lock or allocation, while the client keeps up.
+    /// Writes a room's messages, and returns how many were new to this client. This is the path of nearly every byte:
+    /// one `send`, without a copy, lock or allocation while the client keeps up.
     pub fn put_batch(&mut self, batch: &Batch, now: Instant) -> usize {
         if self.phase == Phase::Open && batch.first > self.last {
             self.put(&batch.whole, now);
@@ -146,7 +146,7 @@ impl Outbox {
         batch.frames.iter().filter(|frame| self.put(frame, now)).count()
     }
 
-    /// Writes one frame, or queues it. Whether an open client gets it: it may have it already.
+    /// Writes or queues one frame. Returns whether an open client gets it, which it does not if it already has it.
     pub fn put(&mut self, frame: &OutFrame, now: Instant) -> bool {
         match (self.phase, frame.key) {
             (Phase::Closing { .. } | Phase::Dead, _) => return false,
@@ -174,8 +174,8 @@ impl Outbox {
         true
     }
 
-    /// Starts to close, unless that has begun: then it returns false. What is queued goes out first, unless the client is
-    /// cut for not reading it.
+    /// Starts to close; returns false if that had begun. Queued frames are sent first, unless the client is cut for not
+    /// reading them.
     pub fn close(&mut self, code: Close, now: Instant) -> bool {
         self.socket.set_closing();
         match &mut self.phase {
@@ -195,7 +195,7 @@ impl Outbox {
         true
     }
 
-    /// Writes what the socket takes by now.
+    /// Writes as much as the socket takes now.
     pub fn retry(&mut self, now: Instant) {
         match self.phase {
             Phase::Joining { .. } | Phase::Dead => return,
@@ -215,7 +215,7 @@ impl Outbox {
                     }
                     self.queue.pop_front();
                     if self.queue.is_empty() && matches!(self.phase, Phase::Closing { .. }) {
-                        // The server is the first to close (RFC 6455, section 7.1.1); the session's thread reads on,
+                        // The server closes its side first (RFC 6455, section 7.1.1). The session's thread reads on,
                         // and the outbox waits for its deadline.
                         let _ = self.socket.tcp.shutdown(Shutdown::Write);
                     }
@@ -225,7 +225,7 @@ impl Outbox {
         }
         (self.backlog, self.overflowed) = (0, false);
         self.socket.set_congested(false);
-        // A client that keeps up, and nearly all do, holds no memory for a queue.
+        // Frees the queue: clients that keep up, nearly all, hold no memory for one.
         self.queue = VecDeque::new();
     }
 
@@ -241,11 +241,11 @@ impl Outbox {
         }
     }
 
-    /// The connection is of no use any more: the session's thread, which may be reading from it, sees its end.
+    /// Ends the connection; the session's thread, which may be blocked in a read, sees that.
     fn die(&mut self) {
         self.phase = Phase::Dead;
         self.queue = VecDeque::new();
-        // It may be shut already, which is equivalent.
+        // An error means that it is already shut down.
         let _ = self.socket.tcp.shutdown(Shutdown::Both);
     }
 }
@@ -273,7 +273,7 @@ mod tests {
         String::from_utf8(buffer).expect("text")
     }
 
-    /// An open outbox whose client reads nothing, with this much more than its socket takes.
+    /// An open outbox whose client reads nothing, with `bytes` more than its socket takes.
     fn stuck(bytes: usize, now: Instant) -> (Outbox, TcpStream) {
         let (mut outbox, client) = pair();
         outbox.open(Id::default(), 0, now);

@@ -1,9 +1,9 @@
-//! Which lane a session belongs to.
+//! Assigns sessions to lanes.
 //!
-//! A message wakes every lane that has members of its room, and waking a thread costs as much as several sends. So the
-//! sessions of a small room share one lane, and a message in it needs that lane alone. Beyond `ONE_LANE` members, the
-//! newcomers are spread over all lanes. Nobody ever moves: a room that grows has its first members on its first lane and
-//! the others everywhere, and one that shrinks stays spread until it is empty.
+//! A message wakes every lane with members of its room, and waking a thread costs as much as several sends. So the
+//! sessions of a small room share one lane. Beyond `ONE_LANE` members, new sessions are spread over all lanes. Sessions
+//! never move: a room that grew has its first members on its first lane, and one that shrinks stays spread until it is
+//! empty.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backplane::{Room, SessionId};
 
-/// Members of one room that share a lane. To write to this many sockets takes a fifth of a millisecond.
+/// Members of a room that share one lane. Writing to this many sockets takes 0.2 ms.
 const ONE_LANE: u32 = 32;
-/// The lanes of a room are a bit set.
+/// The most lanes: a room's lanes are a 64-bit set.
 pub const MAX_LANES: usize = 64;
 
-/// How many sessions of each room each lane has. Locked for a look-up only.
+/// The number of each room's sessions per lane. Locked only for look-ups.
 pub struct Placement {
     lanes: usize,
     rooms: Mutex<HashMap<Room, Vec<u32>>>,
-    /// Numbers the sessions: the remainder by the number of lanes is a session's lane.
+    /// The next session number. Modulo the number of lanes it gives the session's lane.
     next: AtomicU64,
 }
 
-/// A session's number, and its place on a lane, which is given back when this is dropped.
+/// A session's number and its place on a lane, given up when dropped.
 pub struct Berth {
     /// The session.
     pub session: SessionId,
@@ -34,9 +34,9 @@ pub struct Berth {
 
 /// The lanes of a room, as an iterator.
 pub struct RoomLanes {
-    /// One bit for each lane that is still to come.
+    /// One bit per lane not yet returned.
     bits: u64,
-    /// Whether the room has so few members that they share a lane.
+    /// Whether the room is small enough for its members to share a lane.
     pub is_small: bool,
 }
 
@@ -56,7 +56,7 @@ impl Placement {
         Arc::new(Placement { lanes, rooms: Mutex::default(), next: AtomicU64::new(0) })
     }
 
-    /// Numbers a session and finds a lane for it.
+    /// Assigns a number and a lane to a session.
     pub fn assign(self: &Arc<Placement>, room: &Room) -> Berth {
         let number = self.next.fetch_add(1, Relaxed);
         let mut rooms = self.rooms();
@@ -76,7 +76,7 @@ impl Placement {
         session as usize % self.lanes
     }
 
-    /// The lanes that have sessions of this room.
+    /// The lanes with sessions of this room.
     pub fn lanes_of(&self, room: &Room) -> RoomLanes {
         let rooms = self.rooms();
         let members = rooms.get(room).map_or(&[][..], Vec::as_slice);

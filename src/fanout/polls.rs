@@ -1,7 +1,7 @@
-//! Requests that wait for a room's next message: what wakes them, and how many there may be.
+//! HTTP requests that wait for a room's next message: how they are woken, and how many there may be.
 //!
-//! They are no sessions: no lane knows them, and an instance may get no events of a room that has only such waiters.
-//! So a wake-up is for speed, and whoever waits also reads the log anew at intervals.
+//! They are not sessions: no lane knows them, and an instance may receive no events of a room in which nobody has
+//! joined. So a wake-up only saves time, and waiting requests also read the log at intervals.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use std::time::Instant;
 use crate::backplane::Room;
 use crate::limits::{Slot, Slots};
 
-/// All that wait on this instance.
+/// All waiting requests of this instance.
 pub struct Polls {
     places: Arc<Slots>,
     rooms: Mutex<HashMap<Room, Bell>>,
 }
 
-/// What those in one room wait for. It is there while one of them is.
+/// Wakes the requests that wait for one room; exists while there are any.
 #[derive(Default)]
 struct Bell {
     waiting: usize,
@@ -24,22 +24,22 @@ struct Bell {
     sound: Arc<Condvar>,
 }
 
-/// One that waits. Dropping it gives its place back.
+/// A waiting request. Dropping it frees its place.
 pub struct Poll<'a> {
     polls: &'a Polls,
     room: Room,
-    /// How often the bell had rung when it was last looked at.
+    /// The bell's count when it was last checked.
     seen: u64,
     _place: Slot,
 }
 
 impl Polls {
-    /// With places for this many.
+    /// A number of places for waiting requests.
     pub fn new(places: usize) -> Polls {
         Polls { places: Slots::new(places), rooms: Mutex::default() }
     }
 
-    /// Takes a place, if one is free. What is rung from now on is not missed.
+    /// Takes a place, if one is free. Messages from now on are not missed.
     pub fn enter(&self, room: &Room) -> Option<Poll<'_>> {
         let place = self.places.take()?;
         let mut rooms = self.rooms();
@@ -48,13 +48,13 @@ impl Polls {
         Some(Poll { polls: self, room: room.clone(), seen: bell.rung, _place: place })
     }
 
-    /// How many wait.
+    /// The number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.places.taken()
     }
 
-    /// Wakes those that wait for this room. Called on the backplane's threads for each message, so it is quick where
-    /// nobody waits.
+    /// Wakes the requests that wait for this room. Called on the backplane's threads for each message, so it is cheap
+    /// if there are none.
     pub fn ring(&self, room: &Room) {
         if self.waiting() > 0
             && let Some(bell) = self.rooms().get_mut(room)
@@ -63,7 +63,7 @@ impl Polls {
         }
     }
 
-    /// Wakes all: the process is about to end.
+    /// Wakes all requests, when the process shuts down.
     pub fn ring_all(&self) {
         self.rooms().values_mut().for_each(Bell::ring);
     }
@@ -81,7 +81,7 @@ impl Bell {
 }
 
 impl Poll<'_> {
-    /// Waits until the bell has rung since it was last looked at, or until this time.
+    /// Waits until the bell has rung since it was last checked, or until the deadline.
     pub fn wait(&mut self, until: Instant) {
         let mut rooms = self.polls.rooms();
         while let Some(bell) = rooms.get(&self.room) {

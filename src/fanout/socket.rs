@@ -1,4 +1,4 @@
-//! A client's socket, which two threads share: the session's reads, and the lane's outbox writes without waiting.
+//! A client's socket, shared by two threads: the session's reads, and the lane writes without blocking.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// How long incoming data is read and dropped after a close frame: a socket that is closed with unread data resets the
+/// How long incoming data is read and dropped after a close frame. Closing a socket with unread data resets the
 /// connection, and the client might lose the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A client's socket. The session's thread reads from it, the outbox writes to it; it closes when both have dropped it.
+/// A client's socket. The session's thread reads from it and the outbox writes to it; it closes when both have dropped
+/// it.
 pub struct SharedSocket {
-    /// Blocking; the outbox sends with `MSG_DONTWAIT`.
+    /// In blocking mode; the outbox sends with `MSG_DONTWAIT`.
     pub tcp: TcpStream,
     closing: AtomicBool,
     congested: AtomicBool,
@@ -26,27 +27,27 @@ impl SharedSocket {
         Arc::new(SharedSocket { tcp, closing: AtomicBool::new(false), congested: AtomicBool::new(false) })
     }
 
-    /// Marks the connection as one that the server ends.
+    /// Marks the connection as being closed by the server.
     pub fn set_closing(&self) {
         self.closing.store(true, Relaxed);
     }
 
-    /// Whether it is the server that ends this connection.
+    /// Whether the server is closing this connection.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
     }
 
-    /// Notes whether something waits to be written because the client does not read.
+    /// Records whether frames are queued because the client does not read.
     pub fn set_congested(&self, congested: bool) {
         self.congested.store(congested, Relaxed);
     }
 
-    /// Whether something waits to be written because the client does not read.
+    /// Whether frames are queued because the client does not read.
     pub fn is_congested(&self) -> bool {
         self.congested.load(Relaxed)
     }
 
-    /// Sends without waiting: how many bytes the socket took, 0 if none.
+    /// Sends without blocking; returns how many bytes the socket took, 0 if none.
     ///
     /// # Errors
     /// The connection is broken.
@@ -62,7 +63,7 @@ impl SharedSocket {
     }
 }
 
-/// Reads and drops what still comes, until the client has closed too or `LINGER` has passed.
+/// Reads and drops incoming data until the client closes or `LINGER` has passed.
 pub fn linger(socket: &TcpStream) {
     let end = Instant::now() + LINGER;
     let mut scrap = [0; 1024];
@@ -72,7 +73,7 @@ pub fn linger(socket: &TcpStream) {
     {}
 }
 
-/// Whether a read ended because its timeout passed: the system reports it as either of two kinds.
+/// Whether a read failed because its timeout passed, which the system reports as either of two kinds.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
