@@ -1,6 +1,6 @@
-//! The host's tools, as each backplane carries them out: who is where, removing messages, and keeping people out.
+//! The admin operations that every backplane implements: listing rooms and people, removing messages, and bans.
 //!
-//! They are apart from the chat's own calls: these are rare, may read a lot, and none of a client's frames leads here.
+//! They have a trait of their own because they are rare, may read a lot, and cannot be reached by any client frame.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,54 +21,55 @@ use crate::protocol::{self, Id, ServerFrame};
 pub struct RoomSummary {
     /// Its name.
     pub room: String,
-    /// How many are in it.
+    /// The number of people in it.
     pub people: u64,
-    /// How many messages its log has.
+    /// The number of messages in its log.
     pub messages: u64,
-    /// The time of the newest one, in Unix milliseconds.
+    /// The time of its newest message, in Unix milliseconds.
     pub last_activity: Option<u64>,
 }
 
-/// Somebody who is in a room.
+/// A person in a room.
 #[derive(Debug, Serialize)]
 pub struct Occupant {
     /// The name as shown.
     pub name: String,
     /// The client's mark.
     pub by: String,
-    /// When the seat was taken, in Unix milliseconds.
+    /// When the person joined, in Unix milliseconds.
     pub since: u64,
-    /// Where the client is, as far as that is known.
+    /// The client's address, or "" if unknown.
     pub address: String,
 }
 
-/// Which messages of a room are to be removed.
+/// Which messages of a room to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// This one.
+    /// The message with this id.
     One(Id),
-    /// All by the client with this mark.
+    /// All messages of the client with this mark.
     By(String),
-    /// All that are there now.
+    /// All messages currently in the log.
     All,
 }
 
-/// Whom a ban is about. Its text form is also the ban's id: a second ban of the same target replaces the first.
+/// The client or address that a ban applies to. Its text form is also the ban's id: a second ban of the same target
+/// replaces the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The client with this mark.
     By(String),
-    /// Everybody at this address; of an IPv6 one, everybody in its first 64 bits.
+    /// All clients at this address; for IPv6, in the same /64 network.
     Address(IpAddr),
 }
 
 impl Target {
-    /// Everybody at this address, or in its network, if it is an IPv6 one.
+    /// A target for this address, or for its /64 network if it is an IPv6 one.
     pub fn address(address: IpAddr) -> Target {
         Target::Address(limits::counted_as(address))
     }
 
-    /// Whether this is about whoever has such a seat.
+    /// Whether the ban applies to a client with this mark and address.
     pub fn is(&self, by: &str, address: IpAddr) -> bool {
         match self {
             Target::By(mark) => mark == by,
@@ -103,48 +104,48 @@ impl Serialize for Target {
     }
 }
 
-/// Somebody is kept out.
+/// A ban.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ban {
-    /// Whom it is about.
+    /// Whom it applies to.
     #[serde(rename = "id")]
     pub target: Target,
-    /// When it ends, in Unix milliseconds of the backplane's clock.
+    /// When it ends, in Unix milliseconds by the backplane's clock.
     pub until: u64,
-    /// In how long that is.
+    /// The time until then.
     #[serde(skip)]
     pub left: Duration,
 }
 
-/// What the host's tools do. Calls end within some seconds.
+/// The operations behind the admin API. Calls return within a few seconds.
 pub trait Admin {
-    /// All rooms, the one with the latest activity first.
+    /// All rooms, most recently active first.
     ///
     /// # Errors
-    /// [`Unavailable`], as for all that follow.
+    /// [`Unavailable`], as for all operations here.
     fn rooms(&self) -> Result<Vec<RoomSummary>, Unavailable>;
 
-    /// Who is in a room, sorted by name.
+    /// The people in a room, sorted by name.
     fn people(&self, room: &Room) -> Result<Vec<Occupant>, Unavailable>;
 
-    /// Removes messages, for good and from everybody's page ([`super::Event::Removed`]); how many there were.
+    /// Deletes messages, announces that to the room ([`super::Event::Removed`]), and returns how many there were.
     fn remove(&self, room: &Room, removal: &Removal) -> Result<u64, Unavailable>;
 
-    /// Sends whom it is about away, from all rooms and instances ([`super::Event::SentAway`]), and refuses further
-    /// joins until the time is over.
+    /// Bans a target: ends its sessions in all rooms on all instances ([`super::Event::SentAway`]), and refuses its
+    /// joins for this time.
     fn ban(&self, target: &Target, time: Duration) -> Result<Ban, Unavailable>;
 
-    /// Those that are in force.
+    /// The bans in force.
     fn bans(&self) -> Result<Vec<Ban>, Unavailable>;
 
-    /// Lifts a ban; whether there was one.
+    /// Lifts a ban; returns whether there was one.
     fn lift(&self, target: &Target) -> Result<bool, Unavailable>;
 }
 
-/// Ids that one `removed` frame holds.
+/// The most ids in one `removed` frame.
 const IDS_PER_FRAME: usize = 500;
 
-/// The frames that announce what was removed from a room: by id, or all up to the newest.
+/// The frames that announce removed messages: by id, or everything up to the newest.
 pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
     let frame = |ids, upto| protocol::text_frame(protocol::json(&ServerFrame::Removed { ids, upto }));
     match (removal, removed.iter().max()) {
@@ -153,12 +154,12 @@ pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
     }
 }
 
-/// The bans in force, as an instance knows them.
+/// The bans in force, as known to this instance.
 #[derive(Default)]
 pub struct Bans(Mutex<HashMap<Target, Instant>>);
 
 impl Bans {
-    /// Replaces all. Whether there are some whom it did not have.
+    /// Replaces all bans; returns whether any of them is new.
     pub fn set(&self, bans: &[Ban]) -> bool {
         let now = Instant::now();
         let mut known = self.locked();
@@ -167,7 +168,7 @@ impl Bans {
         is_new
     }
 
-    /// For how much longer this client is kept out.
+    /// How much longer this client is banned, if it is.
     pub fn left(&self, seat: &Seat) -> Option<Duration> {
         let bans = self.locked();
         if bans.is_empty() {

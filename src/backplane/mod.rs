@@ -1,7 +1,7 @@
-//! The backplane: where the rooms' messages and people are kept, and how instances reach each other.
+//! The backplane: where messages and presence are kept, and how instances reach each other.
 //!
-//! A trait with two implementations, [`local`] for one process alone and [`redis`] for any number of them. The rest
-//! of the code does not know which it has: it calls the trait, and receives what happens as [`Event`]s.
+//! A trait with two implementations: [`local`] for a single process, and [`redis`] for any number of instances. The
+//! rest of the code does not know which one it has: it calls the trait and receives [`Event`]s.
 
 pub mod admin;
 pub mod local;
@@ -17,94 +17,96 @@ use tungstenite::Bytes;
 use self::admin::Admin;
 use crate::protocol::Id;
 
-/// A room's name, app by all that speak of it.
+/// A room's name, shared by everything that refers to the room.
 pub type Room = Arc<str>;
 
-/// A session's number within its instance. Between instances it is known as `instance/number`.
+/// A session's number within its instance. Across instances a session is identified by `instance/number`.
 pub type SessionId = u64;
 
-/// How long a name is kept for a client whose connection broke: its *lease*. A client that comes back within it was
-/// never seen leaving. Renewed by the instance every [`HEARTBEAT`] while the connection lives.
+/// How long a name is reserved for a client whose connection broke: its *lease*. A client that returns within it was
+/// never shown leaving. While the connection is open, the instance renews the lease every [`HEARTBEAT`].
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// How often leases are renewed and expired ones are cleared away. A lease, one heartbeat and the second that notices
-/// are gathered make less than the 20 s in which a count must be right.
+/// Interval at which leases are renewed and expired ones cleared. One lease, one heartbeat and one second of gathered
+/// notices add up to less than the 20 s within which the count must be right.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// How long a message's `ref` is remembered.
 pub const REF_LIFE: Duration = Duration::from_secs(600);
 
-/// One client's place in a room: who it is and which session speaks for it.
+/// A client's place in a room: who the client is, and which session holds the place.
 #[derive(Debug, Clone)]
 pub struct Seat {
     /// The room.
     pub room: Room,
-    /// The session that holds this seat on this instance.
+    /// The session on this instance that holds the seat.
     pub session: SessionId,
     /// The name as shown.
     pub name: Arc<str>,
-    /// The name folded: what must be unique in the room.
+    /// The folded name, which is unique in the room.
     pub key: Arc<str>,
-    /// The client's public mark (see [`crate::protocol::mark`]): a client with the same one may take the name over.
+    /// The client's public mark (see [`crate::protocol::mark`]). Only a client with the same mark may take the seat
+    /// over.
     pub by: Arc<str>,
-    /// The address that the client connects from, for the host's tools.
+    /// The client's address, for the admin API.
     pub address: IpAddr,
 }
 
-/// What a newcomer receives.
+/// What a client receives when it joins.
 #[derive(Debug)]
 pub struct Arrival {
-    /// How many are in the room, the newcomer included.
+    /// The number of people in the room, this client included.
     pub participants: u64,
-    /// At most [`crate::protocol::WELCOME_NAMES`] shown names, sorted.
+    /// Up to [`crate::protocol::WELCOME_NAMES`] shown names, sorted.
     pub names: Vec<String>,
-    /// The log's end, or what came after `since`.
+    /// The end of the log, or the messages after `since`.
     pub page: Page,
     /// The newest id in the log.
     pub last: Id,
-    /// Whether some after `since` are no longer kept.
+    /// Whether messages after `since` are no longer kept.
     pub gap: bool,
-    /// When the seat was taken, in microseconds of the backplane's clock: presence up to here is in the count.
+    /// When the seat was taken, in microseconds of the backplane's clock. The count includes all changes of presence up
+    /// to here.
     pub stamp: u64,
 }
 
-/// Which part of a log is read.
+/// Which part of a log to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
-    /// The newest messages older than this one, or the newest of all.
+    /// The newest messages older than this id, or the newest of all.
     Before(Option<Id>),
-    /// The oldest messages newer than `after` and, if it is given, older than `before`.
+    /// The oldest messages newer than `after` and older than `before`, if given.
     After {
-        /// Excluded.
+        /// Exclusive.
         after: Id,
-        /// Excluded.
+        /// Exclusive.
         before: Option<Id>,
     },
 }
 
-/// Messages out of the log, oldest first.
+/// Messages from the log, oldest first.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// Id and body (see [`crate::protocol::message_body`]).
+    /// Ids and bodies (see [`crate::protocol::message_body`]).
     pub messages: Vec<(Id, String)>,
-    /// Whether the log has more of them: older ones, or newer ones for [`Span::After`].
+    /// Whether the log has further messages: older ones, or newer ones for [`Span::After`].
     pub more: bool,
 }
 
-/// Why a join was not carried out.
+/// Why a join failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinError {
     /// Another client has this name in this room.
     NameTaken,
-    /// The host keeps this client out, for this long.
+    /// This client is banned for this time.
     Banned(Duration),
-    /// There are as many rooms as there may be.
+    /// The maximum number of rooms exists already.
     Full,
-    /// See [`Unavailable`].
+    /// The backplane is unavailable, see [`Unavailable`].
     Unavailable,
 }
 
-/// The backplane did not answer in time, or refused.
+/// The backplane did not answer in time, or refused the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
@@ -120,94 +122,93 @@ impl From<Unavailable> for JoinError {
     }
 }
 
-/// How a session gives its seat back.
+/// How a session releases its seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// The client closed: at once, and the room is notified.
+    /// The client closed: the seat is released at once, and the room is notified.
     Now,
-    /// The connection ended otherwise: the lease runs out by itself, unless the client comes back before.
+    /// The connection broke: the lease runs out, unless the client returns before.
     Expire,
 }
 
-/// What happens in the rooms that this instance has sessions in, in the room's order.
+/// Something that happened in a room with sessions on this instance. Events of a room are in order.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A message was kept.
     Message {
-        /// Where.
+        /// The room.
         room: Room,
-        /// Its place in the room's order.
+        /// Its id.
         id: Id,
-        /// The whole frame, encoded.
+        /// The whole encoded frame.
         frame: Bytes,
     },
     /// The host removed messages.
     Removed {
-        /// Where.
+        /// The room.
         room: Room,
-        /// The whole frame, encoded.
+        /// The whole encoded frame.
         frame: Bytes,
     },
     /// Someone is typing.
     Typing {
-        /// Where.
+        /// The room.
         room: Room,
-        /// The whole frame, encoded.
+        /// The whole encoded frame.
         frame: Bytes,
     },
-    /// People came or went.
+    /// People joined or left.
     Presence {
-        /// Where.
+        /// The room.
         room: Room,
-        /// Who came and who went.
+        /// Who joined and who left.
         change: Change,
     },
-    /// The message's `ref` was known: the message is kept already, and this is its frame.
+    /// A message's `ref` was known, so the message is in the log already.
     Receipt {
-        /// Who sent it again.
+        /// The session that sent it again.
         session: SessionId,
-        /// The id of the first.
+        /// The id of the first message.
         id: Id,
-        /// The whole frame, encoded.
+        /// The first message's whole encoded frame.
         frame: Bytes,
     },
     /// A message could not be kept.
     Refused {
-        /// Who sent it.
+        /// The session that sent it.
         session: SessionId,
         /// Its `ref`.
         reference: Option<String>,
     },
-    /// The session's client came back elsewhere.
+    /// This session's client joined elsewhere and took its seat over.
     TakenOver(SessionId),
-    /// The host sent the session's client away.
+    /// This session's client was banned.
     SentAway(SessionId),
-    /// The session's lease expired unnoticed; its client has to join again.
+    /// This session's lease expired without its noticing; the client has to rejoin.
     Evicted(SessionId),
-    /// A message that a session or a script of this instance sent was kept, this long after it was handed over. It is
-    /// for the metrics alone.
+    /// A message from this instance was kept, this long after it was submitted. For the metrics only.
     Kept(Duration),
-    /// This instance lost the backplane (`false`) or has it again.
+    /// This instance lost the backplane (`false`) or regained it.
     Status(bool),
 }
 
-/// A change of who is in a room.
+/// A change in who is in a room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Shown names.
+    /// Shown names of those who joined.
     pub joined: Vec<String>,
-    /// Shown names.
+    /// Shown names of those who left.
     pub left: Vec<String>,
-    /// How many are in the room after it.
+    /// The number of people afterwards.
     pub participants: u64,
-    /// When, in microseconds of the backplane's clock.
+    /// When it happened, in microseconds of the backplane's clock.
     pub stamp: u64,
-    /// The session of this instance that the change is about, if it is about one alone: it knows already.
+    /// The session of this instance that the change is about, if it is only one: it need not be notified.
     pub about: Option<SessionId>,
 }
 
 impl Change {
-    /// Adds a later change. Who came and went again, or the other way round, is in neither list.
+    /// Merges a later change into this one. People who both joined and left are in neither list.
     pub fn add(&mut self, later: &Change) {
         move_names(&later.left, &mut self.joined, &mut self.left);
         move_names(&later.joined, &mut self.left, &mut self.joined);
@@ -217,7 +218,7 @@ impl Change {
     }
 }
 
-/// Takes each name out of `from`, or puts it into `to` if it is not there.
+/// Removes each name from `from`, or adds it to `to` if it is not there.
 fn move_names(names: &[String], from: &mut Vec<String>, to: &mut Vec<String>) {
     for name in names {
         match from.iter().position(|other| other == name) {
@@ -227,60 +228,61 @@ fn move_names(names: &[String], from: &mut Vec<String>, to: &mut Vec<String>) {
     }
 }
 
-/// Where events go: called on the backplane's own threads, so it must not wait for any client.
+/// The receiver of events. It is called on the backplane's own threads, so it must not block on a client.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Whether the backplane answers, and if not, why.
+/// Whether the backplane works, and if not, why.
 pub type Health = Result<(), String>;
 
-/// What both implementations do. Calls are made on sessions' threads and end within 2 s.
+/// The operations of both implementations. They are called on sessions' threads and return within 2 s.
 pub trait Backplane: Admin + Send + Sync {
-    /// Takes a seat and reads the log. The caller must be ready for the room's events before it calls.
+    /// Takes a seat and reads the log. The caller must already be able to receive the room's events.
     ///
     /// # Errors
-    /// [`JoinError`]; the seat is then not taken.
+    /// [`JoinError`]; the seat is not taken then.
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError>;
 
-    /// Gives a seat back.
+    /// Releases a seat.
     fn leave(&self, seat: &Seat, how: Leave);
 
-    /// Keeps a message: the room gets [`Event::Message`], a repeated `ref` gets [`Event::Receipt`], and what can't be
-    /// kept [`Event::Refused`]. Calls of one session are carried out in their order.
+    /// Keeps a message. The room receives [`Event::Message`]; the sender of a known `ref` receives [`Event::Receipt`],
+    /// and [`Event::Refused`] if the message cannot be kept. Messages of one session are kept in the order of the
+    /// calls.
     fn say(&self, seat: &Seat, body: String, reference: Option<String>);
 
-    /// Publishes that someone is typing; lost without harm.
+    /// Publishes that someone is typing. Best effort.
     fn typing(&self, room: &Room, json: String);
 
-    /// Reads the log.
+    /// Reads messages from the log.
     ///
     /// # Errors
     /// [`Unavailable`].
     fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable>;
 
-    /// Keeps a message that no session sent, and waits for it. Returns its id and its body, or those of the first one
-    /// if this `by` has used this `ref` before.
+    /// Keeps a message that did not come from a session, and waits for that. Returns its id and body, or those of the
+    /// first message if this `by` has already used this `ref`.
     ///
     /// # Errors
-    /// [`Unavailable`]; whether the message was kept is then unknown.
+    /// [`Unavailable`]; the message may have been kept nevertheless.
     fn post(&self, room: &Room, by: &str, body: String, reference: Option<String>)
     -> Result<(Id, String), Unavailable>;
 
-    /// Reports how many sessions this instance holds, and reads the totals: (instances, sessions), this one included.
+    /// Reports this instance's session count. Returns the totals (instances, sessions), this instance included.
     fn load_report(&self, sessions: u64) -> Option<(u64, u64)>;
 
-    /// Whether it answers.
+    /// Whether the backplane works, and if not, why.
     fn health(&self) -> Health;
 
-    /// How long a command takes at present. Whoever lets newcomers in does so only while this is below 250 ms: they can
-    /// wait, a message of those who are in cannot. Cheap enough to be called for each of them.
+    /// How long a command currently takes. New joins are delayed while this is 250 ms or more: they can wait, whereas
+    /// messages of those who have joined cannot. Cheap enough to call for every join.
     fn delay(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// What waits to be carried out, and for how long the oldest of it has waited: for the metrics.
+    /// The length of the command queue, and how long its oldest command has waited, for the metrics.
     fn queue(&self) -> (usize, Duration);
 
-    /// Carries out what is under way, gives every lease its full length, and ends; waits for at most `deadline`.
+    /// Finishes commands under way, renews all leases to their full length, and stops; takes at most `deadline`.
     fn stop(&self, deadline: Duration);
 }
 

@@ -1,5 +1,5 @@
-//! The host's tools on rooms of one process: jobs for the thread that owns the rooms, whose answers wait for the commit
-//! like everything else's.
+//! The admin operations on local rooms: jobs for the thread that owns the rooms, answered after the commit like
+//! everything else.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::{Command, Local, clock};
 use crate::backplane::admin::{Admin, Ban, Occupant, Removal, RoomSummary, Target, removed_frames};
 use crate::backplane::{Event, Room, Unavailable};
 
-/// Something to be done on the rooms' thread, and then, when it is known whether that is kept.
+/// A job for the rooms' thread. It returns what to do once the commit has succeeded or failed.
 pub type Job = Box<dyn FnOnce(&mut Rooms) -> Then + Send>;
-/// What follows the commit; `false`: nothing of it is kept.
+/// Runs after the commit; `false` means that it failed.
 pub type Then = Box<dyn FnOnce(bool) + Send>;
 
 impl Local {
-    /// Has something done on the rooms' thread, and publishes what comes of it once that is kept.
+    /// Runs a job on the rooms' thread, and publishes its events once they are committed.
     fn host<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Rooms) -> Result<(T, Vec<Event>), Unavailable> + Send + 'static,
@@ -77,7 +77,7 @@ impl Admin for Local {
                     .unwrap_or_default(),
             };
             let removed = rooms.store.write(|conn| {
-                // What is removed must not stay in pages that the file no longer uses.
+                // Overwrite deleted data, so that removed messages do not remain in unused pages of the file.
                 conn.pragma_update(None, "secure_delete", true)?;
                 let removed = log.blank(conn, &removal).and_then(|removed| log.save(conn).map(|()| removed));
                 conn.pragma_update(None, "secure_delete", false)?;
@@ -123,7 +123,7 @@ impl Admin for Local {
 }
 
 fn summaries(conn: &Connection) -> rusqlite::Result<Vec<RoomSummary>> {
-    // What the host removed is counted by an index that holds nothing else.
+    // Removed messages are counted through a partial index, which contains nothing else.
     let sql = "SELECT name, last_ms, messages - (SELECT count(*) FROM messages WHERE room = id AND body IS NULL)
                FROM rooms";
     conn.prepare(sql)?
@@ -134,7 +134,7 @@ fn summaries(conn: &Connection) -> rusqlite::Result<Vec<RoomSummary>> {
         .collect()
 }
 
-/// The two columns of a target.
+/// A target as the two columns of the table: mark and address.
 fn columns(target: &Target) -> (Option<String>, Option<String>) {
     match target {
         Target::By(mark) => (Some(mark.clone()), None),
@@ -147,7 +147,7 @@ fn lift(conn: &Connection, target: &Target) -> rusqlite::Result<usize> {
     conn.execute("DELETE FROM bans WHERE by IS ? AND address IS ?", params![by, address])
 }
 
-/// Those that are in force.
+/// The bans in force.
 pub fn read_bans(conn: &Connection) -> rusqlite::Result<Vec<Ban>> {
     let now = clock::unix_ms();
     let rows = conn

@@ -1,8 +1,8 @@
-//! Time, for a file that outlives processes and wall clocks that jump.
+//! Clocks for a data file, which outlives processes and sees wall clocks jump.
 //!
-//! The wall clock gives ids and decides which messages are shown. It may be a day or a year off, so it must not delete
-//! anything at once: that follows a clock which the wall clock pulls along at a limited pace. Refs are forgotten by the
-//! time in service, which no jump touches. (Leases are not here: they are plain `Instant`s.)
+//! The wall clock assigns ids and decides which messages are shown. It may be wrong by a day or a year, so it never
+//! triggers deletion directly: deletion follows a paced clock, which approaches the wall clock at a limited speed. Refs
+//! expire by the file's time in service, which is independent of the wall clock. (Leases use `Instant`.)
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,35 +10,35 @@ use rusqlite::{Connection, params};
 
 use crate::backplane::REF_LIFE;
 
-/// How much faster than time itself the clock of deletions may go to catch up: a month in 30 hours. A wall clock that is
-/// set right again before that costs nothing.
+/// How many times faster than real time the paced clock may advance to catch up: a month takes 30 hours. A wall clock
+/// that is corrected before then has caused no deletion.
 const PACE: u64 = 24;
 
-/// The row of the table `clock`, all in milliseconds.
+/// The single row of the table `clock`; all values are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockRow {
-    /// For how long the file has been in service.
+    /// The file's time in service.
     ran: u64,
-    /// When it was last written, by the wall clock.
+    /// The wall clock at the last write.
     wrote: u64,
-    /// The clock of deletions; 0 is not set yet.
+    /// The paced clock; 0 if not yet set.
     paced: u64,
 }
 
-/// The clocks of a data file, advanced once per second.
+/// The clocks of a data file, updated once per second.
 pub struct Clock {
     row: ClockRow,
     looked: Instant,
 }
 
 impl Clock {
-    /// Goes on where the file stopped.
+    /// Continues from the state in the file.
     pub fn new(row: ClockRow) -> Clock {
         let paced = if row.paced == 0 { unix_ms() } else { row.paced };
         Clock { row: ClockRow { paced, ..row }, looked: Instant::now() }
     }
 
-    /// Looks at the clocks; called about once per second. Returns whether a new period has begun.
+    /// Reads the system's clocks; called about once per second. Returns whether a new period has begun.
     pub fn tick(&mut self, now: Instant) -> bool {
         let period = self.period();
         self.advance(now.saturating_duration_since(self.looked), unix_ms());
@@ -55,47 +55,47 @@ impl Clock {
         }
     }
 
-    /// As it goes into the file.
+    /// The state to write to the file.
     pub fn row(&self) -> ClockRow {
         self.row
     }
 
-    /// In which period of service this is; a ref is forgotten when the next one is over.
+    /// The current period of service. Refs are kept until the end of the next period.
     pub fn period(&self) -> u64 {
         self.row.ran / millis(REF_LIFE)
     }
 
-    /// Messages before this, in Unix milliseconds, are deleted; a clock that is behind deletes none.
+    /// Messages before this time, in Unix milliseconds, are to be deleted. A clock that is behind deletes nothing.
     pub fn delete_before(&self, life: Duration) -> u64 {
         self.row.paced.min(self.row.wrote).saturating_sub(millis(life))
     }
 }
 
-/// Reads the row.
+/// Reads the state from the file.
 pub fn read(conn: &Connection) -> rusqlite::Result<ClockRow> {
     conn.query_row("SELECT ran, wrote, paced FROM clock", [], |row| {
         Ok(ClockRow { ran: row.get(0)?, wrote: row.get(1)?, paced: row.get(2)? })
     })
 }
 
-/// Writes the row.
+/// Writes the state to the file.
 pub fn write(conn: &Connection, row: ClockRow) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE clock SET ran = ?, wrote = ?, paced = ?")?
         .execute(params![row.ran, row.wrote, row.paced])
         .map(drop)
 }
 
-/// Messages before this, in Unix milliseconds, are not shown.
+/// Messages before this time, in Unix milliseconds, are not shown.
 pub fn show_from(life: Duration) -> u64 {
     unix_ms().saturating_sub(millis(life))
 }
 
-/// Now, in Unix milliseconds. Before 1970 it is 0; ids grow all the same.
+/// The wall clock in Unix milliseconds; 0 before 1970 (ids grow regardless).
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
 }
 
-/// In milliseconds, at most what SQLite's integers hold.
+/// A duration in milliseconds, capped at SQLite's largest integer.
 fn millis(time: Duration) -> u64 {
     time.as_millis().min(i64::MAX as u128) as u64
 }
@@ -114,15 +114,16 @@ mod tests {
         let mut clock = Clock::new(ClockRow { ran: 0, wrote: start, paced: start });
         clock.advance(second, start + 1000);
         assert_eq!(clock.delete_before(life), start + 1000 - 30 * DAY, "it follows a clock that goes as it should");
-        // A year ahead: an hour later, a day's worth of messages are gone.
+        // The wall clock jumps a year ahead: after an hour, one day of messages has been deleted.
         clock.advance(second, start + 365 * DAY);
         assert_eq!(clock.delete_before(life), start + 1000 + PACE * 1000 - 30 * DAY);
         clock.advance(Duration::from_secs(3600), start + 365 * DAY + HOUR);
         assert!(clock.delete_before(life) < start + 25 * HOUR - 30 * DAY);
-        // Set right again: what is left is deleted when its time has come.
+        // The clock is corrected: the rest is deleted only when it is due.
         clock.advance(second, start + HOUR);
         assert_eq!(clock.delete_before(life), start + HOUR - 30 * DAY);
-        // Back in 1970, as a machine without a battery starts: nothing is deleted, and all goes on when it is right.
+        // Back to 1970, as after booting without a clock battery: nothing is deleted, and all continues once the clock
+        // is right.
         clock.advance(second, 5000);
         assert_eq!(clock.delete_before(life), 0);
         clock.advance(second, start + 2 * HOUR);

@@ -1,4 +1,4 @@
-//! A data file read from its beginning to its end, for `bobbin --import`.
+//! Reads a whole data file, for `bobbin --import`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::file::{self, DataError, DataFile};
 use super::room_log::{Log, floor, id, pair, rooms_after};
 use crate::protocol::Id;
 
-/// A file that no process serves meanwhile.
+/// A data file, locked against servers while it is read.
 pub struct Dump {
     conn: Connection,
     _file: Option<DataFile>,
@@ -18,15 +18,15 @@ pub struct Dump {
 pub struct DumpedRoom {
     /// Its name.
     pub name: String,
-    /// The newest id that it ever gave.
+    /// The newest id it ever assigned.
     pub last: Id,
-    /// Whether its log has lost its beginning.
+    /// Whether its oldest messages have been trimmed.
     pub is_trimmed: bool,
     number: i64,
 }
 
 impl Dump {
-    /// Opens a file that is there.
+    /// Opens an existing file.
     ///
     /// # Errors
     /// [`DataError`].
@@ -38,7 +38,7 @@ impl Dump {
         Ok(Dump { conn, _file: file })
     }
 
-    /// All rooms that have messages.
+    /// All rooms with messages.
     ///
     /// # Errors
     /// [`DataError`].
@@ -53,7 +53,7 @@ impl Dump {
         Ok(rooms.map(dumped).collect())
     }
 
-    /// The next messages of a room after one of them, the oldest first; none older than `from`, in Unix milliseconds.
+    /// The messages of a room that follow `after`, oldest first, none older than `from` in Unix milliseconds.
     ///
     /// # Errors
     /// [`DataError`].
@@ -72,7 +72,7 @@ impl Dump {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The refs that are known in a room: mark, ref, and the message's id.
+    /// The refs remembered for a room: mark, ref, and the message's id.
     ///
     /// # Errors
     /// [`DataError`].

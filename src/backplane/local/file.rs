@@ -1,7 +1,7 @@
-//! The data file: found, locked against a second process, opened, and looked after while it is in use.
+//! The data file: locating it, locking it against other processes, opening it, and watching it while in use.
 //!
-//! The lock is on a file of its own beside it. SQLite's own locks must come and go with each transaction, so that
-//! backups can read the file meanwhile; and closing any handle on the data file would drop those of this process.
+//! The lock is on a separate file beside it. SQLite's own locks must come and go with each transaction so that backups
+//! can read the file; and closing any handle on the data file would release this process's locks on it.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,30 +15,30 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
 
-/// How long another program's write to the file, `sqlite3 chat.db` say, is waited for.
+/// How long to wait while another program writes to the file, for example `sqlite3 chat.db`.
 const BUSY: Duration = Duration::from_secs(1);
-/// A file up to this size is read whole at the start, to find damage: some 0.2 s for 64 MiB.
+/// Files up to this size are checked for damage at startup: 64 MiB take about 0.2 s.
 const CHECKED: u64 = 64 * 1024 * 1024;
 
-/// Why a data file is not used. The file is as it was.
+/// Why a data file cannot be used. The file has not been changed.
 #[derive(Debug)]
 pub enum DataError {
-    /// Another process has it.
+    /// Another process holds its lock.
     InUse,
-    /// It is another program's.
+    /// It belongs to another program.
     Foreign,
-    /// A newer Bobbin made it.
+    /// It was written by a newer version of Bobbin.
     Newer {
-        /// Its version.
+        /// The file's schema version.
         version: i64,
-        /// The newest version that this program knows.
+        /// The newest schema version this program knows.
         known: usize,
     },
-    /// Its contents are not what SQLite wrote.
+    /// Its contents are corrupt.
     Damaged(String),
-    /// It can't be opened or made.
+    /// It cannot be opened or created.
     Unusable(String),
-    /// Its disk is full or broken, which may mend itself.
+    /// The disk is full or failing; a retry may succeed.
     Disk(String),
 }
 
@@ -71,18 +71,18 @@ impl From<rusqlite::Error> for DataError {
     }
 }
 
-/// What guards the file that a connection has open.
+/// What protects the open data file.
 pub struct DataFile {
     path: PathBuf,
-    /// Device and number of the file and of its log: what the paths must still lead to.
+    /// Device and inode of the file and of its write-ahead log, to which the paths must still lead.
     identity: [Identity; 2],
-    /// Locked for as long as it is open.
+    /// Holds the lock while open.
     _lock: File,
 }
 
 type Identity = Option<(u64, u64)>;
 
-/// Opens the file, or a database in memory, and accepts its contents.
+/// Opens the file, or an in-memory database, and verifies its contents.
 ///
 /// # Errors
 /// [`DataError`].
@@ -93,7 +93,8 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
         return Ok((conn, None));
     };
     let unusable = |error: io::Error| DataError::Unusable(error.to_string());
-    // Where a file may not grow (RLIMIT_FSIZE), that is an error to be answered, not the end of the process.
+    // With a file size limit (RLIMIT_FSIZE), a write must fail with an error; without a handler the signal would end
+    // the process.
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map_err(unusable)?;
     let path = resolve(path).map_err(unusable)?;
     let options = |new| OpenOptions::new().write(true).create(true).create_new(new).mode(0o600).clone();
@@ -102,7 +103,7 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
         TryLockError::WouldBlock => DataError::InUse,
         TryLockError::Error(error) => unusable(error),
     })?;
-    // SQLite would make it readable for everybody.
+    // Create the file here, because SQLite would make it readable for everyone.
     match options(true).open(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
         _ => {}
@@ -111,24 +112,24 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     conn.busy_timeout(BUSY)?;
     schema::prepare(&mut conn, Some(&path))?;
     check(&conn, &path)?;
-    // Commits append to a log beside the file, and are on the disk when they return.
+    // A commit appends to a log beside the file, and is durable when it returns.
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     let mut file = DataFile { path, identity: [None, None], _lock: lock };
-    // The log is made when it is first read or written.
+    // SQLite creates the log at the first access.
     conn.query_row("SELECT count(*) FROM clock", [], |_| Ok(()))?;
     file.identity = file.look();
     Ok((conn, Some(file)))
 }
 
 impl DataFile {
-    /// Its path, without symbolic links.
+    /// The file's path, with symbolic links resolved.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is still in its place. What is written to a file that was removed or replaced ends with the process,
-    /// without any error.
+    /// Whether the paths still lead to the open files. Writes to a removed or replaced file would succeed, but be lost
+    /// when the process ends.
     pub fn is_in_place(&self) -> bool {
         self.look() == self.identity
     }
@@ -139,7 +140,7 @@ impl DataFile {
     }
 }
 
-/// A file of this size can be checked without a delay that anybody notices.
+/// Checks small files for damage, as that takes no noticeable time.
 fn check(conn: &Connection, path: &Path) -> Result<(), DataError> {
     if fs::metadata(path).is_ok_and(|found| found.len() > CHECKED) {
         return Ok(());
@@ -148,7 +149,7 @@ fn check(conn: &Connection, path: &Path) -> Result<(), DataError> {
     if found == "ok" { Ok(()) } else { Err(DataError::Damaged(found.replace('\n', " "))) }
 }
 
-/// The same file must have the same lock by whatever path it is reached.
+/// Resolves links, so that a file has the same lock whichever path it is reached by.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     if let Ok(found) = path.canonicalize() {
         return Ok(found);
@@ -159,7 +160,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// The file that a server locks for as long as it has this one open.
+/// The file that a server locks while it has this one open.
 pub fn lock_of(path: &Path) -> PathBuf {
     beside(path, "-lock")
 }

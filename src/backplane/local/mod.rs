@@ -1,8 +1,9 @@
-//! The backplane of one process alone: no Redis; its rooms are in an SQLite file, or in memory.
+//! The backplane of a single process, without Redis: rooms are in an SQLite file or in memory.
 //!
-//! One thread owns all rooms and carries out commands from one channel: the channel's order is the rooms' order, and
-//! nothing needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its transactions,
-//! `room_log.rs` the SQL of a log, `schema.rs` the tables. Its neighbour `redis/` gives the same commands to a server instead.
+//! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
+//! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
+//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables. Its neighbour `redis/` sends the same commands
+//! to a server instead.
 
 mod admin;
 mod clock;
@@ -30,33 +31,33 @@ use crate::protocol::Id;
 use crate::settings::Retention;
 use crate::threads;
 
-/// Commands that may wait. A session that finds it full waits, so that no client can outrun the rooms.
+/// Capacity of the command queue. A session that finds it full waits, so clients cannot outrun the rooms.
 const QUEUE: usize = 1024;
-/// How long a session waits for its place in the queue, and for an answer.
+/// How long a session waits for a place in the queue, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Why nothing is kept once a commit takes longer than that.
+/// Reported when a commit takes longer than that.
 const STALLED: &str = "the disk does not answer";
 
-/// The handle that sessions hold. When the last one is dropped, the thread ends.
+/// The handle used by sessions. Dropping the last one ends the thread.
 pub struct Local {
     commands: Sender<Command>,
     listener: EventSink,
     condition: Arc<Mutex<Condition>>,
 }
 
-/// How the thread is, for the handle.
+/// The thread's state, shared with the handle.
 struct Condition {
     health: Health,
-    /// Since when it waits for the disk.
+    /// Since when it has been waiting for the disk.
     waits: Option<Instant>,
 }
 
-/// How much is kept.
+/// Storage limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Of each room's log.
+    /// The limits on each room's log.
     pub retention: Retention,
-    /// Rooms that have messages or people.
+    /// The number of rooms with messages or people.
     pub rooms: usize,
 }
 
@@ -101,10 +102,10 @@ enum Command {
 }
 
 impl Local {
-    /// Opens the file (in memory: `None`) and starts the thread.
+    /// Opens the file (`None`: in memory) and starts the thread.
     ///
     /// # Errors
-    /// The file can't be used, or no thread can be started.
+    /// The file cannot be used, or the thread cannot be started.
     pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
         let (commands, inbox) = bounded(QUEUE);
         let condition = Arc::new(Mutex::new(Condition { health: Ok(()), waits: None }));
@@ -127,21 +128,21 @@ impl Backplane for Local {
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
         let arrival = self.ask(|reply| Command::Join { seat: seat.clone(), since, reply });
         if arrival.is_err() {
-            // A disk that is slow now may let it sit down later, when nobody waits for it.
+            // The join may still be executed after its caller has given up; this returns the seat then.
             self.leave(seat, Leave::Now);
         }
         arrival?
     }
 
     fn leave(&self, seat: &Seat, how: Leave) {
-        // It must not get lost, so it waits for as long as it takes; no client waits for it.
+        // Must not be lost, so this waits without limit. No client waits for it.
         let _ = self.commands.send(Command::Leave { seat: seat.clone(), how });
     }
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
         let since = Instant::now();
         let command = Command::Say { seat: seat.clone(), body, reference: reference.clone(), since };
-        // A disk that hangs holds what is queued already; what comes then is refused at once.
+        // While the disk hangs, commands already queued stay, and new ones are refused at once.
         if self.health().is_err_and(|why| why == STALLED) || self.commands.send_timeout(command, PATIENCE).is_err() {
             (self.listener)(Event::Refused { session: seat.session, reference });
         }

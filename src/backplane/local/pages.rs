@@ -1,5 +1,5 @@
-//! Pages of the logs: what a newcomer gets, and history. They are read between batches, when all that was published is
-//! in the file.
+//! Pages of the logs, for welcomes and histories. They are read between batches, when everything published is in the
+//! file.
 
 use crossbeam_channel::Sender;
 
@@ -9,7 +9,7 @@ use super::rooms::{LocalRoom, Rooms, complain};
 use crate::backplane::{Arrival, JoinError, Leave, Page, Room, Seat, Span};
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 
-/// A page to be read when the batch is on the disk.
+/// A page to read once the batch is committed.
 pub enum Wanted {
     Arrival(Seat, Option<Id>, Sender<Result<Arrival, JoinError>>),
     History(Room, Span, usize, Sender<Page>),
@@ -18,7 +18,7 @@ pub enum Wanted {
 impl Rooms {
     /// Reads one page and answers.
     pub fn read_page(&mut self, wanted: Wanted) {
-        // An answer finds nobody only when the caller's patience is over.
+        // The receiver is gone only if the caller has timed out.
         match wanted {
             Wanted::Arrival(seat, since, reply) => {
                 let arrival = self.arrival(&seat.room, since).map_err(|error| complain(&error).into());
@@ -63,7 +63,7 @@ impl Rooms {
         }
     }
 
-    /// The id below which messages are too old to be shown.
+    /// Messages below this id are too old to be shown.
     fn floor(&self) -> Id {
         room_log::floor(clock::show_from(self.limits.retention.life))
     }

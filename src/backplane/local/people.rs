@@ -1,7 +1,7 @@
-//! Who is in the rooms: taking a seat, giving it back, and the end of a lease.
+//! Presence in local rooms: taking and releasing seats, and leases.
 //!
-//! All of it is decided in memory. The rows behind it are for the next process, so that a restart shows nobody leaving:
-//! whoever was there has a whole lease from its start on.
+//! All of it is decided in memory. The rows in the file are for the next process, so that a restart shows nobody
+//! leaving: everyone present starts with a full lease.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,24 +16,24 @@ use super::{admin, clock};
 use crate::backplane::admin::{Occupant, Target};
 use crate::backplane::{Change, Event, JoinError, LEASE, Leave, Room, Seat, SessionId};
 
-/// Someone in a room.
+/// A person in a room.
 pub struct Person {
     /// As shown.
     pub name: Arc<str>,
     /// The client's mark.
     pub by: Arc<str>,
-    /// When it came, in Unix milliseconds.
+    /// When the person joined, in Unix milliseconds.
     since: u64,
-    /// `None` since a restart, until it comes back.
+    /// `None` from a restart until the client returns.
     address: Option<IpAddr>,
-    /// `None` since a restart, until it comes back.
+    /// `None` from a restart until the client returns.
     session: Option<SessionId>,
-    /// When the lease ends; `None` while the connection lives.
+    /// When the lease ends; `None` while the connection is open.
     expires: Option<Instant>,
 }
 
 impl LocalRoom {
-    /// Who is in it.
+    /// The people in the room.
     pub fn occupants(&self) -> Vec<Occupant> {
         let occupant = |person: &Person| Occupant {
             name: person.name.to_string(),
@@ -46,21 +46,21 @@ impl LocalRoom {
 }
 
 impl Rooms {
-    /// Takes the bans from the file.
+    /// Loads the bans from the file.
     pub fn load_bans(&mut self) {
         if let Ok(bans) = admin::read_bans(self.store.conn()).map_err(|error| complain(&error)) {
             self.bans.set(&bans);
         }
     }
 
-    /// The sessions that a ban is about.
+    /// The sessions to which a ban applies.
     pub fn sessions_of(&self, target: &Target) -> Vec<SessionId> {
         let people = self.rooms.values().flat_map(|room| room.people.values());
         let theirs = people.filter(|person| person.address.is_some_and(|address| target.is(&person.by, address)));
         theirs.filter_map(|person| person.session).collect()
     }
 
-    /// Seats those who were there when the last process ended.
+    /// Loads the seats of those present when the last process ended.
     pub fn seat_again(&mut self) -> rusqlite::Result<()> {
         let expires = Instant::now() + LEASE;
         for [room, key, by, name] in load(self.store.conn())? {
@@ -75,7 +75,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// Takes a seat, or takes it over.
+    /// Takes a seat, or takes it over from the client's older session.
     pub fn sit(&mut self, seat: &Seat) -> Result<(), JoinError> {
         if let Some(left) = self.bans.left(seat) {
             return Err(JoinError::Banned(left));
@@ -109,7 +109,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// Gives a seat back, if the session still has it.
+    /// Releases a seat, if the session still holds it.
     pub fn leave(&mut self, seat: &Seat, how: Leave) {
         let Some(room) = self.rooms.get_mut(&seat.room) else { return };
         let Some(person) = room.people.get_mut(&seat.key).filter(|p| p.session == Some(seat.session)) else { return };
@@ -142,7 +142,7 @@ impl Rooms {
         self.outcomes.push(Outcome::Event(Event::Presence { room: name.clone(), change }));
     }
 
-    /// Gives up the seats whose lease has ended.
+    /// Releases the seats whose lease has ended.
     pub fn reap(&mut self, now: Instant) {
         let mut changes: HashMap<Room, Change> = HashMap::new();
         while self.expiring.front().is_some_and(|(end, ..)| *end <= now)
@@ -159,7 +159,7 @@ impl Rooms {
         changes.into_iter().for_each(|(room, change)| self.announce(&room, change));
     }
 
-    /// Writes all seats anew, after some could not be written.
+    /// Rewrites all seats, after writing some has failed.
     pub fn write_seats(&mut self) {
         self.seats_are_behind = self.store.write(|conn| replace(conn, &self.rooms)).is_err();
     }
@@ -172,19 +172,19 @@ fn load(conn: &Connection) -> rusqlite::Result<Vec<[String; 4]>> {
         .collect()
 }
 
-/// Takes a seat, or changes who has it.
+/// Inserts or updates a seat.
 fn put(conn: &Connection, room: &str, key: &str, person: &Person) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT OR REPLACE INTO seats VALUES (?, ?, ?, ?)")?
         .execute(params![room, key, person.by, person.name])
         .map(drop)
 }
 
-/// Gives a seat back.
+/// Deletes a seat.
 fn remove(conn: &Connection, room: &str, key: &str) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM seats WHERE room = ? AND key = ?")?.execute([room, key]).map(drop)
 }
 
-/// Writes all of them anew.
+/// Rewrites all seats.
 fn replace(conn: &Connection, rooms: &HashMap<Room, LocalRoom>) -> rusqlite::Result<()> {
     conn.execute("DELETE FROM seats", [])?;
     rooms

@@ -1,6 +1,6 @@
-//! One room's log as SQL: what keeps, reads and trims its messages, and what knows a `ref` again.
+//! The SQL of one room's log: adding, reading and trimming messages, and recognizing a `ref`.
 //!
-//! The functions take a connection and nothing else of the thread's; those that write are called within its transaction.
+//! The functions need only a connection. Those that write are called within its transaction.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
@@ -10,47 +10,47 @@ use crate::backplane::admin::Removal;
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
 
-/// Messages that one room loses at a time, so that a large excess delays nobody.
+/// The most messages trimmed from a room at a time, so that a large excess delays nobody.
 const TRIM: usize = 1000;
-/// A message's frame without its body, in bytes.
+/// The size of a `message` frame without its body, in bytes.
 const FRAME_BYTES: usize = 90;
-/// A bound that is after all messages: SQLite's integers have a sign.
+/// A bound after all messages; SQLite's integers are signed.
 const END: Id = Id { ms: i64::MAX as u64, seq: i64::MAX as u64 };
 
-/// A room's row.
+/// A room's row in the table.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// 0 until its first message.
+    /// The row's number; 0 until the first message.
     number: i64,
-    /// The newest id that it ever gave.
+    /// The newest id ever assigned.
     pub last: Id,
     messages: usize,
     bytes: usize,
-    /// Whether it has lost its beginning.
+    /// Whether the oldest messages have been trimmed.
     trimmed: bool,
 }
 
-/// A message to be kept.
+/// A message to add.
 pub struct Draft<'a> {
     pub by: &'a str,
     pub body: &'a str,
     pub reference: Option<&'a str>,
-    /// Now, in Unix milliseconds.
+    /// The current time, in Unix milliseconds.
     pub ms: u64,
-    /// Which ten minutes of service these are.
+    /// The current ten-minute period of service.
     pub period: u64,
 }
 
-/// What became of it.
+/// The result of adding a message.
 pub enum Kept {
-    /// It is in the log.
+    /// It was added with this id.
     New(Id),
-    /// Its ref was known: the first one's id, and its body if that is still kept.
+    /// Its ref was known: the first message's id, and its body if still in the log.
     Before(Id, Option<String>),
 }
 
 impl Log {
-    /// Reads a room's row, if it has one.
+    /// Loads a room's row, if there is one.
     pub fn load(conn: &Connection, name: &str) -> rusqlite::Result<Option<Log>> {
         conn.prepare_cached("SELECT id, last_ms, last_seq, messages, bytes, trimmed FROM rooms WHERE name = ?")?
             .query_row([name], Log::from_row)
@@ -67,22 +67,22 @@ impl Log {
         })
     }
 
-    /// Its number in the file, 0 if it is not there.
+    /// The room's number in the file, 0 if it has none yet.
     pub fn number(&self) -> i64 {
         self.number
     }
 
-    /// Whether it has lost its beginning.
+    /// Whether the oldest messages have been trimmed.
     pub fn is_trimmed(&self) -> bool {
         self.trimmed
     }
 
-    /// Whether nothing is kept of it.
+    /// Whether nothing of it remains.
     pub fn is_empty(&self) -> bool {
         self.messages == 0
     }
 
-    /// Keeps a message, unless its ref is known. The row is not written yet: see [`Log::settle`].
+    /// Adds a message, unless its ref is known. The room's row is written later, by [`Log::settle`].
     pub fn keep(&mut self, conn: &Connection, name: &str, draft: &Draft<'_>) -> rusqlite::Result<Kept> {
         if self.number == 0 {
             conn.prepare_cached("INSERT INTO rooms VALUES (NULL, ?, 0, 0, 0, 0, 0)")?.execute([name])?;
@@ -128,7 +128,7 @@ impl Log {
             .optional()
     }
 
-    /// Ends a batch: trims the log by number and bytes, and writes the row.
+    /// Ends a batch: trims the log to its limits in messages and bytes, and writes the row.
     pub fn settle(&mut self, conn: &Connection, retention: &Retention) -> rusqlite::Result<()> {
         if self.has_too_many(retention) {
             self.trim(conn, retention, 0)?;
@@ -146,7 +146,7 @@ impl Log {
         .map(drop)
     }
 
-    /// Deletes the row of a room of which nothing is left.
+    /// Deletes the row of a room of which nothing remains.
     pub fn remove(&self, conn: &Connection) -> rusqlite::Result<()> {
         conn.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([self.number]).map(drop)
     }
@@ -155,12 +155,12 @@ impl Log {
         self.messages > retention.messages || (self.bytes > retention.bytes && self.messages > 1)
     }
 
-    /// Whether there is something to trim; `before` is in Unix milliseconds.
+    /// Whether the log exceeds its limits; `before` is in Unix milliseconds.
     pub fn is_over(&self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<bool> {
         Ok(self.has_too_many(retention) || self.exists(conn, Id::default(), Id { ms: before, seq: 0 })?)
     }
 
-    /// Deletes the oldest messages that are too many, or older than `before`, up to [`TRIM`].
+    /// Deletes the oldest messages that exceed the limits or are older than `before`, up to [`TRIM`] of them.
     pub fn trim(&mut self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<()> {
         let mut oldest = conn.prepare_cached(
             "SELECT ms, seq, octet_length(body) FROM messages WHERE room = ? ORDER BY ms, seq LIMIT ?",
@@ -183,13 +183,13 @@ impl Log {
             .map(drop)
     }
 
-    /// Removes messages for the host: their rows stay without a body. The row of the room is to be saved.
+    /// Removes messages for the admin API: their rows stay, without a body. The caller saves the room's row.
     pub fn blank(&mut self, conn: &Connection, removal: &Removal) -> rusqlite::Result<Vec<Id>> {
         let mut values: Vec<Value> = vec![self.number.into()];
         let condition = match removal {
             Removal::All => "",
             Removal::By(mark) => {
-                // A body begins with the mark of its sender.
+                // A body starts with its sender's mark.
                 values.push(format!(r#"{{"by":"{mark}""#).into());
                 "AND substr(body, 1, 24) = ?2"
             }
@@ -213,8 +213,7 @@ impl Log {
         Ok(found.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Messages between two ids, both excluded: the newest, oldest first; and whether there are older ones at all, as
-    /// far back as `floor`.
+    /// The newest messages between two ids (exclusive), oldest first, and whether there are older ones down to `floor`.
     pub fn newest(&self, conn: &Connection, after: Id, before: Id, limit: usize, floor: Id) -> rusqlite::Result<Page> {
         let (mut messages, _) = self.read(conn, "DESC", after.max(floor), before, limit)?;
         messages.reverse();
@@ -222,7 +221,7 @@ impl Log {
         Ok(Page { messages, more: self.exists(conn, floor, first)? })
     }
 
-    /// Messages between two ids, both excluded: the oldest; and whether there are more.
+    /// The oldest messages between two ids (exclusive), and whether there are more.
     pub fn oldest(&self, conn: &Connection, after: Id, before: Id, limit: usize) -> rusqlite::Result<Page> {
         let (messages, more) = self.read(conn, "ASC", after, before, limit)?;
         Ok(Page { messages, more })
@@ -255,7 +254,7 @@ impl Log {
         Ok((found, false))
     }
 
-    /// Whether there are messages between two ids, both excluded.
+    /// Whether there are messages between two ids (exclusive).
     fn exists(&self, conn: &Connection, after: Id, before: Id) -> rusqlite::Result<bool> {
         let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
         conn.prepare_cached(
@@ -265,8 +264,8 @@ impl Log {
         .exists(params![self.number, after_ms, after_seq, before_ms, before_seq])
     }
 
-    /// Whether some after `since` are no longer kept: `since` itself is not, though it is not the newest. One that the
-    /// host removed still counts as kept.
+    /// Whether messages after `since` are no longer kept: `since` itself is not, and it is not the newest id. A message
+    /// removed through the admin API still counts as kept.
     pub fn has_gap(&self, conn: &Connection, since: Id, floor: Id) -> rusqlite::Result<bool> {
         if since == self.last {
             return Ok(false);
@@ -284,29 +283,29 @@ impl Log {
     }
 }
 
-/// The id below which messages of before this time are, in Unix milliseconds.
+/// The smallest id of messages at or after this time, in Unix milliseconds.
 pub fn floor(ms: u64) -> Id {
     ms.checked_sub(1).map_or(Id::default(), |ms| Id { ms, seq: END.seq })
 }
 
-/// A bound, or the end of the log.
+/// The given bound, or the end of the log.
 pub fn or_end(before: Option<Id>) -> Id {
     before.unwrap_or(END)
 }
 
-/// How many rooms have a row.
+/// The number of rooms with a row.
 pub fn count_rooms(conn: &Connection) -> rusqlite::Result<usize> {
     conn.query_row("SELECT count(*) FROM rooms", [], |row| row.get(0))
 }
 
-/// The next rooms by number.
+/// The next rooms in order of their numbers.
 pub fn rooms_after(conn: &Connection, number: i64, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
     let sql =
         "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE id > ? ORDER BY id LIMIT ?";
     conn.prepare_cached(sql)?.query_map(params![number, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
 }
 
-/// Forgets refs of periods before the last one: how many it were.
+/// Deletes refs from before the last period, and returns how many were deleted.
 pub fn forget_refs(conn: &Connection, period: u64, count: usize) -> rusqlite::Result<usize> {
     conn.prepare_cached(
         "DELETE FROM refs WHERE (period, room, by, ref) IN
@@ -315,13 +314,13 @@ pub fn forget_refs(conn: &Connection, period: u64, count: usize) -> rusqlite::Re
     .execute(params![period, count])
 }
 
-/// An id in two columns.
+/// Reads an id from two columns.
 pub fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Id> {
     let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
     Ok(Id { ms: number(column)?, seq: number(column + 1)? })
 }
 
-/// An id as SQLite has it. Clients may send ids that are too large; none of them exists.
+/// An id as two SQLite integers. Clients may send ids that are too large; no such message exists.
 pub fn pair(id: Id) -> (i64, i64) {
     let id = id.min(END);
     (id.ms.cast_signed(), id.seq.min(END.seq).cast_signed())

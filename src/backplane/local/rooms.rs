@@ -1,9 +1,9 @@
-//! The thread that owns the rooms: it carries out what has piled up as one transaction, and only when that is on the
-//! disk does it publish events and answer.
+//! The thread that owns the rooms. It executes all commands in its queue as one transaction, and publishes events and
+//! answers only after the commit.
 //!
-//! Who is in a room is in memory and reaches the file behind it: a join needs no disk, and a full one keeps nobody out.
-//! Messages are in the file alone. Pages of them are read between batches, a few at a time, so that no message waits for
-//! many readers.
+//! Presence is decided in memory and written to the file afterwards: a join does not wait for the disk, and a full disk
+//! keeps nobody out. Messages are only in the file. Pages of them are read between batches, a few at a time, so that
+//! messages do not wait for many readers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,51 +22,51 @@ use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, JoinError, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};
 
-/// Commands that share a transaction.
+/// The most commands per transaction.
 const BATCH: usize = 256;
-/// Pages that are read between two batches: a few milliseconds.
+/// The most pages read between two batches; they take a few milliseconds.
 const PAGES: usize = 16;
-/// How often ended leases and old messages are looked for.
+/// Interval at which leases are expired and old messages deleted.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the thread owns: the store, and who is in the rooms.
+/// The state owned by the thread: the store, and who is in the rooms.
 pub struct Rooms {
     pub store: Store,
     pub limits: Limits,
     pub listener: EventSink,
-    /// For the handle.
+    /// Shared with the handle.
     pub condition: Arc<Mutex<Condition>>,
     pub rooms: HashMap<Room, LocalRoom>,
-    /// Leases that end, in that order.
+    /// Leases of broken connections, in the order in which they end.
     pub expiring: VecDeque<(Instant, Room, Arc<str>)>,
-    /// Numbers the changes of presence: their stamp.
+    /// Counts changes of presence; its value is a change's stamp.
     pub changes: u64,
-    /// How many rooms the file has.
+    /// The number of rooms in the file.
     stored: usize,
-    /// Rooms with new messages, and how many these are.
+    /// Rooms with new messages, and the number of these messages.
     dirty: Vec<Room>,
     messages: usize,
-    /// What is published when the batch is on the disk.
+    /// What to publish after the commit.
     pub outcomes: Vec<Outcome>,
     pages: VecDeque<Wanted>,
-    /// Who is kept out.
+    /// The bans in force.
     pub bans: Bans,
-    /// Whether seats changed that could not be written.
+    /// Whether changed seats could not be written.
     pub seats_are_behind: bool,
 }
 
-/// A room that somebody is in, or was a moment ago.
+/// A room with people in it, now or a moment ago.
 pub struct LocalRoom {
-    /// Its row.
+    /// Its row in the file.
     pub log: Log,
     /// By folded name.
     pub people: HashMap<Arc<str>, Person>,
-    /// Whether its log has changed in this batch.
+    /// Whether this batch has changed its log.
     is_dirty: bool,
 }
 
 impl LocalRoom {
-    /// One with nobody in it.
+    /// A room without people.
     pub fn new(log: Log) -> LocalRoom {
         LocalRoom { log, people: HashMap::new(), is_dirty: false }
     }
@@ -74,26 +74,26 @@ impl LocalRoom {
 
 /// Who waits for a message to be kept.
 pub enum Author {
-    /// A session, and its `ref`.
+    /// A session, and the message's `ref`.
     Session(SessionId, Option<String>),
-    /// A caller; dropping this refuses the message.
+    /// A caller of `post`; dropping this refuses the message.
     Caller(Sender<(Id, String)>),
 }
 
-/// What is published after the commit.
+/// What happens after the commit.
 pub enum Outcome {
-    /// True in any case.
+    /// An event that does not depend on the commit.
     Event(Event),
-    /// What follows whether the batch is kept or not.
+    /// A job to continue, with the result of the commit.
     Then(Then),
-    /// A message that can't be kept.
+    /// A message that could not be added.
     Refused(Author),
-    /// A message in the log, if the batch is kept.
+    /// A message that is in the log if the commit succeeded.
     Said { room: Room, author: Author, id: Id, body: String, is_new: bool, since: Instant },
 }
 
 impl Rooms {
-    /// Rooms as the file has them. Whoever was there when the last process ended has a whole lease.
+    /// Loads the rooms from the file. Everyone present when the last process ended has a full lease.
     pub fn new(
         store: Store,
         limits: Limits,
@@ -121,7 +121,7 @@ impl Rooms {
         Ok(rooms)
     }
 
-    /// Where the rooms are, for the log.
+    /// The storage in words, for the log.
     pub fn describe(&self) -> String {
         match self.store.path() {
             Some(path) => format!(
@@ -133,7 +133,7 @@ impl Rooms {
         }
     }
 
-    /// Works until it is stopped, or the handle is dropped.
+    /// Executes commands until it is stopped or the handle is dropped.
     pub fn serve(mut self, inbox: &Receiver<Command>) {
         let mut tick_at = Instant::now() + TICK;
         loop {
@@ -147,7 +147,7 @@ impl Rooms {
             };
             match first {
                 Ok(first) => {
-                    // Sessions that are about to speak go into the same transaction; see `Lane::run`.
+                    // Lets sessions that are about to send add to this transaction; see `Lane::run`.
                     thread::yield_now();
                     let mut stopped = self.carry_out(first);
                     for command in inbox.try_iter().take(BATCH - 1) {
@@ -155,7 +155,7 @@ impl Rooms {
                     }
                     self.finish();
                     if let Some(stopped) = stopped {
-                        // Closing the file takes its log back into it.
+                        // Closing the file merges its write-ahead log into it.
                         drop(self);
                         let _ = stopped.send(());
                         return;
@@ -175,7 +175,8 @@ impl Rooms {
         }
     }
 
-    /// Carries a command out; what may be published only after the commit waits in `outcomes`. Returns who waits for the stop.
+    /// Executes a command; what must wait for the commit is added to `outcomes`. Returns the channel of whoever stops
+    /// the thread.
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
             Command::Join { seat, since, reply } => match self.sit(&seat) {
@@ -205,7 +206,7 @@ impl Rooms {
         None
     }
 
-    /// Makes sure that the room is in memory.
+    /// Loads the room into memory if it is not there.
     pub fn open(&mut self, name: &Room) -> Result<(), JoinError> {
         if self.rooms.contains_key(name) {
             return Ok(());
@@ -219,7 +220,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// Keeps a message that its author handed over at this time.
+    /// Adds a message that its author submitted at `since`.
     fn say(
         &mut self,
         name: &Room,
@@ -250,7 +251,7 @@ impl Rooms {
         Ok(kept)
     }
 
-    /// Ends the batch: writes the rooms' rows, commits, and publishes what has come of it.
+    /// Ends the batch: writes the rooms' rows, commits, and publishes the outcomes.
     fn finish(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
         for name in &dirty {
@@ -299,7 +300,7 @@ impl Rooms {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports to the handle and the clients when the store went down or came back.
+    /// Notifies the handle and the clients if the store went down or came back.
     fn report(&self) {
         let health = self.store.health();
         let before = std::mem::replace(&mut self.condition().health, health.clone());
@@ -313,7 +314,7 @@ impl Rooms {
         (self.listener)(Event::Status(health.is_ok()));
     }
 
-    /// Takes a log's row as the host's tools have changed it.
+    /// Stores a log's row that the admin operations have changed.
     pub fn put_log(&mut self, name: &Room, log: Log) {
         if let Some(room) = self.rooms.get_mut(name) {
             room.log = log;
@@ -323,7 +324,7 @@ impl Rooms {
         }
     }
 
-    /// Takes rooms' rows from the file again.
+    /// Reloads rooms' rows from the file.
     fn reload<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         for name in names {
             if let Some(room) = self.rooms.get_mut(name) {
@@ -334,7 +335,7 @@ impl Rooms {
         self.stored = room_log::count_rooms(self.store.conn()).unwrap_or(self.stored);
     }
 
-    /// What is due by the clock.
+    /// Does the periodic work.
     fn tick(&mut self, now: Instant) {
         self.seats_are_behind |= self.store.try_again(now);
         if self.seats_are_behind {
@@ -350,7 +351,7 @@ impl Rooms {
     }
 }
 
-/// The file can't be read, in part or at all.
+/// Logs that reading the file failed.
 pub fn complain(error: &rusqlite::Error) -> Unavailable {
     log::warn!("the rooms can't be read: {error}");
     Unavailable

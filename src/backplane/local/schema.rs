@@ -1,7 +1,7 @@
-//! The tables, and which of a file's contents are accepted: only Bobbin's own, and none of a version that is newer.
+//! The tables, and the check of a file's contents: only Bobbin's own files are accepted, and none of a newer version.
 //!
-//! A file's kind and version are in its header, where SQLite keeps two numbers for the application. They are compared
-//! before anything is written, so a file that is refused is left as it was.
+//! Kind and version are in the two numbers that SQLite's header reserves for applications. They are checked before
+//! anything is written, so a refused file is unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::file::DataError;
 
-/// Marks a file as Bobbin's: the ASCII bytes "Bobb".
+/// Identifies Bobbin's files: the ASCII bytes "Bobb".
 pub const APPLICATION_ID: i64 = 0x426F_6262;
 
-/// What brings a file from each version to the next one; an empty file has version 0.
+/// The migration from each version to the next; an empty file has version 0.
 const STEPS: &[&str] = &["
     -- A room, from its first message on. `last_ms` and `last_seq` are the newest id it ever gave. `messages` and `bytes`
     -- count the rows of its log, whose beginning is lost once `trimmed` is 1.
@@ -48,7 +48,7 @@ const STEPS: &[&str] = &["
     INSERT INTO clock VALUES (0, 0, 0);
 "];
 
-/// Accepts a file, or makes the tables of an empty one. `file` is `None` for a database in memory.
+/// Checks a file, migrates it, and creates the tables in an empty one. `file` is `None` for an in-memory database.
 pub fn prepare(conn: &mut Connection, file: Option<&Path>) -> Result<(), DataError> {
     upgrade(conn, file, STEPS)
 }
@@ -77,7 +77,7 @@ fn upgrade(conn: &mut Connection, file: Option<&Path>, steps: &[&str]) -> Result
     Ok(transaction.commit()?)
 }
 
-/// Copies the file as it is to a name that ends in its version. A copy that was cut short has another name.
+/// Copies the file to a name that ends in its version, under a temporary name until the copy is complete.
 fn copy_beside(conn: &Connection, file: &Path, version: i64) -> Result<(), DataError> {
     let named = |ending: &str| PathBuf::from(format!("{}-version-{version}{ending}", file.display()));
     let (copy, part) = (named(""), named(".part"));
@@ -88,7 +88,7 @@ fn copy_beside(conn: &Connection, file: &Path, version: i64) -> Result<(), DataE
     Ok(())
 }
 
-/// Whether this error means that the file's contents are damaged, which no retry mends.
+/// Whether the error means that the file is corrupt, so that retrying is pointless.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(count(&copy, "SELECT x FROM a"), Ok(7));
         assert!(count(&copy, "SELECT sum(x) FROM b").is_err(), "the copy is as the file was");
 
-        // A step that fails leaves the file as it was.
+        // A migration that fails leaves the file unchanged.
         assert!(upgrade(&mut open(), Some(&file), &["", "", "", "INSERT INTO b VALUES (9)", "nonsense"]).is_err());
         assert_eq!(count(&file, "SELECT sum(x) FROM b"), Ok(15));
         assert_eq!(count(&file, "PRAGMA user_version"), Ok(3));

@@ -1,7 +1,7 @@
-//! The transaction that a batch of commands shares, and what follows when it fails.
+//! The transaction shared by a batch of commands, and the recovery when it fails.
 //!
-//! A write that fails spoils the whole transaction: nothing of it is kept, its senders are refused, and the store is
-//! *down* until a write succeeds again. Reading goes on meanwhile.
+//! A failed write rolls back the whole transaction: nothing of it is kept, its senders are refused, and the store is
+//! *down* until a write succeeds again. Reads continue meanwhile.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,28 +14,28 @@ use super::{room_log, schema};
 use crate::backplane::{Health, Unavailable};
 use crate::settings::Retention;
 
-/// While the store is down, it is tried again after the first of these, then after twice as long each time, up to the
-/// second. The wait starts anew once the store was up for longer than that.
+/// Delay before a store that is down is tried again: from the first value, doubling up to the second. It starts over
+/// once the store has been up for longer than the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
-/// Rooms whose excess of messages is looked for, per tick.
+/// Rooms checked per tick for messages to trim.
 const SWEEP: usize = 100;
-/// Old refs that are forgotten per tick, and for each new message: so their number stays bounded at any rate.
+/// Old refs deleted per tick, and per new message. The latter bounds their number at any message rate.
 const FORGET: (usize, usize) = (500, 2);
-/// Statements that stay prepared: more than there are.
+/// Capacity of the statement cache, larger than the number of statements.
 const STATEMENTS: usize = 64;
 
-/// Why the store is down once its file is elsewhere.
+/// Why the store is down when its file has been moved.
 const GONE: &str = "the data file was removed or replaced; put it back, or start again";
 
-/// The file, or the memory, that holds the rooms.
+/// The database that holds the rooms, on disk or in memory.
 pub struct Store {
     conn: Connection,
     file: Option<DataFile>,
     retention: Retention,
     pub clock: Clock,
-    /// Whether something was written since the clock was.
+    /// Whether something has been written since the clock was.
     clock_is_behind: bool,
-    /// The last room whose excess was looked for.
+    /// The number of the room last checked for messages to trim.
     swept: i64,
     /// Whether there may be refs of an earlier period.
     old_refs: bool,
@@ -45,12 +45,12 @@ pub struct Store {
     retry_wait: Duration,
 }
 
-/// How far the transaction of the commands at hand is.
+/// The state of the current transaction.
 #[derive(PartialEq)]
 enum Batch {
-    /// Nothing is written yet.
+    /// Nothing has been written.
     Empty,
-    /// It has begun.
+    /// The transaction has begun.
     Open,
     /// A write failed.
     Failed,
@@ -58,12 +58,12 @@ enum Batch {
 
 struct Down {
     why: String,
-    /// `None`: the file is damaged, and is left alone.
+    /// `None` if the file is corrupt: it is not touched again.
     retry_at: Option<Instant>,
 }
 
 impl Store {
-    /// Opens the file, or memory.
+    /// Opens the file, or an in-memory database.
     pub fn open(path: Option<&Path>, retention: Retention) -> Result<Store, DataError> {
         let (conn, file) = file::open(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -83,22 +83,22 @@ impl Store {
         })
     }
 
-    /// The file's path; `None` in memory.
+    /// The file's path; `None` if in memory.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(DataFile::path)
     }
 
-    /// For reading.
+    /// The connection, for reading.
     pub fn conn(&self) -> &Connection {
         &self.conn
     }
 
-    /// Whether it can be written, and if not, why.
+    /// Whether writing works, and if not, why.
     pub fn health(&self) -> Health {
         self.down.as_ref().map_or(Ok(()), |down| Err(down.why.clone()))
     }
 
-    /// Writes something, in the transaction of this batch.
+    /// Writes something within the transaction of this batch.
     pub fn write<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unavailable> {
         if self.down.is_some() || self.batch == Batch::Failed {
             return Err(Unavailable);
@@ -113,7 +113,7 @@ impl Store {
         })
     }
 
-    /// Ends the batch; `messages` is the number of new ones in it. Returns whether all that was written is kept.
+    /// Ends the batch, which contains this number of new messages. Returns whether it was committed.
     pub fn commit(&mut self, messages: usize) -> bool {
         if self.old_refs && messages > 0 {
             self.forget_refs(messages * FORGET.1);
@@ -127,7 +127,7 @@ impl Store {
                 Err(error) => self.fail(&error),
             },
         }
-        // Some errors have rolled it back already.
+        // Some errors have already rolled the transaction back.
         if !self.conn.is_autocommit()
             && let Err(error) = self.run("ROLLBACK")
         {
@@ -156,7 +156,7 @@ impl Store {
         self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
     }
 
-    /// Whether it was down and is to be tried again: it counts as up then, until a write fails.
+    /// Whether a store that was down is due for a retry. It then counts as up until a write fails.
     pub fn try_again(&mut self, now: Instant) -> bool {
         let is_due = self.down.as_ref().and_then(|down| down.retry_at).is_some_and(|at| at <= now);
         if is_due {
@@ -167,8 +167,8 @@ impl Store {
         is_due
     }
 
-    /// What is done once per second: what is too old is deleted, and the time is written if anything else was. Returns
-    /// the rooms whose row changed. Rooms that are held may become empty, but stay.
+    /// Periodic work, once per second: deletes what is too old, and writes the clock if anything else was written.
+    /// Returns the rooms whose row changed. Rooms for which `is_held` is true stay, even if empty.
     pub fn tick(&mut self, now: Instant, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         if self.down.is_none() && !self.is_in_place() {
             self.go_down(GONE.to_owned(), true);

@@ -1,5 +1,5 @@
-//! The host's tools on Redis. What they change is published, so every instance follows at once; and each reads the bans
-//! with every heartbeat, in case it missed that.
+//! The admin operations on Redis. Changes are published, so that every instance follows at once. Instances also read
+//! the bans with every heartbeat, in case they missed a publication.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::backplane::admin::{Admin, Ban, Occupant, Removal, RoomSummary, Target
 use crate::backplane::{Event, Room, Unavailable};
 use crate::protocol::{self, Id};
 
-/// Keys that Redis looks at per step of a scan, and rooms that are read together.
+/// Keys examined per step of a scan, and rooms read per batch.
 const SCAN: usize = 1000;
 const TOGETHER: usize = 100;
 
@@ -75,11 +75,11 @@ impl Admin for Redis {
 }
 
 impl Redis {
-    /// The names of all rooms that have messages or people.
+    /// The names of all rooms with messages or people.
     fn names(&self) -> Result<BTreeSet<String>, Unavailable> {
         let (mut cursor, mut names) = ("0".to_owned(), BTreeSet::new());
         loop {
-            // Of a room's keys, this takes its log, and who is here.
+            // Matches two of a room's keys: its log, and who is in it.
             let mut scan = cmd("SCAN");
             let scan = scan.arg(&cursor).arg("MATCH").arg("bobbin:{*}:[lh][oe]*").arg("COUNT").arg(SCAN);
             let reply = self.core.bulk.ask_one(scan.get_packed_command(), bulk::deadline())?;
@@ -95,7 +95,7 @@ impl Redis {
 
     fn change_bans(&self, what: &str, rest: &[&str]) -> Result<(bool, Vec<Ban>), Unavailable> {
         let (core, (to, answer)) = (self.core.clone(), bounded(1));
-        // On the reader's thread, so that an older list never comes last.
+        // On the reader's thread, so that an older list never replaces a newer one.
         self.core.pipeline.send(self.core.commands.bans(what, rest), move |reply| {
             let changed = reply.map_err(Unavailable::from).and_then(bans);
             if let Ok((_, bans)) = &changed {
@@ -108,7 +108,7 @@ impl Redis {
 }
 
 impl Core {
-    /// Reads the bans anew. Called whenever they may have changed; waits for nothing.
+    /// Reads the bans again. Called whenever they may have changed; does not block.
     pub fn read_bans(self: &Arc<Core>) {
         let core = self.clone();
         let take_in = move |reply: Reply| {
@@ -116,7 +116,7 @@ impl Core {
                 core.apply_bans(&bans);
             }
         };
-        // Without a connection, the next one begins with this.
+        // Without a connection this fails, and the next connection starts with the same read.
         let _ = self.pipeline.append(self.commands.bans("list", &[]), Priority::Urgent, take_in);
         self.pipeline.flush();
     }
@@ -133,7 +133,7 @@ impl Core {
     }
 }
 
-/// The reply of `bans.lua`: whether one was lifted, and those in force.
+/// Parses the reply of `bans.lua`: whether a ban was lifted, and the bans in force.
 fn bans(reply: Value) -> Result<(bool, Vec<Ban>), Unavailable> {
     let reply: Vec<String> = from_value(reply)?;
     let [lifted, now, bans @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
@@ -147,13 +147,13 @@ fn bans(reply: Value) -> Result<(bool, Vec<Ban>), Unavailable> {
     Ok((lifted == "1", bans))
 }
 
-/// The replies to [`super::commands::Commands::summary`].
+/// Parses the replies to [`super::commands::Commands::summary`].
 fn summary(room: &str, replies: &[Reply]) -> RoomSummary {
     let number = |reply: &Reply| match reply {
         Ok(Value::Int(count)) => u64::try_from(*count).unwrap_or_default(),
         _ => 0,
     };
-    // An entry is its id and its fields.
+    // An entry consists of its id and its fields.
     let newest = match &replies[1] {
         Ok(Value::Array(entries)) => match entries.first() {
             Some(Value::Array(entry)) => entry.first().cloned().and_then(text),
@@ -170,7 +170,7 @@ fn summary(room: &str, replies: &[Reply]) -> RoomSummary {
     }
 }
 
-/// A value of `who`: session, mark, address, since when, shown name.
+/// Parses a value of the hash `who`: session, mark, address, time of joining, shown name.
 fn occupant(seat: &str) -> Option<Occupant> {
     let mut parts = seat.splitn(5, ' ').skip(1);
     let (by, address, since) = (parts.next()?.to_owned(), parts.next()?.to_owned(), parts.next()?.parse().ok()?);

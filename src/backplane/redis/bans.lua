@@ -1,6 +1,7 @@
--- Keeps the bans. KEYS: bans, a hash: target -> its end in milliseconds of Redis's own clock. ARGV: the channel of bans;
--- "list", "add" or "lift"; for the latter two the target; for "add" how long, in milliseconds.
--- Returns {whether there was one to lift, now, target, end, target, end, ...}.
+-- Stores the bans.
+-- KEYS: bans, a hash: target -> its end in milliseconds by Redis's own clock.
+-- ARGV: the channel for changes; "list", "add" or "lift"; for the latter two the target; for "add" the duration in ms.
+-- Returns {whether a ban was lifted, now, target, end, target, end, ...}.
 
 local bans, channel, what, target = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')

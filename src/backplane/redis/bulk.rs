@@ -1,5 +1,6 @@
-//! Bulk reads: welcome pages, histories and refills go over connections of their own, so that a message or a lease never
-//! waits behind somebody's page. Few are under way at a time, since Redis does one thing at a time whatever the connection.
+//! Bulk reads of the logs, for welcomes, histories and refills. They use connections of their own, so that messages and
+//! leases never wait behind a large page. Few run at a time, because Redis executes one command at a time whatever the
+//! connection.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,25 +14,26 @@ use super::connect::{Connection, LinkError, Server};
 use super::pipeline::{Failure, PATIENCE, Reply};
 use crate::threads;
 
-/// Reads under way at a time, each on its connection.
+/// Reads under way at a time, each on its own connection.
 const CONNECTIONS: usize = 4;
-/// An unused connection is closed after this long.
+/// An idle connection is closed after this time.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
-/// The connections, made when they are needed.
+/// A pool of connections, opened on demand.
 pub struct Bulk {
     server: Server,
     commands: Arc<Commands>,
-    /// Holds a token per read under way; full, the next one waits.
+    /// Holds one token per read under way; when it is full, the next one waits.
     turns: (Sender<()>, Receiver<()>),
-    /// Connections that nobody uses, and since when; the last used is used first.
+    /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
-    /// Counts the main connection's ends: a read that was begun before one may be of another server, which lags behind.
+    /// Incremented when the main connection ends. A read that began before may come from another server, which lags
+    /// behind.
     generation: AtomicU64,
 }
 
 impl Bulk {
-    /// No connection yet.
+    /// An empty pool.
     pub fn new(server: Server, commands: Arc<Commands>) -> Bulk {
         Bulk { server, commands, turns: bounded(CONNECTIONS), idle: Mutex::default(), generation: AtomicU64::new(0) }
     }
@@ -40,21 +42,22 @@ impl Bulk {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes connections that were not used lately.
+    /// Closes the connections that have been idle for too long.
     pub fn close_idle(&self) {
         self.idle().retain(|(since, _)| since.elapsed() < IDLE_TIME);
     }
 
-    /// The main connection has ended, and the next one may lead to another server: these connections must not outlive it.
+    /// Called when the main connection has ended: the next one may lead to another server, so no connection of the pool
+    /// may outlive it.
     pub fn forget(&self) {
         self.generation.fetch_add(1, SeqCst);
         self.idle().clear();
     }
 
-    /// Sends commands together and reads their replies; waits for its turn until `deadline`.
+    /// Sends commands and reads their replies; waits for its turn until `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
         self.turns.0.send_deadline((), deadline).map_err(|_| Failure::Down)?;
-        // The parser of replies goes deep, and the caller's stack is small: a connection's, where none is to be borrowed.
+        // Parsing replies takes a deep stack. A connection's own is too small if no temporary stack is free.
         let result = threads::on_ample_stack(|| self.exchange(commands));
         let _ = self.turns.1.try_recv();
         result.map_err(|error| {
@@ -66,7 +69,7 @@ impl Bulk {
     fn exchange(&self, commands: &[Vec<u8>]) -> Result<Vec<Reply>, LinkError> {
         let generation = self.generation.load(SeqCst);
         let idle = self.idle().pop();
-        // One that was idle may have been closed meanwhile, which is not known before it is used.
+        // The server may have closed an idle connection, which shows only when it is used; then a new one is opened.
         let used = idle.map(|(_, connection)| exchange(connection, commands)).and_then(Result::ok);
         let (mut connection, mut replies) = match used {
             Some(done) => done,
@@ -84,7 +87,7 @@ impl Bulk {
         Ok(replies)
     }
 
-    /// One command, as soon as possible within [`PATIENCE`].
+    /// Sends one command within [`PATIENCE`], or until `deadline` if that is sooner.
     pub fn ask_one(&self, command: Vec<u8>, deadline: Instant) -> Reply {
         self.ask(&[command], deadline)?.pop().unwrap_or(Err(Failure::Down))
     }
@@ -100,7 +103,7 @@ impl Bulk {
     }
 }
 
-/// The latest moment for a call that begins now.
+/// The deadline of a call that begins now.
 pub fn deadline() -> Instant {
     Instant::now() + PATIENCE
 }

@@ -1,19 +1,20 @@
-//! The commands: what is sent to Redis for each operation, packed; the keys, the channels and the scripts.
+//! Encodes the commands sent to Redis for each operation, and defines the keys, channels and scripts.
 //!
-//! All that must be atomic is a Lua script beside this file. Keys carry the room as hash tag (Redis Cluster
+//! Everything that must be atomic is a Lua script in this folder. Keys contain the room as hash tag (Redis Cluster
 //! specification), so that a cluster keeps a room's keys together:
 //!
 //! | key | type | holds |
 //! | --- | --- | --- |
 //! | `bobbin:{room}:log` | stream | the messages |
-//! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2, since channels ignore it |
-//! | `bobbin:{room}:here` | sorted set | folded name, and the end of its lease |
-//! | `bobbin:{room}:who` | hash | folded name, and who has it, from where and since when |
+//! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2, since channels
+//! ignore it |
+//! | `bobbin:{room}:here` | sorted set | folded names, by the end of their leases |
+//! | `bobbin:{room}:who` | hash | folded name -> session, mark, address, time of joining and shown name |
 //! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref |
-//! | `bobbin:{room}:gone` | hash | the ids of messages that the host removed, see `remove.lua` |
-//! | `bobbin:bans` | hash and channel | who is kept out, and until when |
-//! | `bobbin:instances` | hash | each instance's count of sessions, and when it reported |
-//! | `bobbin:probe` | string | nothing: whether Redis takes writes |
+//! | `bobbin:{room}:gone` | hash | the ids of removed messages, see `remove.lua` |
+//! | `bobbin:bans` | hash and channel | banned targets, and until when |
+//! | `bobbin:instances` | hash | each instance's session count, and when it was reported |
+//! | `bobbin:probe` | string | empty; written to check that Redis accepts writes |
 
 use redis::{Cmd, cmd};
 
@@ -22,11 +23,11 @@ use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId};
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
 
-/// Packs commands for one instance.
+/// Encodes commands on behalf of one instance.
 pub struct Commands {
-    /// This instance's name among all.
+    /// This instance's unique name.
     pub instance: String,
-    /// What every channel begins with.
+    /// The prefix of all channels.
     prefix: String,
     join: Script,
     leave: Script,
@@ -40,30 +41,30 @@ pub struct Commands {
 
 /// Which part of a log [`Commands::page`] reads.
 pub struct Part {
-    /// `XRANGE` or `XREVRANGE`.
+    /// The command: `XRANGE` or `XREVRANGE`.
     pub order: &'static str,
-    /// The first id, as these commands take it.
+    /// The first id, in that command's syntax.
     pub from: String,
-    /// The last one.
+    /// The last id, in that command's syntax.
     pub to: String,
-    /// The most messages.
+    /// The maximum number of messages.
     pub limit: usize,
-    /// For a newcomer, the last message that it has seen, or "".
+    /// For a join, the last message the client has seen, or "".
     pub since: Option<String>,
 }
 
-/// An excluded end of a range. Redis refuses one that excludes the largest id there can be.
+/// An id as the exclusive end of a range. Redis rejects the exclusion of the largest possible id.
 pub fn excluded(id: Id) -> String {
     format!("({}", id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }))
 }
 
 impl Commands {
-    /// Commands for the instance of this name. The settings are written in front of the scripts, not sent each time.
+    /// Commands of the instance with this name. The settings are part of the scripts rather than sent with each call.
     pub fn new(instance: String, database: i64, retention: &Retention) -> Commands {
         let settings = format!(
             "local EXACT, KEEP, KEEP_BYTES, LOG_LIFE, REF_LIFE, LEASE = {}, '{}', {}, '{}', '{}', {}\n",
-            // Trimming to the exact number with each message costs as much as the entry itself. Redis trims `~` by whole
-            // nodes of a hundred entries, which is a tenth of a long log; the heartbeat does the rest.
+            // Exact trimming with each message costs as much as adding it. With `~` Redis trims whole nodes of a
+            // hundred entries, an acceptable excess for a long log; the heartbeat trims the rest.
             retention.messages < 1000,
             retention.messages,
             retention.bytes,
@@ -87,19 +88,19 @@ impl Commands {
         }
     }
 
-    /// `SCRIPT LOAD` of each script.
+    /// `SCRIPT LOAD` for each script.
     pub fn load_scripts(&self) -> Vec<Vec<u8>> {
         let presence = [&self.join, &self.leave, &self.renew];
         let all = [&self.say, &self.page, &self.load_report, &self.remove, &self.bans];
         [&presence[..], &all[..]].concat().into_iter().map(Script::load).collect()
     }
 
-    /// `SCRIPT LOAD` of the one that reads logs.
+    /// `SCRIPT LOAD` for the script that reads logs.
     pub fn load_page(&self) -> Vec<u8> {
         self.page.load()
     }
 
-    /// Keeps and publishes a message. `known` is the newest id in the room that this instance has seen.
+    /// Keeps and publishes a message. `known` is the newest id this instance has seen in the room.
     pub fn say(&self, room: &str, by: &str, body: &str, reference: Option<&str>, known: Id) -> Vec<u8> {
         let mut command = evalsha(&self.say, 1 + usize::from(reference.is_some()));
         command.arg(log(room));
@@ -109,20 +110,20 @@ impl Commands {
         command.arg(self.channel(room)).arg(body).arg(known.ms).get_packed_command()
     }
 
-    /// Takes a seat, unless it is later than this by Redis's clock, in milliseconds.
+    /// Takes a seat, unless Redis's clock is past `latest`, in milliseconds.
     pub fn join(&self, seat: &Seat, may_expire: bool, latest: u64) -> Vec<u8> {
         let mut command = self.presence(&self.join, &seat.room, may_expire);
         command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
         command.arg(seat.address.to_string()).arg(&*seat.name).arg(latest).get_packed_command()
     }
 
-    /// Gives a seat back.
+    /// Releases a seat.
     pub fn leave(&self, seat: &Seat) -> Vec<u8> {
         let mut command = self.presence(&self.leave, &seat.room, false);
         command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.name).get_packed_command()
     }
 
-    /// Renews leases of one room; with `again`, names that are gone are taken again.
+    /// Renews the leases of sessions in one room; with `again`, seats that are gone are taken again.
     pub fn renew<'a>(
         &self,
         room: &str,
@@ -156,12 +157,12 @@ impl Commands {
         command.get_packed_command()
     }
 
-    /// Reads who is in a room: the values of `who`.
+    /// Reads who is in a room: the values of the hash `who`.
     pub fn roster(&self, room: &str) -> Vec<u8> {
         cmd("HVALS").arg(who(room)).get_packed_command()
     }
 
-    /// Publishes that somebody types.
+    /// Publishes that someone is typing.
     pub fn typing(&self, room: &str, json: &str) -> Vec<u8> {
         cmd("PUBLISH").arg(self.channel(room)).arg(format!("t{json}")).get_packed_command()
     }
@@ -171,30 +172,30 @@ impl Commands {
         cmd("TIME").get_packed_command()
     }
 
-    /// Publishes to this instance itself.
+    /// Publishes a probe to this instance itself.
     pub fn probe(&self) -> Vec<u8> {
         cmd("PUBLISH").arg(self.own_channel()).arg("").get_packed_command()
     }
 
-    /// Reports this instance's sessions.
+    /// Reports this instance's session count.
     pub fn load_report(&self, sessions: u64) -> Vec<u8> {
         evalsha(&self.load_report, 1).arg("bobbin:instances").arg(&self.instance).arg(sessions).get_packed_command()
     }
 
-    /// Removes messages for the host, see `remove.lua`.
+    /// Removes messages, see `remove.lua`.
     pub fn remove(&self, room: &str, what: &str, value: &str, from: &str) -> Vec<u8> {
         let mut command = evalsha(&self.remove, 2);
         command.arg(log(room)).arg(gone(room)).arg(self.channel(room)).arg(what).arg(value).arg(from);
         command.get_packed_command()
     }
 
-    /// Reads the bans, or changes them, see `bans.lua`.
+    /// Reads or changes the bans, see `bans.lua`.
     pub fn bans(&self, what: &str, rest: &[&str]) -> Vec<u8> {
         let mut command = evalsha(&self.bans, 1);
         command.arg("bobbin:bans").arg(self.bans_channel()).arg(what).arg(rest).get_packed_command()
     }
 
-    /// What the host sees of a room: messages, the newest one, people.
+    /// The parts of a room's summary: number of messages, newest message, number of people.
     pub fn summary(&self, room: &str) -> [Vec<u8>; 3] {
         let newest = cmd("XREVRANGE").arg(log(room)).arg("+").arg("-").arg("COUNT").arg(1).get_packed_command();
         let people = cmd("ZCARD").arg(format!("bobbin:{{{room}}}:here")).get_packed_command();
@@ -210,12 +211,12 @@ impl Commands {
         command.get_packed_command()
     }
 
-    /// Subscribes to this instance's own channel, and to that of the bans.
+    /// Subscribes to this instance's own channel and to the channel of the bans.
     pub fn subscribe_own(&self) -> Vec<u8> {
         cmd("SUBSCRIBE").arg(self.own_channel()).arg(self.bans_channel()).get_packed_command()
     }
 
-    /// The channel on which a change of the bans is published.
+    /// The channel on which changes of the bans are published.
     pub fn bans_channel(&self) -> String {
         format!("{}bans", self.prefix.trim_end_matches('{'))
     }
@@ -225,12 +226,12 @@ impl Commands {
         cmd("UNSUBSCRIBE").arg(self.channel(room)).get_packed_command()
     }
 
-    /// The room whose channel this is.
+    /// The room of a channel, if it is one of a room.
     pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
         channel.strip_prefix(&self.prefix)?.strip_suffix("}:live")
     }
 
-    /// The number of a session of this instance, by its name among all.
+    /// The number of a session, if its full name is one of this instance.
     pub fn own_session(&self, session: &str) -> Option<SessionId> {
         session.strip_prefix(&*self.instance)?.strip_prefix('/')?.parse().ok()
     }
@@ -242,7 +243,7 @@ impl Commands {
         command
     }
 
-    /// A session's name among those of all instances.
+    /// A session's name, unique among all instances.
     fn session(&self, number: SessionId) -> String {
         format!("{}/{number}", self.instance)
     }
@@ -256,7 +257,7 @@ impl Commands {
     }
 }
 
-/// A script, and the hash by which Redis calls it once it is loaded.
+/// A script, and the hash by which it is called once loaded.
 struct Script {
     text: String,
     hash: String,
@@ -272,7 +273,7 @@ impl Script {
     }
 }
 
-/// `EVALSHA` of a script that was loaded when the connection was made.
+/// `EVALSHA` for a script that was loaded when the connection was made.
 fn evalsha(script: &Script, keys: usize) -> Cmd {
     let mut command = cmd("EVALSHA");
     command.arg(&script.hash).arg(keys);

@@ -1,4 +1,4 @@
-//! Connecting to Redis: the address from the settings, the handshake, and what a server must offer to be used.
+//! Connections to Redis: the address from the settings, the handshake, and the requirements on the server.
 
 use std::fmt;
 use std::io;
@@ -15,25 +15,25 @@ use rustls::{ClientConfig, RootCertStore};
 use super::socket::Socket;
 use crate::settings::RedisSettings;
 
-/// How long Redis may take to connect, to take bytes, or to answer. A client gets its refusal within 2 s.
+/// Timeout for connecting, writing and reading. It leaves time to refuse a client within 2 s.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(1500);
-/// The oldest version that has all commands in use: RESP3, `XTRIM MINID`, and ranges with excluded ends.
+/// The oldest version that supports all commands used: RESP3, `XTRIM MINID`, and ranges with exclusive ends.
 const OLDEST_VERSION: (u32, u32) = (6, 2);
 
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum LinkError {
-    /// The network.
+    /// A network error.
     Io(io::Error),
-    /// Redis refused a command that the connection can't do without.
+    /// Redis rejected a command that the connection depends on.
     Refused(&'static str, ServerError),
-    /// The connection ended, or what came is no reply.
+    /// The connection ended, or the bytes read are not a reply.
     Read(RedisError),
-    /// Redis cannot be used as it is, and why.
+    /// The server does not meet the requirements.
     Unsuitable(String),
     /// No reply within [`REDIS_TIMEOUT`].
     NoAnswer,
-    /// Published messages do not arrive though replies do.
+    /// Replies arrive, but published messages do not.
     Stale,
 }
 
@@ -64,12 +64,12 @@ impl From<RedisError> for LinkError {
     }
 }
 
-/// Whether a read or write ended because its time was over.
+/// Whether a read or write failed because its timeout passed.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Where Redis is, and how to get in.
+/// The address of Redis, and the credentials.
 #[derive(Clone)]
 pub struct Server {
     host: String,
@@ -77,7 +77,7 @@ pub struct Server {
     tls: Option<Arc<ClientConfig>>,
     user: Option<String>,
     password: Option<String>,
-    /// The database's number; channels ignore it, so it is part of every name.
+    /// The database's number. Channels are not separated by database, so their names contain it.
     pub database: i64,
 }
 
@@ -87,18 +87,18 @@ impl fmt::Display for Server {
     }
 }
 
-/// A connection whose handshake is done. Used as it is, it carries one exchange at a time.
+/// A connection after its handshake. Used directly, it carries one exchange at a time.
 pub struct Connection {
-    /// The stream.
+    /// The byte stream.
     pub socket: Arc<Socket>,
     parser: Parser,
 }
 
 impl Server {
-    /// Takes the settings apart.
+    /// Parses the settings.
     ///
     /// # Errors
-    /// The URL or the certificates cannot be used.
+    /// The URL or the certificates are unusable.
     pub fn new(settings: &RedisSettings) -> Result<Server, LinkError> {
         let info = settings.url.as_str().into_connection_info()?;
         let (host, port, tls) = match info.addr() {
@@ -111,7 +111,7 @@ impl Server {
         let redis = info.redis_settings();
         let password = settings.password.as_deref().or(redis.password());
         Ok(Server {
-            // The resolver takes an IPv6 address without its brackets.
+            // The resolver expects an IPv6 address without brackets.
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
             tls,
@@ -121,18 +121,18 @@ impl Server {
         })
     }
 
-    /// Connects, and returns once Redis has shown that it answers and takes writes.
+    /// Connects, and verifies that Redis answers and accepts writes.
     pub fn connect(&self) -> Result<Connection, LinkError> {
         let mut connection = self.open()?;
         let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
         match connection.request(&probe)? {
-            // Without memory it still serves those who are here.
+            // When out of memory, Redis can still serve those already in their rooms.
             Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
             _ => Ok(connection),
         }
     }
 
-    /// Connects, and returns once Redis has let this user in.
+    /// Connects and authenticates.
     pub fn open(&self) -> Result<Connection, LinkError> {
         let tcp = self.connect_tcp()?;
         tcp.set_nodelay(true)?;
@@ -158,7 +158,7 @@ impl Server {
         Err(failure.into())
     }
 
-    /// RESP3, authentication, database.
+    /// Sends `HELLO` for RESP3 and authentication, and selects the database.
     fn greet(&self, connection: &mut Connection) -> Result<(), LinkError> {
         let mut hello = cmd("HELLO");
         hello.arg(3);
@@ -181,13 +181,13 @@ impl Server {
 }
 
 impl Connection {
-    /// Sends one packed command, or several, and reads one reply.
+    /// Sends one or several encoded commands and reads one reply.
     pub fn request(&mut self, command: &[u8]) -> Result<Value, LinkError> {
         self.socket.send(command)?;
         self.read()
     }
 
-    /// [`Connection::request`] where a refusal is an error.
+    /// Like [`Connection::request`], but an error reply is an error.
     pub fn demand(&mut self, name: &'static str, command: &[u8]) -> Result<Value, LinkError> {
         match self.request(command)? {
             Value::ServerError(error) => Err(LinkError::Refused(name, error)),
@@ -195,13 +195,13 @@ impl Connection {
         }
     }
 
-    /// Reads one reply or push. After a timeout it can be called again: what was read of a reply is kept.
+    /// Reads one reply or push message. It may be called again after a timeout, which loses nothing of a partial reply.
     pub fn read(&mut self) -> Result<Value, LinkError> {
         Ok(self.parser.parse_value(&*self.socket)?)
     }
 }
 
-/// Whether a server that answers this is no longer the one to use: a primary that became a replica, for instance.
+/// Whether an error means that this server should no longer be used, for example because the primary became a replica.
 pub fn ends_use(error: &ServerError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
     matches!(error.kind(), Some(ReadOnly | BusyLoading | MasterDown | ClusterDown))
@@ -212,8 +212,8 @@ fn too_old(what: &str) -> LinkError {
     LinkError::Unsuitable(format!("Redis {major}.{minor} or newer is required (Valkey serves too); this one {what}"))
 }
 
-/// `HELLO` answers with a map that names the server's version and its role. A replica refuses to write and lags behind: after a
-/// failover it is what an old address still leads to.
+/// Checks the version and the role in the reply to `HELLO`. A replica rejects writes and lags behind; after a failover,
+/// an old address may lead to one.
 fn check_server(hello: &Value) -> Result<(), LinkError> {
     let Value::Map(fields) = hello else { return Err(too_old("does not answer HELLO with a map")) };
     let field = |name: &str| {
@@ -230,7 +230,7 @@ fn check_server(hello: &Value) -> Result<(), LinkError> {
     if found < OLDEST_VERSION { Err(too_old(&format!("is {version}"))) } else { Ok(()) }
 }
 
-/// TLS that trusts these authorities (PEM text), or else the system's.
+/// A TLS configuration that trusts these authorities (PEM text), or else the system's.
 fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>, LinkError> {
     let unsuitable = |error: &dyn fmt::Display| LinkError::Unsuitable(format!("certificates: {error}"));
     let mut roots = RootCertStore::empty();
@@ -241,7 +241,7 @@ fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>, LinkError
                 roots.add(certificate).map_err(|error| unsuitable(&error))?;
             }
         }
-        // One that is unreadable is left out, as other programs do.
+        // Unreadable certificates are skipped, as is usual.
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

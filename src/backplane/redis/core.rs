@@ -1,5 +1,4 @@
-//! What sessions' calls, the reader and the heartbeat share: the parts of the backplane, and what is done with replies
-//! whoever receives them.
+//! State shared by the handle, the reader and the heartbeat, and the handling of replies that is common to them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,32 +16,33 @@ use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, Room, Unavailable};
 use crate::protocol::{self, Id};
 
-/// Sessions whose leases are renewed by one command: some 0.1 ms of Redis's time.
+/// Leases renewed by one command; that takes Redis about 0.1 ms.
 pub const RENEW: usize = 250;
 
-/// What the handle and the three threads share.
+/// Shared by the handle and the three threads.
 pub struct Core {
-    /// Packs commands.
+    /// Encodes commands.
     pub commands: Arc<Commands>,
-    /// Sends them.
+    /// Sends commands.
     pub pipeline: Arc<Pipeline>,
-    /// Who is where.
+    /// The rooms with people on this instance.
     pub rooms: Arc<Rooms>,
     /// Reads logs.
     pub bulk: Arc<Bulk>,
-    /// Reads what was missed.
+    /// Reads messages that were missed.
     pub refill: Refill,
-    /// Whether Redis can be used.
+    /// Whether Redis is usable.
     pub health: ConnectionHealth,
-    /// Whether expired leases may be cleared away: every instance has had time to renew its own, see `heartbeat.rs`.
+    /// Whether expired leases may be cleared: only after every instance has had time to renew its own, see
+    /// `heartbeat.rs`.
     pub may_expire: AtomicBool,
-    /// Redis's clock as it was read: no earlier than this many milliseconds at that moment.
+    /// A reading of Redis's clock: at the `Instant` it showed this many milliseconds, or more.
     pub clock: Mutex<Option<(u64, Instant)>>,
-    /// This process was stopped and has just been continued: names that are gone were rightly cleared away.
+    /// Set if this process was stopped and has just been continued: seats that are gone were rightly expired.
     pub slept: AtomicBool,
-    /// Who is kept out.
+    /// The bans in force.
     pub bans: Bans,
-    /// Where events go.
+    /// The receiver of events.
     pub sink: EventSink,
 }
 
@@ -52,19 +52,20 @@ impl Core {
         let (core, asked) = (self.clone(), Instant::now());
         let _ = self.pipeline.append(self.commands.time(), Priority::Urgent, move |reply| {
             let Ok(Ok([seconds, micros])) = reply.map(replies::from_value::<[u64; 2]>) else { return };
-            // Up to the whole exchange may have passed since.
+            // The time may be as old as the whole round trip.
             let now = seconds * 1000 + micros / 1000 + asked.elapsed().as_millis() as u64;
             *core.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, Instant::now()));
         });
     }
 
-    /// This moment of the local clock on that of Redis, in milliseconds, if anything somewhat later.
+    /// Converts a moment to Redis's clock, in milliseconds; the result may be somewhat late, never early.
     pub fn on_redis_clock(&self, at: Instant) -> u64 {
         let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.map_or(0, |(ms, read)| ms + at.saturating_duration_since(read).as_millis() as u64)
     }
 
-    /// A join has been carried out. Called in the channel's order: what is published from now on comes on top of it.
+    /// Handles a successful join. Called in the order of replies and publications: what is published later is not yet
+    /// in it.
     pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
         self.rooms.begin(room, seated.newest);
         let complete = seated.names.len() as u64 == seated.participants;
@@ -79,11 +80,11 @@ impl Core {
         }
     }
 
-    /// What became of a session's message that was handed over at `since`.
+    /// Handles the reply to a session's message, which was submitted at `since`.
     pub fn said(&self, room: &Room, author: Author, since: Instant, reply: Reply) {
         let (session, reference) = author;
         match reply.map_err(Unavailable::from).and_then(replies::kept) {
-            // The message itself, when it is published, is the receipt.
+            // The published message itself will be the receipt.
             Ok(Kept::Now(id)) => {
                 self.rooms.kept(room, id, Some((session, reference)));
                 (self.sink)(Event::Kept(since.elapsed()));
@@ -96,9 +97,9 @@ impl Core {
         }
     }
 
-    /// Brings rooms up to date on a new connection: subscribes, renews leases, reads who is there.
+    /// Brings rooms up to date on a new connection: subscribes, renews leases and reads the rosters.
     pub fn resume(self: &Arc<Core>, rooms: &[Room]) {
-        // If the connection is lost already, the reader sees it by itself.
+        // If the connection is already lost, the reader notices that itself.
         for room in self.rooms.resubscribe(rooms).unwrap_or_default() {
             let sessions = self.rooms.sessions(&room);
             if sessions.is_empty() {
@@ -119,16 +120,17 @@ impl Core {
         }
     }
 
-    /// Deals with a renewal. An error of Redis's own is given back by its code.
+    /// Handles the reply to a renewal. An error reply of Redis is returned with its code.
     pub fn renewed(&self, room: &Room, seats: &[Taken], reply: Reply) -> Result<Renewed, Failure> {
         let renewed = replies::renewed(reply?).unwrap_or_default();
         self.catch_up(room, renewed.newest);
         if renewed.taken_again > 0 {
-            // Redis has lost its data. Until all have taken their names again, people would seem to leave who are here.
+            // Redis has lost its data. Until all instances have restored their seats, people still here would appear to
+            // leave.
             self.rooms.deliver(room, |_, delivery| delivery.compare_later = true);
         }
         for (number, own_client) in &renewed.lost {
-            // It may have left while the renewal was under way.
+            // The session may have left while the renewal was under way.
             if let Some(Taken { seat, .. }) = seats.get(*number).filter(|taken| self.rooms.has(&taken.seat)) {
                 let event = if *own_client { Event::TakenOver } else { Event::Evicted };
                 (self.sink)(event(seat.session));
@@ -137,14 +139,15 @@ impl Core {
         Ok(renewed)
     }
 
-    /// The room is subscribed to again, and its log goes up to here, if that is known.
+    /// The room is subscribed again; `newest` is the end of its log, if known.
     fn resumed(&self, room: &Room, newest: Option<Id>) {
         if self.rooms.deliver(room, |_, delivery| delivery.resume(newest)) == Some(true) {
             self.refill.queue_room(room.clone());
         }
     }
 
-    /// The log goes up to here. What was published up to then has been received: the rest was missed.
+    /// Compares with the end of the log. All that was published up to there has been received, so anything else was
+    /// missed.
     fn catch_up(&self, room: &Room, newest: Id) {
         if self.rooms.last(room) < newest {
             self.rooms.kept(room, newest, None);
@@ -152,8 +155,9 @@ impl Core {
         }
     }
 
-    /// Reads who is in a room, and sends the clients here what they do not know. On the channel's own connection, since the
-    /// answer is as of its place among the changes. Where some clients know fewer names than others, `all` are told.
+    /// Reads who is in a room, and notifies the clients of differences. Uses the main connection, because the reply
+    /// must be ordered among the published changes. With `all`, every name is announced, because some clients may know
+    /// fewer names than others.
     pub fn compare(self: &Arc<Core>, room: &Room, all: bool) {
         let (core, name) = (self.clone(), room.clone());
         let _ = self.pipeline.append(self.commands.roster(room), Priority::Urgent, move |reply| {

@@ -1,10 +1,10 @@
-//! How far one room has been delivered here. Pub/sub is for speed, the log is the truth: what the log has and the channel
-//! did not bring is read from the log, in order, before anything newer is delivered.
+//! Tracks how far one room has been delivered on this instance. Pub/sub is for speed, the log is the truth: messages in
+//! the log that the channel did not bring are read from there, in order, before anything newer is delivered.
 //!
-//! On one connection, replies and published messages arrive in the order in which Redis carried commands out. So nothing is
-//! missed but by losing the connection, or by a subscription that went stale behind a proxy. Both show in an id: that of
-//! the newest entry, which each heartbeat reads, or of a message that was kept here and is not published within
-//! [`CONFIRMATION`].
+//! On one connection, replies and publications arrive in the order in which Redis executed the commands. So messages
+//! can be missed only if the connection is lost, or if a proxy lets the subscription go stale. Both are detected
+//! through ids: that of the newest entry, which every heartbeat reads, and that of a message kept by this instance but
+//! not published within [`CONFIRMATION`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,29 +13,29 @@ use super::roster::Roster;
 use crate::backplane::{Change, SessionId};
 use crate::protocol::Id;
 
-/// How long after a message was kept it should have been published.
+/// Time after which a kept message should have been published.
 pub const CONFIRMATION: Duration = Duration::from_millis(500);
 
 /// A session that sent a message, and the message's `ref`.
 pub type Author = (SessionId, Option<String>);
 
-/// The state of one room's delivery.
+/// How far one room has been delivered.
 #[derive(Default)]
 pub struct Delivery {
-    /// The newest message delivered; those at or below it are not delivered again. `None` before the first welcome.
+    /// The newest delivered message; older ones are not delivered again. `None` before the first welcome.
     last: Option<Id>,
-    /// While the log is read: the newest id that is known to be in it. What is published meanwhile is not delivered, for
-    /// it is in the log too.
+    /// While the log is being read: the newest id known to be in it. Publications are not delivered meanwhile, because
+    /// their messages are in the log too.
     refilling: Option<Id>,
-    /// A new connection is being made ready: what was missed before it is not known yet, so nothing newer is delivered.
+    /// A new connection is being prepared. What was missed is not known yet, so nothing newer is delivered.
     suspended: bool,
-    /// Nobody was reading the log when the room was suspended.
+    /// No refill was under way when the room was suspended.
     idle: bool,
-    /// Messages that were kept and not published yet, by id.
+    /// Messages kept but not yet published, by id.
     unconfirmed: VecDeque<Unconfirmed>,
-    /// Who is here.
+    /// Who is in the room, as announced to the clients.
     pub roster: Roster,
-    /// Whether the roster is to be compared once all instances have taken again what Redis lost.
+    /// Whether to compare the roster once all instances have restored the seats that Redis lost.
     pub compare_later: bool,
 }
 
@@ -48,25 +48,26 @@ struct Unconfirmed {
 /// What to do after a pass over the log.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refilled {
-    /// The room is as far as its log.
+    /// The room is up to date. These authors' messages are no longer in the log.
     Complete(Vec<Author>),
-    /// There is more to read.
+    /// The log has more to read.
     More,
 }
 
 impl Delivery {
-    /// The newest message delivered.
+    /// The newest delivered message.
     pub fn last(&self) -> Id {
         self.last.unwrap_or_default()
     }
 
-    /// A newcomer's welcome goes up to this newest entry. Whether those who are here know less.
+    /// A joining client's welcome ends at `newest`. Returns whether the clients already here have missed messages
+    /// before that.
     pub fn begin(&mut self, newest: Id, now: Instant) -> bool {
         self.last.get_or_insert(newest);
         self.kept(newest, None, now)
     }
 
-    /// A message was published. Whether it is to be delivered.
+    /// A message was published. Returns whether to deliver it.
     pub fn published(&mut self, id: Id) -> bool {
         match &mut self.refilling {
             Some(newest) => {
@@ -77,7 +78,7 @@ impl Delivery {
         }
     }
 
-    /// A message was read from the log. Whether it is to be delivered.
+    /// A message was read from the log. Returns whether to deliver it.
     pub fn read(&mut self, id: Id) -> bool {
         self.advance(id)
     }
@@ -91,8 +92,8 @@ impl Delivery {
         true
     }
 
-    /// A change was published; what of it is to be told. Until all have taken their names again those who came meanwhile
-    /// know fewer names than the roster has, so everything is told.
+    /// A change of presence was published. Returns the part to announce: all of it while seats are being restored,
+    /// because clients that join meanwhile know fewer names than the roster has.
     pub fn changed(&mut self, change: Change) -> Option<Change> {
         if self.compare_later {
             self.roster.follow(change.clone());
@@ -101,7 +102,8 @@ impl Delivery {
         self.roster.follow(change)
     }
 
-    /// A message is in the log. If it was sent here, `author` waits for its receipt. Whether it has not been delivered.
+    /// A message was added to the log. If this instance sent it, `author` waits for the receipt. Returns whether it is
+    /// still undelivered.
     pub fn kept(&mut self, id: Id, author: Option<Author>, now: Instant) -> bool {
         if id <= self.last() {
             return false;
@@ -111,18 +113,18 @@ impl Delivery {
         true
     }
 
-    /// Whether messages were kept and not delivered yet.
+    /// Whether some kept messages are still undelivered.
     pub fn has_unconfirmed(&self) -> bool {
         !self.unconfirmed.is_empty()
     }
 
-    /// Whether a message should have been published by now, and the log is not being read anyway.
+    /// Whether a message is overdue for publication and no refill is under way.
     pub fn is_overdue(&self, now: Instant) -> bool {
         let overdue = |message: &Unconfirmed| now.saturating_duration_since(message.since) >= CONFIRMATION;
         self.refilling.is_none() && self.unconfirmed.front().is_some_and(overdue)
     }
 
-    /// The log is going to be read from [`Delivery::last`] on. Whether nobody was at it.
+    /// Starts reading the log after [`Delivery::last`]. Returns whether no refill was under way.
     pub fn begin_refill(&mut self) -> bool {
         let newest = self.unconfirmed.back().map_or(self.last(), |message| message.id);
         let idle = self.refilling.is_none();
@@ -130,15 +132,15 @@ impl Delivery {
         idle
     }
 
-    /// Before the room is subscribed to on a new connection: what is published from then on waits until
-    /// [`Delivery::resume`]. Otherwise a message that is published before the renewal's reply would hide those before it.
+    /// Called before the room is subscribed on a new connection: publications are held back until [`Delivery::resume`].
+    /// Otherwise a message published before the reply to the renewal would hide the ones missed before it.
     pub fn suspend(&mut self) {
         self.idle = self.begin_refill() || (self.suspended && self.idle);
         self.suspended = true;
     }
 
-    /// On the new connection the log goes up to `newest`; `None` if that could not be read. Whether the log has to be read
-    /// and nobody is at it.
+    /// The log ends at `newest` on the new connection; `None` if that could not be read. Returns whether to start a
+    /// refill.
     pub fn resume(&mut self, newest: Option<Id>) -> bool {
         if !std::mem::take(&mut self.suspended) {
             return false;
@@ -149,13 +151,13 @@ impl Delivery {
         missed && self.idle
     }
 
-    /// The newest id known to be in the log, if it is being read.
+    /// The newest id known to be in the log, while it is being read.
     pub fn refill_target(&self) -> Option<Id> {
         self.refilling
     }
 
-    /// The log was read up to its end. `target` is what was known when that began: what is not delivered by now although
-    /// it was known then is no longer in the log, and its author is notified.
+    /// The log has been read to its end. `target` is the newest id known when the read began: messages up to there that
+    /// are still undelivered are no longer in the log, and their authors are notified.
     pub fn end_refill(&mut self, target: Id) -> Refilled {
         let newest = self.refilling.unwrap_or_default();
         if self.suspended || (newest > target && newest > self.last()) {
@@ -199,12 +201,12 @@ mod tests {
         // Nothing was missed.
         room.suspend();
         assert!(!room.resume(Some(id(9))) && room.published(id(10)));
-        // Somebody reads the log already, and goes on until the room has resumed.
+        // A refill is already under way, and continues until the room has resumed.
         assert!(room.begin_refill());
         room.suspend();
         assert!(!room.published(id(12)) && room.end_refill(id(10)) == Refilled::More);
         assert!(!room.resume(Some(id(12))) && room.end_refill(id(10)) == Refilled::More);
-        // What is not known has to be read.
+        // If the end of the log is unknown, the log must be read.
         let mut room = Delivery::default();
         room.begin(id(5), Instant::now());
         room.suspend();

@@ -1,5 +1,4 @@
-//! Whether Redis can be used: the state that `/readyz` and the clients receive, and how long is waited after the
-//! connection is lost.
+//! The state of the connection, as reported to `/readyz` and to clients, and the delay before reconnecting.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::backplane::{Event, EventSink};
 
-/// The first and the longest wait before Redis is tried again; each try doubles it, and chance takes up to half off.
+/// The shortest and the longest delay before reconnecting. It doubles with each attempt, and jitter shortens it by up
+/// to half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// A connection that lasted this long was a good one, and the next wait is the first again. A server that takes connections
-/// and refuses work, a replica in a failover for instance, is tried ever less often.
+/// A connection that lasted this long resets the delay. A server that accepts connections and then refuses work, such
+/// as a replica during a failover, is tried less and less often.
 const LASTING: Duration = Duration::from_secs(8);
 
-/// The state of the connection. The sink gets [`Event::Status`] when it changes.
+/// The state of the connection. The sink receives [`Event::Status`] when it changes.
 pub struct ConnectionHealth {
-    /// Read by every call, so it is beside the lock.
+    /// Read by every call, so it is outside the lock.
     up: AtomicBool,
     state: Mutex<State>,
     /// Signalled when the connection is up for the first time.
@@ -24,9 +24,9 @@ pub struct ConnectionHealth {
 }
 
 struct State {
-    /// Since when it is up, or why it is not.
+    /// Since when it has been up, or why it is down.
     now: Result<Instant, String>,
-    /// Whether it was ever up.
+    /// Whether it has ever been up.
     ever_up: bool,
 }
 
@@ -41,12 +41,12 @@ impl ConnectionHealth {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether Redis can be used now.
+    /// Whether Redis is usable now.
     pub fn is_up(&self) -> bool {
         self.up.load(Relaxed)
     }
 
-    /// Whether Redis can be used. Before it could for the first time since the start, waits for that, up to `patience`.
+    /// Whether Redis is usable. If it has not been up since the start, waits for that, at most `patience`.
     pub fn is_up_within(&self, patience: Duration) -> bool {
         if !self.is_up() {
             let wait = self.first_up.wait_timeout_while(self.state(), patience, |state| !state.ever_up);
@@ -55,12 +55,12 @@ impl ConnectionHealth {
         self.is_up()
     }
 
-    /// Since when it is up, or why it is not.
+    /// Since when it has been up, or why it is down.
     pub fn since(&self) -> Result<Instant, String> {
         self.state().now.clone()
     }
 
-    /// It is up.
+    /// The connection is up.
     pub fn set_up(&self) {
         let mut state = self.state();
         if state.now.is_ok() {
@@ -71,11 +71,11 @@ impl ConnectionHealth {
         self.first_up.notify_all();
         log::info!("redis is up");
         drop(state);
-        // Only the reader's thread calls this and `set_down`, so the order of the events is that of the changes.
+        // Only the reader's thread calls this and `set_down`, so events are sent in the order of the changes.
         (self.sink)(Event::Status(true));
     }
 
-    /// It is down, because of this.
+    /// The connection is down for this reason.
     pub fn set_down(&self, why: String) {
         let mut state = self.state();
         if state.now.as_ref().err() != Some(&why) {
@@ -91,16 +91,16 @@ impl ConnectionHealth {
     }
 }
 
-/// A wait that grows with each failure, with some chance in it, so that a thousand instances do not come all at once.
+/// A delay that grows with each failure, with jitter, so that a thousand instances do not reconnect at once.
 pub struct Backoff(Duration);
 
 impl Backoff {
-    /// A fresh one.
+    /// Starts with the shortest delay.
     pub fn new() -> Backoff {
         Backoff(BACKOFF.0)
     }
 
-    /// The next wait, after a connection that lasted this long.
+    /// The next delay, after a connection that lasted this long.
     pub fn next(&mut self, lasted: Duration) -> Duration {
         if lasted >= LASTING {
             self.0 = BACKOFF.0;

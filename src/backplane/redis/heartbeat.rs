@@ -1,4 +1,4 @@
-//! The heartbeat: renews the leases of this instance's sessions, and has expired ones cleared away.
+//! The heartbeat: renews the leases of this instance's sessions and has expired ones cleared.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,23 +12,23 @@ use super::rooms::Taken;
 use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
 use crate::threads;
 
-/// After each [`RENEW`] leases, Redis and the processor are left to others for this long: 16,000 sessions pause for two
+/// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
 /// thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long after Redis came back, or took renewals again, no expired lease is cleared away, and lost names are taken
-/// again: every instance gets to renew its own first, after the longest back-off (5 s) and one heartbeat.
+/// After Redis came back or accepts renewals again, expired leases are not cleared and lost seats are restored for this
+/// time: every instance may first renew its own, after the longest reconnect delay (5 s) and one heartbeat.
 const GRACE: Duration = Duration::from_secs(10);
-/// Oversleeping by this much means that the process was stopped.
+/// A sleep that overruns by this much means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
 /// The heartbeat's thread.
 pub struct Heartbeat {
     core: Arc<Core>,
-    /// When a renewal was last refused or not answered.
+    /// When a renewal last failed.
     failed: Option<Instant>,
 }
 
-/// A renewal under way: its room, and where those who sit there and the reply come.
+/// A renewal under way: its room, and the channel on which its seats and the reply arrive.
 struct Renewal {
     room: Room,
     reply: Receiver<(Vec<Taken>, Reply)>,
@@ -57,9 +57,9 @@ impl Heartbeat {
     }
 
     fn beat(&mut self, up_since: Instant) {
-        // A name that is gone soon after Redis came back was lost with its data, and is taken again. At any other time
-        // others cleared it away, because this process was stopped: its clients, if they are still there, join anew, so
-        // the room never sees one who is not.
+        // Seats that are gone soon after Redis came back were lost with its data, and are restored. At any other time
+        // another instance expired them because this process was stopped; their clients, if still connected, rejoin, so
+        // that the room never shows someone who is not there.
         let returning = up_since.elapsed() < GRACE;
         let again = returning && !self.core.slept.load(Relaxed);
         match renew_all(&self.core, again, Instant::now() + LEASE) {
@@ -76,19 +76,19 @@ impl Heartbeat {
         }
     }
 
-    /// Compares rosters that had to wait until all instances had taken their names again.
+    /// Compares the rosters that had to wait until all instances had restored their seats.
     fn compare_at_last(&self) {
         for room in self.core.rooms.names() {
             let waits = self.core.rooms.deliver(&room, |_, delivery| std::mem::take(&mut delivery.compare_later));
             if waits == Some(true) {
-                // Those who came meanwhile know fewer names than the others.
+                // Clients that joined meanwhile know fewer names than the others.
                 self.core.compare(&room, true);
             }
         }
     }
 }
 
-/// Renews all leases, [`RENEW`] at a time; begins none after `deadline`.
+/// Renews all leases, [`RENEW`] at a time; starts none after `deadline`.
 pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(), Failure> {
     let (mut under_way, mut leases) = (Vec::new(), 0);
     for room in core.rooms.names() {
@@ -117,7 +117,7 @@ fn begin(core: &Core, room: &Room, sessions: &[SessionId], again: bool) -> Resul
     Ok(Renewal { room: room.clone(), reply })
 }
 
-/// Waits for replies, and has leases cleared away until none is left that has expired.
+/// Waits for the replies, and repeats while there are expired leases to clear.
 fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Failure> {
     core.pipeline.flush();
     for mut renewal in renewals {
@@ -129,7 +129,7 @@ fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Fa
                     core.pipeline.flush();
                 }
                 Ok(_) => break,
-                // One room that another program has spoilt must not cost the others their leases.
+                // A room spoilt by another program must not cost the other rooms their leases.
                 Err(Failure::Refused(code)) if code == "WRONGTYPE" => {
                     log::warn!("{}: leases cannot be renewed, a key is of another type", renewal.room);
                     break;

@@ -1,6 +1,9 @@
--- Takes a seat. ARGV[3..8]: folded name, session, mark, address, shown name, and until when somebody waits for the answer: a
--- join that the network held up must not take over a newer session of the same client. Then it returns "late". A name whose lease runs belongs to its client: the
--- same client takes it over in silence (the older session is notified on the channel), another one is refused.
+-- Takes a seat.
+-- ARGV[3..8]: folded name, session, mark, address, shown name, and the time until which the caller waits. A join
+-- delayed by the network must not take the seat from a newer session of the same client: after that time this returns
+-- "late".
+-- While its lease lasts, a name belongs to its client. The same client takes it over silently (its older session is
+-- notified on the channel); any other is refused.
 -- Returns {} if the name is taken, else {stamp, participants, newest id, {value of who, ...}} with at most 100 values.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]

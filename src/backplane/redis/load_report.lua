@@ -1,5 +1,7 @@
--- Reports how many sessions an instance holds, and reads what all report. KEYS: instances. ARGV: instance, its sessions.
--- An instance that has not reported for 15 s is gone. Returns {instances, sessions}, the caller's included.
+-- Reports an instance's session count, and reads those of all instances.
+-- KEYS: instances. ARGV: instance, its session count.
+-- An instance that has not reported for 15 s is gone.
+-- Returns {instances, sessions}, the caller's included.
 
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])

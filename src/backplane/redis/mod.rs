@@ -1,10 +1,11 @@
-//! The backplane of any number of instances on one Redis.
+//! The backplane of any number of instances that share one Redis.
 //!
-//! One connection carries commands and what is published (RESP3). A session's thread writes its own command
-//! (`pipeline.rs`); one thread reads replies and published messages in the order in which Redis carried commands out, and
-//! passes events on (`reader.rs`). Pages of the log go over connections of their own (`bulk.rs`), the heartbeat renews leases.
+//! One connection (RESP3) carries commands, replies and publications. A session's thread writes its own commands
+//! (`pipeline.rs`); one thread reads replies and publications in the order in which Redis executed the commands, and
+//! passes events on (`reader.rs`). Pages of the log are read through connections of their own (`bulk.rs`); the
+//! heartbeat renews leases.
 //!
-//! The way of a message: `say` appends one script call; Redis keeps the message and publishes it; every instance with
+//! The way of a message: `say` appends a script call; Redis keeps the message and publishes it; every instance with
 //! people in the room reads it, checks it against `delivery.rs`, and hands it to its lanes.
 
 mod admin;
@@ -47,22 +48,22 @@ use crate::limits;
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
 use crate::settings::Retention;
 
-/// Joins under way at a time, the others wait in line: some 2 ms of Redis's time, which is what a message may have to wait
-/// for them.
+/// Joins under way at a time; others wait. They take Redis about 2 ms, which is how long a message may have to wait for
+/// them.
 const JOINS: usize = 32;
 
-/// The handle that sessions hold. Its threads live as long as the process.
+/// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
     core: Arc<Core>,
-    /// Holds a token per join under way; full, the next one waits.
+    /// Holds one token per join under way; when it is full, the next one waits.
     joins: (Sender<()>, Receiver<()>),
 }
 
 impl Redis {
-    /// Starts the threads. Whether Redis is there shows later, in [`Backplane::health`].
+    /// Starts the threads. It does not wait for Redis; see [`Backplane::health`].
     ///
     /// # Errors
-    /// The system can't start a thread.
+    /// The system cannot start a thread.
     pub fn start(server: Server, retention: &Retention, sink: EventSink) -> std::io::Result<Redis> {
         let instance = limits::random_name()[..16].to_owned();
         let commands = Arc::new(Commands::new(instance, server.database, retention));
@@ -88,13 +89,13 @@ impl Redis {
         Ok(Redis { core, joins: bounded(JOINS) })
     }
 
-    /// Takes the seat. If the answer is lost or late, the seat is given back, in case it was taken.
+    /// Takes the seat. If the reply is lost or late, releases it, in case it was taken.
     fn take_seat(&self, seat: &Seat, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         self.joins.0.send_deadline((), deadline).map_err(|_| JoinError::Unavailable)?;
         let (to, answer) = bounded(1);
         let (reading, room) = (core.clone(), seat.room.clone());
-        // Later than this the connection would have been given up, and the client may be elsewhere.
+        // After this time the caller has given up, and the client may have joined elsewhere.
         let latest = core.on_redis_clock(deadline.min(Instant::now() + REDIS_TIMEOUT));
         let command = core.commands.join(seat, core.may_expire.load(Relaxed), latest);
         core.pipeline.send(command, move |reply| {
@@ -102,7 +103,7 @@ impl Redis {
             if let Ok(Some(seated)) = &seated {
                 reading.seated(&room, seated);
             }
-            // Nobody is there any more if it was late.
+            // The receiver is gone if the reply was late.
             let _ = to.send(seated);
         });
         let answer = answer.recv_deadline(deadline);
@@ -117,7 +118,7 @@ impl Redis {
         }
     }
 
-    /// The part of the log that a newcomer is given.
+    /// The part of the log for a `welcome`.
     fn welcome_page(&self, room: &Room, since: Option<Id>, deadline: Instant) -> Result<LogPart, Unavailable> {
         let part = Part {
             order: "XREVRANGE",
@@ -166,7 +167,7 @@ impl Backplane for Redis {
             Ok(arrival) => core.rooms.sit(seat, arrival.stamp / 1000),
             Err(_) => core.rooms.exit(&seat.room),
         }
-        // A ban that was made meanwhile did not find the seat.
+        // A ban made meanwhile did not find this seat.
         match core.bans.left(seat) {
             Some(left) if arrival.is_ok() => {
                 self.leave(seat, Leave::Now);
@@ -182,7 +183,7 @@ impl Backplane for Redis {
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire => {
-                // Without a connection the lease is somewhat shorter.
+                // If the connection is lost, the lease ends somewhat earlier.
                 let lease = core.commands.renew(&seat.room, [&taken], false, false);
                 let _ = core.pipeline.append(lease, Priority::Urgent, drop);
                 core.pipeline.flush();
@@ -204,7 +205,7 @@ impl Backplane for Redis {
 
     fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
         let (order, from, to) = match span {
-            // Nothing is older, and Redis refuses an interval that excludes its only end.
+            // No id is smaller, and Redis rejects a range that excludes its only end.
             Span::Before(Some(before)) if before == Id::default() => return Ok(Page::default()),
             Span::Before(before) => ("XREVRANGE", before.map_or("+".to_owned(), excluded), "-".to_owned()),
             Span::After { after, before } => ("XRANGE", excluded(after), before.map_or("+".to_owned(), excluded)),
@@ -256,7 +257,7 @@ impl Backplane for Redis {
     }
 
     fn stop(&self, deadline: Duration) {
-        // Replies come in order: once these are there, all before them are.
+        // Replies are in order: with these, all earlier ones have arrived.
         let _ = renew_all(&self.core, false, Instant::now() + deadline);
     }
 }

@@ -1,13 +1,16 @@
--- Reads part of a log, within a number of messages and of bytes. KEYS: log, gone. ARGV: XRANGE or XREVRANGE, where it begins
--- and ends, how many messages, how many bytes, and for a newcomer its `since` ("" if it has none).
--- Returns {"1" if the log has more of it, newest id, "1" if some after `since` are no longer kept, id, body, id, body, ...}.
--- What is no message of ours has an empty body.
+-- Reads part of a log, limited in messages and bytes.
+-- KEYS: log, gone.
+-- ARGV: XRANGE or XREVRANGE, its first and last id, the limits in messages and in bytes, and for a join its `since` (""
+-- if none).
+-- Returns {"1" if the log has more, newest id, "1" if messages after `since` are no longer kept, id, body, id, body,
+-- ...}.
+-- Entries that are not Bobbin's messages have an empty body.
 
 local log, gone, command, from, to = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local limit, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local since, reply, more, found = ARGV[6], {}, '0', 0
 
--- In slices, so that Redis does not gather hundreds of large entries only to leave most of them out.
+-- In slices, so that Redis does not collect hundreds of large entries only to drop most of them.
 repeat
   local entries = redis.call(command, log, from, to, 'COUNT', 50)
   for _, entry in ipairs(entries) do
@@ -41,8 +44,8 @@ local function older(one, other)
   ms, other_ms = tonumber(ms), tonumber(other_ms)
   return ms < other_ms or ms == other_ms and tonumber(seq) < tonumber(other_seq)
 end
--- Whether the host removed this one, and nothing after it was lost to trimming since: what is trimmed is the oldest, and
--- what was trimmed before it was removed was older.
+-- Whether this message was removed through the admin API and nothing after it has been trimmed since: trimming takes
+-- the oldest entries, and those trimmed before the removal were older.
 local function removed(id)
   local trimmed = redis.call('HGET', gone, id)
   if not trimmed then
@@ -56,8 +59,8 @@ local function removed(id)
   local now = info()
   return now['entries-added'] - now['length'] == tonumber(trimmed)
 end
--- One exact look-up: `since` itself is still kept, so all after it is. "0-0" is before all that was ever kept, and
--- nothing is missing while nothing was trimmed.
+-- One exact look-up: if `since` is still in the log, so is everything after it. "0-0" precedes every message, so
+-- nothing is missing if nothing was ever trimmed.
 if since == '0-0' then
   if last ~= '0-0' then
     local now = info()
@@ -70,6 +73,6 @@ elseif since and since ~= '' then
     gap = '1'
   end
 end
--- Whether there are older ones than a newcomer is given, `since` included.
+-- Whether there are messages older than those in the welcome, `since` included.
 if since and more == '0' and redis.call('XREVRANGE', log, from, '-', 'COUNT', 1)[1] then more = '1' end
 return {more, last, gap, unpack(reply)}

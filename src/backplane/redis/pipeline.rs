@@ -1,9 +1,9 @@
-//! The pipeline: commands on their way to Redis, and who waits for their replies.
+//! The pipeline of commands to Redis, and the callers that wait for replies.
 //!
-//! Any thread appends its command under a short lock. Whoever finds nobody writing writes, until nothing is left; the
-//! others return at once, and their commands leave with the next write (flat combining). So an idle connection costs no
-//! wake-up of another thread, and a busy one gathers commands by itself. Redis replies in the order of the commands; the
-//! reader (`reader.rs`) hands each reply to the oldest command that has none.
+//! Any thread appends its command under a short lock. A thread that finds nobody writing writes until nothing is left;
+//! the others return at once, and their commands leave with the next write (flat combining). So a command on an idle
+//! connection wakes no other thread, and a busy connection batches commands by itself. Redis replies in the order of
+//! the commands: the reader (`reader.rs`) passes each reply to the oldest command without one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,22 +16,22 @@ use redis::Value;
 use super::socket::Socket;
 use crate::backplane::Unavailable;
 
-/// Bounds of what may be under way: commands without a reply, and bytes not yet written. Past them callers wait, up to
-/// [`PATIENCE`]; what keeps people in their rooms does not (see [`Priority`]).
+/// The bounds on commands without a reply, and on bytes not yet written. Beyond them callers wait up to [`PATIENCE`],
+/// except for commands that keep people in their rooms (see [`Priority`]).
 const MAX_PENDING: usize = 1024;
 const MAX_BYTES: usize = 1024 * 1024;
 /// How long a caller waits, for space and for its reply.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// Commands that must be carried out in the end, kept while Redis is away; past it the oldest are dropped, and the leases
-/// that they would have ended expire by themselves.
+/// The most commands kept for later while Redis is away. Beyond this the oldest are dropped, and the leases that they
+/// would have ended expire by themselves.
 const MAX_DEFERRED: usize = 10_000;
 
 /// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The connection is gone, or was not there. Whether the command was carried out is unknown.
+    /// The connection was lost, or there was none. The command may have been executed.
     Down,
-    /// Redis answered with an error of this code (`OOM`, `WRONGTYPE`, …).
+    /// Redis replied with an error of this code (`OOM`, `WRONGTYPE`, …).
     Refused(String),
 }
 
@@ -41,56 +41,56 @@ impl From<Failure> for Unavailable {
     }
 }
 
-/// What became of a command.
+/// The result of a command.
 pub type Reply = Result<Value, Failure>;
-/// What is done with a reply. Called on the reader's thread: it must not wait.
+/// The handler of a reply. Called on the reader's thread, so it must not block.
 pub type Done = Box<dyn FnOnce(Reply) + Send>;
 
 /// Whether a command waits for space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    /// It does: messages, joins, typing.
+    /// Waits for space: messages, joins, typing.
     Bounded,
-    /// It does not: leases, leaves, subscriptions, probes. Their number is bounded by that of sessions and rooms.
+    /// Does not wait: leases, leaves, subscriptions, probes. Their number is bounded by that of sessions and rooms.
     Urgent,
 }
 
-/// A command without a reply.
+/// A command whose reply has not arrived.
 pub struct Pending {
-    /// When it was handed over: its delay includes the wait for space.
+    /// When it was submitted; its delay includes the wait for space.
     pub since: Instant,
-    /// The packed command, to send it again should Redis have forgotten the script. Once.
+    /// The encoded command, to resend once if Redis no longer has the script.
     pub command: Option<Vec<u8>>,
-    /// Pushes that confirm it, for `SUBSCRIBE` and `UNSUBSCRIBE`, which have no other reply.
+    /// The number of push messages that confirm it: `SUBSCRIBE` and `UNSUBSCRIBE` have no other reply.
     acks: usize,
-    /// Who waits.
+    /// The handler of its reply.
     pub done: Done,
 }
 
-/// Commands on their way, shared by all threads that send some.
+/// The commands under way, shared by all threads that send some.
 #[derive(Default)]
 pub struct Pipeline {
     state: Mutex<State>,
     /// Signalled when there may be space again, and when the connection is lost.
     space: Condvar,
-    /// How long the last command took, in microseconds.
+    /// The delay of the last command, in microseconds.
     last_delay: AtomicU64,
     deferred: Mutex<VecDeque<Vec<u8>>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The connection; `None` while there is none.
+    /// The connection, if there is one.
     socket: Option<Arc<Socket>>,
-    /// Whether sessions may append. While a new connection is prepared, only the reader may.
+    /// Whether sessions may append. While a new connection is being prepared, only the reader may.
     open: bool,
-    /// Packed commands that are not written yet.
+    /// Encoded commands not yet written.
     outgoing: Vec<u8>,
-    /// A thread is writing to `socket`, and will take what is in `outgoing`.
+    /// Whether a thread is writing to `socket`; it will also write what is appended to `outgoing`.
     writing: bool,
-    /// Commands in the order of their replies.
+    /// Commands without a reply, in order.
     pending: VecDeque<Pending>,
-    /// Callers that wait for space.
+    /// The number of callers waiting for space.
     waiting: usize,
 }
 
@@ -110,11 +110,11 @@ impl Pipeline {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a command and returns without any wait; call [`Pipeline::flush`] afterwards, without a lock. For callers
-    /// that hold one, so that the order of their decisions is the order of the commands.
+    /// Appends a command without blocking. Call [`Pipeline::flush`] afterwards, without holding a lock. For callers
+    /// whose own lock makes the order of their decisions the order of the commands.
     ///
     /// # Errors
-    /// Not connected, or, if it is [`Priority::Bounded`], no space. `done` is dropped uncalled.
+    /// Not connected, or no space for a [`Priority::Bounded`] command. `done` is dropped without being called.
     pub fn append(
         &self,
         command: Vec<u8>,
@@ -143,7 +143,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sends a command; waits up to [`PATIENCE`] for space. `done` is always called, here if it cannot be sent.
+    /// Sends a command; waits for space up to [`PATIENCE`]. `done` is always called, before this returns if the command
+    /// cannot be sent.
     pub fn send(&self, command: Vec<u8>, done: impl FnOnce(Reply) + Send + 'static) {
         let since = Instant::now();
         let mut state = self.state();
@@ -161,21 +162,21 @@ impl Pipeline {
         self.write_out(state);
     }
 
-    /// Sends a command, and gives its reply to whoever calls [`Waiting::wait`].
+    /// Sends a command and returns its future reply.
     pub fn queue(&self, command: Vec<u8>) -> Waiting {
         let (to, waiting) = waiting();
         self.send(command, to);
         waiting
     }
 
-    /// Sends a command whose result nobody needs, but which must be carried out in the end: kept while Redis is away,
+    /// Sends a command whose result nobody needs but which must be executed eventually: it is kept while Redis is away,
     /// and sent first when it is back.
     pub fn send_reliably(self: &Arc<Pipeline>, command: Vec<u8>) {
         self.defer(command);
         self.append_deferred();
     }
 
-    /// Appends what must be carried out in the end, if there is a connection. What fails again is kept again.
+    /// Appends the commands kept for later, if there is a connection. Those that fail again are kept again.
     pub fn append_deferred(self: &Arc<Pipeline>) {
         while self.is_connected()
             && let Some(command) = self.deferred().pop_front()
@@ -209,7 +210,7 @@ impl Pipeline {
         self.state().socket.is_some()
     }
 
-    /// Writes what was appended, unless somebody is at it.
+    /// Writes what has been appended, unless another thread is writing.
     pub fn flush(&self) {
         self.write_out(self.state());
     }
@@ -222,12 +223,12 @@ impl Pipeline {
             let batch = std::mem::take(&mut state.outgoing);
             drop(state);
             if socket.send(&batch).is_err() {
-                // The reader sees the end of the connection and deals with it.
+                // The reader notices the end of the connection and handles it.
                 return socket.shutdown();
             }
             state = self.state();
             if !state.socket.as_ref().is_some_and(|current| Arc::ptr_eq(current, &socket)) {
-                // Lost meanwhile. `writing` belongs to the connection's successor.
+                // The connection was replaced; `writing` now belongs to its successor.
                 return;
             }
             if state.outgoing.is_empty() && batch.capacity() <= MAX_BYTES {
@@ -238,19 +239,19 @@ impl Pipeline {
         state.writing = false;
     }
 
-    /// Takes a new connection; only the reader may append until [`Pipeline::open`].
+    /// Installs a new connection. Only the reader may append until [`Pipeline::open`].
     pub fn connect(&self, socket: Arc<Socket>) {
         let mut state = self.state();
         let waiting = state.waiting;
         *state = State { socket: Some(socket), waiting, ..State::default() };
     }
 
-    /// Lets sessions append.
+    /// Allows sessions to append.
     pub fn open(&self) {
         self.state().open = true;
     }
 
-    /// Gives up the connection: whatever is under way has failed.
+    /// Drops the connection; all commands under way fail.
     pub fn disconnect(&self) {
         let lost = {
             let mut state = self.state();
@@ -264,14 +265,14 @@ impl Pipeline {
         lost.pending.into_iter().for_each(|pending| (pending.done)(Err(Failure::Down)));
     }
 
-    /// Appends a command again whose script Redis has forgotten; a second time is an error.
+    /// Resends a command whose script Redis no longer has. If that happens twice, it is an error.
     pub fn append_again(&self, pending: Pending) {
         let mut state = self.state();
         state.outgoing.extend_from_slice(pending.command.as_deref().unwrap_or_default());
         state.pending.push_back(Pending { command: None, ..pending });
     }
 
-    /// The command that the next reply belongs to.
+    /// Removes and returns the command to which the next reply belongs.
     pub fn take_oldest(&self) -> Option<Pending> {
         let mut state = self.state();
         let oldest = state.pending.pop_front()?;
@@ -282,7 +283,7 @@ impl Pipeline {
         Some(oldest)
     }
 
-    /// A push confirmed one channel of the oldest command.
+    /// Handles a push message that confirms one channel of the oldest command.
     pub fn acknowledge(&self) {
         let mut state = self.state();
         if let Some(oldest) = state.pending.front_mut().filter(|oldest| oldest.acks > 0) {
@@ -293,39 +294,39 @@ impl Pipeline {
         }
     }
 
-    /// Whether no command is without its reply.
+    /// Whether all commands have had their replies.
     pub fn is_idle(&self) -> bool {
         self.state().pending.is_empty()
     }
 
-    /// How long commands take at present: the last one that was answered, or the oldest that was not.
+    /// The current delay of commands: that of the last reply, or the age of the oldest command without one.
     pub fn delay(&self) -> Duration {
         let oldest = self.state().pending.front().map(|oldest| oldest.since.elapsed());
         oldest.map_or(Duration::ZERO, |age| age.max(Duration::from_micros(self.last_delay.load(Relaxed))))
     }
 
-    /// How many commands wait for their replies.
+    /// The number of commands without a reply.
     pub fn pending(&self) -> usize {
         self.state().pending.len()
     }
 
-    /// For how long the oldest command has waited for its reply.
+    /// How long the oldest command has waited for its reply.
     pub fn oldest_wait(&self) -> Duration {
         self.state().pending.front().map(|oldest| oldest.since.elapsed()).unwrap_or_default()
     }
 }
 
-/// A reply to wait for.
+/// A reply that has yet to arrive.
 pub struct Waiting(Receiver<Reply>);
 
 impl Waiting {
-    /// Waits for it, up to [`PATIENCE`].
+    /// Waits for the reply, up to [`PATIENCE`].
     pub fn wait(&self) -> Reply {
         self.0.recv_timeout(PATIENCE).unwrap_or(Err(Failure::Down))
     }
 }
 
-/// Both ends: what is done with a reply, and who waits for it.
+/// Creates both ends: the handler that receives a reply, and the value that waits for it.
 pub fn waiting() -> (impl FnOnce(Reply) + Send + 'static, Waiting) {
     let (to, from) = bounded(1);
     (move |reply| drop(to.send(reply)), Waiting(from))

@@ -1,20 +1,20 @@
--- Shared by join, leave and renew, which are loaded with this in front. Who is in a room is kept in two keys:
---   here  sorted set  folded name -> end of its lease, milliseconds of Redis's own clock
+-- Shared by join, leave and renew, to which this file is prepended. A room's presence is kept in two keys:
+--   here  sorted set  folded name -> end of its lease, in milliseconds by Redis's own clock
 --   who   hash        folded name -> "session by address since shown name"; and "" -> the stamp of the newest change
--- Every script gets KEYS here, who, log; ARGV[1] the room's channel, ARGV[2] "1" if expired leases may be cleared away.
--- (Not while Redis has just come back, or was full: every instance must get to renew its own first.)
+-- Every script gets KEYS here, who, log; ARGV[1] the room's channel, ARGV[2] "1" if expired leases may be cleared.
+-- (They may not just after Redis came back or was full: first every instance must get to renew its own.)
 
 local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Session, mark, shown name and since when, of one value of `who`.
+-- Session, mark, shown name and time of joining from a value of `who`.
 local function parse(value)
   local session, by, since, name = string.match(value, '^(%S+) (%S+) %S+ (%d+) (.*)$')
   return session, by, name, tonumber(since)
 end
 
--- A stamp orders changes and welcomes: microseconds, but never at or below the last one, should the clock step back.
+-- Stamps order changes and welcomes: microseconds, but always above the last stamp, in case the clock steps back.
 local function next_stamp()
   local stamp = math.max(time[1] * 1000000 + time[2], (tonumber(redis.call('HGET', who, '')) or 0) + 1)
   stamp = string.format('%.0f', stamp)
@@ -22,13 +22,13 @@ local function next_stamp()
   return stamp
 end
 
--- How many are here. Those whose lease has expired are not, even if nobody has cleared them away yet.
+-- The number of people present. Expired leases do not count, even if nobody has cleared them yet.
 local function count()
   if may_expire then return redis.call('ZCOUNT', here, string.format('(%.0f', now), '+inf') end
   return redis.call('ZCARD', here)
 end
 
--- Keys live a minute longer than the last lease in them.
+-- The keys live one minute longer than the last lease in them.
 local function keep_keys()
   redis.call('PEXPIRE', here, LEASE + 60000)
   redis.call('PEXPIRE', who, LEASE + 60000)
@@ -39,7 +39,8 @@ local function sit(key, session, by, address, since, name)
   redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
 end
 
--- Publishes a change and returns its stamp; `session` is whom it is about, or "-". Names hold no control characters.
+-- Publishes a change and returns its stamp; `session` is the one it is about, or "-". Names contain no control
+-- characters.
 local function announce(session, joined, left)
   local stamp, left_here = next_stamp(), count()
   redis.call('PUBLISH', channel, table.concat({ 'p' .. stamp .. ' ' .. left_here .. ' ' .. session,
@@ -48,8 +49,8 @@ local function announce(session, joined, left)
   return stamp
 end
 
--- Clears expired leases away, at most 1,000 per call; whoever comes first announces them, so each is announced once.
--- Returns "1" if there may be more.
+-- Clears up to 1,000 expired leases. Whichever call clears a lease announces it, so it is announced once. Returns "1"
+-- if there may be more.
 local function expire()
   if not may_expire then return '0' end
   local keys = redis.call('ZRANGEBYSCORE', here, '-inf', string.format('%.0f', now), 'LIMIT', 0, 1000)

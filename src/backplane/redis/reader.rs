@@ -1,6 +1,5 @@
-//! The reader: the thread that owns the reading side of the connection. It connects, and connects again when the
-//! connection is lost; it hands each reply to who waits for it, and passes on what is published. It
-//! never waits for anything but Redis.
+//! The reader: the thread that owns the read side of the main connection. It connects and reconnects, passes each reply
+//! to its command's handler, and passes publications on. It blocks on nothing but Redis.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,31 +16,31 @@ use super::replies::{Published, published, text};
 use crate::backplane::{Event, HEARTBEAT};
 use crate::{protocol, threads};
 
-/// The longest the thread reads without looking at the clock.
+/// The longest time the thread reads without checking the clock.
 const TICK: Duration = Duration::from_millis(250);
-/// Looks at the clock without a reply before them that make [`REDIS_TIMEOUT`]. Counted, because a process that was stopped
-/// and continued finds its clock advanced and its replies there.
+/// Checks of the clock without a reply that amount to [`REDIS_TIMEOUT`]. They are counted, because a process that was
+/// stopped and continued finds that the clock has advanced, although its replies have arrived.
 const SILENT_LOOKS: u32 = (REDIS_TIMEOUT.as_millis() / TICK.as_millis()) as u32;
-/// Rooms that are subscribed to together on a new connection.
+/// Rooms subscribed together on a new connection.
 const TOGETHER: usize = 100;
-/// Replies to probes without the probe itself that show a subscription to be stale: a proxy passes replies on, but not what
-/// is published. One is not enough, as newer servers send the reply first.
+/// Replies to probes, without the published probe itself, after which a subscription counts as stale: a proxy passes
+/// replies on, but not publications. One is not enough, because newer servers send the reply first.
 const MISSED_PROBES: u32 = 2;
 
-/// What the reader's thread owns.
+/// The state of the reader's thread.
 pub struct Reader {
     core: Arc<Core>,
     server: Server,
     probe: Arc<Probe>,
     next_probe: Instant,
     next_look: Instant,
-    /// Looks at the clock since the last reply. What is published does not count: one direction alone may be dead.
+    /// Checks of the clock since the last reply. Publications do not reset it, because one direction alone may be dead.
     silent_looks: u32,
-    /// Until when refusals are not logged: one line per second is enough.
+    /// Until then error replies are not logged: one line per second is enough.
     quiet_until: Instant,
 }
 
-/// What became of this instance's probes to itself.
+/// The state of this instance's probe to itself.
 #[derive(Default)]
 struct Probe {
     received: AtomicBool,
@@ -76,7 +75,7 @@ impl Reader {
         }
     }
 
-    /// One connection, from its making to its end.
+    /// Serves one connection from start to end.
     fn serve(&mut self) -> Result<Infallible, LinkError> {
         let mut connection = self.server.connect()?;
         for script in self.core.commands.load_scripts() {
@@ -95,8 +94,8 @@ impl Reader {
         }
     }
 
-    /// Brings a new connection to where the last one was: leaves that wait, then for each room its subscription, its
-    /// leases, and who is there. Sessions are let in afterwards.
+    /// Brings a new connection to the state of the last one: leaves that were kept for later, then for each room its
+    /// subscription, leases and roster. Sessions may append afterwards.
     fn resume(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
         let core = self.core.clone();
         // Without a connection, the next read fails.
@@ -120,7 +119,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads one reply or push and deals with it, and with what the clock demands.
+    /// Reads and handles one reply or push message, and does the work that is due.
     fn read(&mut self, connection: &mut Connection) -> Result<(), LinkError> {
         match connection.read() {
             Ok(Value::Push { kind, data }) => self.pushed(&kind, data),
@@ -136,7 +135,7 @@ impl Reader {
         if now < self.next_look {
             return Ok(());
         }
-        // A little sooner than a read ends for want of bytes.
+        // Slightly sooner than the read timeout.
         self.next_look = now + TICK - TICK / 10;
         self.silent_looks += 1;
         if self.silent_looks > SILENT_LOOKS && self.core.pipeline.oldest_wait() >= REDIS_TIMEOUT {
@@ -178,7 +177,7 @@ impl Reader {
             return Ok(());
         };
         if error.kind() == Some(ServerErrorKind::NoScript) && pending.command.is_some() {
-            // Somebody flushed the scripts.
+            // Someone has flushed the scripts.
             for script in self.core.commands.load_scripts() {
                 let _ = self.core.pipeline.append(script, Priority::Urgent, drop);
             }
@@ -213,7 +212,7 @@ impl Reader {
             if channel == core.commands.bans_channel() {
                 return core.read_bans();
             }
-            // It is this instance's own channel.
+            // The probe arrived on this instance's own channel.
             return self.probe.received.store(true, Relaxed);
         };
         match published(payload, &core.commands) {

@@ -1,7 +1,7 @@
-//! Refilling: reads from the log what a room has missed, on a thread of its own, many rooms at a time.
+//! Refilling: reads messages that a room has missed from its log. One thread does this, for many rooms at a time.
 //!
-//! While a room is refilled, what is published in it waits in the log; so this thread and the reader never deliver in the
-//! same room at the same time.
+//! Publications in a room that is being refilled are not delivered, since their messages are in the log. So this thread
+//! and the reader never deliver in the same room at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::backplane::{Event, EventSink, Room};
 use crate::protocol::{self, Id};
 use crate::threads;
 
-/// Rooms that are read together.
+/// Rooms read together.
 const TOGETHER: usize = 16;
-/// Messages per room and read; their bytes are bounded too.
+/// The most messages per room and read; their bytes are limited too.
 const LIMIT: usize = 500;
-/// How long to wait where Redis does not answer.
+/// Pause when Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The handle: which rooms are to be refilled.
+/// The handle, to which rooms to refill are passed.
 #[derive(Clone)]
 pub struct Refill {
     rooms: Arc<Rooms>,
-    /// Unbounded, for each room is in it at most once.
+    /// Unbounded, because each room is in it at most once.
     queue: Sender<Room>,
 }
 
-/// The thread.
+/// The state of the thread.
 struct Refiller {
     handle: Refill,
     queue: Receiver<Room>,
@@ -57,21 +57,21 @@ impl Refill {
         Ok(handle)
     }
 
-    /// Refills a room, unless that is under way.
+    /// Refills a room, unless that is already under way.
     pub fn start_room(&self, room: &Room) {
         if self.rooms.deliver(room, |_, delivery| delivery.begin_refill()) == Some(true) {
             self.queue_room(room.clone());
         }
     }
 
-    /// Reads a room's log; the caller has seen that nobody is at it.
+    /// Queues a room for which the caller has just begun a refill.
     pub fn queue_room(&self, room: Room) {
         // The receiver lives as long as the process.
         let _ = self.queue.send(room);
     }
 }
 
-/// One room of a pass: its name, and the newest id that was known when it began.
+/// A room in a pass, and the newest id known when the pass began.
 type Target = (Room, Id);
 
 impl Refiller {
@@ -85,7 +85,7 @@ impl Refiller {
     fn refill(&self, rooms: &[Room]) {
         let (mut targets, mut commands): (Vec<Target>, Vec<Vec<u8>>) = Default::default();
         for room in rooms {
-            // A room that everybody has left needs nothing.
+            // A room that everybody has left needs no refill.
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
             if let Some((Some(target), last)) = begun {
                 let part =
@@ -108,14 +108,15 @@ impl Refiller {
             Ok(value) => log_part(value).map_err(|_| "not understood".to_owned()),
             Err(Failure::Down) => return self.handle.queue_room(room),
             Err(Failure::Refused(why)) if why == "WRONGTYPE" => Err(why),
-            // Any other refusal is the server's state and passes: it loads its data, or has just become a replica.
+            // Any other error is a temporary state of the server: it is loading its data, or has just become a replica.
             Err(Failure::Refused(why)) => {
                 log::debug!("{room}: its log cannot be read now ({why})");
                 std::thread::sleep(PAUSE);
                 return self.handle.queue_room(room);
             }
         };
-        // Where another program has written, the other rooms go on, and this one as if it had been read.
+        // If another program has written to the log, this room continues as if it had been read, and the others are
+        // unaffected.
         let part = part.unwrap_or_else(|why| {
             log::warn!("{room}: its log cannot be read ({why}) and is passed over");
             LogPart { end: Some(target), ..LogPart::default() }

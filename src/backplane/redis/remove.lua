@@ -1,7 +1,10 @@
--- Removes messages for the host, and publishes which. KEYS: log, gone. ARGV: the room's channel; "one", "by" or "all"; the
--- id or the mark; for "by", where to begin, since a long log is gone through 1,000 entries at a time.
---   gone  hash  id -> how many entries the log had lost to trimming when this one was removed; "upto" -> an id and the same
--- Returns {where to go on, or "", how many were removed}.
+-- Removes messages for the admin API and publishes which.
+-- KEYS: log, gone.
+-- ARGV: the room's channel; "one", "by" or "all"; the id or the mark; for "by", the id to continue from, because a long
+-- log is processed 1,000 entries at a time.
+--   gone  hash  id -> how many entries the log had lost to trimming when this one was removed; "upto" -> an id and the
+-- same
+-- Returns {the id to continue from, or "", how many were removed}.
 
 local log, gone, channel, what, value, from = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local rest, removed, upto = '', {}, nil
@@ -12,7 +15,7 @@ if what == 'all' then
 else
   local entries = what == 'one' and redis.call('XRANGE', log, value, value)
     or redis.call('XRANGE', log, from, '+', 'COUNT', 1000)
-  -- A body begins with the mark of its sender.
+  -- A body starts with its sender's mark.
   local start = '{"by":"' .. value .. '"'
   for _, entry in ipairs(entries) do
     if what == 'one' or string.sub(entry[2][2], 1, #start) == start then removed[#removed + 1] = entry[1] end
@@ -23,7 +26,8 @@ if not upto and #removed == 0 then return {rest, 0} end
 
 local count = upto and redis.call('XLEN', log) or #removed
 if upto then redis.call('XTRIM', log, 'MAXLEN', 0) else redis.call('XDEL', log, unpack(removed)) end
--- Out of the count of entries too: that they are missing is no gap. (Redis before 7.0 does not count them.)
+-- Also adjusts the count of entries ever added, or their absence would look like a gap. (Redis before 7.0 has no such
+-- count.)
 local info, trimmed = redis.call('XINFO', 'STREAM', log), ''
 for i = 1, #info, 2 do info[info[i]] = info[i + 1] end
 if info['entries-added'] then

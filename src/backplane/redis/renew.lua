@@ -1,9 +1,9 @@
--- Renews the leases of some of an instance's sessions in one room, clears expired ones away, and trims the log.
--- ARGV[3]: what to do with a name that is gone, "1" take it again (Redis lost it), "0" give it up (this instance slept,
--- the room saw it leave). From ARGV[4] on, by sixes: folded name, session, mark, address,
--- since when, shown name.
--- Returns {newest id, how many took their names again, "1" if more leases are to be cleared away, then for each session
--- that lost its name: its number in the list, and "1" if it is its own client that has it now, else "0"}.
+-- Renews the leases of some of an instance's sessions in one room, clears expired ones, and trims the log.
+-- ARGV[3]: what to do with seats that are gone, "1" to restore them (Redis lost them), "0" to give them up (this
+-- instance was stopped, and the room saw them leave).
+-- From ARGV[4] on, in groups of six: folded name, session, mark, address, time of joining, shown name.
+-- Returns {newest id, how many seats were restored, "1" if more leases are to be cleared, then for each session that
+-- lost its seat: its number in the list, and "1" if its own client has the name now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
 for i = 4, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
@@ -19,7 +19,7 @@ for number, value in ipairs(values) do
   else
     local _, holder, _, since = parse(value or '')
     if not value and again then joined[#joined + 1] = ARGV[i + 5] end
-    -- An older session of the same client has it: Redis has lost that this one took it over.
+    -- An older session of the same client has it: Redis has lost that this session took it over.
     if not value and again or holder == by and since < tonumber(ARGV[i + 4]) then
       sit(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
     else
@@ -38,7 +38,8 @@ if newest then
   redis.call('EXPIRE', log, LOG_LIFE)
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', now - LOG_LIFE * 1000))
   redis.call('XTRIM', log, 'MAXLEN', KEEP)
-  -- A message takes at most 4.5 KiB, so most logs need no look at their size. It is an estimate; a tenth goes at a time.
+  -- A message takes at most 4.5 KiB, so most logs need no check of their size. The size is an estimate; a tenth is
+  -- trimmed at a time.
   local length = redis.call('XLEN', log)
   while length * 4608 > KEEP_BYTES and redis.call('MEMORY', 'USAGE', log, 'SAMPLES', 100) > KEEP_BYTES do
     length = math.floor(length * 0.9)

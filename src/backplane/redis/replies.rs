@@ -1,5 +1,5 @@
-//! How Redis's replies, and what is published, are read. Other programs may have written under our keys and may publish on
-//! our channels, so nothing here takes a form for granted: what is not exactly ours goes to no client.
+//! Parses Redis's replies and publications. Other programs may write to our keys and publish on our channels, so
+//! nothing is assumed about their form: anything that is not exactly Bobbin's is never sent to a client.
 
 use redis::{FromRedisValue, Value};
 use serde::Deserialize;
@@ -11,12 +11,12 @@ use crate::backplane::admin::{Removal, removed_frames};
 use crate::backplane::{Change, Unavailable};
 use crate::protocol::{self, Id, is_body, is_clean_name};
 
-/// A reply as a Rust value.
+/// Converts a reply to a Rust value.
 pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
     T::from_redis_value(value).map_err(not_understood)
 }
 
-/// A reply that is not what the script promises: another program wrote under our keys.
+/// Logs a reply that does not have the script's form, because another program wrote to our keys.
 pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
     log::warn!("redis: a reply was not understood: {what:?}");
     Unavailable
@@ -25,21 +25,21 @@ pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
 /// The reply of `page.lua`.
 #[derive(Debug, Default, PartialEq)]
 pub struct LogPart {
-    /// Whether the log has more of it.
+    /// Whether the log has more messages.
     pub more: bool,
-    /// The newest id, if it was wanted.
+    /// The newest id, if requested.
     pub newest: Id,
-    /// Whether some after `since` are no longer kept.
+    /// Whether messages after `since` are no longer kept.
     pub gap: bool,
-    /// Messages in the order in which they were read.
+    /// The messages, in the order in which they were read.
     pub messages: Vec<(Id, String)>,
-    /// The last entry that was read, message or not.
+    /// The last entry read, whether a message or not.
     pub end: Option<Id>,
-    /// Entries that are no messages of ours.
+    /// The number of entries that are not Bobbin's messages.
     pub skipped: usize,
 }
 
-/// Reads the reply of `page.lua`. Entries that are not ours are passed over.
+/// Parses the reply of `page.lua`, skipping entries that are not Bobbin's messages.
 pub fn log_part(value: Value) -> Result<LogPart, Unavailable> {
     let Value::Array(values) = value else { return Err(not_understood(value)) };
     let mut values = values.into_iter();
@@ -64,7 +64,7 @@ pub fn log_part(value: Value) -> Result<LogPart, Unavailable> {
     Ok(part)
 }
 
-/// A string of Redis's, if it is text.
+/// A string reply, if it is valid UTF-8.
 pub fn text(value: Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
@@ -78,7 +78,7 @@ pub fn text(value: Value) -> Option<String> {
 pub struct Seated {
     /// See [`crate::backplane::Arrival`].
     pub stamp: u64,
-    /// How many are in the room.
+    /// The number of people in the room.
     pub participants: u64,
     /// The newest id in the log.
     pub newest: Id,
@@ -86,7 +86,7 @@ pub struct Seated {
     pub names: Vec<String>,
 }
 
-/// Reads the reply of `join.lua`: `None` if the name is taken.
+/// Parses the reply of `join.lua`: `None` if the name is taken.
 pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
     let Value::Array(parts) = value else { return Err(Unavailable) }; // "late"
     if parts.is_empty() {
@@ -103,7 +103,7 @@ pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
     }))
 }
 
-/// The stamp of the newest change, and the shown names of all who are in a room, out of the values of `who`.
+/// The stamp of the newest change, and the shown names of all people in a room, from the values of the hash `who`.
 pub fn roster(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
     let Value::Array(values) = value else { return Err(not_understood(value)) };
     let (mut stamp, mut names) = (0, Vec::with_capacity(values.len()));
@@ -121,15 +121,15 @@ pub fn roster(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
 pub struct Renewed {
     /// The newest id in the log.
     pub newest: Id,
-    /// How many names were gone and were taken again.
+    /// The number of seats restored.
     pub taken_again: u64,
-    /// Whether more leases are to be cleared away.
+    /// Whether more expired leases are to be cleared.
     pub more: bool,
-    /// Sessions that have lost their names: their number in the list, and whether their own client has it now.
+    /// Sessions that have lost their seats: their number in the list, and whether their own client has the name now.
     pub lost: Vec<(usize, bool)>,
 }
 
-/// Reads the reply of `renew.lua`.
+/// Parses the reply of `renew.lua`.
 pub fn renewed(value: Value) -> Result<Renewed, Unavailable> {
     let reply: Vec<String> = from_value(value)?;
     let [newest, taken_again, more, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
@@ -145,13 +145,13 @@ pub fn renewed(value: Value) -> Result<Renewed, Unavailable> {
 /// The reply of `say.lua`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The message's id.
+    /// It was kept with this id.
     Now(Id),
-    /// The ref is known: id and body of the first message that had it.
+    /// The ref is known: id and body of the first message with it.
     Before(Id, String),
 }
 
-/// Reads the reply of `say.lua`.
+/// Parses the reply of `say.lua`.
 pub fn kept(value: Value) -> Result<Kept, Unavailable> {
     let id = |value| text(value).unwrap_or_default().parse::<Id>().map_err(not_understood);
     let Value::Array(parts) = value else { return Ok(Kept::Now(id(value)?)) };
@@ -160,22 +160,22 @@ pub fn kept(value: Value) -> Result<Kept, Unavailable> {
     Ok(Kept::Before(id(first)?, body))
 }
 
-/// Something that was published in a room.
+/// Something published in a room.
 #[derive(Debug, PartialEq)]
 pub enum Published<'a> {
     /// A message: id and body.
     Message(Id, &'a str),
-    /// Who came and who went.
+    /// Who joined and who left.
     Change(Change),
-    /// Somebody types: the frame's JSON.
+    /// Someone is typing: the frame's JSON.
     Typing(&'a str),
-    /// The host removed messages: the frames that say so.
+    /// Messages were removed: the frames that announce it.
     Removed(Vec<Bytes>),
-    /// This session's client came back elsewhere.
+    /// This session's client joined elsewhere.
     TakenOver(&'a str),
 }
 
-/// Takes a payload apart; the scripts write them. `None` if it is not exactly ours.
+/// Parses a published payload, which our scripts write. `None` if it is not exactly Bobbin's.
 pub fn published<'a>(payload: &'a str, commands: &Commands) -> Option<Published<'a>> {
     let rest = payload.get(1..)?;
     match payload.as_bytes()[0] {
@@ -191,7 +191,7 @@ pub fn published<'a>(payload: &'a str, commands: &Commands) -> Option<Published<
     }
 }
 
-/// `u` and the newest id of a room that was emptied, or `i` and the ids that were removed.
+/// `u` and the newest id of a room that was emptied, or `i` and the ids removed.
 fn removed(text: &str) -> Option<Vec<Bytes>> {
     let (what, ids) = text.split_once(' ')?;
     let ids: Vec<Id> = ids.split(' ').map(|id| id.parse().ok()).collect::<Option<_>>()?;
@@ -202,7 +202,7 @@ fn removed(text: &str) -> Option<Vec<Bytes>> {
     }
 }
 
-/// `stamp participants session`, then the names that joined, then those that left, each line parted by tabs.
+/// `stamp participants session`, then a line of names that joined and a line of names that left, separated by tabs.
 fn change(text: &str, commands: &Commands) -> Option<Change> {
     let mut lines = text.split('\n');
     let mut head = lines.next()?.split(' ');
@@ -219,14 +219,14 @@ fn change(text: &str, commands: &Commands) -> Option<Change> {
     })
 }
 
-/// Whether this is a typing frame exactly as [`protocol::typing_json`] makes it.
+/// Whether this is a typing frame exactly as [`protocol::typing_json`] writes it.
 fn is_typing(json: &str) -> bool {
     #[derive(Deserialize)]
     struct Typing {
         name: String,
         active: bool,
     }
-    // A frame has a name of 32 characters at most, each six bytes at most where it is escaped.
+    // A name has at most 32 characters, each at most six bytes when escaped.
     json.len() < 256
         && serde_json::from_str(json).is_ok_and(|typing: Typing| {
             is_clean_name(&typing.name) && protocol::typing_json(&typing.name, typing.active) == json

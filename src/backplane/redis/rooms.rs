@@ -1,8 +1,9 @@
-//! The rooms with people here: who sits in each, how far it is delivered, and whether it is subscribed to.
+//! The rooms with people on this instance: who has a seat in each, how far it has been delivered, and whether it is
+//! subscribed.
 //!
-//! One map under one lock, which is held for look-ups and while a command is appended to the pipeline (memory, no I/O), so
-//! that the order of decisions is the order of commands. Events are passed on after it is released, only by the thread whose
-//! turn it is to deliver: the reader, or the one that refills a room from its log.
+//! One map under one lock. The lock is held for look-ups and while a command is appended to the pipeline (in memory, no
+//! I/O), so that decisions and commands have the same order. Events are passed on after it is released, and only by the
+//! thread whose turn it is to deliver: the reader, or the one that refills a room from its log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use super::pipeline::{Pipeline, Priority, Reply};
 use crate::backplane::{Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
-/// See the module.
+/// All rooms with people on this instance.
 pub struct Rooms {
     state: Mutex<State>,
     pipeline: Arc<Pipeline>,
@@ -24,25 +25,25 @@ pub struct Rooms {
 #[derive(Default)]
 struct State {
     rooms: HashMap<Room, RoomState>,
-    /// When to look whether a room's messages were published, soonest first.
+    /// When to check whether a room's messages were published, soonest first.
     doubts: VecDeque<(Instant, Room)>,
 }
 
-/// What is known of a room. It is there, and subscribed to, from the first join that is under way to the last leave.
+/// The state of a room. It exists, and is subscribed, from the first join under way to the last leave.
 #[derive(Default)]
 struct RoomState {
-    /// Joins under way.
+    /// The number of joins under way.
     joining: usize,
     seats: HashMap<SessionId, Taken>,
     delivery: Delivery,
 }
 
-/// A seat that was taken.
+/// A seat that has been taken.
 #[derive(Clone)]
 pub struct Taken {
-    /// Whose it is.
+    /// The seat.
     pub seat: Seat,
-    /// Since when, in milliseconds of Redis's clock.
+    /// When it was taken, in milliseconds by Redis's clock.
     pub since: u64,
 }
 
@@ -56,7 +57,7 @@ impl Rooms {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a join in. The first one subscribes: what it sends later is carried out later.
+    /// Counts a join under way. The first one subscribes, before its join command is appended.
     pub fn enter(&self, room: &Room) -> Result<(), Unavailable> {
         let mut state = self.state();
         if !state.rooms.contains_key(room) {
@@ -71,7 +72,7 @@ impl Rooms {
         self.remove(room, |state| state.joining -= 1);
     }
 
-    /// A join has been carried out.
+    /// A join has succeeded.
     pub fn sit(&self, seat: &Seat, since: u64) {
         if let Some(state) = self.state().rooms.get_mut(&seat.room) {
             state.joining -= 1;
@@ -79,7 +80,7 @@ impl Rooms {
         }
     }
 
-    /// A session gives its seat back, if it has one.
+    /// Removes the session's seat and returns it, if there is one.
     pub fn rise(&self, seat: &Seat) -> Option<Taken> {
         let mut taken = None;
         self.remove(&seat.room, |state| taken = state.seats.remove(&seat.session));
@@ -100,12 +101,12 @@ impl Rooms {
         self.pipeline.flush();
     }
 
-    /// All rooms.
+    /// The names of all rooms.
     pub fn names(&self) -> Vec<Room> {
         self.state().rooms.keys().cloned().collect()
     }
 
-    /// Those among `rooms` that are still there, suspended, and subscribed to anew by one command.
+    /// Suspends those among `rooms` that still exist, resubscribes them with one command, and returns them.
     pub fn resubscribe(&self, rooms: &[Room]) -> Result<Vec<Room>, Unavailable> {
         let mut state = self.state();
         let there: Vec<Room> = rooms.iter().filter(|room| state.rooms.contains_key(*room)).cloned().collect();
@@ -120,13 +121,14 @@ impl Rooms {
         Ok(there)
     }
 
-    /// The sessions that sit in a room.
+    /// The sessions with a seat in a room.
     pub fn sessions(&self, room: &Room) -> Vec<SessionId> {
         self.state().rooms.get(room).map(|state| state.seats.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Appends the renewal of these sessions' leases; `done` gets those that still sit here, and the reply. A session that
-    /// leaves is not among them, or its leave is sent later; a name that has just been given up must not be taken again.
+    /// Appends the renewal of these sessions' leases; `done` receives those that still have a seat, and the reply.
+    /// Under the lock, a session that leaves is either excluded or its leave follows the renewal: a seat just released
+    /// must not be restored.
     pub fn renew(
         &self,
         room: &Room,
@@ -147,24 +149,24 @@ impl Rooms {
         self.state().rooms.values().flat_map(|state| state.seats.values().map(|taken| taken.seat.clone())).collect()
     }
 
-    /// Whether this session sits in the room.
+    /// Whether this session has its seat in the room.
     pub fn has(&self, seat: &Seat) -> bool {
         self.state().rooms.get(&seat.room).is_some_and(|state| state.seats.contains_key(&seat.session))
     }
 
-    /// Does something with a room's delivery, if somebody is in it.
+    /// Accesses a room's delivery, if the room has people here.
     pub fn deliver<T>(&self, room: &str, act: impl FnOnce(&Room, &mut Delivery) -> T) -> Option<T> {
         let mut state = self.state();
         let name = state.rooms.get_key_value(room)?.0.clone();
         state.rooms.get_mut(room).map(|state| act(&name, &mut state.delivery))
     }
 
-    /// The newest id that was seen in a room.
+    /// The newest id seen in a room.
     pub fn last(&self, room: &str) -> Id {
         self.state().rooms.get(room).map(|state| state.delivery.last()).unwrap_or_default()
     }
 
-    /// The log has this message. If it was sent here, `author` waits for its receipt.
+    /// The log has this message. If this instance sent it, `author` waits for the receipt.
     pub fn kept(&self, room: &Room, id: Id, author: Option<Author>) {
         let (now, mut state) = (Instant::now(), self.state());
         if state.rooms.get_mut(room).is_some_and(|state| state.delivery.kept(id, author, now)) {
@@ -172,7 +174,7 @@ impl Rooms {
         }
     }
 
-    /// A newcomer's welcome goes up to this newest entry.
+    /// A joining client's welcome ends at this id.
     pub fn begin(&self, room: &Room, newest: Id) {
         let (now, mut state) = (Instant::now(), self.state());
         if state.rooms.get_mut(room).is_some_and(|state| state.delivery.begin(newest, now)) {
@@ -180,7 +182,7 @@ impl Rooms {
         }
     }
 
-    /// A room in which a kept message should have been published by now, and was not.
+    /// Takes a room whose kept message is overdue for publication.
     pub fn take_overdue(&self, now: Instant) -> Option<Room> {
         let mut state = self.state();
         while state.doubts.front().is_some_and(|(at, _)| *at <= now)

@@ -1,25 +1,26 @@
-//! Who the clients here believe to be in a room. Changes of presence are only published, not logged: those of a time
-//! without connection are missed. So an instance that has a new connection compares what it sent its clients with who is
-//! there, and sends them the difference.
+//! The people in a room, as announced to this instance's clients. Changes of presence are published but not logged, so
+//! those during a lost connection are missed. After reconnecting, the instance compares the roster with Redis and
+//! announces the differences.
 
 use std::collections::HashSet;
 
 use crate::backplane::Change;
 
-/// The shown names in one room, as its clients here know them.
+/// The shown names in one room, as this instance's clients know them.
 #[derive(Debug, Default)]
 pub struct Roster {
-    /// `None` until they are read: then all changes pass.
+    /// `None` until they have been read: then all changes pass.
     names: Option<HashSet<String>>,
 }
 
 impl Roster {
-    /// Whether the names were read.
+    /// Whether the names have been read.
     pub fn is_known(&self) -> bool {
         self.names.is_some()
     }
 
-    /// Follows a change; what of it is news. A leave that was sent twice, its first reply lost, is none.
+    /// Applies a change and returns the part that is news. A repeated leave, sent again because its first reply was
+    /// lost, is not.
     pub fn follow(&mut self, mut change: Change) -> Option<Change> {
         let Some(names) = &mut self.names else { return Some(change) };
         change.left.retain(|name| names.remove(name));
@@ -27,8 +28,8 @@ impl Roster {
         (!change.joined.is_empty() || !change.left.is_empty()).then_some(change)
     }
 
-    /// Takes who is there, read at this moment of the channel; the difference, if clients knew other names. With `all`, every
-    /// name that is there is told, as some clients may not know it.
+    /// Replaces the names with those read from Redis at this stamp, and returns the difference, if any. With `all`,
+    /// every present name counts as joined, because some clients may not know it.
     pub fn correct(&mut self, there: Vec<String>, stamp: u64, all: bool) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
         let participants = there.len() as u64;

@@ -1,14 +1,14 @@
--- Keeps a message and publishes it in one step, so that the order of the channel is the order of the log.
--- KEYS: log, and the key of the message's ref if it has one. ARGV: channel, body, the newest millisecond in this room that
--- the sender's instance knows ("0": none).
+-- Keeps a message and publishes it in one step, so that the channel has the order of the log.
+-- KEYS: log, and the key of the message's ref if it has one.
+-- ARGV: channel, body, the newest millisecond in this room known to the sender's instance ("0" if none).
 -- Returns the message's id, or {id, body} of the first message with this ref.
--- This runs once per message: a call costs about as much as everything else here, so a long log has only three.
+-- This runs once per message, and each call costs about as much as all the rest, so a long log needs only three.
 
 local call, log, ref, body, known = redis.call, KEYS[1], KEYS[2], ARGV[2], ARGV[3]
 local id = call('XADD', log, 'MAXLEN', '~', KEEP, '*', 'm', body)
 
 if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
-  -- Kept before. Takes the new entry back, out of the count of entries too: a gap is seen by it.
+  -- The ref is known: undo the new entry, also in the count of entries ever added, from which gaps are detected.
   call('XDEL', log, id)
   local info = call('XINFO', 'STREAM', log)
   for i = 1, #info, 2 do
@@ -19,8 +19,8 @@ if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
   return {id, entry and entry[2][2] or body}
 end
 
--- Redis came back without its newest data while its clock was behind: the id must be above what clients have seen. Both
--- begin with 13 digits, so they compare as text.
+-- Redis restarted without its newest data and its clock is behind: the id must exceed those that clients have seen.
+-- Both start with 13 digits, so comparing them as text is correct.
 if id < known then
   call('XDEL', log, id)
   id = call('XADD', log, string.format('%.0f-0', known + 1), 'm', body)
@@ -28,7 +28,7 @@ if id < known then
 end
 
 if EXACT then call('XTRIM', log, 'MAXLEN', KEEP) end
--- The heartbeat of each instance that has people here prolongs it.
+-- The heartbeats of instances with people in the room extend it.
 if known == '0' then call('EXPIRE', log, LOG_LIFE) end
 call('PUBLISH', ARGV[1], 'm' .. id .. '\n' .. body)
 return id

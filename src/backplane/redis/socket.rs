@@ -1,5 +1,5 @@
-//! The byte stream to Redis, plain or in TLS. One thread reads while others write, so that commands and what Redis
-//! pushes can share one connection.
+//! The byte stream to Redis, plain or TLS. One thread reads while others write, so that commands and push messages
+//! share one connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-/// Bytes read from the network at a time.
+/// Bytes per read from the network.
 const READ_BUFFER: usize = 16 * 1024;
 
-/// A connected stream. All methods take `&self`; there is one reader.
+/// A connected stream. All methods take `&self`; only one thread may read.
 pub enum Socket {
     /// TCP.
     Plain(TcpStream),
@@ -19,17 +19,17 @@ pub enum Socket {
     Tls(Box<Tls>),
 }
 
-/// The state that both directions of a TLS connection share. It is locked to encrypt and to decrypt, never while the
-/// network is waited for: a writer that Redis keeps waiting must not stop the reader.
+/// The state shared by both directions of a TLS connection. It is locked to encrypt and decrypt, never during network
+/// I/O: a writer blocked by Redis must not block the reader.
 pub struct Tls {
     tcp: TcpStream,
     session: Mutex<ClientConnection>,
-    /// Held while encrypted bytes are written, so that they leave in the order in which they were encrypted.
+    /// Held while encrypted bytes are written, so that they leave in the order of their encryption.
     out: Mutex<()>,
 }
 
 impl Socket {
-    /// Finishes TLS's handshake over a connected stream whose timeouts are set.
+    /// Completes the TLS handshake on a connected stream whose timeouts are set.
     pub fn tls(tcp: TcpStream, config: Arc<ClientConfig>, host: &str) -> io::Result<Socket> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
@@ -40,7 +40,7 @@ impl Socket {
         Ok(Socket::Tls(Box::new(Tls { tcp, session: Mutex::new(session), out: Mutex::new(()) })))
     }
 
-    /// The stream below, for its timeouts.
+    /// The underlying TCP stream, to set its timeouts.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Socket::Plain(tcp) => tcp,
@@ -48,13 +48,13 @@ impl Socket {
         }
     }
 
-    /// Ends the connection: whoever reads or writes returns.
+    /// Ends the connection: blocked reads and writes return.
     pub fn shutdown(&self) {
         // It may be closed already.
         let _ = self.tcp().shutdown(Shutdown::Both);
     }
 
-    /// Writes all of it.
+    /// Writes all bytes.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Socket::Plain(tcp) => (&mut &*tcp).write_all(bytes),
@@ -107,7 +107,7 @@ impl Tls {
                 session.read_tls(&mut rest)?;
                 session.process_new_packets().map_err(io::Error::other)?;
             }
-            // An answer of the protocol's own, to a renewal of keys for instance.
+            // TLS itself may have to respond, for example to a key update.
             if self.session().wants_write() {
                 self.send(&[])?;
             }
