@@ -63,6 +63,34 @@ fn a_log_keeps_to_its_bytes() {
     assert_eq!(bob.messages().last(), Some(&last));
 }
 
+/// Only Redis's clock decides what is too old: an instance whose own is a month ahead trims nothing away.
+#[test]
+fn an_instance_that_is_a_month_ahead_trims_nothing() {
+    let redis = Redis::start();
+    let right = Task::on(&redis, &[]);
+    let mut ada = Client::join(right.addr, "tea", "Ada");
+    for n in 0..10 {
+        ada.say(&format!("m{n}"));
+    }
+    let clock = [
+        ("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+        ("FAKETIME", "+31d"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let ahead = Task::on(&redis, &clock);
+    // Its log is where its clock shows.
+    let today = |task: &Task| task.log().lines().next().map(|line| line.chars().take(10).collect::<String>());
+    assert_ne!(today(&ahead), today(&right), "its clock is wrong");
+    let mut bob = Client::join(ahead.addr, "tea", "Bob");
+    let said = bob.say("from the month to come");
+    assert_eq!(ada.hear("from the month to come"), said);
+    std::thread::sleep(Duration::from_secs(7)); // two heartbeats, which trim
+    assert_eq!(redis.cmd::<usize>("XLEN bobbin:{tea}:log"), 11);
+    let cyd = Client::back(right.addr, "tea", "Cyd", &unique("a-secret-for-cyd"), Some("0-0"));
+    assert_eq!((cyd.messages().len(), &cyd.welcome["gap"]), (11, &json!(false)));
+    assert_eq!(cyd.messages().last(), Some(&said));
+}
+
 #[test]
 fn what_others_wrote_is_passed_over_and_harms_no_other_room() {
     let redis = Redis::start();

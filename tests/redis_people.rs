@@ -72,6 +72,49 @@ together! {
         cyd.fence();
     }
 
+    /// Somebody empties Redis under instances that are well: all take their names again, and nobody is seen leaving.
+    fn a_redis_that_is_emptied_sends_nobody_away() {
+        let redis = Redis::start();
+        let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        let mut bob = Client::join(second.addr, "tea", "Bob");
+        ada.see_join("Bob");
+        std::thread::sleep(Duration::from_secs(14)); // until Redis's coming up has no part in it
+        redis.cmd::<String>("FLUSHALL");
+        poll_until("both have their names again", Duration::from_secs(5), || {
+            redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 2
+        });
+        let mut eve = Client::connect(second.addr, "tea");
+        assert_eq!(eve.try_enter("Ada", None)["code"], "name_taken");
+        let said = ada.say("after");
+        assert_eq!(bob.hear("after"), said);
+        // Until rosters have been compared.
+        for client in [&mut ada, &mut bob] {
+            client.quiet("anybody leaving", Duration::from_secs(8), |f| f["left"] != json!([]) && f["type"] == "presence");
+            assert_eq!(client.ended(), None);
+            assert_eq!(client.participants(), 2);
+        }
+    }
+
+    /// Another program has overwritten who is in a room.
+    fn a_room_whose_people_were_overwritten_is_whole_again() {
+        let redis = Redis::start();
+        let task = Task::on(&redis, &[]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        redis.cmd::<String>("SET bobbin:{milk}:here nonsense");
+        redis.cmd::<String>("SET bobbin:{tea}:who nonsense");
+        let eve = Client::join(task.addr, "milk", "Eve");
+        assert_eq!(eve.welcome["participants"], 1);
+        poll_until("Ada has her name again", Duration::from_secs(5), || {
+            redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 1 && redis.cmd::<String>("TYPE bobbin:{tea}:who") == "hash"
+        });
+        let mut bob = Client::join(task.addr, "tea", "Bob");
+        assert_eq!(bob.welcome["names"], json!(["Ada", "Bob"]));
+        let said = bob.say("hi");
+        assert_eq!(ada.hear("hi"), said);
+        assert_eq!(ada.ended(), None);
+    }
+
     /// A failover in progress: a replica takes connections but no writes.
     fn a_redis_that_only_reads_is_down_once_and_tried_ever_less_often() {
         let redis = Redis::start();

@@ -8,6 +8,7 @@ use super::bulk::Bulk;
 use super::commands::Commands;
 use super::delivery::Author;
 use super::health::ConnectionHealth;
+use super::heartbeat::GRACE;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
@@ -127,7 +128,7 @@ impl Core {
         if renewed.taken_again > 0 {
             // Redis has lost its data. Until all instances have restored their seats, people still here would appear to
             // leave.
-            self.rooms.deliver(room, |_, delivery| delivery.compare_later = true);
+            self.rooms.deliver(room, |_, delivery| delivery.compare_at = Some(Instant::now() + GRACE));
         }
         for (number, own_client) in &renewed.lost {
             // The session may have left while the renewal was under way.
@@ -163,7 +164,7 @@ impl Core {
         let _ = self.pipeline.append(self.commands.roster(room), Priority::Urgent, move |reply| {
             let Ok(Ok((stamp, names))) = reply.map(replies::roster) else { return };
             let news = core.rooms.deliver(&name, |_, delivery| {
-                if delivery.compare_later { None } else { delivery.roster.correct(names, stamp, all) }
+                if delivery.compare_at.is_some() { None } else { delivery.roster.correct(names, stamp, all) }
             });
             if let Some(Some(change)) = news {
                 log::info!("{name}: {} came and {} went unnoticed", change.joined.len(), change.left.len());

@@ -35,8 +35,8 @@ pub struct Delivery {
     unconfirmed: VecDeque<Unconfirmed>,
     /// Who is in the room, as announced to the clients.
     pub roster: Roster,
-    /// Whether to compare the roster once all instances have restored the seats that Redis lost.
-    pub compare_later: bool,
+    /// When to compare the roster: once all instances have restored the seats that Redis lost.
+    pub compare_at: Option<Instant>,
 }
 
 struct Unconfirmed {
@@ -95,7 +95,7 @@ impl Delivery {
     /// A change of presence was published. Returns the part to announce: all of it while seats are being restored,
     /// because clients that join meanwhile know fewer names than the roster has.
     pub fn changed(&mut self, change: Change) -> Option<Change> {
-        if self.compare_later {
+        if self.compare_at.is_some() {
             self.roster.follow(change.clone());
             return Some(change);
         }
@@ -236,7 +236,7 @@ mod tests {
         let mut room = Delivery::default();
         room.roster.correct(vec!["Ada".to_owned()], 1, false);
         assert_eq!(room.changed(change()), None);
-        room.compare_later = true;
+        room.compare_at = Some(Instant::now());
         assert_eq!(room.changed(change()), Some(change()));
     }
 

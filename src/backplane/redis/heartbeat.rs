@@ -15,10 +15,11 @@ use crate::threads;
 /// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
 /// thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// After Redis came back or accepts renewals again, expired leases are not cleared and lost seats are restored for this
-/// time: every instance may first renew its own, after the longest reconnect delay (5 s) and one heartbeat.
-const GRACE: Duration = Duration::from_secs(10);
-/// A sleep that overruns by this much means that the process was stopped.
+/// After Redis came back or accepts renewals again, expired leases are not cleared for this time; after seats were lost,
+/// rosters are not compared for it. Every instance may first renew its own seats, after the longest reconnect delay (5 s)
+/// and one heartbeat.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// A heartbeat that comes this much too late means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
 /// The heartbeat's thread.
@@ -42,12 +43,13 @@ impl Heartbeat {
     }
 
     fn run(&mut self) {
+        let mut last = Instant::now();
         loop {
-            let before = Instant::now();
             std::thread::sleep(HEARTBEAT);
-            if before.elapsed() > HEARTBEAT + OVERSLEEP {
+            if last.elapsed() > HEARTBEAT + OVERSLEEP {
                 self.core.slept.store(true, Relaxed);
             }
+            last = Instant::now();
             self.core.bulk.close_idle();
             if let Ok(up_since) = self.core.health.since() {
                 self.core.read_bans();
@@ -57,11 +59,10 @@ impl Heartbeat {
     }
 
     fn beat(&mut self, up_since: Instant) {
-        // Seats that are gone soon after Redis came back were lost with its data, and are restored. At any other time
-        // another instance expired them because this process was stopped; their clients, if still connected, rejoin, so
-        // that the room never shows someone who is not there.
-        let returning = up_since.elapsed() < GRACE;
-        let again = returning && !self.core.slept.load(Relaxed);
+        // Seats that are gone were lost with Redis's data, and are restored; unless this process was stopped, so that
+        // another instance expired them. Then their clients, if still connected, rejoin, so that the room never shows
+        // someone who is not there.
+        let again = !self.core.slept.load(Relaxed);
         match renew_all(&self.core, again, Instant::now() + LEASE) {
             Ok(()) => self.core.slept.store(false, Relaxed),
             Err(failure) => {
@@ -71,16 +72,15 @@ impl Heartbeat {
         }
         let steady_since = self.failed.map_or(up_since, |failed| failed.max(up_since));
         self.core.may_expire.store(steady_since.elapsed() > GRACE && self.core.health.is_up(), Relaxed);
-        if !returning {
-            self.compare_at_last();
-        }
+        self.compare_at_last(Instant::now());
     }
 
     /// Compares the rosters that had to wait until all instances had restored their seats.
-    fn compare_at_last(&self) {
+    fn compare_at_last(&self, now: Instant) {
         for room in self.core.rooms.names() {
-            let waits = self.core.rooms.deliver(&room, |_, delivery| std::mem::take(&mut delivery.compare_later));
-            if waits == Some(true) {
+            let due = |at: &mut Instant| *at <= now;
+            let waited = self.core.rooms.deliver(&room, |_, delivery| delivery.compare_at.take_if(due).is_some());
+            if waited == Some(true) {
                 // Clients that joined meanwhile know fewer names than the others.
                 self.core.compare(&room, true);
             }

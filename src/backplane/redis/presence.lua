@@ -8,6 +8,14 @@ local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- A key that another program has overwritten would lock the room forever. The instances know what it held, and renew it.
+for key, used in pairs({[here] = redis.pcall('ZCARD', here), [who] = redis.pcall('HGET', who, '')}) do
+  if type(used) == 'table' and string.find(used.err or '', '^WRONGTYPE') then
+    redis.log(redis.LOG_WARNING, key .. ' is of another type and is deleted')
+    redis.call('DEL', key)
+  end
+end
+
 -- Session, mark, shown name and time of joining from a value of `who`.
 local function parse(value)
   local session, by, since, name = string.match(value, '^(%S+) (%S+) %S+ (%d+) (.*)$')
