@@ -13,29 +13,43 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 const START: f64 = 1.5;
 /// A smaller surplus is not worth the reconnects.
 const MIN_SURPLUS: u64 = 200;
-/// Pause after the last session was asked to reconnect. Clients wait up to 3 s before they do, and instances report
-/// every 3 s: until then the moving sessions are counted nowhere, the average is too low, and too many would be asked.
+/// A round ends this long after the last session was asked. Clients wait up to 3 s before they reconnect, and other
+/// instances report every 3 s: until then those on their way count nowhere.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The state of rebalancing, kept by the main thread.
+/// What the main thread keeps between two ticks.
 pub struct Rebalancing {
-    /// Sessions asked per second; 0 turns rebalancing off.
+    /// Sessions per second; 0: off.
     rate: u32,
     next_report: Instant,
-    /// Sessions still to be asked, decided once per start.
-    surplus: u64,
-    /// No new start before this time.
-    settled: Instant,
+    round: Option<Round>,
+}
+
+/// One evening-out, judged by the numbers at its start: those counted later lack the sessions that are on their way, so
+/// the average would look too low and too many would be asked. Only the number of instances may change: several new
+/// ones rarely come at once.
+struct Round {
+    own: u64,
+    sessions: u64,
+    instances: u64,
+    asked: u64,
+    last_asked: Instant,
+}
+
+impl Round {
+    /// How many are still to be asked.
+    fn rest(&self) -> u64 {
+        (self.own - self.asked).saturating_sub(self.sessions / self.instances)
+    }
 }
 
 impl Rebalancing {
-    /// At most `rate` sessions per second; 0 turns rebalancing off.
+    /// At most `rate` sessions per second; 0 is off.
     pub fn new(rate: u32) -> Rebalancing {
-        let now = Instant::now();
-        Rebalancing { rate, next_report: now + REPORT_EVERY, surplus: 0, settled: now }
+        Rebalancing { rate, next_report: Instant::now() + REPORT_EVERY, round: None }
     }
 
-    /// Called once per second.
+    /// To be called once per second.
     pub fn tick(&mut self, app: &App) {
         if self.rate == 0 || app.draining.load(Relaxed) {
             return;
@@ -44,29 +58,33 @@ impl Rebalancing {
         if now >= self.next_report {
             self.next_report = now + REPORT_EVERY;
             let own = app.sessions.taken() as u64;
-            let counted = app.backplane.load_report(own);
-            if self.surplus == 0 && now >= self.settled {
-                self.surplus = counted.map_or(0, |(instances, sessions)| surplus(own, instances, sessions));
-                if self.surplus > 0 {
-                    log::info!("rebalancing {} of {own} sessions, {} per second", self.surplus, self.rate);
-                }
+            let Some((instances, sessions)) = app.backplane.load_report(own) else { return };
+            self.report(own, instances.max(1), sessions, now);
+        }
+        if let Some(round) = &mut self.round {
+            let some = round.rest().min(u64::from(self.rate));
+            if some > 0 {
+                app.lanes.rebalance(some as usize);
+                round.asked += some;
+                round.last_asked = now;
             }
         }
-        let some = self.surplus.min(u64::from(self.rate));
-        if some > 0 {
-            app.lanes.rebalance(some as usize);
-            self.surplus -= some;
-            self.settled = now + SETTLE;
+    }
+
+    /// Starts a round if one is due, or brings the running one up to date.
+    fn report(&mut self, own: u64, instances: u64, sessions: u64, now: Instant) {
+        match &mut self.round {
+            Some(round) if now < round.last_asked + SETTLE => round.instances = instances,
+            _ => {
+                let round = Round { own, sessions, instances, asked: 0, last_asked: now };
+                let due = own as f64 > START * (sessions / instances) as f64 && round.rest() >= MIN_SURPLUS;
+                if due {
+                    log::info!("rebalancing {} of {own} sessions, {} per second", round.rest(), self.rate);
+                }
+                self.round = due.then_some(round);
+            }
         }
     }
-}
-
-/// The number of sessions that an instance has beyond its share; 0 if too few to act on.
-fn surplus(own: u64, instances: u64, sessions: u64) -> u64 {
-    let average = sessions / instances.max(1);
-    let over = own.saturating_sub(average);
-    let starts = own as f64 > START * average as f64 && over >= MIN_SURPLUS;
-    if starts { over } else { 0 }
 }
 
 #[cfg(test)]
@@ -75,15 +93,28 @@ mod tests {
 
     #[test]
     fn only_a_large_surplus_starts_it() {
-        for (own, instances, sessions, expected) in [
-            (500, 4, 1000, 250),
-            (300, 4, 1000, 0),
-            (250, 4, 1000, 0),
-            (190, 2, 200, 0),
-            (1000, 1, 1000, 0),
-            (5, 0, 0, 0),
-        ] {
-            assert_eq!(surplus(own, instances, sessions), expected, "{own} of {sessions} on {instances}");
+        for (own, instances, sessions, expected) in
+            [(500, 4, 1000, 250), (300, 4, 1000, 0), (190, 2, 200, 0), (1000, 1, 1000, 0), (5, 1, 0, 0)]
+        {
+            let mut rebalancing = Rebalancing::new(10);
+            rebalancing.report(own, instances, sessions, Instant::now());
+            let rest = rebalancing.round.map_or(0, |round| round.rest());
+            assert_eq!(rest, expected, "{own} of {sessions} on {instances}");
         }
+    }
+
+    #[test]
+    fn sessions_on_their_way_are_not_asked_for_again_and_a_second_new_instance_gets_its_share() {
+        let mut rebalancing = Rebalancing::new(10);
+        let now = Instant::now();
+        rebalancing.report(500, 3, 900, now);
+        rebalancing.round.as_mut().expect("started").asked = 100;
+        // 100 left this instance and 100 another full one; they are counted nowhere yet.
+        rebalancing.report(400, 3, 700, now + REPORT_EVERY);
+        assert_eq!(rebalancing.round.as_ref().expect("going on").rest(), 100);
+        rebalancing.report(400, 4, 700, now + 2 * REPORT_EVERY);
+        assert_eq!(rebalancing.round.as_ref().expect("going on").rest(), 175);
+        rebalancing.report(225, 4, 900, now + SETTLE);
+        assert!(rebalancing.round.is_none(), "even");
     }
 }

@@ -16,12 +16,18 @@ const ONE_LANE: u32 = 32;
 /// The most lanes: a room's lanes are a 64-bit set.
 pub const MAX_LANES: usize = 64;
 
-/// The number of each room's sessions per lane. Locked only for look-ups.
+/// Which lanes have how many sessions. Locked only for look-ups.
 pub struct Placement {
     lanes: usize,
-    rooms: Mutex<HashMap<Room, Vec<u32>>>,
+    counts: Mutex<Counts>,
     /// The next session number. Modulo the number of lanes it gives the session's lane.
     next: AtomicU64,
+}
+
+/// Sessions per lane.
+struct Counts {
+    of_room: HashMap<Room, Vec<u32>>,
+    all: Vec<u32>,
 }
 
 /// A session's number and its place on a lane, given up when dropped.
@@ -53,20 +59,25 @@ impl Iterator for RoomLanes {
 impl Placement {
     /// `lanes` is 1 to [`MAX_LANES`].
     pub fn new(lanes: usize) -> Arc<Placement> {
-        Arc::new(Placement { lanes, rooms: Mutex::default(), next: AtomicU64::new(0) })
+        let counts = Counts { of_room: HashMap::new(), all: vec![0; lanes] };
+        Arc::new(Placement { lanes, counts: Mutex::new(counts), next: AtomicU64::new(0) })
     }
 
     /// Assigns a number and a lane to a session.
     pub fn assign(self: &Arc<Placement>, room: &Room) -> Berth {
         let number = self.next.fetch_add(1, Relaxed);
-        let mut rooms = self.rooms();
-        let members = rooms.entry(room.clone()).or_insert_with(|| vec![0; self.lanes]);
+        let mut counts = self.counts();
+        let Counts { of_room, all } = &mut *counts;
+        let members = of_room.entry(room.clone()).or_insert_with(|| vec![0; self.lanes]);
+        let lanes = 0..self.lanes;
         let lane = match members.iter().sum() {
-            0 => number as usize % self.lanes,
-            1..ONE_LANE => (0..self.lanes).max_by_key(|lane| members[*lane]).unwrap_or(0),
-            ONE_LANE.. => (0..self.lanes).min_by_key(|lane| members[*lane]).unwrap_or(0),
-        };
+            0 => lanes.min_by_key(|lane| all[*lane]),
+            1..ONE_LANE => lanes.max_by_key(|lane| members[*lane]),
+            ONE_LANE.. => lanes.min_by_key(|lane| members[*lane]),
+        }
+        .unwrap_or(0);
         members[lane] += 1;
+        all[lane] += 1;
         let session = number * self.lanes as u64 + lane as u64;
         Berth { session, room: room.clone(), placement: self.clone() }
     }
@@ -78,25 +89,26 @@ impl Placement {
 
     /// The lanes with sessions of this room.
     pub fn lanes_of(&self, room: &Room) -> RoomLanes {
-        let rooms = self.rooms();
-        let members = rooms.get(room).map_or(&[][..], Vec::as_slice);
+        let counts = self.counts();
+        let members = counts.of_room.get(room).map_or(&[][..], Vec::as_slice);
         let bits = members.iter().enumerate().fold(0, |lanes, (lane, count)| lanes | u64::from(*count > 0) << lane);
         RoomLanes { bits, is_small: members.iter().sum::<u32>() <= ONE_LANE }
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Vec<u32>>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
         let lane = self.placement.lane_of(self.session);
-        let mut rooms = self.placement.rooms();
-        if let Some(members) = rooms.get_mut(&self.room) {
+        let mut counts = self.placement.counts();
+        counts.all[lane] -= 1;
+        if let Some(members) = counts.of_room.get_mut(&self.room) {
             members[lane] -= 1;
             if members.iter().all(|count| *count == 0) {
-                rooms.remove(&self.room);
+                counts.of_room.remove(&self.room);
             }
         }
     }
@@ -120,6 +132,23 @@ mod tests {
         assert!(placement.lanes_of(&coffee).eq([placement.lane_of(one.session)]));
         assert!(few.windows(2).all(|pair| pair[0].session < pair[1].session), "numbers grow");
         drop((few, many));
-        assert_eq!((placement.lanes_of(&tea).count(), placement.rooms().len()), (0, 1), "an empty room leaves nothing");
+        assert_eq!(
+            (placement.lanes_of(&tea).count(), placement.counts().of_room.len()),
+            (0, 1),
+            "an empty room leaves nothing"
+        );
+    }
+
+    #[test]
+    fn rooms_of_any_size_fill_all_lanes_alike() {
+        for size in 1..=ONE_LANE {
+            let placement = Placement::new(2);
+            let rooms = (0..20).map(|room| Room::from(format!("room-{room}").as_str()));
+            let berths: Vec<Berth> =
+                rooms.flat_map(|room| (0..size).map(|_| placement.assign(&room)).collect::<Vec<_>>()).collect();
+            assert_eq!(placement.counts().all, [10 * size; 2], "{size} in each room");
+            drop(berths);
+            assert_eq!(placement.counts().all, [0; 2]);
+        }
     }
 }
