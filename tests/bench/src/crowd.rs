@@ -1,6 +1,6 @@
-//! A crowd of clients on one thread and one epoll: it connects, joins rooms, talks and listens, and costs little
-//! enough that what is measured is the server. Every connection is closed by reset, so that thousands of them leave no
-//! port behind in TIME_WAIT.
+//! A crowd of clients on one thread and one epoll. It connects, joins rooms, sends and receives, and costs little
+//! enough that the measurement is of the server. Every connection is closed by a reset, so that thousands of them leave
+//! no port in TIME_WAIT.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::dialect::{Dialect, Step};
 use crate::ledger::{self, Ledger};
 use crate::ws;
 
-/// The clients come from 127.0.0.1 to 127.0.0.32 in turn.
+/// Source addresses, used in turn: 127.0.0.1 to 127.0.0.32.
 const ADDRESSES: usize = 32;
 
 pub struct Crowd {
@@ -26,31 +26,32 @@ pub struct Crowd {
     dialect: Dialect,
     epoll: OwnedFd,
     clients: Vec<Client>,
-    /// One read buffer for all, larger than any frame here.
+    /// One read buffer shared by all clients, larger than any frame here.
     buffer: Vec<u8>,
     pub ledger: Ledger,
     pub joined: usize,
-    /// Connections refused, or ended by the server.
+    /// Connections refused or closed by the server.
     pub gone: usize,
     /// Why the first of them ended.
     pub complaint: Option<String>,
     /// Microseconds from opening a connection to having joined.
     pub entered: Histogram<u64>,
     last_frame: Instant,
-    /// Who is to leave again, and when; in that order.
+    /// Which clients are to leave, and when, in that order.
     leaving: VecDeque<(Instant, usize)>,
-    /// How many messages were ever said: each has a reference of its own, or the server would take it for a repetition.
+    /// The number of messages sent so far. Each has a reference of its own, or the server would treat it as a
+    /// repetition.
     references: u64,
 }
 
-/// How a group of clients comes in.
+/// How a group of clients connects.
 #[derive(Clone, Copy)]
 pub struct Entrance {
-    /// How many may be on their way in at a time.
+    /// How many may be connecting at a time.
     pub window: usize,
-    /// The group stops reading once it has joined, with a receive buffer of this size.
+    /// If set, the group stops reading once it has joined, and has a receive buffer of this size.
     pub deaf: Option<usize>,
-    /// Each client leaves again, with a close frame, this long after it has joined.
+    /// If set, each client leaves this long after it has joined, with a close frame.
     pub stay: Option<Duration>,
     pub deadline: Duration,
 }
@@ -61,7 +62,8 @@ impl Default for Entrance {
     }
 }
 
-/// Where messages are said in a run: the members take turns in saying them, and each message is owed to `owed` clients.
+/// A room in which messages are sent during a run: the members take turns sending, and each message must reach `owed`
+/// clients.
 pub struct Room {
     pub members: Vec<usize>,
     pub owed: u32,
@@ -71,7 +73,7 @@ struct Client {
     socket: Option<Socket>,
     stage: Stage,
     room: Rc<str>,
-    /// The start of a frame whose rest has not come yet.
+    /// The beginning of a frame that is not complete yet.
     partial: Vec<u8>,
     deaf: bool,
     opened: Instant,
@@ -106,12 +108,12 @@ impl Crowd {
         }
     }
 
-    /// How many clients were ever opened: the index that the next one gets.
+    /// The number of clients opened so far, which is the index of the next one.
     pub fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Brings in a client for each room named, and returns how long it took until the last one had joined.
+    /// Connects a client for each room named, and returns the time until the last one has joined.
     pub fn enter(&mut self, rooms: impl IntoIterator<Item = Rc<str>>, entrance: Entrance) -> io::Result<Duration> {
         let start = Instant::now();
         let (before, first) = (self.joined + self.gone, self.clients.len());
@@ -130,7 +132,7 @@ impl Crowd {
         Ok(start.elapsed())
     }
 
-    /// Opens a client for each room named at an even pace, whatever the server makes of it, and waits until all have
+    /// Opens a client for each room named at an even pace, however the server responds, and waits until all have
     /// joined.
     pub fn enter_paced(
         &mut self,
@@ -142,7 +144,7 @@ impl Crowd {
         let (entered, gone) = (self.entered.len(), self.gone);
         for (number, room) in rooms.into_iter().enumerate() {
             let due = Duration::from_secs_f64(number as f64 / per_second);
-            // Once at least, however late it is: what has come must be taken.
+            // At least once, however late it is: received data must be read.
             self.turn(due.saturating_sub(start.elapsed()))?;
             while start.elapsed() < due {
                 self.turn(due.saturating_sub(start.elapsed()))?;
@@ -156,7 +158,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Reads on until nothing has come for `quiet`, or `limit` has passed: who came and went is told by then.
+    /// Reads until nothing has arrived for `quiet`, or `limit` has passed, so that all notices of presence have
+    /// arrived.
     pub fn settle(&mut self, quiet: Duration, limit: Duration) -> io::Result<()> {
         let start = Instant::now();
         self.last_frame = start;
@@ -166,7 +169,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Reads for a time and says nothing.
+    /// Reads for a time without sending.
     pub fn idle(&mut self, time: Duration) -> io::Result<()> {
         let start = Instant::now();
         while start.elapsed() < time {
@@ -175,7 +178,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Says messages at an even pace, in each room in turn. True if every delivery was made.
+    /// Sends messages at an even pace, to each room in turn. True if every delivery was made.
     pub fn paced(&mut self, rooms: &[Room], rate: f64, time: Duration, size: usize) -> io::Result<bool> {
         let start = Instant::now();
         let total = (rate * time.as_secs_f64()).round() as usize;
@@ -192,7 +195,7 @@ impl Crowd {
         self.finish()
     }
 
-    /// Keeps so many messages on their way at all times. True if every delivery was made.
+    /// Keeps this many messages in flight at all times. True if every delivery was made.
     pub fn saturated(&mut self, rooms: &[Room], in_flight: usize, time: Duration, size: usize) -> io::Result<bool> {
         let start = Instant::now();
         let mut number = 0;
@@ -206,7 +209,7 @@ impl Crowd {
         self.finish()
     }
 
-    /// Says so many messages, one at a time: the next one when everybody has the last. True if every delivery was made.
+    /// Sends messages one at a time, each after everyone has received the one before. True if every delivery was made.
     pub fn one_by_one(&mut self, rooms: &[Room], messages: usize, size: usize) -> io::Result<bool> {
         for number in 0..messages {
             self.say(Instant::now(), rooms, number, size)?;
@@ -259,7 +262,7 @@ impl Crowd {
         if let Some(size) = entrance.deaf {
             socket.set_recv_buffer_size(size)?;
         }
-        // Each source address has some 28,000 ports of its own.
+        // Each source address has about 28,000 ports of its own.
         let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 1 + (index % ADDRESSES) as u8), 0);
         socket.bind(&source.into())?;
         match socket.connect(&SockAddr::from(self.server)) {
@@ -275,7 +278,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits for the server for at most `wait`, and takes what came. Whose time is over leaves first.
+    /// Waits for the server for at most `wait`, and reads what has arrived. Clients whose time is over leave first.
     fn turn(&mut self, wait: Duration) -> io::Result<()> {
         while let Some((due, index)) = self.leaving.front().copied()
             && due <= Instant::now()
@@ -335,7 +338,7 @@ impl Crowd {
         }
     }
 
-    /// Takes whole frames from the front of `bytes`, and returns how much it took.
+    /// Processes whole frames at the front of `bytes`, and returns the number of bytes consumed.
     fn take(&mut self, index: usize, bytes: &[u8]) -> usize {
         let now = Instant::now();
         self.last_frame = now;
@@ -420,13 +423,13 @@ impl Crowd {
     }
 }
 
-/// The names of rooms for `clients` clients, so many in each.
+/// Room names for `clients` clients, `each` of them per room.
 pub fn rooms(tag: &str, clients: usize, each: usize) -> VecDeque<Rc<str>> {
     let names: Vec<Rc<str>> = (0..clients.div_ceil(each)).map(|room| format!("bench-{tag}-{room}").into()).collect();
     (0..clients).map(|client| names[client / each].clone()).collect()
 }
 
-/// All members of the rooms that `rooms` named, for clients numbered from `first` on.
+/// All members of the rooms named by `rooms`, for clients numbered from `first` on.
 pub fn talk(first: usize, clients: usize, each: usize) -> Vec<Room> {
     (0..clients.div_ceil(each))
         .map(|room| {

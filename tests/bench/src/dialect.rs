@@ -1,5 +1,5 @@
-//! What each server speaks over its WebSocket: how a client joins a room, says something, and answers keep-alives. All
-//! else in the benchmark is the same for every server.
+//! The protocol of each server over its WebSocket: how a client joins a room, sends a message and answers keep-alives.
+//! Everything else in the benchmark is the same for all servers.
 
 use crate::ws;
 
@@ -7,13 +7,13 @@ use crate::ws;
 pub enum Dialect {
     /// `bobbin.v1`
     Bobbin,
-    /// The room is in the path, the server says `welcome`, and any text is for the room.
+    /// The room is in the path, the server sends `welcome`, and any text is sent to the room.
     Plain,
     /// Engine.IO 4 and socket.io 5 over a WebSocket
     SocketIo,
 }
 
-/// What a client that is not yet in its room does with a text it got.
+/// What a client that has not joined yet does after receiving a text.
 pub enum Step {
     Wait,
     Reply(Vec<u8>),
@@ -34,7 +34,7 @@ impl Dialect {
         )
     }
 
-    /// What the client sends as soon as it is upgraded.
+    /// What the client sends right after the upgrade.
     pub fn greet(self, client: usize) -> Option<Vec<u8>> {
         (self == Dialect::Bobbin)
             .then(|| text(&format!(r#"{{"type":"join","name":"c{client}","client":"bench-client-{client:08}"}}"#)))
@@ -58,12 +58,12 @@ impl Dialect {
         }
     }
 
-    /// The answer that a text from the server asks for, once joined: Engine.IO has pings of its own.
+    /// The answer to a text from the server, if it needs one: Engine.IO has pings of its own.
     pub fn reply(self, payload: &[u8]) -> Option<Vec<u8>> {
         (self == Dialect::SocketIo && payload == b"2").then(|| text("3"))
     }
 
-    /// The frame that says `line` in the client's room.
+    /// A frame that sends `line` to the client's room.
     pub fn say(self, line: &str, reference: u64) -> Vec<u8> {
         match self {
             Dialect::Bobbin => text(&format!(r#"{{"type":"message","text":"{line}","ref":"bench-{reference}"}}"#)),

@@ -1,4 +1,4 @@
-//! The door, and the largest room behind it: thousands who come in at once, and a message to all of them.
+//! Mass joins, and the largest room: thousands of clients that connect at once, and a message to all of them.
 
 use std::io;
 use std::rc::Rc;
@@ -12,12 +12,12 @@ use crate::crowd::{self, Crowd, Entrance};
 use crate::meter::{Meter, everyone, round_to, say, seconds, settle};
 use crate::runs::{Bench, IN_FLIGHT, SIZE};
 
-/// How many are on their way in at a time.
+/// How many may be connecting at a time.
 const WINDOW: usize = 512;
 
 impl Bench {
-    /// All into one room: how long until the last has its `welcome`; then how long a message takes until everybody has
-    /// it, and how many deliveries there can be.
+    /// All clients join one room: the time until the last has its `welcome`, then the time for one message to reach
+    /// everyone, and the highest rate of deliveries.
     pub fn large(&self) -> io::Result<Value> {
         let clients = self.pick(2000, 10_000);
         let (paced, rate) = (seconds(self.pick(3, 15)), 4.0);
@@ -50,8 +50,8 @@ impl Bench {
         Ok(json!({ "clients": clients, "messages_per_s": rate, "in_flight": IN_FLIGHT, "servers": result }))
     }
 
-    /// 2,000 joins per second into 1,000 rooms, each with its leave two seconds later, beside a calm room of 10 in which
-    /// somebody says something twenty times per second.
+    /// 2,000 joins per second into 1,000 rooms, each client leaving after two seconds, beside a calm room of 10 with
+    /// twenty messages per second.
     pub fn rush(&self) -> io::Result<Value> {
         let (rooms, rate, time) = (1000, self.pick(1000.0, 2000.0), self.pick(5, 30));
         let mut result = Map::new();
@@ -90,7 +90,7 @@ impl Bench {
     }
 }
 
-/// Ten people in a room of their own, until it is over: how long their messages take.
+/// The latency of messages in a room of ten, until `over` is set.
 fn calm_room(mut crowd: Crowd, over: &AtomicBool) -> io::Result<Value> {
     let mut whole = true;
     crowd.enter(crowd::rooms("calm", 10, 10), Entrance::default())?;

@@ -1,5 +1,5 @@
-//! The floor: the least that a fan-out can cost. One thread polls, takes what clients say, and makes a bare loop of
-//! `send(2)` over the sockets of the room. No Redis, no names, no history, no slow clients.
+//! The floor: the least that a fan-out can cost. One thread polls, reads the clients' messages, and runs a bare loop of
+//! `send(2)` over the sockets of the room. No Redis, no names, no history, no handling of slow clients.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -10,12 +10,12 @@ use rustix::event::epoll;
 
 use crate::ws;
 
-/// What epoll calls the listener; all other numbers are places in the list of clients.
+/// The listener's number in epoll; all other numbers are indexes in the list of clients.
 const LISTENER: u64 = u64::MAX;
 
 struct Client {
     stream: TcpStream,
-    /// Empty until the client is upgraded.
+    /// Empty until the upgrade.
     room: String,
 }
 
@@ -83,7 +83,7 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, clients: &mut Vec<Option<Clie
     Ok(())
 }
 
-/// Answers the upgrade request, greets, and returns the room that the path names.
+/// Answers the upgrade request, sends the greeting, and returns the room named by the path.
 fn upgrade(client: &mut Client, request: &[u8]) -> io::Result<String> {
     let request = String::from_utf8_lossy(request);
     let room = request.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/ws/").to_owned();
@@ -96,7 +96,7 @@ fn upgrade(client: &mut Client, request: &[u8]) -> io::Result<String> {
     Ok(room)
 }
 
-/// Turns what a client said into the frames for its room.
+/// Turns a client's messages into frames for its room.
 fn listen(mut bytes: &[u8], frames: &mut Vec<u8>) {
     while let Some(frame) = ws::next_from_client(bytes) {
         if frame.opcode == ws::TEXT {

@@ -1,5 +1,5 @@
-//! What a message costs hop by hop: system calls, counted by strace, and context switches, counted by the kernel, while
-//! one message at a time goes through a room of 10. The two are counted in passes of their own, since strace stops
+//! The cost of a message in system calls, counted by strace, and in context switches, counted by the kernel, while
+//! messages are sent one at a time through a room of 10. The two are counted in separate passes, because strace stops
 //! every thread at every call.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ impl Bench {
                 let Ok(strace) = Strace::attach(pid) else { continue };
                 crowd.one_by_one(&room, messages, SIZE)?;
                 let calls = strace.detach()?;
-                // What is rarer than one in a hundred messages is not a message's doing.
+                // Calls made fewer than once per hundred messages are not caused by the messages.
                 let calls =
                     calls.into_iter().map(|(name, count)| (name, each(count))).filter(|(_, count)| *count >= 0.01);
                 figures[key] = calls.map(|(name, count)| (name, json!(count))).collect();
@@ -54,7 +54,7 @@ impl Bench {
     }
 }
 
-/// How often the threads of a process gave up a core or lost it.
+/// How often the threads of a process yielded or lost a core.
 fn switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let status = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
@@ -78,7 +78,7 @@ impl Strace {
         command.args(["-c", "-f", "-o"]).arg(&summary).args(["-p", &pid.to_string()]);
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = BufReader::new(process.stderr.take().expect("it is piped"));
-        // Its first line says that it is attached; the rest is read away.
+        // Its first line reports that it is attached; the rest is discarded.
         let mut lines = stderr.lines();
         let attached = lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("attached")));
         thread::spawn(move || lines.for_each(drop));
@@ -86,9 +86,9 @@ impl Strace {
         if attached { Ok(Strace { process, summary }) } else { Err(io::Error::other("strace did not attach")) }
     }
 
-    /// Ends it, and returns how often each system call was made.
+    /// Stops it, and returns how often each system call was made.
     fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
-        // SAFETY: a signal to a child of ours that has not been waited for.
+        // SAFETY: sends a signal to our own child, which has not been reaped.
         unsafe { libc::kill(self.process.id() as libc::pid_t, libc::SIGINT) };
         self.process.wait()?;
         let text = fs::read_to_string(&self.summary)?;

@@ -1,5 +1,5 @@
-//! The books of a run: every message said, how many deliveries of it are still owed, and how long each one took. A
-//! run is only counted if the books balance: each client of the room got each message exactly once.
+//! The ledger of a run: every message sent, its outstanding deliveries, and the time each delivery took. A run counts
+//! only if the ledger balances: every client of the room received each message exactly once.
 
 use std::time::Instant;
 
@@ -9,11 +9,11 @@ pub struct Ledger {
     said: Vec<Said>,
     open: usize,
     pub deliveries: u64,
-    /// Deliveries that nobody was owed: a message that came twice.
+    /// Deliveries beyond those owed: messages received twice.
     pub surplus: u64,
-    /// Microseconds from when a message was due to be said to the reader's read.
+    /// Microseconds from when a message was due to be sent to the recipient's read.
     pub latency: Histogram<u64>,
-    /// The same to the last of the readers: until everybody in the room has the message.
+    /// The same for the last recipient: the time until everyone in the room has the message.
     pub whole: Histogram<u64>,
 }
 
@@ -22,7 +22,7 @@ struct Said {
     owed: u32,
 }
 
-/// The byte that opens the marker in a message; nothing else that a server sends holds it.
+/// The byte that starts the marker in a message; nothing else that a server sends contains it.
 const MARK: u8 = b'~';
 const DIGITS: usize = 8;
 
@@ -31,8 +31,8 @@ impl Ledger {
         Ledger { said: Vec::new(), open: 0, deliveries: 0, surplus: 0, latency: histogram(), whole: histogram() }
     }
 
-    /// Books a message that `owed` clients shall get and that was due `at` some time, and returns its text of `size`
-    /// bytes. Time counts from when it was due, so a sender that is held up hides nothing.
+    /// Records a message that `owed` clients must receive and that was due at `at`, and returns its text of `size`
+    /// bytes. Latency is measured from when it was due, so that a delayed sender hides nothing.
     pub fn say(&mut self, at: Instant, owed: u32, size: usize) -> String {
         let number = self.said.len();
         self.said.push(Said { at, owed });
@@ -40,7 +40,7 @@ impl Ledger {
         format!("{}{number:0DIGITS$}{}", MARK as char, "x".repeat(size.saturating_sub(1 + DIGITS)))
     }
 
-    /// Books a delivery, if the payload is one.
+    /// Records a delivery, if the payload is one.
     #[inline]
     pub fn delivered(&mut self, payload: &[u8], now: Instant) -> bool {
         let Some(mark) = memchr::memchr(MARK, payload) else { return false };
@@ -65,7 +65,7 @@ impl Ledger {
         true
     }
 
-    /// How many messages are still on their way to somebody.
+    /// The number of messages not yet delivered to everyone.
     pub fn open(&self) -> usize {
         self.open
     }
@@ -79,7 +79,7 @@ impl Ledger {
     }
 }
 
-/// For times in microseconds, up to ten minutes.
+/// A histogram of microseconds, up to ten minutes.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid")
 }

@@ -1,5 +1,5 @@
-//! Measures Bobbin beside its peers on this machine, prints a table, writes the figures as JSON and draws them.
-//! `make bench` runs it; `--help` says what it takes.
+//! Measures Bobbin beside its peers on this machine, prints tables, writes the figures as JSON and plots them. Run by
+//! `make bench`; `--help` lists the options.
 
 mod crowd;
 mod dialect;
@@ -40,7 +40,7 @@ Measures Bobbin beside its peers, on this machine only.
   --draw FILE      no run: print and draw the figures of this file
 ";
 
-/// All runs; the first ten are those of `--quick`.
+/// All runs; `--quick` makes the first ten.
 const RUNS: [&str; 16] = [
     "scripts",
     "fanout",
@@ -60,7 +60,7 @@ const RUNS: [&str; 16] = [
     "containers",
 ];
 
-/// Where the tables are in a Markdown file.
+/// Marks the place of the tables in a Markdown file.
 const BEGIN: &str = "<!-- tables -->";
 const END: &str = "<!-- /tables -->";
 
@@ -154,7 +154,8 @@ fn bench(options: Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs what is asked for. The figures so far are written after each run, so that one that fails loses nothing.
+/// Makes the requested runs. The figures are written after each run, so that a failing run loses none of the earlier
+/// ones.
 fn measure(options: &Options, out: &Path) -> io::Result<Value> {
     std::fs::create_dir_all(out)?;
     let redis = process::Redis::start()?;

@@ -1,4 +1,4 @@
-//! What a run reads off the processes and the ledger, as JSON figures, and how the figures of several rounds become one.
+//! Collects a run's figures from the processes and the ledger as JSON, and combines the figures of several rounds.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::crowd::Crowd;
 use crate::ledger::Ledger;
 use crate::process::{self, Redis, Server};
 
-/// What the processes use from a moment on.
+/// Measures what the processes use from a moment on.
 pub struct Meter {
     start: Instant,
     server: u32,
@@ -20,7 +20,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Opens new books.
+    /// Starts with an empty ledger.
     pub fn start(server: &Server, redis: &Redis, crowd: &mut Crowd) -> Meter {
         crowd.ledger = Ledger::new();
         let (server, redis) = (server.pid(), redis.pid());
@@ -59,7 +59,7 @@ impl Meter {
     }
 }
 
-/// Memory in kB: the process's own, and what the kernel holds on the whole machine.
+/// Memory in kB: the process's own, and the kernel's for the whole machine.
 pub struct Memory {
     rss: u64,
     page_tables: u64,
@@ -80,14 +80,15 @@ impl Memory {
     }
 
     pub fn json(&self, connections: usize) -> Value {
-        // Each thread has a kernel stack of 16 KiB, which no process's own figures show.
+        // Each thread has a kernel stack of 16 KiB, which is not in any process's own figures.
         let whole = self.rss + self.page_tables + self.threads * 16;
         json!({
             "connections": connections, "rss_kb": self.rss, "threads": self.threads, "with_kernel_stacks_kb": whole,
         })
     }
 
-    /// What one of `connections` connections added. The slab holds both ends of each connection, the load's too.
+    /// The memory that one of `connections` connections added. The slab contains both ends of each connection,
+    /// including the load generator's.
     pub fn less(&self, first: &Memory, connections: usize) -> Value {
         let each = |now: u64, then: u64| round_to((now as f64 - then as f64) / connections as f64, 2);
         json!({
@@ -111,8 +112,8 @@ pub fn everyone(crowd: &Crowd, expected: usize, server: &Server) -> io::Result<(
     Err(io::Error::other(format!("{}: {} of {expected} clients are in: {why}", server.name, crowd.joined)))
 }
 
-/// The median of each figure over the rounds; anything that is not a figure is the first round's, and a flag holds only
-/// if it holds in every round.
+/// The median of each figure over the rounds. Anything that is not a figure is taken from the first round, and a flag
+/// holds only if it holds in every round.
 pub fn median_of(samples: &[Value]) -> Value {
     let mut result = samples[0].clone();
     for (key, value) in result.as_object_mut().expect("samples are objects") {
@@ -139,7 +140,7 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     }
 }
 
-/// Latency at ever finer quantiles, for the plot.
+/// Latency at increasingly fine quantiles, for the plot.
 pub fn curve(latency: &Histogram<u64>) -> Value {
     let quantiles = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 1.0];
     quantiles.iter().map(|&quantile| json!([quantile, latency.value_at_quantile(quantile)])).collect()

@@ -1,4 +1,4 @@
-//! The servers that are compared, and how each is made ready: npm packages and a cargo build under `target/bench`, so
+//! The servers that are compared, and how each is prepared: npm packages and a cargo build under `target/bench`, so
 //! that nothing is left in the source tree.
 
 use std::fs;
@@ -13,7 +13,7 @@ pub const NAMES: [&str; 7] = ["bobbin", "local", "file", "socket.io", "axum", "u
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
-/// The servers that are asked for, ready to start; `before` is another build of Bobbin, to be compared with this one.
+/// The requested servers, ready to start; `before` is another build of Bobbin, to compare with this one.
 pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[String]) -> io::Result<Vec<Recipe>> {
     let workshop = std::env::current_dir()?.join("target/bench/peers");
     let endpoint = format!("127.0.0.1:{}", redis.port);
@@ -48,7 +48,7 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
         };
         recipes.push(recipe.env("REDIS_URL", redis.url()));
     }
-    // The build under test comes first: it is the one that runs of Bobbin alone measure.
+    // The build under test comes first: runs that measure only Bobbin use it.
     recipes.sort_by_key(|recipe| recipe.name != "bobbin");
     Ok(recipes)
 }
@@ -66,7 +66,7 @@ const LIMITS: [&str; 9] = [
     "REBALANCE",
 ];
 
-/// Bobbin with its limits off: a client here sends far more than a person does, and all come from few addresses.
+/// Bobbin with its limits off: these clients send far more than people do, and share few addresses.
 fn bobbin(name: &'static str, binary: &Path) -> io::Result<Recipe> {
     let binary = binary
         .canonicalize()

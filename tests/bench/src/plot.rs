@@ -1,5 +1,5 @@
-//! The plots, drawn as SVG by hand: a few line charts are not worth a plotting library. They bring their own white
-//! ground, so that they read on a dark page too.
+//! The plots, as SVG written by hand: a few line charts do not justify a plotting library. They have a white
+//! background, so that they are legible on a dark page too.
 
 use std::fmt::Write;
 use std::fs;
@@ -75,7 +75,7 @@ fn cost(sweep: &Value) -> Chart {
     }
 }
 
-/// Rooms of 10 with the same rate in all of them together, by how many rooms there are.
+/// Rooms of 10 at the same total rate, by the number of rooms.
 fn small_cost(small: &Value) -> Chart {
     let lines = servers(small, |points| {
         let all = points.as_array().into_iter().flatten();
@@ -93,7 +93,7 @@ fn small_cost(small: &Value) -> Chart {
     }
 }
 
-/// 100 rooms of 10, by the rate in all of them together.
+/// 100 rooms of 10, by the total rate.
 fn small_latency(small: &Value) -> Chart {
     let lines = servers(small, |points| {
         let all = points.as_array().into_iter().flatten();
@@ -130,7 +130,7 @@ fn memory(memory: &Value) -> Chart {
 }
 
 fn latency(fanout: &Value) -> Chart {
-    // Quantile q is drawn at the number of nines it has, so that the tail gets its room.
+    // Quantile q is drawn at its number of nines, so that the tail gets space.
     let nines = |quantile: f64| 1.0 / (1.0 - quantile.min(0.9999));
     let lines = servers(&fanout["servers"], |server| {
         let curve = server["latency_curve_us"].as_array().into_iter().flatten();
@@ -180,7 +180,7 @@ fn extent(lines: &[Line], of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
     all.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
 }
 
-/// Ticks at each power of ten times each of `steps`, from just below the least value to just above the greatest.
+/// Ticks at each power of ten times each of `steps`, from just below the smallest value to just above the largest.
 fn log_axis(title: &'static str, lines: &[Line], of: fn(&(f64, f64)) -> f64, steps: &[f64]) -> Axis {
     let (low, high) = extent(lines, of);
     let all: Vec<f64> = (-3..8).flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power))).collect();
@@ -289,7 +289,7 @@ impl Chart {
         );
     }
 
-    /// Each line's name at its right end, moved down where two would overlap.
+    /// Draws each line's name at its right end, moved down where two would overlap.
     fn names(&self, svg: &mut String) {
         let mut ends: Vec<(f64, &Line)> = self
             .lines

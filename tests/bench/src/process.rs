@@ -1,5 +1,5 @@
-//! The processes of a run: servers, Redis, and what the kernel says about them (CPU, memory, threads). Each ends when
-//! its value is dropped.
+//! The processes of a run: servers, Redis, and what the kernel reports about them (CPU, memory, threads). Each ends
+//! when its value is dropped.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::dialect::Dialect;
 
-/// A server under test: what it is called, what it speaks, and how it is started.
+/// A server under test: its name, its protocol, and how to start it.
 #[derive(Clone)]
 pub struct Recipe {
     pub name: &'static str,
@@ -32,13 +32,13 @@ pub struct Server {
     pub name: &'static str,
     pub dialect: Dialect,
     pub address: SocketAddr,
-    /// From the start of the process to its saying that it listens.
+    /// The time from starting the process until it reports that it listens.
     pub started_in: Duration,
     process: Process,
 }
 
 impl Server {
-    /// Starts it and waits until it says where it listens.
+    /// Starts it and waits until it prints its address.
     pub fn start(recipe: &Recipe) -> io::Result<Server> {
         let mut command = Command::new(&recipe.command[0]);
         command.args(&recipe.command[1..]).env("PORT", "0").envs(recipe.env.iter().cloned());
@@ -75,7 +75,7 @@ impl Server {
     }
 }
 
-/// It listens before it has reached Redis; its own `/readyz` says when it has.
+/// It listens before it has reached Redis; `/readyz` reports when it has.
 fn until_ready(address: SocketAddr, deadline: Instant) -> io::Result<()> {
     while Instant::now() < deadline {
         let mut stream = TcpStream::connect(address)?;
@@ -91,7 +91,7 @@ fn until_ready(address: SocketAddr, deadline: Instant) -> io::Result<()> {
     Err(io::Error::other("the server is not ready in time"))
 }
 
-/// Reads a stream to its end, so that the process never blocks on it; lines go to `lines` while someone listens.
+/// Reads a stream to its end, so that the process never blocks on it; lines go to `lines` while that has a receiver.
 fn follow(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
     thread::spawn(move || {
         let show = std::env::var_os("BENCH_SHOW").is_some();
@@ -110,7 +110,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a redis-server of our own on a free port, without persistence.
+    /// Starts a redis-server on a free port, without persistence.
     pub fn start() -> io::Result<Redis> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--tcp-backlog", "4096"];
@@ -135,7 +135,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// One command through redis-cli.
+    /// Runs one command through redis-cli.
     pub fn cli(&self, words: &[&str]) -> io::Result<String> {
         let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -151,11 +151,11 @@ impl Drop for Process {
     }
 }
 
-/// The CPU time that a process has used, with all its threads, also those that have ended.
+/// The CPU time used by a process, including threads that have ended.
 pub fn cpu(pid: u32) -> Duration {
     let mut clock: libc::clockid_t = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write to the one local value that they get a pointer to, and nothing else.
+    // SAFETY: both calls write only to the local value whose pointer they receive.
     let failed = unsafe {
         libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock) != 0 || libc::clock_gettime(clock, &mut time) != 0
     };
@@ -163,7 +163,7 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// User and system time of a process in seconds, as /proc has them.
+/// User and system time of a process in seconds, from /proc.
 pub fn user_and_system(pid: u32) -> (f64, f64) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
@@ -187,14 +187,14 @@ fn number(file: &str, key: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// The first line that a command prints, or a dash: for the versions in the report.
+/// The first line printed by a command, or a dash; used for the versions in the report.
 pub fn version(command: &str, arguments: &[&str]) -> String {
     let output = Command::new(command).args(arguments).stdin(Stdio::null()).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or("–").trim().to_owned()
 }
 
-/// A control group with limits, as a container has them, for version 1 of the kernel's interface and for version 2.
+/// A control group with limits, as a container has, for versions 1 and 2 of the kernel's interface.
 pub struct Cage {
     folders: Vec<PathBuf>,
     memory_peak: PathBuf,
@@ -229,7 +229,7 @@ impl Cage {
     pub fn around(&self, recipe: &Recipe) -> Recipe {
         let enter: String =
             self.folders.iter().map(|folder| format!("echo $$ > {}/cgroup.procs && ", folder.display())).collect();
-        // Version 1 shows a container its own limits at the root; so does this, in a mount namespace of its own.
+        // With version 1, a container sees its own limits at the root; a separate mount namespace imitates that.
         let show = self.folders.iter().find(|folder| folder.starts_with("/sys/fs/cgroup/memory")).map(|memory| {
             let mount = format!("mount --bind {} /sys/fs/cgroup/memory && exec \\\"\\$@\\\"", memory.display());
             format!("unshare -m sh -c \"{mount}\" sh ")
@@ -240,7 +240,7 @@ impl Cage {
         Recipe { command, ..recipe.clone() }
     }
 
-    /// The most memory that was charged to the group, in bytes: pages, kernel stacks and the rest.
+    /// The peak memory charged to the group, in bytes: pages, kernel stacks and everything else.
     pub fn memory_peak(&self) -> u64 {
         fs::read_to_string(&self.memory_peak).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
@@ -248,7 +248,7 @@ impl Cage {
 
 impl Drop for Cage {
     fn drop(&mut self) {
-        // The kernel lets a group go once its last process is reaped; that takes a moment.
+        // The kernel allows a group to be removed only once its last process has been reaped, which takes a moment.
         for folder in &self.folders {
             let deadline = Instant::now() + Duration::from_secs(10);
             while fs::remove_dir(folder).is_err() && folder.exists() && Instant::now() < deadline {

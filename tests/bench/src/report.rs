@@ -1,4 +1,4 @@
-//! The figures as tables that a terminal and a README show alike.
+//! Formats the figures as tables for both terminals and Markdown.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::process::{meminfo, version};
 
-/// Where and with what the figures were taken.
+/// The machine and the versions behind the figures.
 pub fn about(quick: bool) -> Value {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
@@ -43,7 +43,7 @@ pub fn about(quick: bool) -> Value {
     })
 }
 
-/// All tables, for whatever runs there are figures of.
+/// All tables for which there are figures.
 pub fn tables(results: &Value) -> String {
     let mut out = String::new();
     let about = results["about"].as_object().cloned().unwrap_or_default();
@@ -142,7 +142,8 @@ fn fanout(out: &mut String, run: &Value) {
     table(out, &head, &rows);
 }
 
-/// A column: its head, where its figure is (parts by a dot), and whether microseconds are shown as milliseconds.
+/// A column: its heading, the path of its figure (separated by dots), and whether microseconds are shown as
+/// milliseconds.
 type Column = (&'static str, &'static str, bool);
 
 const KEPT: &[Column] = &[
@@ -194,7 +195,7 @@ fn by_server(out: &mut String, title: &str, servers: &Value, columns: &[Column])
     table(out, &head, &rows.collect::<Vec<_>>());
 }
 
-/// A table of each figure: a row per town and rate, a column per server.
+/// One table per figure: a row per town and rate, a column per server.
 fn small(out: &mut String, run: &Value) {
     let servers: Vec<(&String, &Value)> = run.as_object().into_iter().flatten().collect();
     let points = servers.first().and_then(|(_, points)| points.as_array()).cloned().unwrap_or_default();
@@ -379,7 +380,7 @@ fn stacks(out: &mut String, run: &Value) {
     table(out, &["after", "thread", "threads", "reserved kB", "touched kB, mean", "touched kB, most"], &rows);
 }
 
-/// Every figure within, as rows of path and value.
+/// Flattens all figures into rows of path and value.
 fn flat(path: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     match value {
         Value::Object(fields) => {
@@ -413,7 +414,7 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
     out.push('\n');
 }
 
-/// A server's name for people.
+/// A server's display name.
 pub fn label(name: &str) -> String {
     match name {
         "bobbin" => "Bobbin, through Redis",

@@ -1,5 +1,5 @@
-//! The measurements, each a function that starts what it needs, measures, and returns its figures as JSON. Where servers
-//! are compared they take turns within one run, so that what else the machine does hits all of them alike.
+//! The measurements. Each is a function that starts what it needs, measures, and returns its figures as JSON. Compared
+//! servers take turns within one run, so that other work on the machine affects all of them alike.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::process::{self, Cage, Recipe, Redis, Server};
 use crate::scripts;
 use crate::stacks::{self, Probe};
 
-/// What a run is made of.
+/// What a run needs.
 pub struct Bench {
     pub redis: Redis,
     /// Bobbin first, then its peers, then the floor.
@@ -25,11 +25,11 @@ pub struct Bench {
     pub quick: bool,
 }
 
-/// Bytes of text in a message.
+/// Bytes of text per message.
 pub const SIZE: usize = 150;
-/// Messages a second in the paced runs.
+/// Messages per second in the paced runs.
 const RATE: f64 = 20.0;
-/// Messages on their way at a time in the saturated runs.
+/// Messages in flight in the saturated runs.
 pub const IN_FLIGHT: usize = 8;
 
 impl Bench {
@@ -41,7 +41,7 @@ impl Bench {
         if self.quick { quick } else { full }
     }
 
-    /// Starts a server on a Redis without keys, or without a data file.
+    /// Starts a server with an empty Redis, or without a data file.
     pub fn start(&self, recipe: &Recipe) -> io::Result<(Server, Crowd)> {
         self.redis.cli(&["flushall"])?;
         if let Some((_, file)) = recipe.env.iter().find(|(name, _)| name == "DATA_FILE")
@@ -55,8 +55,8 @@ impl Bench {
         Ok((server, crowd))
     }
 
-    /// 1,000 clients in one room, each server in turn, some rounds: what a delivery costs, how long it takes, and how
-    /// many there can be in a second.
+    /// 1,000 clients in one room, each server in turn for some rounds: the cost and latency of a delivery, and the most
+    /// deliveries per second.
     pub fn fanout(&self) -> io::Result<Value> {
         let (clients, rounds) = (1000, self.pick(1, 3));
         let (paced, saturated) = (seconds(self.pick(3, 5)), seconds(self.pick(2, 4)));
@@ -97,7 +97,7 @@ impl Bench {
         )
     }
 
-    /// What Redis spends on one message, apart from everything else.
+    /// Redis's own CPU time per message.
     pub fn scripts(&self) -> io::Result<Value> {
         say("Redis alone: the scripts");
         let through_redis = |recipe: &&Recipe| recipe.env.iter().any(|(name, _)| name == "REDIS_ENDPOINT");
@@ -105,7 +105,7 @@ impl Bench {
         scripts::measure(&self.redis, &builds, self.pick(3, 9), self.pick(10_000, 40_000))
     }
 
-    /// What a delivery costs as the room grows.
+    /// The cost of a delivery as the room grows.
     pub fn sweep(&self) -> io::Result<Value> {
         let sizes: &[usize] = self.pick(&[10, 100, 1000], &[10, 100, 1000, 4000]);
         let time = seconds(self.pick(2, 5));
@@ -119,7 +119,7 @@ impl Bench {
                 crowd.enter(crowd::rooms("sweep", new, new), Entrance::default())?;
                 everyone(&crowd, size, &server)?;
                 settle(&mut crowd)?;
-                // So many deliveries a second that every server can make them.
+                // A rate of deliveries that every server can sustain.
                 let rate = if size > 1000 { 5.0 } else { RATE };
                 let room = crowd::talk(0, size, size);
                 crowd.paced(&room, rate, seconds(1), SIZE)?;
@@ -135,7 +135,7 @@ impl Bench {
         Ok(Value::Object(servers))
     }
 
-    /// Memory as idle connections come in, in rooms of 100, and the time that they take to do so.
+    /// Memory as idle connections are added, in rooms of 100, and the time to connect them.
     pub fn memory(&self) -> io::Result<Value> {
         let steps: &[usize] = self.pick(&[500, 2000], &[1000, 2500, 5000, 10_000]);
         let mut servers = Map::new();
@@ -151,7 +151,8 @@ impl Bench {
                 settle(&mut crowd)?;
                 points.push(Memory::now(server.pid()).json(step));
             }
-            // An idle connection is one that has answered a ping, too: Bobbin's come every 20 s. A quick run can't wait.
+            // An idle connection has also answered a ping, which Bobbin sends every 20 s. A quick run does not wait for
+            // that.
             crowd.idle(seconds(self.pick(0, 25)))?;
             let each = Memory::now(server.pid()).less(&first, crowd.len());
             let connect = round_to(took.as_secs_f64(), 2);
@@ -161,8 +162,8 @@ impl Bench {
         Ok(Value::Object(servers))
     }
 
-    /// Whether cost grows with the room, not with the town: the same messages in one room of 10 and spread over 1,000
-    /// rooms of 10, and what a second task has of it that has no client in those rooms.
+    /// Whether cost depends on the size of the room rather than on the number of rooms: the same messages in one room
+    /// of 10 and spread over 1,000 rooms of 10, and their cost to a second instance with no client in those rooms.
     pub fn rooms(&self) -> io::Result<Value> {
         let (rooms, rate, time) = (self.pick(200, 1000), 200.0, seconds(self.pick(3, 8)));
         let mut result = Map::new();
@@ -219,7 +220,7 @@ impl Bench {
         Ok(Value::Object(result))
     }
 
-    /// What a join (with the leave that follows it) costs in a small room and in a large one, in turns.
+    /// The cost of a join with its leave, alternately in a small room and in a large one.
     pub fn joins(&self) -> io::Result<Value> {
         let (small, large) = (50, self.pick(1000, 5000));
         let (rate, time, rounds) = (100.0, seconds(self.pick(3, 5)), 2);
@@ -261,7 +262,7 @@ impl Bench {
         }))
     }
 
-    /// From the start of the process to listening, and the size of the binary.
+    /// The time from starting the process to listening, and the size of the binary.
     pub fn start_time(&self) -> io::Result<Value> {
         say("start to listening");
         let mut times = Vec::new();
@@ -275,7 +276,7 @@ impl Bench {
         }))
     }
 
-    /// The stack that each kind of thread has touched: many idle sessions, and one for each of the deepest paths.
+    /// The stack touched by each kind of thread: with many idle sessions, and on each of the deepest paths.
     pub fn stacks(&self) -> io::Result<Value> {
         let idle = 200;
         say("stacks");
@@ -344,7 +345,8 @@ impl Bench {
         }))
     }
 
-    /// What one task holds within the limits that Fargate's sizes have. Redis and the load are outside of the limits.
+    /// The capacity of one instance within the limits of Fargate's sizes. Redis and the load generator are outside the
+    /// limits.
     pub fn containers(&self) -> io::Result<Value> {
         let mut sizes = Vec::new();
         let ceiling = self.pick(2000, 15_000);
@@ -403,7 +405,7 @@ impl Bench {
         let (mut rate, mut step) = (2000.0, 2.0);
         while step > 1.1 && rate < 2_000_000.0 {
             let (mut whole, mut p99) = (false, f64::INFINITY);
-            // A second try, since a hiccup of the machine is not the server's.
+            // Tries twice, because a stall may be the machine's rather than the server's.
             for _ in 0..2 {
                 crowd.ledger = Ledger::new();
                 whole = crowd.paced(talk, rate / each, time, SIZE)?;
@@ -419,7 +421,7 @@ impl Bench {
                 if crowd.gone > 0 {
                     break;
                 }
-                // What is still on its way goes first; then on from the best so far, with smaller steps.
+                // Drains what is in flight, then continues from the best rate so far with smaller steps.
                 crowd.settle(Duration::from_millis(500), seconds(10))?;
                 rate = if best.0 > 0.0 { best.0 } else { rate / 4.0 };
                 step = f64::sqrt(step);

@@ -1,6 +1,6 @@
-//! What Redis itself spends on a message, by its own CPU clock, beside the bare commands that any chat through Redis
-//! needs. The commands are those that Bobbin sends, recorded with `MONITOR` while it runs, so the measure follows
-//! every change of the script and of its arguments. Nobody is subscribed: delivery is another run's business.
+//! Redis's own CPU time per message, beside the bare commands that any chat through Redis needs. The commands are
+//! Bobbin's own, recorded with `MONITOR` while it runs, so the measurement follows every change of the script and its
+//! arguments. Nobody is subscribed: delivery is measured elsewhere.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,17 +11,17 @@ use serde_json::{Map, Value, json};
 use crate::process::{self, Recipe, Redis, Server};
 use crate::stacks::Probe;
 
-/// Commands sent before their answers are read.
+/// Commands sent before their replies are read.
 const IN_FLIGHT: usize = 64;
 const SIZE: usize = 150;
 
-/// Where a command differs from message to message: each is replaced by a number of the same length.
+/// The parts of a command that differ between messages; each is replaced by a number of the same length.
 const REF: &[u8] = b"ref-0000000000";
-/// By which a recorded command is recognized.
+/// Identifies a recorded command.
 const TEXT_WITH_REF: &str = "this-has-a-reference";
 const TEXT_WITHOUT: &str = "this-has-none";
 
-/// One command as its words.
+/// A command as its words.
 type Command = Vec<Vec<u8>>;
 
 /// What is sent for one message.
@@ -30,7 +30,7 @@ struct Variant {
     commands: Vec<Command>,
 }
 
-/// Measures the bare commands and what each of `recipes` sends, in turns. Figures are medians over the rounds.
+/// Measures the bare commands and those of each of `recipes`, alternately. Figures are medians over the rounds.
 pub fn measure(redis: &Redis, recipes: &[&Recipe], rounds: usize, messages: usize) -> io::Result<Value> {
     let body = vec![b'x'; SIZE + 60];
     let publish = words(&[b"PUBLISH", b"bench:live", &body]);
@@ -70,9 +70,9 @@ pub fn measure(redis: &Redis, recipes: &[&Recipe], rounds: usize, messages: usiz
     Ok(Value::Object(result))
 }
 
-/// What a server sends to Redis for a message without and for one with a reference.
+/// Records what a server sends to Redis for a message without a reference and for one with it.
 fn record(redis: &Redis, recipe: &Recipe) -> io::Result<Vec<Variant>> {
-    // The name may still be leased to the client of the build before.
+    // The name may still be leased to the client of the previous build.
     redis.cli(&["flushall"])?;
     let server = Server::start(recipe)?;
     let mut monitor = TcpStream::connect(("127.0.0.1", redis.port))?;
@@ -141,7 +141,7 @@ fn monitored(line: &[u8]) -> Option<Command> {
     Some(command)
 }
 
-/// Sends a variant for `messages` messages, `IN_FLIGHT` of them at a time.
+/// Sends a variant for `messages` messages, `IN_FLIGHT` at a time.
 fn send(connection: &mut TcpStream, variant: &Variant, messages: usize, sent: &mut u64) -> io::Result<()> {
     let (packed, places) = pack(&variant.commands);
     let mut answers = Answers { connection: connection.try_clone()?, buffer: vec![0; 1 << 16], start: 0, end: 0 };
@@ -166,7 +166,7 @@ fn send(connection: &mut TcpStream, variant: &Variant, messages: usize, sent: &m
     Ok(())
 }
 
-/// Commands in Redis's protocol, and where in them the reference stands.
+/// Commands in Redis's protocol, and the offsets of the reference in them.
 fn pack(commands: &[Command]) -> (Vec<u8>, Vec<usize>) {
     let mut packed = Vec::new();
     for command in commands {
@@ -185,7 +185,7 @@ fn words(words: &[&[u8]]) -> Command {
     words.iter().map(|word| word.to_vec()).collect()
 }
 
-/// Reads answers, and refuses errors.
+/// Reads replies and fails on errors.
 struct Answers {
     connection: TcpStream,
     buffer: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Small rooms, where people are: what a message costs the server and Redis together, and how long it takes, in rooms of
-//! 5 and 10, in one of them or in a thousand.
+//! Small rooms: the cost of a message to the server and Redis together, and its latency, in rooms of 5 and 10, with one
+//! to a thousand rooms.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use crate::dialect::Dialect;
 use crate::meter::{Meter, everyone, median_of, round_to, say, seconds, settle};
 use crate::runs::{Bench, SIZE};
 
-/// Rooms, people in each, and the messages per second in all of them together.
+/// The number of rooms, the people in each, and the total messages per second to try.
 type Town = (usize, usize, &'static [f64]);
 
-/// The first town's rates are those at which p50 and p99 are compared.
+/// p50 and p99 are compared at the rates of the first town.
 const TOWNS: &[Town] = &[
     (100, 10, &[200.0, 1000.0, 2000.0, 5000.0]),
     (1, 5, &[2000.0]),
@@ -25,11 +25,11 @@ const TOWNS: &[Town] = &[
 ];
 const QUICK_TOWNS: &[Town] = &[(100, 10, &[2000.0])];
 
-/// Messages on their way at a time when as many are kept as can be.
+/// Messages in flight when measuring the highest rate.
 const IN_FLIGHT: usize = 256;
 
 impl Bench {
-    /// Every server in turn in every town, some rounds.
+    /// Every server in every town in turn, for some rounds.
     pub fn small(&self) -> io::Result<Value> {
         let rounds = self.pick(1, 2);
         let time = seconds(2);
@@ -73,7 +73,7 @@ impl Bench {
         Ok(Value::Object(result))
     }
 
-    /// How many messages per second are kept, and delivered to everybody, in 200 rooms of 5.
+    /// The highest rate of messages kept and delivered to everyone, in 200 rooms of 5.
     pub fn kept(&self) -> io::Result<Value> {
         let (rooms, each, time) = (200, 5, seconds(self.pick(2, 5)));
         let mut result = Map::new();
@@ -92,10 +92,10 @@ impl Bench {
         Ok(json!({ "rooms": rooms, "each": each, "in_flight": IN_FLIGHT, "servers": result }))
     }
 
-    /// What 10,000 silent sessions in 1,000 rooms cost: pings, leases and whatever else the server does.
+    /// The cost of 10,000 silent sessions in 1,000 rooms: pings, leases and other periodic work.
     pub fn idle(&self) -> io::Result<Value> {
         let (rooms, each) = self.pick((200, 10), (1000, 10));
-        // Two pings of each session, which are 20 s apart.
+        // Long enough for two pings of each session, which are 20 s apart.
         let time = seconds(self.pick(5, 40));
         let mut result = Map::new();
         for recipe in self.servers.iter().filter(|recipe| recipe.dialect == Dialect::Bobbin && recipe.name != "file") {

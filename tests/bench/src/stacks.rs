@@ -1,6 +1,6 @@
-//! How much stack the threads of the server really use. A page of a stack takes memory once it is touched and stays, so
-//! a stack's resident size is its high-water mark. After the paths that go deepest, each thread's stack pointer (from
-//! /proc/PID/task/TID/syscall) leads to its mapping, and /proc/PID/smaps says how much of that is resident.
+//! How much stack the server's threads use. A page of a stack, once touched, stays in memory, so a stack's resident
+//! size is its high-water mark. After the deepest paths have been taken, each thread's stack pointer (from
+//! /proc/PID/task/TID/syscall) identifies its mapping, and /proc/PID/smaps has the resident size of that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 use crate::dialect::Dialect;
 use crate::ws;
 
-/// A mapping of smaps, in bytes.
+/// A mapping in smaps, in bytes.
 struct Mapping {
     start: u64,
     end: u64,
     resident: u64,
 }
 
-/// The stacks of a process by thread name: how many, what they reserve, and the most and least that was touched, in kB.
+/// The stacks of a process by thread name: their number, their reserved size, and the most and least touched, in kB.
 pub fn by_thread(pid: u32) -> io::Result<Value> {
     let mappings = mappings(pid)?;
     let mut threads: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();
         let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-        // Numbers and ends of names vary; the first word is the kind of thread.
+        // Names end in varying numbers; the first word is the kind of thread.
         let name = name.trim().split(['-', ' ', '/']).next().unwrap_or_default().to_owned();
         let syscall = fs::read_to_string(task.join("syscall")).unwrap_or_default();
         let pointer = syscall.split_whitespace().nth_back(1).and_then(|word| word.strip_prefix("0x"));
@@ -67,7 +67,7 @@ fn mappings(pid: u32) -> io::Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
-/// One blocking connection that went down a path, still open.
+/// A blocking connection that has taken a path and is still open.
 pub struct Probe {
     stream: TcpStream,
     received: Vec<u8>,
@@ -80,7 +80,7 @@ impl Probe {
         Ok(Probe { stream, received: Vec::new() })
     }
 
-    /// Asks for a page over HTTP and keeps the connection.
+    /// Requests a page over HTTP and keeps the connection.
     pub fn page(address: SocketAddr, path: &str) -> io::Result<Probe> {
         let mut probe = Probe::connect(address)?;
         write!(probe.stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
@@ -114,7 +114,7 @@ impl Probe {
     }
 }
 
-/// What makes a session's thread go deep, by name.
+/// Frames that make a session's thread go deep, by name.
 pub fn paths() -> Vec<(&'static str, Vec<String>)> {
     let nested = |open: &str, close: &str| {
         let depth = 120;

@@ -1,7 +1,7 @@
-//! Just enough WebSocket (RFC 6455) for a load generator: text frames out, whole frames in. A library would check
-//! what a benchmark's peer is trusted for, and would cost more than the server that is measured.
+//! The part of WebSocket (RFC 6455) that a load generator needs: sending text frames and receiving whole frames. A
+//! library would validate what a benchmark can trust, and would cost more than the server being measured.
 
-/// The client's handshake key, and the answer that belongs to it: the pair from the RFC's own example.
+/// The client's handshake key, and the matching answer: the pair from the RFC's own example.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -10,14 +10,14 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
-/// A frame from the front of a buffer: its opcode, its payload, and how many bytes it takes.
+/// A frame at the front of a buffer: its opcode, its payload, and its length in bytes.
 pub struct Frame<'a> {
     pub opcode: u8,
     pub payload: &'a [u8],
     pub size: usize,
 }
 
-/// The first frame in `bytes`, if it is there as a whole. Servers do not mask, so the payload is used in place.
+/// The first frame in `bytes`, if complete. Servers do not mask, so the payload is used in place.
 #[inline]
 pub fn next(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
@@ -30,7 +30,7 @@ pub fn next(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { opcode: first & 0x0f, payload, size: head + length })
 }
 
-/// A whole frame from a client. The mask is there, as the RFC demands, and is zero: the server unmasks all the same.
+/// A whole frame from a client. The mask is present, as the RFC demands, and zero; the server unmasks all the same.
 pub fn from_client(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = head(opcode, payload.len(), 0x80);
     frame.extend_from_slice(&[0; 4]);
@@ -45,7 +45,7 @@ pub fn from_server(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The payload of the first frame of a client with a zero mask, and how many bytes the frame takes: for the floor.
+/// The first frame of a client with a zero mask, and its length in bytes; used by the floor.
 pub fn next_from_client(bytes: &[u8]) -> Option<Frame<'_>> {
     let second = *bytes.get(1)?;
     let (length, head) = match second & 0x7f {

@@ -1,6 +1,6 @@
-// A chat room in socket.io 4 with its Redis adapter, as its own documentation sets it up: what Bobbin is measured
-// against. The adapter hands a message to this process's own clients at once and publishes it for the other processes,
-// so, unlike in the other peers, a message here does not wait for Redis.
+// A chat room in socket.io 4 with its Redis adapter, set up as in its documentation, for comparison with Bobbin. The
+// adapter sends a message to this process's own clients at once and publishes it to the other processes; so, unlike
+// with the other peers, a message does not wait for Redis.
 
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";

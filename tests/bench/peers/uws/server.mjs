@@ -1,6 +1,6 @@
-// A chat room on Bun, whose WebSockets are uWebSockets (C++) underneath: `subscribe` and `publish` are its own
-// topics. uWebSockets.js itself is not in the npm registry; Bun is the maintained package there that carries the
-// library. Redis pub/sub is Bun's own client, as in its documentation. What Bobbin is measured against.
+// A chat room on Bun, whose WebSockets are uWebSockets (C++), for comparison with Bobbin: `subscribe` and `publish` are
+// uWebSockets' own topics. uWebSockets.js itself is not in the npm registry; Bun is the maintained package there that
+// contains the library. Redis pub/sub uses Bun's own client, as in its documentation.
 
 import { RedisClient } from "bun";
 
@@ -8,7 +8,7 @@ const publisher = new RedisClient(process.env.REDIS_URL);
 const subscriber = await publisher.duplicate();
 await subscriber.connect();
 
-// How many are in each room: one subscription for each room with members.
+// The number of clients per room; there is one subscription per room with members.
 const rooms = new Map();
 
 const server = Bun.serve({

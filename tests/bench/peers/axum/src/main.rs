@@ -1,6 +1,6 @@
-//! A chat room in axum, what Bobbin is measured against: the structure of axum's own chat example (a
-//! `tokio::sync::broadcast` channel for each room, a sending and a receiving half for each socket) with Redis pub/sub
-//! in between, so that a message goes through Redis as it does in Bobbin.
+//! A chat room in axum, for comparison with Bobbin. It has the structure of axum's own chat example (a
+//! `tokio::sync::broadcast` channel per room, a sending and a receiving task per socket), with Redis pub/sub in
+//! between, so that a message goes through Redis as it does in Bobbin.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -80,7 +80,7 @@ async fn chat(socket: WebSocket, room: String, app: App) {
         _ = &mut send => receive.abort(),
         _ = &mut receive => {
             send.abort();
-            // Aborting only asks for it: the receiving half of the channel goes with the task.
+            // Aborting is only a request; wait, so that the task has dropped its receiver.
             let _ = send.await;
         }
     }
