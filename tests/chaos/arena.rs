@@ -1,5 +1,5 @@
-//! One run: the system, the clients on it, and at the end the healing, the look around and the verdict. The fault test
-//! and the single scenarios differ only in who talks and in what breaks.
+//! One run: the system, its clients, and at the end the healing, the inspection and the verdict. The fault test and the
+//! scenarios differ only in their rooms and faults.
 
 use super::checker::{self, Verdict};
 use super::client::Client;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What the rooms are kept on, and so how many instances there are behind the imagined load balancer.
+/// What keeps the rooms, which also determines how many instances there are behind the imagined load balancer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backplane {
     Redis,
@@ -31,23 +31,23 @@ impl Backplane {
     }
 }
 
-/// After a heal, what is promised within 20 s must be so; the rest is for a busy machine.
+/// Everything promised within 20 s must hold this long after a heal; the margin is for a busy machine.
 const QUIET_WITHIN: At = 25_000;
 
-/// A room: how many talk in it, how often each says something (milliseconds), and how many of them stay with each
-/// instance, so that each can be seen to recover.
+/// A kind of room: how many clients it has, how often each sends (milliseconds), and how many of them stay with each
+/// instance, so that the recovery of each instance is visible.
 #[derive(Clone, Copy)]
 pub struct Talk {
     pub name: &'static str,
     pub clients: usize,
     pub pace: At,
     pub at_home: usize,
-    /// How many rooms of this kind there are; beyond one, their names are numbered.
+    /// The number of rooms of this kind; if more than one, their names are numbered.
     pub rooms: usize,
 }
 
-/// The rooms of the fault test. One has more talk than a welcome can hold after a long absence, and most are small; 90 clients
-/// in all.
+/// The rooms of the fault test, with 90 clients in all. In one, a welcome cannot hold everything after a long absence;
+/// most are small.
 pub const ROOMS: [Talk; 5] = [
     Talk { name: "busy", clients: 24, pace: 500, at_home: 2, rooms: 1 },
     Talk { name: "calm", clients: 14, pace: 1000, at_home: 0, rooms: 1 },
@@ -57,7 +57,7 @@ pub const ROOMS: [Talk; 5] = [
 ];
 
 impl Talk {
-    /// One room.
+    /// A single room.
     pub fn one(name: &'static str, clients: usize, pace: At, at_home: usize) -> Talk {
         Talk { name, clients, pace, at_home, rooms: 1 }
     }
@@ -75,17 +75,17 @@ pub struct Arena {
     broken: Vec<Broken>,
 }
 
-/// What came of it.
+/// The result of a run.
 pub struct Outcome {
     pub stage: Arc<Stage>,
     pub verdict: Verdict,
-    /// From the heal until everybody had all messages and receipts, and until all knew who is here.
+    /// Time from the heal until every client had all messages and receipts, and until all knew who is present.
     pub caught_up_after: At,
     pub counts_right_after: At,
 }
 
 impl Arena {
-    /// Starts the system with `settings` beside its own, and the clients; all are joined when this returns.
+    /// Starts the system with `settings` in addition to its own, and the clients; returns once all have joined.
     pub fn start(backplane: Backplane, rooms: &[Talk], seed: u64, settings: &[(&str, &str)]) -> Arena {
         clock::now();
         let limited = !settings.contains(&("RATE_LIMIT", "0"));
@@ -109,8 +109,8 @@ impl Arena {
         arena
     }
 
-    /// All is healed. The clients talk on until every instance has given a receipt again, then everything must come to rest
-    /// and be right; they leave, and the books are judged.
+    /// Call when all faults are healed. The clients keep sending until every instance has given a receipt, then
+    /// everything must settle in a correct state; the clients leave, and the ledger is checked.
     pub fn finish(mut self) -> Outcome {
         let stage = Arc::clone(&self.stage);
         let healed = clock::now();
@@ -146,13 +146,13 @@ impl Arena {
         Outcome { stage, verdict, caught_up_after, counts_right_after }
     }
 
-    /// A stranger visits every room on every instance, and reads the log of each room once.
+    /// A stranger visits every room on every instance, and reads each room's log once.
     fn visit_all(&mut self) -> BTreeMap<String, Log> {
         let mut logs = BTreeMap::new();
         let stage = Arc::clone(&self.stage);
         let instances = stage.instances.lock().expect("nobody panics holding it").clone();
         for room in &stage.rooms {
-            // Of many small rooms, each is looked at on one instance.
+            // Of many small rooms, each is inspected on one instance only.
             let looks = if stage.rooms.len() > 10 && room.contains('-') { 1 } else { instances.len() };
             for (instance, addr) in instances.iter().enumerate().take(looks) {
                 match inspect::visit(&stage, *addr, instance, room, instance == 0) {

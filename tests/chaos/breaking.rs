@@ -1,4 +1,4 @@
-//! How each fault is carried out and healed.
+//! How each fault is injected and healed.
 
 use super::clock;
 use super::cluster::{Cluster, DRAIN_SECONDS, Store};
@@ -12,13 +12,13 @@ use super::strangers;
 use std::thread;
 use std::time::Duration;
 
-/// How far a clock jumps, as `faketime` takes it.
+/// How far a clock jumps, in the syntax of `faketime`.
 const JUMPS: [&str; 4] = ["+1d", "-1d", "+1h", "-1h"];
-/// Beyond the life of a log: where Redis's clock decides, nobody loses anything.
+/// Longer than a log is kept: since Redis's clock decides, nothing is lost.
 const LONG_JUMPS: [&str; 2] = ["+31d", "-31d"];
 
 impl Cluster {
-    /// Begins a fault; the number is for [`Cluster::heal`]. None where it could not be done.
+    /// Starts a fault; returns a number for [`Cluster::heal`], or `None` if it was not possible.
     pub fn strike(&mut self, planned: &Planned) -> Option<usize> {
         let window = self.stage.ledger.open(planned.window());
         let done = if planned.fault.is_redis() {
@@ -45,7 +45,7 @@ impl Cluster {
         } else {
             self.end(planned);
         }
-        // Two kinds end when the system has dealt with them, and `look_around` sees that.
+        // Two kinds end when the system has recovered from them, which `look_around` detects.
         let by_itself = planned.fault == Fault::PubsubDeaf
             || planned.fault == Fault::InstanceDrain && matches!(self.store, Store::Redis(_));
         if !by_itself {
@@ -61,13 +61,13 @@ impl Cluster {
                 pair.primary.kill();
                 pair.primary.wipe();
                 self.stage.ledger.lose(0);
-                // What is kept from now on has a later millisecond than anything that is gone.
+                // Messages kept from now on have a later millisecond than any that are gone.
                 thread::sleep(Duration::from_millis(2));
             }
             Fault::RedisHang => pair.primary.freeze(),
             Fault::RedisPromote => return pair.promote(&mut self.rng, &self.stage.ledger),
             Fault::RedisDemote => return pair.demote(&mut self.rng, &self.stage.ledger),
-            // A replica of nobody: it keeps what it has, and refuses to write.
+            // A replica of a server that does not exist: it keeps its data, and rejects writes.
             Fault::RedisReadOnly => pair.primary.cmd("REPLICAOF 127.0.0.1 1"),
             Fault::RedisFull => pair.primary.cmd("CONFIG SET maxmemory 1"),
             other => unreachable!("{other} does not strike Redis"),
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     fn end_wires(&mut self, planned: &Planned) {
-        // Half of the time what was held back arrives late, half of the time never.
+        // Half of the time, what was held back arrives late; otherwise never.
         let cut = self.rng.chance(50);
         for slot in self.slots(planned) {
             let proxy = self.proxy(slot);
@@ -187,7 +187,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a new instance in a slot, and gives the one that was there.
+    /// Starts a new instance in a slot, and returns the previous one.
     fn replace(&mut self, slot: usize) -> Running {
         let idle = self.instances[slot].idle;
         let fresh = Running { instance: self.new_instance(slot), slot, idle, killed: false };
@@ -211,7 +211,7 @@ impl Cluster {
         }
     }
 
-    /// A fault that strikes one instance now, until it is healed.
+    /// Starts a fault of one instance; it lasts until healed.
     pub fn strike_one(&mut self, fault: Fault, slot: usize) -> (Planned, usize) {
         let planned = Planned { fault, from: 0, to: 0, instance: (!fault.is_redis()).then_some(slot) };
         let window = self.strike(&planned).expect("it can strike");

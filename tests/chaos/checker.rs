@@ -1,31 +1,36 @@
-//! The judge: takes all books together and says which promise was broken.
+//! The checker: evaluates the ledger of all clients and determines which promises were broken.
 //!
-//! **Seen once, by all, in one order.** Each client notes ids that do not grow, within a connection and beyond its
-//! `since`; and one id never means two messages. So all clients of a room see the same messages in the same order, and what is
-//! left to check is that none is missing and none was said twice under two ids:
+//! **Once, by all, in one order.** Each client records ids that do not grow, within a connection and beyond its
+//! `since`; and one id never stands for two messages. So all clients of a room see the same messages in the same order,
+//! and what remains to check is that none is missing and none has two ids:
 //!
 //! - *lost*: every message that anyone has seen, or that is in the log at the end, was seen by every client of the room
-//!   whose first welcome was older than it. No matter whether its sender had a receipt: in the log is in the log.
+//!   whose first welcome was older than it, whether or not its sender had a receipt: what is in the log must be
+//! delivered.
 //! - *twice*: one ref of one client has one id.
 //! - *forgotten*: what anyone has seen is in the log at the end.
-//! - *vanished*: every message that was sent has a receipt in the end, or its sender took an error for an answer. Half of the
-//!   clients send again only after an error or on a new connection; an answer that never comes stays away for good.
+//! - *vanished*: every message that was sent has a receipt in the end, or its sender accepted an error as the answer.
+//!   Half
+//!   of the clients send again only after an error or on a new connection, so a missing answer stays missing.
 //!
-//! **What Redis itself loses.** Redis may come back without its data, or a replica is promoted that did not have the
-//! latest of it. Each such [`Loss`] says in which stretch of time the messages were kept that may be gone; those of them that
-//! are not in the log at the end are, and nobody can keep a promise about them any more. So exactly three excuses
-//! hold, and only for these messages:
+//! **What Redis itself loses.** Redis may come back without its data, or a replica without the latest data may be
+//! promoted. Each such [`Loss`] records the period whose messages may be gone; those of them that are not in the log at
+//! the end are, and no promise about them can be kept. So exactly three exceptions hold, for these messages only:
 //!
-//! - *forgotten* is not asked of them.
-//! - *lost* is excused where the client had no chance to get one. It had one if it saw a later message from before the loss
-//!   (but for what it was still fetching page by page); or if, between one second after the message and the loss,
-//!   there was a moment at which it had been joined for a second on an instance that no fault had touched for [`SETTLE`].
+//! - *forgotten* does not apply.
+//! - *lost* is excused if the client could not have received the message. It could if it saw a later message from
+//!   before the
+//!   loss (except for what it was still fetching page by page); or if, between one second after the message and the
+//! loss,
+//!   there was a moment at which it had been joined for a second on an instance that no fault had touched for
+//! [`SETTLE`].
 //!   (Redis may die after it published to one instance and before it published to the next; and what a cut client would
-//!   have fetched from the log, it cannot fetch from one that no longer has it.)
-//! - *twice* is excused if the first of the two was lost, and the sender had no receipt by then and so had to send again;
-//!   or if the message was under way just then, so that an instance may have repeated it to Redis by itself.
+//!   have fetched from the log is no longer there.)
+//! - *twice* is excused if the first of the two was lost while the sender had no receipt and so had to send again; or
+//!   if the
+//!   message was in flight at that moment, so that an instance may have repeated it to Redis by itself.
 //!
-//! In return `gap` must be true in exactly those welcomes whose `since` was lost.
+//! In return, `gap` must be true in exactly those welcomes whose `since` was lost.
 
 use super::arena::Backplane;
 use super::clock::{At, show};
@@ -34,24 +39,24 @@ use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Window};
 use super::story;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What an instance may take, after a fault, until its clients have everything again: back-off of up to 5 s, or a deaf subscription
-/// that the probe finds after 10 s.
+/// Time within which, after a fault, an instance's clients must have everything again: a reconnect delay of up to 5 s,
+/// or a stale subscription that the probe detects after 10 s.
 pub const SETTLE: At = 14_000;
-/// `unavailable` is promised within 2 s; the rest is for a busy machine.
+/// `unavailable` is promised within 2 s; the margin is for a busy machine.
 const REFUSED_WITHIN: At = 3500;
-/// A lease is 15 s; less what a busy machine may lose between an end and its being written down.
+/// A lease is 15 s; less, because on a busy machine an end may be recorded late.
 const LEASE: At = 14_000;
-/// How long an instance may hold a message before it has to refuse it.
+/// How long an instance may hold a message before it must refuse it.
 const UNDER_WAY: At = 5000;
 
-/// After a promotion an instance may for this long still read from the server that was replaced.
+/// After a promotion, an instance may still read from the replaced server for this long.
 const OPEN: At = 3000;
 
 pub struct Verdict {
     pub broken: Vec<Broken>,
-    /// Messages, times clients, that a client had no chance to get before the data was lost.
+    /// Deliveries that a client could not have received before the data was lost.
     pub excused: usize,
-    /// The longest that a client waited for a refusal while nothing could be kept.
+    /// The longest time a client waited for a refusal while nothing could be kept.
     pub slowest_refusal: At,
 }
 
@@ -89,22 +94,22 @@ pub fn judge(backplane: Backplane, ledger: &Ledger, logs: &BTreeMap<String, Log>
     verdict
 }
 
-/// Where data was lost.
+/// All losses of data.
 pub struct Losses(pub Vec<Loss>);
 
 impl Losses {
-    /// When a message was lost that is not in the log at the end, if one of these explains it.
+    /// When a message was lost that is not in the log at the end, if a loss explains that.
     pub fn lost_at(&self, id: Id, log: &Log) -> Option<At> {
         let explains = |loss: &&Loss| loss.from <= id.at() && id.at() <= loss.at;
         (!log.contains_key(&id)).then(|| Some(self.0.iter().find(explains)?.at)).flatten()
     }
 }
 
-/// What is judged room by room.
+/// A room, with what is needed to check it.
 pub struct Room<'a> {
     pub room: &'a str,
     pub log: &'a Log,
-    /// What anyone has seen.
+    /// All messages that anyone has seen.
     pub known: &'a Log,
     pub here: Vec<&'a Book>,
     pub losses: &'a Losses,
@@ -130,7 +135,7 @@ impl Room<'_> {
         }
     }
 
-    /// Whether a client could have got a message before the data was lost: see the head of this file.
+    /// Whether a client could have received a message before the data was lost; see the module's documentation.
     fn had_a_chance(&self, book: &Book, id: Id, lost: At) -> bool {
         let fetching = book.connections.iter().filter_map(|c| c.hole).any(|(since, before)| since < id && id < before);
         let later = book.seen.range(id..).next().is_some_and(|(later, _)| later.at() < lost);
@@ -143,7 +148,8 @@ impl Room<'_> {
             let to = connection.end().min(lost);
             let faults = || self.windows.iter().filter(|w| w.deafens && w.touches(connection.instance));
             let settled = |w: &Window| w.to.saturating_add(SETTLE);
-            // If there is a sound moment at all, one is at the beginning, or where a fault has just settled.
+            // If there is an undisturbed moment at all, then the beginning is one, or the moment at which a fault has
+            // just settled.
             let mut moments = faults().map(settled).chain([from]).filter(|m| from <= *m && *m < to);
             moments.any(|m| faults().all(|w| m < w.from || settled(w) <= m))
         })
@@ -190,8 +196,8 @@ fn vanished(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     }
 }
 
-/// While Redis was away for long enough, every message had to be refused in time, unless its connection ended or
-/// its instance stood still.
+/// While Redis was away for long enough, every message must have been refused in time, unless its connection ended or
+/// its instance was stopped.
 fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     for (i, attempt) in book.attempts.iter().enumerate() {
         let connection = &book.connections[attempt.connection];
@@ -216,7 +222,7 @@ fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) 
     let joined = |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
     for (since, welcome, opened, gap) in book.connections.iter().filter_map(joined) {
         let lost = log.and_then(|log| losses.lost_at(since, log));
-        // Just when data is lost it can be either.
+        // At the moment of a loss, either value is correct.
         let open = losses.0.iter().any(|loss| opened < loss.at + OPEN && loss.at < welcome);
         if !open && gap != lost.is_some_and(|lost| lost < welcome) {
             let lost = lost.map_or("kept".into(), |at| format!("lost at {}", show(at)));
@@ -226,8 +232,8 @@ fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) 
     }
 }
 
-/// No stranger gets in under a name whose owner's lease surely ran: it joined just before, or sat on an instance that no fault
-/// had touched. (Redis may have lost the lease.)
+/// No stranger takes a name whose owner's lease certainly ran: the owner had joined just before, or was on an instance
+/// that no fault had touched. (Redis may have lost the lease.)
 fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: &[Window]) {
     let losses = ledger.losses.lock().expect("all is over");
     for imposture in ledger.impostures.lock().expect("all is over").iter() {
@@ -250,7 +256,7 @@ fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: 
     }
 }
 
-/// A mark is one client's own.
+/// Each mark belongs to one client.
 fn marks(verdict: &mut Verdict, books: &[&Book]) {
     let mut owners: HashMap<&str, &str> = HashMap::new();
     for book in books.iter().filter(|b| !b.by.is_empty()) {
@@ -261,7 +267,7 @@ fn marks(verdict: &mut Verdict, books: &[&Book]) {
     }
 }
 
-/// Nobody may be told that someone left who sat all the time on an instance that no fault touched.
+/// Nobody may see someone leave who was on an undisturbed instance all the time.
 fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Window]) {
     for change in &book.changes {
         for name in &change.left {
@@ -289,8 +295,8 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
     }
 }
 
-/// On a data file, nobody may be told that someone left who did not say so and was away for less than the lease, whatever
-/// befell the process.
+/// On a data file, nobody may see someone leave who sent no close frame and was away for less than the lease, whatever
+/// happened to the process.
 fn seen_leaving_at_all(verdict: &mut Verdict, book: &Book, all: &[&Book]) {
     for change in &book.changes {
         for name in &change.left {

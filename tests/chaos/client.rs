@@ -1,10 +1,11 @@
-//! A faithful client of `bobbin.v1`: what a good program would do, and a book of all that it does and sees.
+//! A faithful client of `bobbin.v1`, which behaves as a good program would, and records everything it does and sees.
 //!
-//! It sends again, with the same ref, what has no receipt; comes back on another instance with `since` and its own
-//! `client` secret; pages back when a welcome could not hold all it missed; pings every 10 s and takes a connection for
-//! dead on which nothing came for 30 s; waits as the close code says. It takes a frame for its receipt only if `by` and
-//! `ref` are its own: half of the clients count their refs, so that many have the same ones. What it can judge alone (ids that do not grow, a
-//! code that makes no sense) it writes down as a broken promise at once; what takes all books together is `checker`'s.
+//! It resends messages without a receipt under the same ref; reconnects to another instance with `since` and its own
+//! `client` secret; pages back when a welcome could not hold everything it missed; pings every 10 s and considers a
+//! connection dead after 30 s of silence; and waits as the close code demands. It accepts a frame as its receipt only
+//! if `by` and `ref` are its own: half of the clients number their refs, so that many use the same ones. Violations
+//! that it can detect alone (ids that do not grow, a meaningless code) are recorded at once; those that need the whole
+//! ledger are left to `checker`.
 
 use super::clock::{self, At};
 use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, Seen};
@@ -18,28 +19,28 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A client's life over all its connections.
+/// A client, over all its connections.
 pub struct Client {
     pub role: Role,
     pub stage: Arc<Stage>,
     pub rng: Rng,
     pub secret: String,
-    /// Its mark: what its first welcome called `by`.
+    /// Its mark: the `by` of its first welcome.
     pub by: Option<String>,
-    /// Its refs are 0, 1, 2 and so on, and not words that nobody else has.
+    /// Whether its refs are 0, 1, 2 and so on, rather than unique words.
     pub counts_refs: bool,
-    /// What it sends as `since`: it has everything up to here.
+    /// The id it sends as `since`: it has all messages up to here.
     pub cursor: Option<Id>,
-    /// Messages without receipt, and when each may be sent again.
+    /// Messages without a receipt, and when each may be sent again.
     pub pending: Vec<(usize, At)>,
-    /// Sends again after a while even where the connection lives. The others wait for ever, and so notice if an
-    /// answer never comes.
+    /// Whether it resends after a while even if the connection is alive. The others wait forever, and so detect an
+    /// answer that never comes.
     pub impatient: bool,
     pub allowance: f64,
     pub refilled: At,
 }
 
-/// How a connection ended, and so what to do next.
+/// How a connection ended, which determines what to do next.
 pub enum End {
     Broken(String),
     Close(u16),
@@ -98,7 +99,7 @@ impl Client {
         }
     }
 
-    /// One connection from the first SYN to its end; and whether it had joined.
+    /// One connection from its first SYN to its end; returns how it ended, and whether the client had joined.
     fn connect(&mut self, instance: usize) -> (End, bool) {
         let connection = {
             let mut book = self.stage.ledger.book(self.role.index);
@@ -146,7 +147,7 @@ impl Client {
                 Got::Frame(frame) if frame["type"] == "welcome" => return Ok(frame),
                 Got::Frame(frame) if frame["type"] == "error" => {
                     let code = frame["code"].as_str().unwrap_or("none").to_string();
-                    // A busy server says when to come back.
+                    // A busy server tells the client when to try again.
                     let is_busy = code == "rate_limited" && frame["retry_ms"].is_u64();
                     if code != "unavailable"
                         && !is_busy
@@ -169,7 +170,7 @@ impl Client {
         Err(End::Broken("no answer to join within 10 s".into()))
     }
 
-    /// Says something new: writes it down as pending; the session sends it.
+    /// Adds a new message to those pending; the session sends it.
     pub fn compose(&mut self) {
         let mut book = self.stage.ledger.book(self.role.index);
         let number = book.messages.len();
@@ -180,14 +181,14 @@ impl Client {
         self.pending.push((number, 0));
     }
 
-    /// The text of a message: its token, and a length that is as random as the token.
+    /// The text of a message: its token, followed by a random number of characters derived from the token.
     pub fn text(token: &str) -> String {
         let dice = token.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
         let length = if dice % 20 == 0 { 3000 } else { 10 + dice as usize % 120 };
         format!("{token} {}", "la ".repeat(length / 3).trim_end())
     }
 
-    /// A message frame was seen: writes it down for all and for itself. Gives its id.
+    /// Records a received message frame, in the shared facts and in the client's own book. Returns its id.
     pub fn note(&mut self, frame: &serde_json::Value, connection: usize) -> Option<Id> {
         let Some((id, facts)) = parse(frame) else {
             self.broken("not a message as the contract has it", frame.to_string());
@@ -205,12 +206,12 @@ impl Client {
         Some(id)
     }
 
-    /// Whether a message frame is one of its own.
+    /// Whether a message frame is one of the client's own.
     pub fn is_mine(&self, frame: &serde_json::Value) -> bool {
         self.by.as_deref().is_some_and(|by| frame["by"] == by)
     }
 
-    /// A frame with its own `by` came: the receipt.
+    /// Handles a frame with the client's own `by`: the receipt.
     pub fn receipt(&mut self, frame: &serde_json::Value, id: Id, connection: usize, instance: usize) {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
@@ -227,12 +228,12 @@ impl Client {
         self.pending.retain(|(pending, _)| *pending != message);
     }
 
-    /// An error named one of its messages.
+    /// Handles an error about one of its messages.
     pub fn refused(&mut self, key: &str, code: &str, retry_ms: Option<u64>, connection: usize) {
         let give_up = code == "unavailable" && self.rng.chance(4);
         let wait = retry_ms.unwrap_or(0).max(self.rng.range(200, 1200));
         if code == "rate_limited" {
-            self.allowance = 0.0; // the server counts otherwise: what was held up on the way came all at once
+            self.allowance = 0.0; // the server's bucket may be emptier: delayed frames arrived together
         }
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
@@ -251,7 +252,7 @@ impl Client {
         }
     }
 
-    /// Writes down that a message is being sent, and gives the frame.
+    /// Records an attempt to send a message, and returns its frame.
     pub fn attempt(&mut self, message: usize, connection: usize) -> serde_json::Value {
         let at = clock::now();
         let mut book = self.stage.ledger.book(self.role.index);
@@ -260,7 +261,7 @@ impl Client {
         json!({"type": "message", "ref": &**key, "text": Client::text(token)})
     }
 
-    /// A bucket of its own below the server's, so that many resends at once are not refused.
+    /// Uses a bucket smaller than the server's, so that many resends at once are not refused.
     pub fn may_send(&mut self) -> bool {
         let (now, most) = (clock::now(), self.role.most);
         let refill = (now - self.refilled) as f64 / 1000.0 * most;
@@ -285,7 +286,7 @@ impl Client {
         self.stage.orders[self.role.index].lock().expect("nobody panics holding it").take()
     }
 
-    /// A faithful client has done nothing that would end its connection with any other code.
+    /// A faithful client does nothing that would end its connection with any other code.
     fn judge_close(&self, code: u16) {
         self.count(&format!("close {code}"));
         if !matches!(code, 1012 | 1013) {
@@ -301,12 +302,12 @@ impl Client {
     }
 }
 
-/// A ref carries the number of its message, or is that number.
+/// A ref contains the number of its message, or is that number.
 fn number_of(key: &str) -> Option<usize> {
     key.split('-').nth(1).unwrap_or(key).parse().ok()
 }
 
-/// A message frame as the contract has it; extra fields are no concern of ours.
+/// Parses a message frame of the contract, ignoring unknown fields.
 pub fn parse(frame: &serde_json::Value) -> Option<(Id, Facts)> {
     let by = frame["by"].as_str().filter(|by| is_mark(by))?;
     let (name, text) = (frame["name"].as_str()?, frame["text"].as_str()?);
@@ -316,12 +317,12 @@ pub fn parse(frame: &serde_json::Value) -> Option<(Id, Facts)> {
     Some((Id::parse(frame["id"].as_str()?)?, facts))
 }
 
-/// Sixteen characters of base32.
+/// Whether this is a mark: sixteen characters of base32.
 pub fn is_mark(by: &str) -> bool {
     by.len() == 16 && by.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b))
 }
 
-/// The token in a message's text names its sender and the number that its ref carries.
+/// Whether the token in the text names the sender and the number in the ref.
 fn belongs_together(facts: &Facts) -> bool {
     let token = facts.text.split(' ').next().unwrap_or_default();
     let Some(key) = facts.key.as_deref() else { return false };
@@ -331,9 +332,9 @@ fn belongs_together(facts: &Facts) -> bool {
         && number_of(token) == number_of(key)
 }
 
-/// An answer is for all attempts at this message on this connection that had none.
+/// Records the answer for all attempts at this message on this connection without one.
 fn answer(attempts: &mut [Attempt], message: usize, connection: usize, answer: (At, Answer)) {
-    // The attempts of a connection are the newest ones: no need to look further back than its first.
+    // The attempts of a connection are the newest, so the search can stop before its first one.
     for attempt in attempts.iter_mut().rev().take_while(|a| a.connection == connection) {
         if attempt.message == message && attempt.answer.is_none() {
             attempt.answer = Some(answer);

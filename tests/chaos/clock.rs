@@ -1,5 +1,5 @@
-//! The one clock of a run: milliseconds since its start. Everything is written down in it, and message ids, which
-//! carry Redis's own time, are translated into it (all processes share this machine's clock).
+//! The clock of a run: milliseconds since its start. Everything is recorded in it, and message ids, which contain
+//! Redis's time, are converted to it (all processes share this machine's clock).
 
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
@@ -16,17 +16,17 @@ fn start() -> (Instant, u64) {
     })
 }
 
-/// The present; the first call starts the clock.
+/// The current time; the first call starts the clock.
 pub fn now() -> At {
     start().0.elapsed().as_millis() as u64
 }
 
-/// A Unix time in milliseconds on the run's clock (0 for anything before the run).
+/// Converts a Unix time in milliseconds to the run's clock (0 for anything before the run).
 pub fn from_unix(millis: u64) -> At {
     millis.saturating_sub(start().1)
 }
 
-/// `12.345 s`, for people.
+/// Formats a time for people: `12.345 s`.
 pub fn show(at: At) -> String {
     format!("{}.{:03} s", at / 1000, at % 1000)
 }

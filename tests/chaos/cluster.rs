@@ -1,5 +1,5 @@
 //! The system under test, as processes: three instances on a Redis and its replica, or one on a data file. Starts them,
-//! watches them, and looks through their logs when they have ended. `breaking` is the other half: what befalls them.
+//! watches them, and checks their logs when they have ended. The faults are in `breaking`.
 
 use super::arena::Backplane;
 use super::clock::{self, At};
@@ -16,29 +16,30 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What the instances are started with.
+/// A setting of all instances.
 pub const DRAIN_SECONDS: u64 = 2;
-/// A deaf subscription must be found by then: a heartbeat (5 s), the wait for the probe (5 s), and some patience.
+/// A stale subscription must be detected within this time: a heartbeat (5 s), the wait for the probe (5 s), and a
+/// margin.
 const DEAF_AT_MOST: At = 14_000;
 
 pub struct Cluster {
     pub store: Store,
     pub instances: Vec<Running>,
-    /// Instances that have had their SIGTERM, and when.
+    /// Instances that have received SIGTERM, and when.
     pub draining: Vec<(Running, At)>,
-    /// The slots whose subscription is deaf, with the number of the window.
+    /// The slots whose subscription is stale, with the number of the window.
     pub deaf: Vec<(usize, usize)>,
     pub stage: Arc<Stage>,
     pub rng: Rng,
-    /// How many strangers there were: each has a name of its own.
+    /// The number of strangers so far; each has a name of its own.
     pub strangers: usize,
-    /// What the instances are started with beside what we need.
+    /// The instances' settings in addition to the test's own.
     settings: Vec<(String, String)>,
-    /// The wall clock of the last instance: see [`Folder::set_clock`].
+    /// Controls the wall clock of the last instance: see [`Folder::set_clock`].
     pub folder: Folder,
 }
 
-/// Where the rooms are kept.
+/// What keeps the rooms.
 pub enum Store {
     Redis(Box<Pair>),
     File,
@@ -54,7 +55,7 @@ impl Store {
 }
 
 impl Cluster {
-    /// Starts everything. The instances' addresses are on the stage then.
+    /// Starts everything. Afterwards, the instances' addresses are on the stage.
     pub fn start(stage: Arc<Stage>, seed: u64, settings: &[(&str, &str)]) -> Cluster {
         let count = stage.backplane.instances();
         let store = match stage.backplane {
@@ -89,7 +90,7 @@ impl Cluster {
         let drain = DRAIN_SECONDS.to_string();
         let mut settings = vec![
             ("DRAIN_SECONDS".to_string(), drain),
-            // Nothing is trimmed, so `gap` means lost data.
+            // Nothing is trimmed, so `gap` always means lost data.
             ("HISTORY_MESSAGES".to_string(), "1000000".to_string()),
             ("HISTORY_BYTES".to_string(), "1073741824".to_string()),
         ];
@@ -107,7 +108,7 @@ impl Cluster {
         instance
     }
 
-    /// Carries out the whole schedule, which ends at `length`; all that it broke has been put right again by then.
+    /// Executes the whole schedule, which ends at `length`; by then all faults have been healed.
     pub fn run(&mut self, plan: &[Planned], length: At) {
         let mut events: Vec<(At, bool, usize)> = Vec::new();
         for (i, planned) in plan.iter().enumerate() {
@@ -122,7 +123,7 @@ impl Cluster {
             match (begins, windows[i]) {
                 (true, _) => windows[i] = self.strike(&plan[i]),
                 (false, Some(window)) => self.heal(&plan[i], window),
-                (false, None) => {} // it could not strike
+                (false, None) => {} // the fault was not possible
             }
         }
         self.watch_until(start + length);
@@ -135,8 +136,8 @@ impl Cluster {
         }
     }
 
-    /// What happens without the schedule's doing: drained instances end, deaf subscriptions are found, and no instance
-    /// ends by itself.
+    /// Handles what happens by itself: drained instances end, stale subscriptions are detected, and no instance may end
+    /// otherwise.
     pub fn look_around(&mut self) {
         let now = clock::now();
         for (mut old, since) in std::mem::take(&mut self.draining) {
@@ -180,14 +181,14 @@ impl Cluster {
         }
     }
 
-    /// Since when no fault but this one has touched an instance.
+    /// Since when no other fault has touched an instance.
     fn sound_since(&self, slot: usize, own: usize, since: At) -> At {
         let windows = self.stage.ledger.windows.lock().expect("nobody panics holding it");
         let others = windows.iter().enumerate().filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
         others.map(|(_, w)| w.to).fold(since, At::max)
     }
 
-    /// Until all drained instances have ended and all deaf subscriptions are found.
+    /// Waits until all drained instances have ended and all stale subscriptions have been detected.
     pub fn wait_settled(&mut self) {
         while !self.draining.is_empty() || !self.deaf.is_empty() {
             self.look_around();
@@ -195,7 +196,7 @@ impl Cluster {
         }
     }
 
-    /// Whether `/readyz` says 200 within so many milliseconds.
+    /// Whether `/readyz` answers 200 within this many milliseconds.
     pub fn wait_ready(&self, slot: usize, within: At) -> bool {
         let deadline = clock::now() + within;
         while clock::now() < deadline {
@@ -209,7 +210,7 @@ impl Cluster {
         false
     }
 
-    /// When everybody has gone: waits until no instance has more threads or open files than at its start.
+    /// When all clients have gone: waits until no instance has more threads or open files than at its start.
     pub fn check_leaks(&self, within: At) {
         let deadline = clock::now() + within;
         for running in &self.instances {
@@ -232,7 +233,7 @@ impl Cluster {
         }
     }
 
-    /// Ends everything and looks through the logs.
+    /// Stops everything and checks the logs.
     pub fn finish(mut self) {
         for mut running in std::mem::take(&mut self.instances) {
             running.instance.kill();
@@ -240,7 +241,7 @@ impl Cluster {
         }
     }
 
-    /// An instance has ended: what does its log say?
+    /// Checks the log of an instance that has ended.
     pub fn bury(&self, mut running: Running) {
         running.instance.wait(super::common::PATIENCE);
         let log = running.instance.log();
@@ -251,7 +252,7 @@ impl Cluster {
         if let Some(at) = log.find("panicked") {
             let story = tail(&log[..(at + 400).min(log.len())]);
             self.stage.ledger.remark(format!("instance {} panicked: …{story}", running.slot));
-            std::mem::forget(running.instance); // its drop would panic too, and we have a report to print
+            std::mem::forget(running.instance); // dropping it would panic too, and the report is still to be printed
         }
     }
 }

@@ -1,47 +1,47 @@
-//! The kinds of fault: what each one is, and what it does to the system as the books need to know it.
+//! The kinds of fault: what each is, and the properties that the ledger records.
 
 use Fault::*;
 use std::fmt;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
-    /// Killed and started again, with what it had on disk.
+    /// Killed and restarted, with the data on its disk.
     RedisRestart,
-    /// Killed and started again, empty.
+    /// Killed and restarted, empty.
     RedisWipe,
     /// Stopped (SIGSTOP): connections stay open, nothing is answered.
     RedisHang,
-    /// The primary dies while its replica lags behind; the replica takes its place.
+    /// The primary dies while its replica lags behind, and the replica is promoted.
     RedisPromote,
-    /// The replica takes the primary's place, which becomes its replica; the connections to it stay open for a while.
+    /// The replica is promoted, and the primary becomes its replica; connections to it stay open for a while.
     RedisDemote,
-    /// The primary refuses to write for a while.
+    /// The primary rejects writes for a while.
     RedisReadOnly,
     /// `maxmemory` is reached for a while.
     RedisFull,
-    /// All connections between an instance and Redis reset.
+    /// All connections between an instance and Redis are reset.
     WireReset,
-    /// What the instance sends does not arrive.
+    /// Data from the instance does not arrive.
     WireUp,
-    /// What Redis answers does not arrive.
+    /// Data from Redis does not arrive.
     WireDown,
-    /// The connections that carry pub/sub are reset.
+    /// The connections with subscriptions are reset.
     PubsubCut,
     /// The other connections are reset.
     OtherCut,
-    /// The subscription delivers nothing more, and its connection looks well.
+    /// The subscription delivers nothing more, although its connection looks healthy.
     PubsubDeaf,
-    /// Everything is late by a tenth of a second or so.
+    /// All data is delayed by about a tenth of a second.
     WireSlow,
-    /// kill -9, and a new one after a while.
+    /// kill -9, and a replacement after a while.
     InstanceKill,
     /// SIGSTOP, then SIGCONT.
     InstanceFreeze,
-    /// SIGTERM, its replacement being there already: a deployment.
+    /// SIGTERM, with its replacement already running: a deployment.
     InstanceDrain,
-    /// The wall clock of an instance jumps, by an hour to a month either way, and back.
+    /// The wall clock of an instance jumps, by an hour to a month in either direction, and back.
     ClockJump,
-    /// Whoever reads an instance's log dies: from then on its stderr is closed.
+    /// The process that reads an instance's log dies: from then on the instance's stderr is closed.
     LogLost,
     /// Some clients' connections break.
     ClientCut,
@@ -55,11 +55,11 @@ pub enum Fault {
     SlowSip,
     /// A client that stops in the middle of a frame that it sends.
     SlowHalf,
-    /// A client that asks for history without end.
+    /// A client that requests history endlessly.
     Greedy,
-    /// A stranger who tries to join under names that look like somebody else's.
+    /// A stranger who tries to join under names that look like another client's.
     Impostor,
-    /// Many join at once, and all their connections break at once.
+    /// Many clients join at once, and all their connections break at once.
     Crowd,
 }
 
@@ -71,29 +71,29 @@ pub const CLIENT: &[Fault] =
     &[ClientCut, ClientAway, ClientLeave, SlowDeaf, SlowSip, SlowHalf, Greedy, Impostor, Crowd, ClientCut];
 
 impl Fault {
-    /// It is the clients' own doing.
+    /// Whether the fault is the clients' own behaviour.
     pub fn is_clients(self) -> bool {
         CLIENT.contains(&self)
     }
 
-    /// Nothing can be kept while it lasts: messages have to be refused.
+    /// Whether nothing can be kept while it lasts, so that messages must be refused.
     pub fn refuses(self) -> bool {
         let all_the_time =
             [RedisRestart, RedisWipe, RedisHang, RedisDemote, RedisReadOnly, RedisFull, WireUp, WireDown];
         all_the_time.contains(&self)
     }
 
-    /// It stops the instance itself.
+    /// Whether it stops the instance itself.
     pub fn stops(self) -> bool {
         INSTANCE.contains(&self)
     }
 
-    /// It can keep messages from an instance's clients.
+    /// Whether it can keep messages from an instance's clients.
     pub fn deafens(self) -> bool {
         !self.is_clients() && !MACHINE.contains(&self)
     }
 
-    /// It strikes Redis itself, and so every instance.
+    /// Whether it affects Redis itself, and so every instance.
     pub fn is_redis(self) -> bool {
         REDIS.contains(&self)
     }

@@ -1,9 +1,9 @@
-//! Single scenarios out of the fault test's world, each with its own sharp question: what do the others notice of a
-//! rolling restart, of a frozen or killed instance, of a drain under full talk, of slow clients, of 2,000 who come at once?
+//! Scenarios built from the fault test's parts, each with a specific question: what do the others notice of a rolling
+//! restart, of a frozen or killed instance, of a drain under full load, of slow clients, of 2,000 simultaneous joins?
 //!
-//! The fault test asks whether everything is right in the end; these ask what was seen meanwhile.
+//! The fault test checks the final state; these check what was visible meanwhile.
 
-#![allow(dead_code)] // each of the two programs takes what it needs of the modules
+#![allow(dead_code)] // each of the two programs uses some of the modules
 
 mod arena;
 mod breaking;

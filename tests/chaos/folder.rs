@@ -1,12 +1,12 @@
-//! A directory of the run's own: the data file, and the file from which one instance's wall clock is read.
+//! The run's own directory: the data file, and the file that sets one instance's wall clock.
 
 use super::common::unique;
 use std::path::PathBuf;
 
-/// Where Debian's package has the library.
+/// Where Debian's package installs the library.
 const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
-/// Removed when dropped.
+/// A directory, removed when dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -21,13 +21,13 @@ impl Folder {
         self.0.join(name).to_str().expect("it is plain text").to_string()
     }
 
-    /// How far the clock is off, as `faketime` takes it (`+1d`); the process sees it within a second.
+    /// Sets how far the clock is off, in the syntax of `faketime` (`+1d`); the process sees it within a second.
     pub fn set_clock(&self, offset: &str) {
         std::fs::write(self.path("clock.new"), format!("{offset}\n")).expect("a small file");
         std::fs::rename(self.path("clock.new"), self.path("clock")).expect("in one step");
     }
 
-    /// What a process is started with so that its wall clock follows the file. Its monotonic clock is left alone.
+    /// Environment variables that make a process's wall clock follow the file. Its monotonic clock is not affected.
     pub fn clock_settings(&self) -> Vec<(String, String)> {
         let settings = [
             ("LD_PRELOAD", LIBFAKETIME),

@@ -1,5 +1,5 @@
-//! The look at the system once it is healed: is everybody caught up, does every client know who is here, and what does
-//! the log itself hold? Waits with a deadline, then takes what is as the answer.
+//! Inspects the healed system: is every client up to date, does it know who is present, and what does the log contain?
+//! Waits with a deadline, then returns what still is wrong.
 
 use super::client;
 use super::clock::{self, At};
@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-/// The log of a room, as its history pages tell it.
+/// The log of a room, read from its history pages.
 pub type Log = BTreeMap<Id, Facts>;
 
-/// Waits until `missing` finds nothing more; gives how long that took, or what is still missing.
+/// Waits until `missing` returns nothing; returns the time that took, or what is still missing.
 pub fn wait_until_none(within: At, missing: impl Fn() -> Vec<String>) -> Result<At, Vec<String>> {
     let start = clock::now();
     loop {
@@ -30,7 +30,7 @@ pub fn wait_until_none(within: At, missing: impl Fn() -> Vec<String>) -> Result<
     }
 }
 
-/// Clients that no welcome has reached yet.
+/// Clients that never received a welcome.
 pub fn never_joined(stage: &Stage) -> Vec<String> {
     let books = stage.ledger.clients.iter().map(|c| c.lock().expect("nobody panics holding it"));
     books.filter(|book| book.participants == 0).map(|book| book.name.clone()).collect()
@@ -50,7 +50,7 @@ pub fn instances_without_receipt(stage: &Stage, since: At) -> Vec<String> {
     without.map(|instance| format!("instance {instance}")).collect()
 }
 
-/// Clients without a connection, with messages whose fate they do not know, or behind the others.
+/// Clients that have no connection, have messages without an answer, or lack messages that others have.
 pub fn not_caught_up(stage: &Stage) -> Vec<String> {
     let mut missing = Vec::new();
     for client in &stage.ledger.clients {
@@ -73,7 +73,7 @@ pub fn not_caught_up(stage: &Stage) -> Vec<String> {
     missing
 }
 
-/// Clients whose idea of who is here differs from what is so.
+/// Clients whose view of who is present is wrong.
 pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     let mut here: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for client in &stage.ledger.clients {
@@ -104,8 +104,8 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// A stranger joins a room on an instance: is its welcome right? Gives the whole log if asked to read it. The one before may
-/// be in the room for another 250 ms, and longer on a busy machine.
+/// A stranger joins a room on an instance and checks its welcome. With `read`, returns the whole log, otherwise an
+/// empty one. The previous stranger may still be in the room for 250 ms, or longer on a busy machine.
 pub fn visit(stage: &Stage, addr: SocketAddr, instance: usize, room: &str, read: bool) -> Result<Log, String> {
     for _ in 0..20 {
         if let Ok(log) = look_in(stage, addr, instance, room, read) {
@@ -158,7 +158,7 @@ fn read_back(wire: &mut Wire, welcome: Value) -> Result<Log, String> {
         let (true, Some(first)) = (page["more"] == true, first) else {
             return Ok(log);
         };
-        // 50 questions a second are allowed, 200 at once: a long log takes more.
+        // 50 requests per second are allowed, 200 at once; a long log takes more.
         thread::sleep(Duration::from_millis(20));
         wire.send(&json!({"type": "history", "before": first.to_string(), "limit": 100}))?;
         page = answer(wire, "history")?;

@@ -1,5 +1,5 @@
-//! What happened: each client's own book of what it sent and saw, the faults and their times, and what is known of
-//! each message. The clients and the director only write; `checker` reads when all is over.
+//! The ledger: each client's own book of what it sent and saw, the faults and their times, and the known facts of each
+//! message. The clients and the director only write; `checker` reads at the end.
 
 use super::clock::{self, At};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,7 +19,7 @@ impl Id {
         Some(Id { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
     }
 
-    /// When Redis gave it out.
+    /// When Redis assigned it.
     pub fn at(self) -> At {
         clock::from_unix(self.ms)
     }
@@ -31,38 +31,38 @@ impl fmt::Display for Id {
     }
 }
 
-/// Everything that one run writes down.
+/// Everything that a run records.
 pub struct Ledger {
     pub clients: Vec<Mutex<Book>>,
-    /// What each message says, by room and id, as the first who saw it tells it.
+    /// The contents of each message, by room and id, as first received.
     facts: Mutex<HashMap<String, BTreeMap<Id, Facts>>>,
     pub windows: Mutex<Vec<Window>>,
-    /// Where Redis itself lost data, in their order.
+    /// When Redis itself lost data, in order.
     pub losses: Mutex<Vec<Loss>>,
-    /// Strangers who got in under a name like this client's.
+    /// Strangers who joined under a name that looks like this client's.
     pub impostures: Mutex<Vec<Imposture>>,
-    /// What nobody's book holds: an instance that ended by itself, a deaf subscription that was not found.
+    /// Violations seen by no client: an instance that ended by itself, a stale subscription that was not detected.
     pub remarks: Mutex<Vec<String>>,
 }
 
-/// Redis lost data: it came back empty, or a replica was promoted that did not have all of it yet. What was kept
-/// between the two moments may be gone.
+/// Redis lost data: it came back empty, or a replica without the latest data was promoted. What was kept between the
+/// two times may be gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     pub from: At,
     pub at: At,
 }
 
-/// A stranger's join that was welcomed, though the name is a client's.
+/// A stranger's join that was accepted, although the name is a client's.
 #[derive(Clone, Debug)]
 pub struct Imposture {
     pub at: At,
     pub name: String,
-    /// Whose name it looks like.
+    /// The client whose name it looks like.
     pub client: usize,
 }
 
-/// What is the same for all who see a message.
+/// The contents of a message, which are the same for everyone who receives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     pub by: String,
@@ -71,20 +71,20 @@ pub struct Facts {
     pub text: String,
 }
 
-/// One fault, as long as it lasted.
+/// One fault, from its start to its end.
 #[derive(Clone, Debug)]
 pub struct Window {
     pub what: String,
-    /// The instance it touched; `None` for all (Redis itself).
+    /// The affected instance; `None` for all (Redis itself).
     pub instance: Option<usize>,
     pub from: At,
     /// `At::MAX` while it lasts.
     pub to: At,
-    /// Nothing can be kept while it lasts: messages have to be refused.
+    /// Whether nothing can be kept while it lasts, so that messages must be refused.
     pub refuses: bool,
-    /// It stops the instance itself.
+    /// Whether it stops the instance itself.
     pub stops: bool,
-    /// It can keep messages from an instance's clients (the client faults cannot).
+    /// Whether it can keep messages from an instance's clients (client faults cannot).
     pub deafens: bool,
 }
 
@@ -98,34 +98,34 @@ impl Window {
 #[derive(Default)]
 pub struct Book {
     pub name: String,
-    /// Its mark, as its first welcome has it.
+    /// Its mark, from its first welcome.
     pub by: String,
     pub room: String,
     pub connections: Vec<Connection>,
     pub messages: Vec<Message>,
     pub attempts: Vec<Attempt>,
     pub seen: BTreeMap<Id, Seen>,
-    /// The newest id in the log when it first joined: what came before is none of its business.
+    /// The newest id in the log when it first joined; earlier messages are not its concern.
     pub began: Id,
-    /// Who is here, as it was told; and the count, as it was told.
+    /// Who is present according to the frames it received, and the latest count.
     pub names: BTreeSet<String>,
-    /// A welcome names at most 100, a notice 20: whether all were named since the last welcome.
+    /// Whether it received all names since the last welcome: a welcome has at most 100, a notice 20.
     pub all_named: bool,
     pub participants: u64,
     pub changes: Vec<Change>,
-    /// When it sent a close frame of its own will.
+    /// When it left voluntarily with a close frame.
     pub departures: Vec<At>,
     pub backplane_down: bool,
-    /// How often it was told that the backplane went or came.
+    /// How many `status` frames it received.
     pub statuses: u64,
     pub errors: BTreeMap<String, u64>,
     pub presence_frames: u64,
     pub pages: u64,
-    /// Broken promises that the client itself noticed.
+    /// Violations that the client itself detected.
     pub broken: Vec<Broken>,
 }
 
-/// One connection that it tried for.
+/// An attempted connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub instance: usize,
@@ -133,7 +133,7 @@ pub struct Connection {
     pub since: Option<Id>,
     pub welcome: Option<At>,
     pub gap: bool,
-    /// What the welcome left out and it has not fetched yet: newer than the first, older than the second.
+    /// Messages missing from the welcome and not fetched yet: newer than the first id, older than the second.
     pub hole: Option<(Id, Id)>,
     pub ended: Option<(At, String)>,
 }
@@ -145,20 +145,20 @@ impl Connection {
     }
 }
 
-/// Something that it said, under one ref, until it knew what became of it.
+/// A message that it sent under one ref, until its outcome was known.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Its `ref`, which is its own among the client's refs and need not be among those of all clients.
+    /// Its `ref`, unique among the client's refs, but not necessarily among those of all clients.
     pub key: Arc<str>,
-    /// The first word of its text, which no other message has.
+    /// The first word of its text, which is unique.
     pub token: Arc<str>,
     pub first_sent: At,
     pub receipt: Option<(At, Id, usize)>,
-    /// It took an error for an answer and did not try again.
+    /// Whether it accepted an error as the answer and did not try again.
     pub given_up: bool,
 }
 
-/// One time that it sent it.
+/// One attempt to send a message.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub message: usize,
@@ -173,7 +173,7 @@ pub enum Answer {
     Refused,
 }
 
-/// The first time that it saw a message.
+/// The first receipt of a message by this client.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     pub at: At,
@@ -214,7 +214,7 @@ impl Ledger {
         self.remarks.lock().expect("nobody panics holding it").push(remark);
     }
 
-    /// Writes down what a message says, or gives back what was said of it before if that differs.
+    /// Records a message's contents, or returns the earlier ones if they differ.
     pub fn learn(&self, room: &str, id: Id, facts: Facts) -> Result<(), Facts> {
         let mut all = self.facts.lock().expect("nobody panics holding it");
         let known = all.entry(room.to_string()).or_default().entry(id).or_insert_with(|| facts.clone());
@@ -230,19 +230,19 @@ impl Ledger {
         Some(*self.facts().get(room)?.last_key_value()?.0)
     }
 
-    /// Whether a stranger has lately got in under this client's name, rightly or not.
+    /// Whether a stranger has recently joined under this client's name, rightly or not.
     pub fn was_impersonated(&self, client: usize) -> bool {
         let impostures = self.impostures.lock().expect("nobody panics holding it");
         impostures.iter().any(|i| i.client == client && i.at + 25_000 > clock::now())
     }
 
-    /// Redis has just lost what it had kept since then.
+    /// Records that Redis has just lost what it kept since `from`.
     pub fn lose(&self, from: At) {
         let loss = Loss { from, at: clock::now() };
         self.losses.lock().expect("nobody panics holding it").push(loss);
     }
 
-    /// A fault begins; the number is for [`Ledger::close`].
+    /// Records the start of a fault; returns a number for [`Ledger::close`].
     pub fn open(&self, window: Window) -> usize {
         let mut windows = self.windows.lock().expect("nobody panics holding it");
         windows.push(window);

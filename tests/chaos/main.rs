@@ -1,30 +1,30 @@
-//! The fault test: three instances on a Redis and its replica, or one on a data file, 90 clients that talk, and a random
-//! schedule of everything that can break.
-//! At the end all is healed, and every promise of the wire contract is checked against what each client saw.
+//! The fault test: three instances on a Redis and its replica, or one on a data file, 90 clients that chat, and a
+//! random schedule of everything that can break. At the end all faults are healed, and every promise of the wire
+//! contract is checked against what each client saw.
 //!
 //!     cargo test --release --test chaos                          60 s, a new seed each time
 //!     SECONDS=600 SEED=7 cargo test --release --test chaos       longer, and a run repeated
 //!     cargo test --release --test chaos -- 20 7 Redis Deaf       20 s, seed 7, only faults with these words
 //!     BACKPLANE=file cargo test --release --test chaos           on a data file
 //!
-//! It sees the system as its users do: it speaks the wire contract, sends signals to processes, and sits on the
-//! wire between the instances and Redis. `LOGS=folder` keeps the instances' logs.
+//! It sees the system as its users do: it uses the wire contract, sends signals to processes, and proxies the
+//! connections between the instances and Redis. `LOGS=folder` keeps the instances' logs.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `arena` | one run from start to verdict |
 //! | `fault`, `schedule` | what can break, and what breaks when |
 //! | `cluster`, `process`, `folder` | the processes |
-//! | `pair`, `proxy`, `resp` | Redis, its replica and the wires to them |
-//! | `breaking` | how each fault is carried out |
+//! | `pair`, `proxy`, `resp` | Redis, its replica and the connections to them |
+//! | `breaking` | how each fault is injected and healed |
 //! | `client`, `session`, `wire` | a faithful client |
-//! | `strangers` | clients that are not faithful |
+//! | `strangers` | clients that misbehave |
 //! | `stage` | what all of these share |
 //! | `ledger`, `clock` | what happened, and when |
-//! | `inspect` | the look at the healed system |
-//! | `checker`, `story`, `report` | what was promised, and what came of it |
+//! | `inspect` | the inspection of the healed system |
+//! | `checker`, `story`, `report` | the promises, and how they were kept |
 
-#![allow(dead_code)] // each of the two programs takes what it needs of the modules
+#![allow(dead_code)] // each of the two programs uses some of the modules
 
 mod arena;
 mod breaking;
@@ -85,7 +85,7 @@ struct Options {
 }
 
 impl Options {
-    /// From the environment, or numbers and words from the command line.
+    /// Reads the options, from the environment or from numbers and words on the command line.
     fn read() -> Options {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
         let mut numbers = Vec::new();

@@ -1,5 +1,5 @@
-//! A primary Redis and its replica, each with an append-only file, and the wires to them: a proxy per instance, and one
-//! for the replication. Which of the two servers is the primary changes; the proxies' addresses do not.
+//! A primary Redis and its replica, each with an append-only file, and the connections to them: one proxy per instance,
+//! and one for the replication. Which of the two servers is the primary changes; the proxies' addresses do not.
 
 use super::clock::{self, At};
 use super::common::{PATIENCE, Redis, poll_until};
@@ -12,15 +12,15 @@ use std::time::Duration;
 pub struct Pair {
     pub primary: Redis,
     pub replica: Redis,
-    /// The replication runs through it.
+    /// The proxy for the replication.
     feed: Proxy,
-    /// One per instance, which knows no other address of Redis.
+    /// One per instance, whose only address of Redis it is.
     pub proxies: Vec<Proxy>,
 }
 
 impl Pair {
     pub fn start(instances: usize) -> Pair {
-        // Each command is on disk before it is answered; so what a killed Redis forgets, nobody had been promised.
+        // Each command is on disk before it is answered, so what a killed Redis loses had not been promised to anyone.
         let args = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
         let (primary, replica) = (Redis::with(&args), Redis::with(&args));
         let feed = Proxy::start(primary.addr());
@@ -31,18 +31,18 @@ impl Pair {
         pair
     }
 
-    /// Makes the replica follow what the feed leads to.
+    /// Makes the replica replicate through the feed.
     fn follow(&self) {
         self.replica.cmd::<()>(&format!("REPLICAOF 127.0.0.1 {}", self.feed.addr.port()));
     }
 
-    /// Whether the replica has all but the latest.
+    /// Whether the replica has everything but the latest data.
     pub fn follows(&self) -> bool {
         self.replica.cmd::<String>("INFO replication").contains("master_link_status:up")
     }
 
-    /// The primary dies while its replica lags behind, and the replica takes its place. False, with nothing done, if it
-    /// does not follow at present.
+    /// Kills the primary while its replica lags behind, and promotes the replica. Does nothing and returns false if the
+    /// replica is not connected.
     pub fn promote(&mut self, rng: &mut Rng, ledger: &Ledger) -> bool {
         let Some(since) = self.lag(rng) else { return false };
         self.primary.kill();
@@ -53,14 +53,15 @@ impl Pair {
         true
     }
 
-    /// The former primary returns, empty, as the replica of the other.
+    /// Restarts the former primary, empty, as a replica of the other.
     pub fn follow_again(&mut self) {
         self.replica.wipe();
         self.replica.up();
         self.follow();
     }
 
-    /// The replica takes the place of the primary, which follows it and so refuses to write; but all still talk to it.
+    /// Promotes the replica and makes the primary its replica, which therefore rejects writes; existing connections
+    /// still lead to it.
     pub fn demote(&mut self, rng: &mut Rng, ledger: &Ledger) -> bool {
         let Some(since) = self.lag(rng) else { return false };
         self.part();
@@ -70,12 +71,12 @@ impl Pair {
         true
     }
 
-    /// Leads new connections to the server that is the primary now.
+    /// Leads new connections to the current primary.
     pub fn lead(&self) {
         self.proxies.iter().for_each(|proxy| proxy.lead_to(self.primary.addr()));
     }
 
-    /// Holds the replication back for a moment: since when something may be lost.
+    /// Delays the replication for a moment; returns since when data may be lost.
     fn lag(&mut self, rng: &mut Rng) -> Option<At> {
         let since = clock::now();
         let kept = offset(&self.primary, "master_repl_offset")?;
@@ -91,7 +92,7 @@ impl Pair {
         Some(since)
     }
 
-    /// The replica follows nobody from now on.
+    /// Ends the replication.
     fn part(&mut self) {
         self.feed.cut(Which::All);
         self.replica.cmd::<()>("REPLICAOF NO ONE");
@@ -104,7 +105,7 @@ impl Pair {
     }
 }
 
-/// How far a server is in the stream of writes.
+/// A server's offset in the replication stream.
 fn offset(redis: &Redis, name: &str) -> Option<u64> {
     let info = redis.cmd::<String>("INFO replication");
     let (_, rest) = info.split_once(&format!("{name}:"))?;

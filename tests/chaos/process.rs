@@ -2,13 +2,13 @@
 
 use super::common::Instance;
 
-/// An instance, and what is to be known of its process.
+/// A running instance, with the state of its process.
 pub struct Running {
     pub instance: Instance,
     pub slot: usize,
-    /// What the process had when nobody was connected.
+    /// The usage when nobody was connected.
     pub idle: Usage,
-    /// The schedule has killed it; any other end is a find.
+    /// Whether the schedule has killed it; any other end is a defect.
     pub killed: bool,
 }
 
@@ -19,7 +19,7 @@ pub struct Usage {
     pub files: usize,
 }
 
-/// The usage, once it has stayed the same for a moment (a request for `/readyz` just ended).
+/// The usage, once it has been stable for a moment (a request for `/readyz` may just have ended).
 pub fn settled(instance: &Instance) -> Usage {
     let mut before = usage(instance);
     for _ in 0..50 {

@@ -1,11 +1,11 @@
-//! A TCP proxy between one instance and Redis, with the means to be a bad network. Each instance has its own, so that one
+//! A TCP proxy between one instance and Redis that can imitate a bad network. Each instance has its own, so that one
 //! instance can lose Redis while the others keep it.
 //!
-//! What it does to a connection is what TCP allows: bytes are late, or the connection ends; none is lost or changed
-//! in the middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP sends
-//! it again), even if its sender has given up long since and closed. The one exception is a *deaf* subscription:
-//! there, published messages vanish while all else on the connection works, as after a failover to a server that knows
-//! nothing of the subscription.
+//! It does to a connection only what TCP allows: bytes are late, or the connection ends; none is lost or changed in the
+//! middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP retransmits),
+//! even if its sender has given up and closed. The one exception is a *deaf* subscription: there, published messages
+//! vanish while everything else on the connection works, as after a failover to a server that does not know the
+//! subscription.
 
 use super::clock::{self, At};
 use super::resp;
@@ -16,14 +16,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Which of an instance's connections. How many there are, and what for, is the instance's own business; the proxy
-/// only sees whether one has subscribed to something.
+/// A set of an instance's connections. How many there are, and for what, is up to the instance; the proxy only sees
+/// whether one has subscribed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Which {
     All,
-    /// Those that carry pub/sub, whatever else they carry.
+    /// Those with a subscription, whatever else they carry.
     Pubsub,
-    /// Those that do not.
+    /// Those without one.
     Other,
 }
 
@@ -37,17 +37,17 @@ impl Which {
     }
 }
 
-/// A listening proxy. It lives as long as the process: tests end, and their threads with them.
+/// A listening proxy. It lives as long as the process: when tests end, their threads do too.
 pub struct Proxy {
     pub addr: SocketAddr,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// Where new connections go.
+    /// Where new connections lead.
     redis: Mutex<SocketAddr>,
     rules: Mutex<Rules>,
-    /// Rung whenever `rules` or a link's fate changes: held pumps wait for it.
+    /// Notified when `rules` or a link's state changes; held pumps wait for it.
     bell: Condvar,
     links: Mutex<Vec<Arc<Link>>>,
 }
@@ -59,15 +59,15 @@ struct Rules {
     delay: Duration,
 }
 
-/// One connection of the instance and its other half to Redis. Two pumps own it, and the list while it lives.
+/// One connection of the instance and its counterpart to Redis. Owned by two pumps, and by the list while it lives.
 struct Link {
     instance: TcpStream,
     redis: TcpStream,
-    /// Something was subscribed to on it.
+    /// Whether it has subscribed to something.
     subscribed: AtomicBool,
-    /// When it was made deaf; 0 while it hears.
+    /// When it was made deaf; 0 if it was not.
     deaf_since: AtomicU64,
-    /// Ended by a fault: the pumps must not pass on an orderly end.
+    /// Whether a fault ended it: then the pumps must not pass on an orderly end.
     cut: AtomicBool,
     pumps: AtomicU64,
 }
@@ -97,22 +97,22 @@ impl Proxy {
         Proxy { addr, shared }
     }
 
-    /// Leads new connections to another server; those that are open stay where they are.
+    /// Leads new connections to another server; open ones stay.
     pub fn lead_to(&self, redis: SocketAddr) {
         *self.shared.redis.lock().expect("nobody panics holding it") = redis;
     }
 
-    /// Blackholes what the instance sends (`up`) and what it is sent (`down`) on these connections.
+    /// Blackholes the data from the instance (`up`) and to it (`down`) on these connections.
     pub fn hold(&self, up: Option<Which>, down: Option<Which>) {
         self.change(|rules| (rules.hold_up, rules.hold_down) = (up, down));
     }
 
-    /// Opens the way again.
+    /// Ends the blackholes.
     pub fn release(&self) {
         self.hold(None, None);
     }
 
-    /// Makes every piece of data this late, both ways.
+    /// Delays all data by this time, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.change(|rules| rules.delay = delay);
     }
@@ -123,9 +123,9 @@ impl Proxy {
         for link in self.links(which) {
             link.cut.store(true, SeqCst);
             for end in [&link.instance, &link.redis] {
-                // With no linger, the close that follows when both pumps are gone is a reset.
+                // Without linger, closing the socket after both pumps have ended sends a reset.
                 let _ = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
-                let _ = end.shutdown(Shutdown::Read); // wakes the pump, tells the peer nothing
+                let _ = end.shutdown(Shutdown::Read); // wakes the pump, sends the peer nothing
             }
             cut += 1;
         }
@@ -133,7 +133,7 @@ impl Proxy {
         cut
     }
 
-    /// Makes the present subscriptions deaf for the rest of their lives; later ones hear.
+    /// Makes the current subscriptions deaf for good; later ones are not.
     pub fn deafen(&self) -> usize {
         let links = self.links(Which::Pubsub);
         for link in &links {
@@ -142,7 +142,7 @@ impl Proxy {
         links.len()
     }
 
-    /// Since when the oldest deaf subscription that is still open has been deaf.
+    /// Since when the oldest open deaf subscription has been deaf.
     pub fn deaf_since(&self) -> Option<At> {
         let links = self.links(Which::Pubsub);
         let since = links.iter().map(|link| link.deaf_since.load(SeqCst));
@@ -161,7 +161,7 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Connects a new connection through. Where Redis is away, the instance's is dropped at once.
+    /// Connects a new connection to Redis. If Redis is away, the instance's connection is dropped at once.
     fn join_up(self: &Arc<Shared>, instance: TcpStream) {
         let redis = *self.redis.lock().expect("nobody panics holding it");
         let Ok(redis) = TcpStream::connect_timeout(&redis, Duration::from_secs(1)) else {
@@ -189,7 +189,7 @@ impl Shared {
         }
     }
 
-    /// Carries bytes one way until the connection ends, then passes the end on.
+    /// Copies bytes in one direction until the connection ends, then passes the end on.
     fn pump(&self, link: &Link, way: Way) {
         let (mut from, mut to) = match way {
             Way::Up => (&link.instance, &link.redis),
@@ -221,7 +221,7 @@ impl Shared {
         if !link.cut.load(SeqCst) {
             let _ = to.shutdown(Shutdown::Write);
             if way == Way::Down {
-                // Redis is gone: nothing that the instance says from now on has an answer.
+                // Redis is gone: nothing that the instance sends from now on will be answered.
                 let _ = from.shutdown(Shutdown::Both);
             }
         }
@@ -261,6 +261,6 @@ fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
 }
 
 fn says_subscribe(bytes: &[u8]) -> bool {
-    let word = b"SUBSCRIBE\r\n"; // and its kin: SSUBSCRIBE, PSUBSCRIBE
+    let word = b"SUBSCRIBE\r\n"; // also matches SSUBSCRIBE and PSUBSCRIBE
     bytes.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
 }

@@ -1,13 +1,14 @@
-//! The table at the end of a run, and the stories where a promise was broken.
+//! The table at the end of a run, and the stories of broken promises.
 
 use super::arena::Outcome;
 use super::clock::{At, show};
 use super::ledger::{Answer, Ledger, Window};
 use std::collections::BTreeMap;
 
-/// So many stories of one kind are told in full.
+/// The most stories printed per kind of violation.
 const STORIES: usize = 3;
-/// How long after a heal an instance may take to its first receipt: back-off of 5 s, clients' back-off, and the probe.
+/// The longest acceptable time from a heal to an instance's first receipt: a reconnect delay of 5 s, the clients' own
+/// delay, and the probe.
 const RECOVERS_WITHIN: At = 20_000;
 
 pub fn print(outcome: &Outcome) {
@@ -73,7 +74,7 @@ pub fn print(outcome: &Outcome) {
     }
 }
 
-/// Faults that an instance took too long to get over.
+/// Faults from which an instance took too long to recover.
 pub fn slow_recoveries(ledger: &Ledger, instances: usize) -> Vec<String> {
     let windows = ledger.windows.lock().expect("all is over");
     let recoveries = recoveries(ledger, &windows, instances);
@@ -90,8 +91,8 @@ pub fn slow_recoveries(ledger: &Ledger, instances: usize) -> Vec<String> {
     .collect()
 }
 
-/// For each fault, the longest that an instance it touched took from its heal to the first receipt of a message. Where the next fault
-/// came in between, that cannot be told.
+/// For each fault, the longest time that an affected instance took from the heal to its first receipt; unknown if
+/// another fault came in between.
 fn recoveries(ledger: &Ledger, windows: &[Window], instances: usize) -> Vec<Option<At>> {
     let mut receipts: Vec<Vec<At>> = vec![Vec::new(); instances];
     for client in &ledger.clients {

@@ -1,12 +1,12 @@
-//! Just enough of Redis's wire format to find where one reply ends and the next begins. The proxy needs it to take
-//! single published messages out of a stream whose connection otherwise looks healthy.
+//! The part of Redis's wire format needed to find where one reply ends and the next begins. The proxy uses it to remove
+//! single published messages from a connection that otherwise looks healthy.
 
-/// The length of the first whole reply in `bytes`, or `None` while it is not complete.
+/// The length of the first whole reply in `bytes`, or `None` if it is incomplete.
 pub fn reply_len(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let count = || -> Option<i64> { std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse().ok() };
     match bytes[0] {
-        // A string of so many bytes; -1 is nil.
+        // A string of this many bytes; -1 is nil.
         b'$' | b'=' | b'!' => match count()? {
             n if n < 0 => Some(line),
             n => {
@@ -14,7 +14,7 @@ pub fn reply_len(bytes: &[u8]) -> Option<usize> {
                 (bytes.len() >= end).then_some(end)
             }
         },
-        // So many replies after one another.
+        // This many replies in sequence.
         b'*' | b'>' | b'~' => several(bytes, line, count()?),
         b'%' => several(bytes, line, 2 * count()?),
         _ => Some(line),
@@ -29,7 +29,7 @@ fn several(bytes: &[u8], from: usize, count: i64) -> Option<usize> {
     Some(end)
 }
 
-/// Whether a whole reply is a message that somebody published (and not, say, the answer to SUBSCRIBE).
+/// Whether a whole reply is a published message (rather than, for example, the answer to SUBSCRIBE).
 pub fn is_published(reply: &[u8]) -> bool {
     let kind = reply.split(|&b| b == b'\n').nth(2);
     matches!(reply.first(), Some(b'*' | b'>')) && kind == Some(b"message\r")

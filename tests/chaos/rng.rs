@@ -1,13 +1,13 @@
-//! Chance with a seed: SplitMix64, so that one number repeats a whole schedule. A test that failed by chance and
-//! cannot be run again is of no use, and the standard library has no seeded generator.
+//! A seeded random number generator: SplitMix64, so that one number reproduces a whole schedule. A random failure that
+//! cannot be reproduced is of no use, and the standard library has no seeded generator.
 
 use std::time::Duration;
 
-/// A stream of numbers that its seed decides.
+/// A stream of numbers determined by its seed.
 pub struct Rng(u64);
 
 impl Rng {
-    /// Streams with the same seed and another `stream` are independent: one for the schedule, one for each client.
+    /// Streams with the same seed and different `stream` numbers are independent: one for the schedule, one per client.
     pub fn new(seed: u64, stream: u64) -> Rng {
         let mut rng = Rng(seed ^ stream.wrapping_mul(0xA076_1D64_78BD_642F));
         rng.next();
@@ -31,7 +31,7 @@ impl Rng {
         Duration::from_millis(self.range(low, high))
     }
 
-    /// True `percent` times in a hundred.
+    /// True with a probability of `percent`.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }

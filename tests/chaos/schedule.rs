@@ -1,9 +1,9 @@
-//! The schedule: which fault strikes what, when and for how long. It depends on the seed, the length and the kind of system
-//! alone, so that a run can be repeated. (The threads of the system under test still interleave as they like: a seed
-//! repeats the faults, and mostly, not surely, their consequence.)
+//! The schedule: which fault affects what, when and for how long. It depends only on the seed, the length and the kind
+//! of system, so that a run can be repeated. (The threads of the system under test still interleave freely: a seed
+//! reproduces the faults, and usually, but not certainly, their consequences.)
 //!
-//! Faults come in rows that run side by side: Redis itself, the wires to it, the instances, their machines, the
-//! clients. Within a row one ends before the next begins; so two of three instances are always up. Each row goes through
+//! Faults come in rows that run in parallel: Redis itself, the connections to it, the instances, their machines, the
+//! clients. Within a row one fault ends before the next begins, so two of three instances are always up. Each row uses
 //! all of its kinds, in a random order, before it repeats one.
 
 use super::arena::Backplane;
@@ -13,18 +13,18 @@ use super::fault::{CLIENT, Fault, Fault::*, INSTANCE, MACHINE, REDIS, WIRES};
 use super::ledger::Window;
 use super::rng::Rng;
 
-/// One fault of the schedule.
+/// A fault in the schedule.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub fault: Fault,
     pub from: At,
     pub to: At,
-    /// The instance it strikes; for wires, `None` is all of them.
+    /// The instance affected; for connections, `None` means all of them.
     pub instance: Option<usize>,
 }
 
 impl Planned {
-    /// What the ledger holds of it, from now on.
+    /// The ledger's record of it, starting now.
     pub fn window(&self) -> Window {
         Window {
             what: self.fault.to_string(),
@@ -38,8 +38,8 @@ impl Planned {
     }
 }
 
-/// The kinds of a row, the shortest and the longest calm between two of them, and whether the next one waits for the
-/// end of the one before.
+/// The kinds of a row, the shortest and the longest pause between two of them, and whether the next one waits for the
+/// end of the previous one.
 type Row = (&'static [Fault], At, At, bool);
 
 fn rows(backplane: Backplane) -> &'static [Row] {
@@ -51,7 +51,7 @@ fn rows(backplane: Backplane) -> &'static [Row] {
             (MACHINE, 2000, 6000, true),
             (CLIENT, 500, 1500, false),
         ],
-        // There is one instance, so when it is away all are. It must be there long enough to be talked with.
+        // There is only one instance. It must be up long enough between faults for clients to use it.
         Backplane::File => &[
             (&[InstanceKill, InstanceFreeze, InstanceKill, InstanceDrain, InstanceKill], 200, 2500, true),
             (MACHINE, 1000, 4000, true),
@@ -60,8 +60,8 @@ fn rows(backplane: Backplane) -> &'static [Row] {
     }
 }
 
-/// Makes a schedule of `length` milliseconds, in the order of beginning. `only` keeps those kinds whose names (as in
-/// the code: `RedisWipe`) contain one of its words; an empty one keeps all.
+/// Makes a schedule of `length` milliseconds, ordered by start. `only` keeps the kinds whose names (as in the code:
+/// `RedisWipe`) contain one of its words; if empty, it keeps all.
 pub fn plan(seed: u64, length: At, backplane: Backplane, only: &[String]) -> Vec<Planned> {
     let wanted = |fault: &Fault| {
         let name = format!("{fault:?}").to_lowercase();
@@ -75,7 +75,7 @@ pub fn plan(seed: u64, length: At, backplane: Backplane, only: &[String]) -> Vec
         }
         let mut rng = Rng::new(seed, 1000 + stream as u64);
         let mut bag = Vec::new();
-        let mut at = 1000 + rng.range(0, *longest); // calm at first: everybody has talked once
+        let mut at = 1000 + rng.range(0, *longest); // quiet at first, until every client has sent a message
         while at + 500 < length {
             let fault = bag.pop().unwrap_or_else(|| {
                 bag = kinds.clone();
@@ -99,14 +99,14 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         WireUp | WireDown => rng.range(1000, 6000),
         WireSlow => rng.range(1000, 4000),
         InstanceKill => rng.range(50, 3000),
-        // Longer than the lease (15 s) where there is time for it.
+        // Longer than the lease (15 s) if there is time for it.
         InstanceFreeze if length >= 40_000 && rng.chance(40) => rng.range(16_000, 30_000),
         InstanceFreeze => rng.range(1000, 8000),
-        // As long as it takes to drain; the next instance fault waits for it.
+        // The time it takes to drain; the next instance fault waits for it.
         InstanceDrain => DRAIN_SECONDS * 1000 + 500,
-        // Long enough to be seen, and for a heartbeat.
+        // Long enough to be noticed, and for a heartbeat.
         ClockJump => rng.range(4500, 8000),
-        // Now and then long enough to miss more than the 500 messages that one welcome brings.
+        // Sometimes long enough to miss more than the 500 messages that one welcome holds.
         ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
         ClientLeave => rng.range(100, 3000),
         SlowDeaf | SlowSip | SlowHalf | Greedy | Impostor | Crowd => rng.range(2000, 6000),
@@ -119,7 +119,7 @@ fn target(fault: Fault, instances: usize, rng: &mut Rng) -> Option<usize> {
     match fault {
         _ if fault.is_redis() => None,
         _ if fault.is_wires() => (!rng.chance(25)).then_some(one),
-        // The one that is started with a clock of its own.
+        // The instance that is started with its own clock.
         ClockJump => Some(instances - 1),
         _ => Some(one),
     }

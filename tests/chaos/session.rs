@@ -1,4 +1,4 @@
-//! One joined connection of a [`Client`]: sends what is due, reads what comes, until something ends it.
+//! One joined connection of a [`Client`]: sends what is due and handles what arrives, until something ends it.
 
 use super::client::{Client, End, is_mark};
 use super::clock::{self, At};
@@ -20,11 +20,11 @@ pub struct Session<'a> {
     wire: Wire,
     connection: usize,
     instance: usize,
-    /// The newest id that this connection brought, or its `since`: what comes next must be greater.
+    /// The newest id received on this connection, or its `since`: the next one must be greater.
     last: Id,
     /// See [`super::ledger::Connection::hole`].
     hole: Option<(Id, Id)>,
-    /// Questions for older messages, in the order asked: whether it is for the hole, `before`, and when.
+    /// History requests in order: whether it is for the hole, `before`, and when it was sent.
     asked: VecDeque<(bool, Id, At)>,
     ask_again: At,
     heard: At,
@@ -54,7 +54,7 @@ impl<'a> Session<'a> {
 
     pub fn run(mut self, welcome: &Value) -> End {
         self.welcome(welcome);
-        // Whatever it sent on an earlier connection may not have come through: again, now.
+        // What was sent on an earlier connection may not have arrived: send it again now.
         self.client.pending.iter_mut().for_each(|(_, due)| *due = 0);
         loop {
             if let Some(end) = self.obey() {
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What the director wants; and whether it is to be said with a close frame.
+    /// The director's order, if any, and whether it demands a close frame.
     fn obey(&mut self) -> Option<(End, bool)> {
         if self.client.stage.ending.load(SeqCst) {
             self.client.stage.ledger.book(self.client.role.index).departures.push(clock::now());
@@ -95,7 +95,8 @@ impl<'a> Session<'a> {
         }
         match self.client.order()? {
             Order::Cut => {
-                // In the midst of a word; it is said again on another instance, perhaps while this one still hears it.
+                // In the middle of sending; the message is sent again to another instance, perhaps while this one still
+                // receives it.
                 if self.client.stage.talking.load(SeqCst) {
                     self.client.compose();
                     let _ = self.send_what_is_due();
@@ -122,15 +123,15 @@ impl<'a> Session<'a> {
             self.talk = now + self.client.rng.range(pace / 2, pace * 3 / 2);
             self.talk()?;
         }
-        // Where nothing at all comes back, sending it again would only make the heap higher.
+        // If nothing at all arrives, resending would only lengthen the queue.
         let silent = self.is_silent();
         for i in 0..self.client.pending.len() {
             let (message, due) = self.client.pending[i];
             if now >= due && !(silent && due > 0) && self.client.may_send() {
-                // Without an answer it is sent again later, or only after a reconnect.
+                // Without an answer it is resent later, or only after a reconnect.
                 let again = if self.client.impatient { now + IMPATIENT_AFTER } else { At::MAX };
                 self.client.pending[i].1 = again;
-                // Now and then it cannot wait, and says it twice at once.
+                // Occasionally it is impatient and sends twice at once.
                 for _ in 0..if self.client.rng.chance(5) { 2 } else { 1 } {
                     let frame = self.client.attempt(message, self.connection);
                     self.wire.send(&frame)?;
@@ -161,7 +162,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Fills the hole that the welcome left, one page after the other.
+    /// Fetches the messages missing from the welcome, page by page.
     fn page_back(&mut self, now: At) -> Result<(), String> {
         let Some((_, before)) = self.hole else {
             return Ok(());
@@ -189,7 +190,7 @@ impl<'a> Session<'a> {
                     self.client.broken("more than 20 names in a notice", frame.to_string());
                 }
                 let mut book = book();
-                // There may have been more, which nobody names.
+                // There may have been more names than the frame lists.
                 book.all_named &= most < 20;
                 book.names.extend(change.joined.iter().cloned());
                 change.left.iter().for_each(|name| {
@@ -253,7 +254,7 @@ impl<'a> Session<'a> {
         self.last = self.last.max(last);
     }
 
-    /// What a welcome must be, whatever happened: the same mark each time, and no more than fits.
+    /// Checks what every welcome must satisfy: the same mark each time, and no more than fits.
     fn judge_welcome(&mut self, frame: &Value) {
         let by = frame["by"].as_str().unwrap_or_default();
         let known = self.client.by.get_or_insert(by.into());
@@ -280,14 +281,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A message, live or in the welcome.
+    /// Handles a message, live or in the welcome.
     fn message(&mut self, frame: &Value) {
         let Some(id) = self.client.note(frame, self.connection) else {
             return;
         };
         let key = frame["ref"].as_str().unwrap_or_default();
         let mine = self.client.is_mine(frame);
-        // A resend is answered with the frame of the first: the sender alone may see that one again.
+        // A resent message is answered with the first one's frame, so only the sender may see an old one again.
         if id > self.last {
             self.last = id;
         } else if !(mine && self.sent_again(key)) {
@@ -319,7 +320,7 @@ impl<'a> Session<'a> {
             self.client.broken("a page of history out of order", format!("before {before}: {ids:?}"));
         }
         let Some((since, _)) = self.hole.filter(|(_, oldest)| for_hole && *oldest == before) else {
-            return; // asked out of curiosity: must not hide what the live stream left out
+            return; // requested at random: must not hide what the live stream left out
         };
         for (message, id) in messages.iter().zip(&ids) {
             if *id > since && self.client.note(message, self.connection).is_some() && self.client.is_mine(message) {
@@ -348,7 +349,7 @@ impl<'a> Session<'a> {
         }
         match frame["ref"].as_str() {
             Some(key) => self.client.refused(key, code, frame["retry_ms"].as_u64(), self.connection),
-            // Nothing but a question for history can have met it.
+            // Only a history request can have caused it.
             None => {
                 self.asked.pop_front();
                 self.ask_again = clock::now() + 1000;

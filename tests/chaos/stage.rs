@@ -1,5 +1,5 @@
-//! What the clients and the one who breaks things share: the ledger, where the instances are, and orders. Nobody here calls
-//! anybody; each looks when it is time.
+//! What the clients and the director share: the ledger, the instances' addresses, and orders. Nobody calls anybody
+//! else; each checks when it is ready.
 
 use super::arena::Backplane;
 use super::clock::At;
@@ -8,28 +8,28 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-/// What the director and the clients share.
+/// State shared by the director and the clients.
 pub struct Stage {
     pub ledger: Ledger,
     pub backplane: Backplane,
     pub rooms: Vec<String>,
-    /// Where each instance listens at present.
+    /// The current address of each instance.
     pub instances: Mutex<Vec<SocketAddr>>,
-    /// Clients say new things.
+    /// Whether clients send new messages.
     pub talking: AtomicBool,
-    /// Clients leave for good.
+    /// Whether clients leave for good.
     pub ending: AtomicBool,
     pub orders: Vec<Mutex<Option<Order>>>,
 }
 
-/// What the director makes a client do.
+/// What the director orders a client to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
     /// Its connection breaks, without a close frame.
     Cut,
-    /// Its connection breaks and it stays away for so many milliseconds.
+    /// Its connection breaks and it stays away for this many milliseconds.
     Away(At),
-    /// It sends a close frame and stays away.
+    /// It sends a close frame and stays away for this many milliseconds.
     Leave(At),
 }
 
@@ -39,10 +39,10 @@ pub struct Role {
     pub index: usize,
     pub name: String,
     pub room: String,
-    /// The only instance it goes to, or any.
+    /// The only instance it connects to, or any.
     pub home: Option<usize>,
-    /// Milliseconds between two messages, on average.
+    /// The average time between two messages, in milliseconds.
     pub pace: At,
-    /// How many messages it sends in a second at the most: somewhat less than the server allows.
+    /// The most messages per second it sends: slightly fewer than the server allows.
     pub most: f64,
 }

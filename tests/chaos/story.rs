@@ -1,5 +1,5 @@
-//! The shortest story of a broken promise that the books can tell: who sent it when and on which instance, what became of
-//! it, who missed it and where that client was, and which faults were active.
+//! The shortest explanation of a broken promise that the ledger allows: who sent the message when and on which
+//! instance, its outcome, who missed it and where that client was, and which faults were active.
 
 use super::checker::Room;
 use super::clock::{At, show};
@@ -52,7 +52,7 @@ pub fn message(room: &Room, id: Id) -> String {
     story
 }
 
-/// What became of something that was sent.
+/// The outcome of one message that was sent.
 pub fn sending(book: &Book, message: usize, windows: &[Window]) -> String {
     let sent = book.messages[message].first_sent;
     let until = book.attempts.iter().rev().find(|a| a.message == message).map_or(sent, |a| a.at) + 4000;

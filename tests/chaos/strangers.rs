@@ -1,4 +1,4 @@
-//! Clients that do not play along. They sit in the same rooms as the faithful ones, who must not notice them.
+//! Clients that misbehave. They are in the same rooms as the faithful ones, who must not notice them.
 
 use super::clock::{self, At};
 use super::fault::Fault;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 /// An empty masked pong.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
-/// How many come at once: more than one welcome names, and than are cleared away in one go.
+/// How many join at once: more than one welcome lists, and more than are cleared at a time.
 const CROWD: usize = 150;
 
-/// Joins and misbehaves until `until`, then breaks the connection; gives when the server had had enough before.
+/// Joins and misbehaves until `until`, then breaks the connection; returns the time if the server closed it earlier.
 pub fn start(
     kind: Fault,
     stage: &Arc<Stage>,
@@ -31,7 +31,7 @@ pub fn start(
         Fault::Impostor => impersonate(&stage, addr, &room, until),
         Fault::Crowd => crowd(addr, &room, &name, until),
         _ => {
-            // A small window, so that what it does not read soon waits in the server and not in the kernel.
+            // A small window, so that unread data soon waits in the server rather than in the kernel.
             let window = (kind != Fault::SlowHalf).then_some(4096);
             let mut wire = enter(addr, &room, &name, window)?;
             let cut = match kind {
@@ -44,7 +44,7 @@ pub fn start(
     })
 }
 
-/// Joins under a name of its own; none if that does not work, which here is nobody's fault.
+/// Joins under a name of its own; `None` if that fails, which is not a violation here.
 fn enter(addr: SocketAddr, room: &str, name: &str, window: Option<usize>) -> Option<Wire> {
     let mut wire = Wire::open(addr, room, window).ok()?;
     let join = json!({"type": "join", "name": name, "client": format!("secret-of-{name}")});
@@ -58,7 +58,7 @@ fn enter(addr: SocketAddr, room: &str, name: &str, window: Option<usize>) -> Opt
 fn misbehave(kind: Fault, wire: &mut Wire, until: At) -> Option<At> {
     let tcp = wire.tcp();
     if kind == Fault::SlowHalf {
-        // The head of a masked text frame of 200 bytes, and 14 of them.
+        // The head of a masked text frame of 200 bytes, and 14 of those.
         let mut half = vec![0x81, 0x80 | 126, 0, 200, 0, 0, 0, 0];
         half.extend_from_slice(b"{\"type\":\"messa");
         let _ = tcp.write_all(&half);
@@ -68,7 +68,8 @@ fn misbehave(kind: Fault, wire: &mut Wire, until: At) -> Option<At> {
         let mut bytes = [0; 4096];
         let moved = match kind {
             Fault::SlowHalf => tcp.read(&mut bytes),
-            // An unasked pong now and then: who does not read to the end can only notice so that it was cut.
+            // An unsolicited pong now and then: a client that does not read to the end notices only by writing that it
+            // was cut.
             Fault::SlowSip => tcp.write(&PONG).and_then(|_| tcp.read(&mut bytes[..1])),
             _ => tcp.write(&PONG),
         };
@@ -86,7 +87,7 @@ fn misbehave(kind: Fault, wire: &mut Wire, until: At) -> Option<At> {
     None
 }
 
-/// Asks for as much history as it may, and reads it all.
+/// Requests as much history as allowed, and reads all of it.
 fn ask_without_end(wire: &mut Wire, until: At) -> Option<At> {
     let ask = json!({"type": "history", "before": "99999999999999-0", "limit": 100});
     let mut next = 0;
@@ -105,7 +106,7 @@ fn ask_without_end(wire: &mut Wire, until: At) -> Option<At> {
     None
 }
 
-/// Many join and stay, until all their connections break at once.
+/// Many clients join and stay, until all their connections break at once.
 fn crowd(addr: SocketAddr, room: &str, name: &str, until: At) -> Option<At> {
     let mut wires = Vec::new();
     for number in 0..CROWD {
@@ -118,7 +119,7 @@ fn crowd(addr: SocketAddr, room: &str, name: &str, until: At) -> Option<At> {
     None
 }
 
-/// Names that are the same as this one and do not look so to a computer.
+/// Names that count as the same as this one, although their code points differ.
 pub fn look_alikes(name: &str) -> Vec<String> {
     let wide = |c: char| match c {
         '!'..='~' => char::from_u32(c as u32 + 0xFEE0).expect("the full-width forms"),
@@ -134,7 +135,7 @@ pub fn look_alikes(name: &str) -> Vec<String> {
     ]
 }
 
-/// Tries the names of those who are there, and writes down where it got in.
+/// Tries the names of those present, and records where it was accepted.
 fn impersonate(stage: &Stage, addr: SocketAddr, room: &str, until: At) -> Option<At> {
     let victims: Vec<(usize, String)> = (0..stage.ledger.clients.len())
         .map(|client| (client, stage.ledger.book(client)))

@@ -1,5 +1,5 @@
-//! One WebSocket connection as a client's thread uses it: frames out, frames in with a time limit, and how it ended.
-//! Unlike the client of the other tests it never panics: here a broken connection is the normal case.
+//! One WebSocket connection as used by a client's thread: frames out, frames in with a time limit, and how it ended.
+//! Unlike the client of the other tests it never panics, because here broken connections are normal.
 
 use serde_json::Value;
 use std::io::ErrorKind;
@@ -11,10 +11,10 @@ pub struct Wire {
     ws: WebSocket<TcpStream>,
 }
 
-/// What reading brought.
+/// The result of a read.
 pub enum Got {
     Frame(Value),
-    /// Nothing to act on within the time (a WebSocket ping, answered already, counts as heard).
+    /// Nothing to handle within the time. (A WebSocket ping, already answered, counts as a sign of life.)
     Nothing {
         heard: bool,
     },
@@ -24,7 +24,7 @@ pub enum Got {
 }
 
 impl Wire {
-    /// Connects and upgrades; the error says what came instead.
+    /// Connects and upgrades; the error describes what arrived instead.
     pub fn open(addr: SocketAddr, room: &str, receive_buffer: Option<usize>) -> Result<Wire, String> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
             .map_err(|e| format!("no socket: {e}"))?;
@@ -51,7 +51,7 @@ impl Wire {
         self.ws.send(Message::text(frame.to_string())).map_err(|e| format!("cannot send: {e}"))
     }
 
-    /// The next frame, if it comes within `limit`.
+    /// The next frame, if it arrives within `limit`.
     pub fn read(&mut self, limit: Duration) -> Got {
         let limit = limit.max(Duration::from_millis(1));
         let _ = self.ws.get_ref().set_read_timeout(Some(limit));
@@ -75,7 +75,7 @@ impl Wire {
         }
     }
 
-    /// Leaves in order: a close frame, then up to two seconds for the answer.
+    /// Leaves in order: sends a close frame, then waits up to two seconds for the answer.
     pub fn leave(mut self) {
         let _ = self.ws.close(None);
         for _ in 0..200 {
@@ -86,7 +86,7 @@ impl Wire {
         }
     }
 
-    /// Ends without a close frame; with a reset if asked, else with an end of file.
+    /// Ends the connection without a close frame: with a reset, or else with an end of file.
     pub fn cut(self, reset: bool) {
         let stream = self.ws.get_ref();
         if reset {
@@ -96,7 +96,7 @@ impl Wire {
         }
     }
 
-    /// The TCP connection, for those who will not behave.
+    /// The TCP connection, for clients that misbehave.
     pub fn tcp(&mut self) -> &mut TcpStream {
         self.ws.get_mut()
     }

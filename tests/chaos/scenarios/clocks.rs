@@ -1,4 +1,4 @@
-//! Wall clocks that jump: a day either way, and a month, under one of three instances, or under the only one.
+//! Wall clocks that jump, by a day in either direction and by a month, on one of three instances, or on the only one.
 
 use super::*;
 
@@ -12,7 +12,7 @@ together! {
     }
 }
 
-/// The clock jumps while people talk, with a heartbeat in between, and the instance restarts under each wrong clock.
+/// The clock jumps while people chat, for at least a heartbeat, and the instance restarts under each wrong clock.
 fn jumps(backplane: Backplane, offsets: &[&str]) {
     let mut arena = calm_on(backplane, &[Talk::one("talk", 15, 200, 2)], &[]);
     let last = backplane.instances() - 1;

@@ -1,11 +1,12 @@
-//! Many at once, and those who do not read.
+//! Many clients at once, and clients that do not read.
 
 use super::*;
 use crate::common::{Instance, PATIENCE, Redis};
 use crate::strangers;
 
 together! {
-    /// Clients that do not read, read a byte per second, or stop within a frame: they are cut, and nobody else notices.
+    /// Clients that do not read, read one byte per second, or stop within a frame are cut, and the others do not
+    /// notice.
     fn slow_clients_are_cut_and_the_others_do_not_notice() {
         let arena = calm(&[Talk::one("talk", 24, 50, 2)], &[("RATE_LIMIT", "0")]);
         let addr = arena.stage.instances.lock().unwrap()[0];
@@ -23,14 +24,14 @@ together! {
             assert_eq!(book.connections.len(), 1, "{} was cut too", book.name);
             let waits = book.attempts.iter().filter_map(|a| Some(a.answer?.0 - a.at));
             let worst = waits.max().unwrap_or_default();
-            // Whoever waited for one that does not read would wait for the 10 s after which it is cut.
+            // A client that waited for one that does not read would wait for the 10 s after which that is cut.
             assert!(worst < 5000, "{} waited {worst} ms for a receipt", book.name);
         }
     }
 }
 
-/// An instance dies with 600 people in one room. Whoever joins after 20 s finds none of them, in the list or in the
-/// count, and may have one of their names.
+/// An instance dies with 600 people in one room. A client that joins after 20 s finds none of them, in the list or in
+/// the count, and may use one of their names.
 #[test]
 fn six_hundred_who_die_at_once_are_gone_within_20_s() {
     const CROWD: usize = 600;
@@ -73,8 +74,8 @@ fn hundreds_of_rooms_come_back_as_one_does() {
     all_held(&arena.finish());
 }
 
-/// 2,000 join one room within seconds. Notices are gathered: each client gets a frame for each of the first 50 at most, and
-/// then one a second, so the frames grow with the clients and not with their square.
+/// 2,000 clients join one room within seconds. Notices are gathered: each client receives at most one frame for each of
+/// the first 50, and then one per second, so the number of frames does not grow with the square of the clients.
 #[test]
 fn a_join_storm_costs_each_client_a_notice_a_second() {
     const CLIENTS: usize = 2000;
@@ -94,7 +95,7 @@ fn a_join_storm_costs_each_client_a_notice_a_second() {
     let joined = start.elapsed();
     let mut deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        // Reading what came for 2,000 takes a while; the deadline is for what had come before it.
+        // Reading the frames of 2,000 clients takes a while; the deadline applies to what had arrived before.
         let asked = Instant::now();
         clients.iter_mut().for_each(|client| _ = client.ended());
         let right = clients.iter().filter(|client| client.participants() == CLIENTS as u64).count();

@@ -1,4 +1,4 @@
-//! The scenarios by topic, and what they share: an arena at rest, and what is asserted of it afterwards.
+//! The scenarios by topic, and what they share: an arena at rest, and assertions about its outcome.
 
 mod clocks;
 mod crowds;
@@ -17,7 +17,7 @@ use super::schedule::Planned;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// An arena where everybody has joined, knows who is here, and the book of notices is empty.
+/// An arena in which everyone has joined and knows who is present, and no notices have been recorded.
 pub fn calm(rooms: &[Talk], settings: &[(&str, &str)]) -> Arena {
     calm_on(Backplane::Redis, rooms, settings)
 }
@@ -42,17 +42,17 @@ pub fn all_held(outcome: &Outcome) {
     assert!(outcome.verdict.broken.is_empty(), "promises were broken: see above");
 }
 
-/// No notice of any client but the visitors at the end, and no error or close but these.
+/// Asserts that there were no notices except about the visitors at the end, and no errors or closes except these.
 #[track_caller]
 pub fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
     let all: Vec<_> = outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()).collect();
-    // In the end all leave, and those who are still there may be told.
+    // In the end all leave, and those still connected may be notified.
     let end = first_departure(&all);
     for book in &all {
         let names = book.changes.iter().filter(|c| c.at < end).flat_map(|c| c.joined.iter().chain(&c.left));
         let seen: BTreeSet<_> = names.filter(|name| !name.starts_with("visitor")).collect();
         assert!(seen.is_empty(), "{} was told that these came or left: {seen:?}", book.name);
-        // A page of history may be refused while the last one is on its way: it is asked for again.
+        // A page of history may be refused while the previous one is being written; then it is requested again.
         let allowed = |code: &str| code == "rate_limited" || but.contains(&code);
         let others: Vec<_> = book.errors.keys().filter(|code| !allowed(code)).collect();
         assert!(others.is_empty(), "{} met {others:?}", book.name);
@@ -64,7 +64,7 @@ fn first_departure(all: &[std::sync::MutexGuard<'_, Book>]) -> At {
     all.iter().flat_map(|book| book.departures.iter().copied()).min().unwrap_or(At::MAX)
 }
 
-/// No client was told that another one left, before they all did.
+/// Asserts that no client was notified of another leaving before they all did.
 #[track_caller]
 pub fn nobody_left(outcome: &Outcome) {
     let all: Vec<_> = outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()).collect();
@@ -82,7 +82,7 @@ pub fn gone_within_20_s(arena: &Arena, instance: usize, more: &[&str]) {
     let on_it = |book: &Book| book.connections.last().is_some_and(|c| c.instance == instance);
     let start = Instant::now();
     poll_until("those on the instance are gone for all others", Duration::from_millis(20_500), || {
-        // Those who came back on another instance meanwhile are rightly here.
+        // Clients that reconnected to another instance meanwhile are rightly present.
         let away: BTreeSet<String> = books(arena).filter(|b| on_it(b)).map(|b| b.name.clone()).collect();
         books(arena).filter(|b| !on_it(b)).all(|book| {
             book.names.is_disjoint(&away)

@@ -1,4 +1,4 @@
-//! Who is here, while instances die, freeze or receive late what was published.
+//! Presence, while instances die, freeze or receive publications late.
 
 use super::*;
 use crate::common::client::has;
@@ -7,7 +7,7 @@ use crate::common::{Instance, PATIENCE, Redis};
 use crate::proxy::{Proxy, Which};
 
 together! {
-    /// kill -9: within 20 s everybody else knows who went with it.
+    /// kill -9: within 20 s everyone else knows who has gone.
     fn the_count_is_right_20_s_after_an_instance_died() {
         let mut arena = calm(&[Talk::one("talk", 15, 500, 3)], &[]);
         let (kill, window) = arena.cluster.strike_one(Fault::InstanceKill, 1);
@@ -16,7 +16,7 @@ together! {
         all_held(&arena.finish());
     }
 
-    /// SIGSTOP for 30 s: the same, and when it goes on it must not show those again who went meanwhile.
+    /// SIGSTOP for 30 s: the same, and when it continues it must not show those again who have gone meanwhile.
     fn a_frozen_instance_never_shows_a_ghost() {
         let mut arena = calm(&[Talk::one("talk", 15, 500, 3)], &[]);
         let addr = arena.stage.instances.lock().unwrap()[1];
@@ -27,7 +27,7 @@ together! {
         });
         let start = Instant::now();
         let (freeze, window) = arena.cluster.strike_one(Fault::InstanceFreeze, 1);
-        // They go while it is frozen: one with a close frame, two without. It will find out when it goes on.
+        // They leave while it is frozen: one with a close frame, two without. It finds out when it continues.
         for (number, visitor) in visitors.into_iter().enumerate() {
             if number == 0 {
                 visitor.tcp().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -50,8 +50,8 @@ together! {
         }
     }
 
-    /// An instance that has just connected compares whom its clients know with who is here. What was published meanwhile
-    /// and reaches it only after that is no news any more: a join is told once.
+    /// A reconnected instance compares the presence its clients know with the actual one. Publications that were sent
+    /// before and arrive only afterwards are no news: a join is announced once.
     fn a_notice_that_is_late_is_not_told_twice() {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
@@ -61,7 +61,7 @@ together! {
         let mut ada = Client::join(late.addr, "tea", "Ada");
         proxy.hold(None, Some(Which::Pubsub));
         let bob = Client::join(other.addr, "tea", "Bob");
-        // Until the comparison has told of Bob; where the connection's other answers are held too, there is none.
+        // Waits until the comparison has announced Bob; if the connection's other replies are held too, there is none.
         let told = |ada: &mut Client| {
             ada.ended();
             ada.received.iter().filter(|frame| has(&frame["joined"], "Bob")).count()
@@ -78,7 +78,7 @@ together! {
         assert_eq!(told(&mut ada), 1, "Bob joined once");
     }
 
-    /// A client that comes back under another spelling of its name is one person still, and gone when it leaves.
+    /// A client that returns with another spelling of its name is still one person, and gone when it leaves.
     fn another_spelling_leaves_nobody_behind() {
         let redis = Redis::start();
         let (here, there) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
@@ -97,7 +97,7 @@ together! {
         }
     }
 
-    /// Someone leaves while only the connection that carries pub/sub is down: told once, and as soon as it is back.
+    /// Someone leaves while only the connection with the subscription is down: announced once, as soon as it is back.
     fn a_leave_without_pubsub_is_told_once() {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
@@ -118,7 +118,7 @@ together! {
                 told(client, "Cid") > 0 && told(client, "Dee") > 0
             });
         }
-        // Whatever else there is to be told comes with the next comparison at the latest.
+        // Any further announcement would come with the next comparison at the latest.
         std::thread::sleep(Duration::from_secs(4));
         for client in [&mut ada, &mut bob] {
             client.ended();
@@ -127,7 +127,7 @@ together! {
     }
 }
 
-/// Waits until the names that a client would show are as wanted.
+/// Waits until the names that a client would show satisfy `wanted`.
 fn roster_of(client: &mut Client, wanted: impl Fn(&BTreeSet<String>) -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -152,7 +152,7 @@ fn roster_of(client: &mut Client, wanted: impl Fn(&BTreeSet<String>) -> bool) ->
     false
 }
 
-/// A close frame, and gone: a frozen instance answers nothing.
+/// Sends a close frame without waiting: a frozen instance answers nothing.
 fn close_without_waiting(mut client: Client) {
     client.send_raw(&[0x88, 0x80, 0, 0, 0, 0]);
     client.cut();

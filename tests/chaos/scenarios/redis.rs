@@ -1,4 +1,4 @@
-//! A Redis that refuses, and one that is replaced by its replica.
+//! A Redis that rejects writes, and one that is replaced by its replica.
 
 use super::*;
 use crate::common::http::get;
@@ -9,17 +9,18 @@ use crate::proxy::{Proxy, Which};
 const LONG: At = 19_000;
 
 together! {
-    /// `maxmemory` for longer than a lease: nothing can be renewed, and yet nobody is cleared away, and nobody sent away.
+    /// `maxmemory` for longer than a lease: nothing can be renewed, and yet no lease is cleared and nobody is
+    /// disconnected.
     fn nobody_is_cleared_away_while_redis_is_full() {
         refuses_for_long(Fault::RedisFull);
     }
 
-    /// The same on a primary that only reads; and the clients are not told of it at each try.
+    /// The same on a read-only primary; and the clients are not notified at every attempt.
     fn nobody_is_cleared_away_while_redis_is_read_only() {
         refuses_for_long(Fault::RedisReadOnly);
     }
 
-    /// Redis refuses to read a log for a moment, just when a hole is to be filled from it: the hole is filled later.
+    /// Redis rejects reading a log for a moment, just when a gap is to be filled from it: it is filled later.
     fn a_log_that_cannot_be_read_for_a_moment_is_read_later() {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
@@ -34,7 +35,7 @@ together! {
         proxy.cut(Which::All);
         proxy.release();
         ada.until("up again", |f| f["backplane"] == "up");
-        std::thread::sleep(Duration::from_secs(1)); // for the attempt that is refused
+        std::thread::sleep(Duration::from_secs(1)); // for the attempt that is rejected
         bob.say("after the hole");
         redis.cmd::<()>("ACL SETUSER default +xrange");
         ada.patience = Duration::from_secs(20);
@@ -43,7 +44,7 @@ together! {
         assert_eq!(heard, ["in the hole", "after the hole"]);
     }
 
-    /// The replica takes over without the latest messages: those are lost and said to be, and nothing else is.
+    /// The replica takes over without the latest messages: those are lost and reported as such, and nothing else is.
     fn a_promoted_replica_loses_what_it_lacked_and_no_more() {
         let mut arena = calm(&[Talk::one("talk", 15, 200, 2)], &[]);
         let fault = |fault, from, length| Planned { fault, from, to: from + length, instance: None };
@@ -64,10 +65,10 @@ together! {
 }
 
 fn refuses_for_long(refusal: Fault) {
-    // In the second room nobody says anything: its log is empty, and a script that trims it first writes nothing.
+    // In the second room nobody sends anything: its log is empty, so a script that trims it first writes nothing.
     let mut arena = calm(&[Talk::one("talk", 15, 500, 3), Talk::one("silent", 9, 3_600_000, 3)], &[]);
     let (planned, window) = arena.cluster.strike_one(refusal, 0);
-    // In that time somebody joins anew, in vain: it must not clear the others away.
+    // Meanwhile somebody tries to join: that must not clear the others' leases.
     std::thread::sleep(Duration::from_millis(LONG - 1000));
     let addr = arena.stage.instances.lock().unwrap()[0];
     let newcomers = ["talk", "silent"].map(|room| {

@@ -3,7 +3,8 @@
 use super::*;
 
 together! {
-    /// Three instances restarted one after the other under load: nobody is seen leaving or coming, nothing is refused.
+    /// Three instances are restarted one after the other under load: nobody is seen leaving or joining, and nothing is
+    /// refused.
     fn a_rolling_restart_is_invisible_but_for_the_reconnect() {
         let mut arena = calm(&[Talk::one("talk", 30, 500, 2)], &[]);
         let drain = |instance: usize| fault(Fault::InstanceDrain, instance, 1000 + 4000 * instance as At, 2500);
@@ -13,7 +14,7 @@ together! {
         nobody_noticed(&outcome, &["close 1012"]);
     }
 
-    /// The same for one instance, with 400 messages per second on the way when the signal comes.
+    /// The same for one instance, with 400 messages per second in flight when the signal arrives.
     fn a_drain_under_full_talk_loses_nothing() {
         let talk = Talk::one("talk", 24, 60, 1);
         let mut arena = calm(&[talk], &[("RATE_LIMIT", "0")]);
