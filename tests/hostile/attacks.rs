@@ -1,4 +1,4 @@
-//! What strangers do: each attack runs for a while, from one address or from many.
+//! The attacks: each runs for a while, from one address or from many.
 
 use crate::calm::ROOM;
 use crate::raw;
@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 
 /// Threads that attack.
 const THREADS: usize = 8;
-/// Empty frames under a mask of zeros.
+/// Empty frames masked with zeros.
 const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
 const PONG: &[u8] = &[0x8A, 0x80, 0, 0, 0, 0];
 const FRAGMENT: &[u8] = &[0x00, 0x80, 0, 0, 0, 0];
 const FIRST_FRAGMENT: &[u8] = &[0x01, 0x80, 0, 0, 0, 0];
 const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
 
-/// Whom, from where and for how long.
+/// Whom to attack, from which addresses, and until when.
 pub struct Target {
     /// The instances.
     pub addrs: Vec<SocketAddr>,
-    /// 127.0.0.1 up to this one.
+    /// The highest source address: 127.0.0.1 up to 127.0.0.this.
     pub addresses: u8,
-    /// The end.
+    /// When to stop.
     pub until: Instant,
-    /// Connections that were opened.
+    /// The number of connections opened.
     pub opened: AtomicUsize,
 }
 
@@ -34,7 +34,7 @@ impl Target {
         Instant::now() < self.until
     }
 
-    /// A number that was not there before, the instance and the address that it makes.
+    /// A new number, and the instance and source address derived from it.
     fn next(&self) -> (usize, SocketAddr, u8) {
         let number = self.opened.fetch_add(1, Relaxed);
         (number, self.addrs[number % self.addrs.len()], 1 + (number % usize::from(self.addresses)) as u8)
@@ -45,7 +45,7 @@ impl Target {
         raw::join(addr, from, room, &format!("x{number}"), more).ok()
     }
 
-    /// Does something this many times per second, shared by all threads. What it gives is dropped half a second later.
+    /// Calls `act` this many times per second, shared by all threads. Its result is dropped half a second later.
     fn paced<T: Send>(&self, per_second: usize, act: impl Fn(usize) -> Option<T> + Sync) {
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
@@ -67,8 +67,8 @@ impl Target {
         });
     }
 
-    /// Holds this many connections, made anew where they end, and does something with each of them this many times per
-    /// second (0: without a pause).
+    /// Holds this many connections, reopens those that end, and does something with each this many times per second (0:
+    /// without a pause).
     fn held(
         &self,
         count: usize,
@@ -105,7 +105,7 @@ impl Target {
     }
 }
 
-/// One kind of attack.
+/// A kind of attack.
 pub struct Attack {
     /// What it does.
     pub name: &'static str,
@@ -158,7 +158,7 @@ fn pages(target: &Target, count: usize, reads: bool) {
     target.held(count, 0, make, |stream| (!reads || raw::drain(stream)) && raw::push(stream, &ask));
 }
 
-/// A room whose log is worth reading.
+/// Fills a room's log, so that reading it is expensive.
 fn fill_log(target: &Target) {
     let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "z".repeat(4000)));
     for _ in 0..8 {
@@ -176,7 +176,7 @@ fn typing(target: &Target) {
     target.held(500, 20, || target.join(ROOM, ""), |stream| raw::drain(stream) && raw::push(stream, &typing));
 }
 
-/// Many small frames at once, again and again.
+/// Sends many small frames at once, repeatedly.
 fn frames(target: &Target, count: usize, frame: &[u8]) {
     let many = frame.repeat(200);
     let make = || {
@@ -218,7 +218,7 @@ fn fill(target: &Target) {
     target.held(4000, 1, make, raw::drain);
 }
 
-/// All of it, one after the other on each thread.
+/// All attacks, one after the other on each thread.
 fn mix(target: &Target) {
     let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
     let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);

@@ -1,4 +1,4 @@
-//! One attack, from the calm before it to the calm after it.
+//! One attack, with calm periods before and after it.
 
 use crate::attacks::{Attack, Target};
 use crate::calm::{Calm, Seen};
@@ -7,22 +7,22 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Spans of calm before and after.
+/// Lengths of the calm periods.
 const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(4);
-/// Memory has come back when it is this close to what it was, per instance, and has this long for it. An instance without
-/// Redis also keeps the attackers' messages: some 4 MiB of each room.
+/// Memory counts as released when it is within this much of its earlier value, per instance, and has this long for it.
+/// An instance without Redis also keeps the attackers' messages: about 4 MiB per room.
 const MEMORY_SLACK: u64 = 20 << 20;
 const MEMORY_KEPT: u64 = 12 << 20;
 const MEMORY_TIME: Duration = Duration::from_secs(60);
-/// What fails the test, however busy the machine is: the goal is much less, and printed for people to see. Latency may
-/// grow by this factor, or up to this many milliseconds.
+/// What fails the test, however busy the machine is; the goal is much lower, and printed. Latency may grow by this
+/// factor, or up to this many milliseconds.
 const WORST_FACTOR: f64 = 20.0;
 const WORST_LATENCY: f64 = 2000.0;
 const WORST_HEALTH: u64 = 2000;
 const LARGEST_LOG: usize = 1 << 20;
 
-/// Where the rooms are.
+/// The backplane of the instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// One instance alone.
@@ -34,7 +34,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The place of this name.
+    /// The place with this name.
     pub fn named(word: &str) -> Option<Place> {
         match word {
             "memory" => Some(Place::Memory),
@@ -45,7 +45,7 @@ impl Place {
     }
 }
 
-/// The instances under attack. Fields are dropped in their order.
+/// The instances under attack. Fields are dropped in this order.
 struct Stage {
     instances: Vec<Instance>,
     _redis: Option<Redis>,
@@ -54,7 +54,7 @@ struct Stage {
 
 impl Stage {
     fn new(place: Place) -> Stage {
-        // The limits as they are by default: these tests are about them.
+        // The default limits, which these tests are about.
         let settings = [
             ("TEXT_RATE", ""),
             ("ADDRESS_CONNECTIONS", ""),
@@ -64,7 +64,8 @@ impl Stage {
             ("ADDRESS_TEXT_RATE", ""),
             ("ADDRESS_HISTORY_RATE", ""),
             ("MAX_CONNECTIONS", "2000"),
-            // It would ask calm people to reconnect where the attackers are more on one instance, and they do not here.
+            // Off, because it would ask calm clients to reconnect if the attackers were mostly on one instance, and
+            // these clients do not.
             ("REBALANCE", "0"),
         ];
         match place {
@@ -104,7 +105,7 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
 }
 
-/// Prints the table's head.
+/// Prints the table's heading.
 pub fn print_head() {
     println!(
         "{:44} {:6} {:>4}  {:>22} {:>22} {:>22}  {:>7} {:>9} {:>9} {:>16} {:>7}",
@@ -122,7 +123,7 @@ pub fn print_head() {
     );
 }
 
-/// Runs one attack, prints its line, and gives how many promises it broke.
+/// Runs one attack, prints its line, and returns how many promises it broke.
 pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration) -> usize {
     let stage = Stage::new(place);
     let calm = Calm::start(&stage.addrs());
@@ -182,7 +183,7 @@ fn print(place: Place, attack: &Attack, target: &Target, seen: [&mut Seen; 3], m
     );
 }
 
-/// What must hold on any machine.
+/// Checks what must hold on any machine.
 fn judge(calm: f64, during: &mut Seen, after: &mut Seen, has_grown: bool, log: usize) -> usize {
     let (slowest, failed) = during.health();
     let entered = during.newcomers.iter().flatten().count();

@@ -1,4 +1,5 @@
-//! Those who must not notice: a room of fifty people, newcomers from elsewhere, and a load balancer's health checks.
+//! Those who must not notice: a room of fifty people, clients that join from other addresses, and a load balancer's
+//! health checks.
 
 use crate::common::from;
 use crate::common::http::Connection;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Error, Message};
 
-/// People in the calm room, messages per second, and the addresses they come from: 127.0.0.100 and up.
+/// The number of people in the calm room, its messages per second, and the addresses it uses: 127.0.0.100 and up.
 pub const PEOPLE: usize = 50;
 const MESSAGES: u64 = 10;
 const FIRST_ADDRESS: u8 = 100;
@@ -23,18 +24,18 @@ const BALANCER: u8 = 220;
 /// The calm room.
 pub const ROOM: &str = "calm";
 
-/// What was seen in one span of time.
+/// What was measured in one period.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// From the sending of a message to its receipt by each of the fifty, in microseconds.
+    /// Microseconds from sending a message to its delivery to each of the fifty.
     pub latencies: Vec<u64>,
     /// Deliveries that did not happen.
     pub missing: usize,
     /// Messages that were refused.
     pub refused: usize,
-    /// How long newcomers took, in milliseconds; `None`: they did not get in.
+    /// How long joins took, in milliseconds; `None` if they failed.
     pub newcomers: Vec<Option<u64>>,
-    /// How long health checks took, in milliseconds; `None`: no 200.
+    /// How long health checks took, in milliseconds; `None` if there was no 200.
     pub health: Vec<Option<u64>>,
 }
 
@@ -46,7 +47,7 @@ impl Seen {
         self.latencies.get(at).map_or(f64::INFINITY, |micros| *micros as f64 / 1000.0)
     }
 
-    /// The slowest health check but the worst hundredth, and how many failed.
+    /// The slowest health check except for the worst hundredth, and how many failed.
     pub fn health(&self) -> (u64, usize) {
         let mut times: Vec<u64> = self.health.iter().flatten().copied().collect();
         times.sort_unstable();
@@ -54,7 +55,7 @@ impl Seen {
         (times.get(at).copied().unwrap_or(u64::MAX), self.health.iter().filter(|time| time.is_none()).count())
     }
 
-    /// Newcomers that were in within a second, of all.
+    /// Joins that succeeded within a second, and the total.
     pub fn got_in(&self) -> (usize, usize) {
         (self.newcomers.iter().flatten().filter(|ms| **ms <= 1000).count(), self.newcomers.len())
     }
@@ -70,14 +71,14 @@ struct Shared {
     addrs: Vec<SocketAddr>,
     start: Instant,
     seen: Mutex<Seen>,
-    /// Messages sent, by number, and who has them.
+    /// For each message sent, the clients that have received it.
     sent: Mutex<Vec<HashSet<usize>>>,
     ends: AtomicBool,
     here: AtomicUsize,
 }
 
 impl Calm {
-    /// Starts it on these instances and waits until all fifty are in.
+    /// Starts it on these instances and waits until all fifty have joined.
     pub fn start(addrs: &[SocketAddr]) -> Calm {
         let shared = Arc::new(Shared {
             addrs: addrs.to_vec(),
@@ -100,7 +101,7 @@ impl Calm {
         Calm { shared, threads }
     }
 
-    /// What is seen in the next `span`, with what belongs to it and comes a little later.
+    /// Measures during the next `span`, including late results that belong to it.
     pub fn watch(&self, span: Duration) -> Seen {
         let first = self.shared.sent.lock().expect("no panic").len();
         *self.shared.seen.lock().expect("no panic") = Seen::default();
@@ -119,7 +120,7 @@ impl Calm {
         seen
     }
 
-    /// Ends it.
+    /// Stops it.
     pub fn finish(self) {
         self.shared.ends.store(true, Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -136,7 +137,7 @@ impl Shared {
     }
 }
 
-/// One of the fifty: reads all, and says something when it is his turn.
+/// One of the fifty: reads everything, and sends when it is their turn.
 fn person(shared: &Shared, number: usize) {
     let addr = shared.addrs[number % shared.addrs.len()];
     let mut socket = enter(addr, FIRST_ADDRESS + number as u8, &format!("Person {number}")).expect("a calm beginning");
@@ -183,7 +184,7 @@ fn hear(shared: &Shared, person: usize, text: &str) {
     }
 }
 
-/// Upgrades and joins, and waits for the welcome.
+/// Upgrades, joins, and waits for the welcome.
 fn enter(addr: SocketAddr, from: u8, name: &str) -> Option<WebSocket<TcpStream>> {
     let mut stream = from::try_connect(addr, from, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
@@ -206,7 +207,7 @@ fn enter(addr: SocketAddr, from: u8, name: &str) -> Option<WebSocket<TcpStream>>
     }
 }
 
-/// Somebody comes four times per second, from one of twenty addresses, and leaves.
+/// A client joins four times per second, from one of twenty addresses, and leaves.
 fn newcomers(shared: &Shared, _: usize) {
     for number in 0_usize.. {
         if !shared.goes_on() {
@@ -224,7 +225,7 @@ fn newcomers(shared: &Shared, _: usize) {
     }
 }
 
-/// A load balancer looks ten times per second, each time on a new connection.
+/// A load balancer checks ten times per second, each time on a new connection.
 fn health(shared: &Shared, _: usize) {
     for number in 0_usize.. {
         if !shared.goes_on() {

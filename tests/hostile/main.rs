@@ -1,18 +1,19 @@
 //! The hostile test: what strangers may do, beside a calm room of fifty people who must not notice.
 //!
-//!     cargo test --test hostile                         a cut of some 60 s: the mix, in memory and on Redis
+//!     cargo test --test hostile                         a selection for 60 s: the mix, in memory and on Redis
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
-//!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each; memory, file
+//!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
+//! memory, file
 //!                                                       or redis: only there
 //!
-//! For each attack it prints what the calm room saw before, during and after: the latency of its messages, deliveries
-//! that are missing, newcomers from other addresses that were in within a second, health checks, memory.
+//! For each attack it prints what the calm room measured before, during and after: the latency of its messages, missing
+//! deliveries, clients from other addresses that joined within a second, health checks, memory.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `attacks`, `raw` | what strangers do, and how they connect |
 //! | `calm` | those who must not notice |
-//! | `battery` | one attack from before to after, and what is printed of it |
+//! | `battery` | one attack from before to after, and its report |
 
 mod attacks;
 mod battery;

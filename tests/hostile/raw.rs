@@ -1,5 +1,5 @@
-//! Connections as an attacker makes them: everything written at once, nothing waited for, answers read only where that
-//! is part of the attack.
+//! An attacker's connections: everything is written at once without waiting, and answers are read only if that is part
+//! of the attack.
 
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,7 +22,7 @@ pub fn connect(addr: SocketAddr, from: u8) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The request for an upgrade.
+/// An upgrade request.
 pub fn upgrade(room: &str) -> Vec<u8> {
     format!(
         "GET /ws/{room} HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -31,7 +31,7 @@ pub fn upgrade(room: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A text frame under a mask of zeros.
+/// A text frame masked with zeros.
 pub fn text(json: &str) -> Vec<u8> {
     let mut frame = vec![0x81];
     match json.len() {
@@ -46,7 +46,7 @@ pub fn text(json: &str) -> Vec<u8> {
     frame
 }
 
-/// Upgrades and joins in one write, without a look at the answers.
+/// Upgrades and joins in one write, ignoring the answers.
 pub fn join(addr: SocketAddr, from: u8, room: &str, name: &str, more: &str) -> io::Result<TcpStream> {
     let mut stream = connect(addr, from)?;
     let mut bytes = upgrade(room);
@@ -55,7 +55,7 @@ pub fn join(addr: SocketAddr, from: u8, room: &str, name: &str, more: &str) -> i
     Ok(stream)
 }
 
-/// Reads and forgets what has come; false once the connection has ended.
+/// Reads and discards what has arrived; false once the connection has ended.
 pub fn drain(stream: &TcpStream) -> bool {
     let mut scrap = [0; 16 * 1024];
     if stream.set_nonblocking(true).is_err() {
@@ -71,13 +71,13 @@ pub fn drain(stream: &TcpStream) -> bool {
     alive && stream.set_nonblocking(false).is_ok()
 }
 
-/// Writes without waiting; false once the connection has ended. What the socket does not take is left out.
+/// Writes without blocking; false once the connection has ended. What the socket does not take is dropped.
 pub fn push(stream: &TcpStream, bytes: &[u8]) -> bool {
     if stream.set_nonblocking(true).is_err() {
         return false;
     }
     let alive = match (&mut &*stream).write(bytes) {
-        // The rest of a frame has to follow, or the server waits for it.
+        // The rest of a frame must follow, or the server would wait for it.
         Ok(some) if some < bytes.len() => {
             stream.set_nonblocking(false).is_ok() && (&mut &*stream).write_all(&bytes[some..]).is_ok()
         }
