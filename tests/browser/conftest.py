@@ -1,5 +1,5 @@
-"""Fixtures: one browser, one redis-server and two tasks for the whole run (each test has a room of its own), and what a
-test wants for itself when it is going to break it."""
+"""Fixtures: one browser, one redis-server and two instances for the whole run (each test has a room of its own), and
+private ones for tests that break things."""
 
 import os
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ expect.set_options(timeout=10_000)
 
 @pytest.fixture(scope="session")
 def browser():
-    # A page from disk counts as one from the internet, which may not open sockets to this machine.
+    # A page loaded from disk counts as one from the internet, which may not open sockets to this machine.
     local = ["--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets"] if os.environ.get("PAGE_FROM_DISK") else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS + local)
@@ -41,7 +41,7 @@ def redis(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tasks(redis):
-    """Two tasks on one Redis."""
+    """Two instances on one Redis."""
     pair = [Task(redis, HISTORY_MESSAGES=6000, DRAIN_SECONDS=1) for _ in range(2)]
     yield pair
     codes = [task.stop() for task in pair]
@@ -56,7 +56,7 @@ def room():
 
 @pytest.fixture
 def own(tmp_path):
-    """Starts things for one test: own.redis(), own.task(redis, SETTING=…), own.link(task); all are ended after it."""
+    """Starts things for one test: own.redis(), own.task(redis, SETTING=…), own.link(task). All are ended after it."""
 
     class Own:
         def __init__(self):
@@ -92,8 +92,8 @@ KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".s
 
 
 def from_disk(route):
-    """With PAGE_FROM_DISK=1 the files are those of static/ as they are now, module by module, so that one who works on the
-    page need not build the binary for each try. The page's headers are still the binary's."""
+    """With PAGE_FROM_DISK=1 the page's files are those in static/ at the moment, module by module, so that working on
+    the page needs no build for each try. The headers are still the binary's."""
     path = urlsplit(route.request.url).path
     file = ROOT / "static" / ("index.html" if path == "/" or path.startswith("/r/") else path[1:])
     if file.suffix == ".html":
@@ -106,9 +106,10 @@ def from_disk(route):
 
 @pytest.fixture
 def visit(browser):
-    """visit(where, room, name): a person in a browser of their own, joined. `where` is a task or a link; without a
-    name they are still at the form. Keyword arguments go to the browser (`color_scheme`, `viewport`, …); `beside`
-    opens another tab in that person's browser; `fake` stands in for the server's end of the WebSocket. At the end nobody's console may hold an error."""
+    """visit(where, room, name): a person in a browser context of their own, joined. `where` is an instance or a link;
+    without a name the person is still at the form. Keyword arguments go to the browser (`color_scheme`, `viewport`,
+    …); `beside` opens another tab in that person's browser; `fake` replaces the server's end of the WebSocket. At
+    the end no console may contain an error."""
     people, contexts = [], []
 
     def visit(where, room, name=None, beside=None, script=None, fake=None, **options):

@@ -1,5 +1,5 @@
-"""The second engine: Debian's firefox-esr, driven over WebDriver BiDi, which it speaks itself. A small client of the few
-commands that the tests need, in place of a driver that cannot be fetched everywhere."""
+"""The second engine: Debian's firefox-esr, driven over WebDriver BiDi, which it implements itself. A small client with
+the few commands needed, because a driver cannot be downloaded everywhere."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ PREFERENCES = {
 
 
 class Firefox:
-    """One headless browser. Each `person` has a user context, which is storage of their own."""
+    """One headless browser. Each `person` has a user context, with its own storage."""
 
     def __init__(self, profile):
         lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in PREFERENCES.items()]
@@ -68,7 +68,7 @@ class Firefox:
 
 
 class FoxPerson:
-    """Somebody in front of the page in Firefox; what `Person` is for Chromium."""
+    """A person using the page in Firefox; the counterpart of `Person` for Chromium."""
 
     def __init__(self, fox, where, room, name, size):
         self.fox = fox
@@ -85,7 +85,7 @@ class FoxPerson:
         self.fox.command("browsingContext.navigate", context=self.context, url=url, wait="complete")
 
     def evaluate(self, script):
-        """The value of an expression, by JSON; promises are awaited."""
+        """The value of an expression, via JSON; promises are awaited."""
         answer = self.fox.command(
             "script.evaluate",
             expression=f"(async () => JSON.stringify(await ({script})))()",

@@ -1,8 +1,8 @@
-"""What the browser tests share: the real binary as a `Task`, a real redis-server as `Redis`, the `Link` between a browser
-and a task (which can be cut, frozen and pointed elsewhere), a `Talker` that speaks the wire contract without a browser,
-and a `Person` in front of a page.
+"""What the browser tests share: the real binary as a `Task`, a real redis-server as `Redis`, a `Link` between a
+browser and an instance (which can be cut, frozen and redirected), a `Talker` that uses the wire contract without a
+browser, and a `Person` using the page.
 
-Nothing is on a fixed port, every wait has a deadline, and only processes that were started here are ended.
+Nothing uses a fixed port, every wait has a deadline, and only processes that were started here are ended.
 """
 
 import json
@@ -26,7 +26,7 @@ PATIENCE = 10
 
 
 def poll(what, probe, patience=PATIENCE):
-    """Ask `probe` until it gives something true; fail with `what` when time is up."""
+    """Call `probe` until it returns something true; fail with `what` when time is up."""
     end = time.monotonic() + patience
     while True:
         value = probe()
@@ -47,7 +47,7 @@ def some_room():
 
 
 class Redis:
-    """A redis-server with nothing on disk, that can be taken away and brought back on the same port."""
+    """A redis-server without persistence, which can be stopped and restarted on the same port."""
 
     def __init__(self, tmp):
         self.tmp = tmp
@@ -83,10 +83,10 @@ class Redis:
 
 
 class Task:
-    """One running binary; `log` is all that it wrote to stderr."""
+    """One running binary; `log` is everything it wrote to stderr."""
 
     def __init__(self, redis=None, **settings):
-        # All tests come from one address, and much faster than people.
+        # All tests connect from one address, and act much faster than people.
         limits = ["RATE_LIMIT", "TEXT_RATE", *(f"ADDRESS_{what}" for what in ("CONNECTIONS", "CONNECTION_RATE", "JOINS", "NEW_ROOMS", "TEXT_RATE", "HISTORY_RATE"))]
         env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "RUST_LOG": "info"} | dict.fromkeys(limits, "0")
         env |= {"REDIS_ENDPOINT": f"127.0.0.1:{redis.port}"} if redis else {}
@@ -111,12 +111,13 @@ class Task:
 
 
 class Link:
-    """A line on loopback from the browser to a task, with a fault at hand: `cut` closes it and takes no more, `freeze`
-    lets nothing through while both ends believe in it, and `to` points new connections at another task."""
+    """A loopback connection from the browser to an instance, with faults on demand: `cut` closes it and accepts no
+    more, `freeze` passes nothing on while both ends consider it open, and `to` leads new connections to another
+    instance."""
 
     def __init__(self, task, rewrite=None):
         self.to(task)
-        self.rewrite = rewrite  # (from, to): bytes on the way to the task
+        self.rewrite = rewrite  # (from, to): bytes towards the instance
         self.frozen = False
         self.pairs = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -184,7 +185,7 @@ class Link:
 
 
 class Talker:
-    """Somebody in a room without a browser."""
+    """A person in a room without a browser."""
 
     def __init__(self, task, room, name, **join):
         self.socket = connect(f"ws://127.0.0.1:{task.port}/ws/{room}", max_size=2**20, ping_interval=None)
@@ -195,7 +196,7 @@ class Talker:
         self.socket.send(json.dumps(frame))
 
     def next(self, kind, patience=PATIENCE):
-        """The next frame of this type; others are passed over."""
+        """The next frame of this type; others are skipped."""
         end = time.monotonic() + patience
         while True:
             frame = json.loads(self.socket.recv(timeout=max(0.01, end - time.monotonic())))
@@ -203,7 +204,7 @@ class Talker:
                 return frame
 
     def say(self, *texts):
-        """Say all of them, and return when each has its receipt; the messages as the server gave them back."""
+        """Send all texts, and return the messages once each has its receipt."""
         kept = []
         for start in range(0, len(texts), 200):
             batch = {uuid.uuid4().hex: text for text in texts[start : start + 200]}
@@ -220,13 +221,14 @@ class Talker:
 
 
 class FakeServer:
-    """The server's end of a page's WebSocket, for what a real server does only in odd moments. `visit(…, fake=FakeServer())`."""
+    """The server's end of a page's WebSocket, for situations that a real server seldom produces. `visit(…,
+    fake=FakeServer())`."""
 
     def __init__(self, **welcome):
         self.received = []
         self.socket = None
         self.welcome = {"messages": [], "names": [], "participants": 1, "last": "0-0", "more": False, "gap": False, **welcome}
-        self.answers = {}  # by the type of the frame: called with it
+        self.answers = {}  # by type of frame: called with the frame
 
     def open(self, socket):
         self.socket = socket
@@ -258,7 +260,7 @@ def fake_message(number, text, name="Bob", by="c" * 16):
 
 
 class Person:
-    """Somebody in front of the page."""
+    """A person using the page."""
 
     def __init__(self, page, url):
         self.page = page
@@ -268,7 +270,7 @@ class Person:
         page.on("console", self._console)
 
     def _console(self, message):
-        # What a browser itself says about a line that is cut is no fault of the page.
+        # The browser's own errors about a broken connection are not the page's fault.
         network = re.search(r"WebSocket connection to|net::ERR_|status of (503|4\d\d)", message.text)
         if message.type in ("error", "warning") and not network:
             self.problems.append(f"{message.type}: {message.text}")
@@ -294,15 +296,15 @@ class Person:
 
     def say(self, text):
         self("#text").fill(text)
-        # On a touch keyboard Enter breaks the line.
+        # On a touch keyboard Enter inserts a line break.
         self("#text").press("Control+Enter")
 
     def paste(self, text):
-        """As `fill`, but at once: Chromium types thousands of lines one by one."""
+        """Like `fill`, but at once: Chromium types thousands of lines one by one."""
         self("#text").evaluate("(box, text) => { box.value = text; box.dispatchEvent(new InputEvent('input')); }", text)
 
     def message(self, text):
-        """The row of the message with this text in it."""
+        """The row of the message with this text."""
         return self(".message", has=self.page.locator(".body", has_text=text))
 
     def sees(self, text, timeout=10_000):
@@ -313,14 +315,14 @@ class Person:
         return self.page.evaluate("[...document.querySelectorAll('.message .body')].map((body) => body.textContent)")
 
     def sent(self):
-        """Everything that was said has its receipt."""
+        """Wait until everything sent has its receipt."""
         self.wait("() => document.querySelector('.message') && !document.querySelector('.sending, .waiting')", timeout=20_000)
 
     def wait(self, script, arg=None, timeout=10_000):
         return self.page.wait_for_function(script, arg=arg, timeout=timeout)
 
     def look_away(self):
-        """The tab is behind another one, as the page is told of it."""
+        """Tell the page that its tab is in the background."""
         self.page.evaluate("""() => {
             Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
             document.hasFocus = () => false;

@@ -1,6 +1,6 @@
 """Draws the icons for home screens from static/favicon.svg: `target/venv/bin/python tests/browser/make_icons.py`.
 
-They fill their square, since every system cuts its own corners, and have a palette, which makes them small."""
+They fill their square, because every system rounds the corners itself, and use a palette, which keeps them small."""
 
 import struct
 import zlib

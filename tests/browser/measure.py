@@ -1,5 +1,5 @@
-"""The page's figures: `target/venv/bin/python tests/browser/measure.py`, on a release build and a quiet machine (BOBBIN names
-another binary). docs/page.md says what each means."""
+"""Measures the page's figures: `target/venv/bin/python tests/browser/measure.py`, with a release build on a quiet
+machine (BOBBIN names another binary). docs/page.md explains them."""
 
 import os
 import statistics
@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from conftest import CHROMIUM, FLAGS
 from harness import Person, Talker, Task, some_room
 
-# Chromium's own presets: milliseconds from a request to its answer, bytes per second.
+# Chromium's own presets: milliseconds from request to answer, bytes per second.
 LINES = {"Fast 3G": (562.5, 180_000), "3G with 300 ms": (300, 200_000)}
 SECONDS = int(os.environ.get("SECONDS", 30))
 
@@ -39,7 +39,7 @@ def form_time(browser, task, line):
 
 
 def frames(browser, task):
-    """Frames per second, second by second, while 50 messages per second arrive and the CPU is slowed down four times."""
+    """Frames per second, for each second, while 50 messages per second arrive and the CPU is throttled to a quarter."""
     room = some_room()
     context = browser.new_context(viewport={"width": 1180, "height": 760})
     ada = Person(context.new_page(), f"http://127.0.0.1:{task.port}").go(room).join("Ada").joined()
@@ -75,7 +75,7 @@ def worst_texts(browser, task):
 
 
 def build_time(browser, task, text):
-    """The longest task of the page while the room's 50 messages are drawn."""
+    """The page's longest task while the room's 50 messages are rendered."""
     room = some_room()
     Talker(task, room, "Bob").say(*[text] * 50)
     context = browser.new_context()

@@ -1,11 +1,11 @@
-"""Notifications, mentions, and what a screen reader is told."""
+"""Notifications, mentions, and announcements to screen readers."""
 
 import pytest
 from playwright.sync_api import expect
 
 from harness import Talker
 
-# Headless browsers show no notifications: this stands in for the browser's and writes down what it was asked.
+# Headless browsers show no notifications, so this replaces the browser's API and records the calls.
 FAKE = """
     window.asked = 0; window.notes = [];
     class Fake {

@@ -1,4 +1,5 @@
-"""The line breaks in every way it can, and the page says so in words, keeps what was written, and comes back by itself."""
+"""The connection breaks in every possible way; the page reports it in words, keeps what was written, and reconnects by
+itself."""
 
 import time
 
@@ -49,7 +50,7 @@ def test_a_dead_line_is_noticed_within_thirty_seconds(visit, own, room):
     task = own.task()
     link = own.link(task)
     ada = visit(link, room, "Ada")
-    link.freeze()  # nothing comes and nothing goes, and no end is told
+    link.freeze()  # nothing passes in either direction, and no end is signalled
     start = time.monotonic()
     expect(ada("body")).not_to_have_attribute("data-state", "joined", timeout=30_000)
     assert time.monotonic() - start < 30
@@ -69,7 +70,7 @@ def test_offline_and_back(visit, own, room):
         ada.say(text)
     bob.say("are you there?")
     expect(ada(".waiting")).to_have_count(3)
-    # Back on another network: the frozen line is left where it is, and a new one is there at once.
+    # Back on another network: the frozen connection is abandoned, and a new one is made at once.
     link.pairs and link.thaw()
     start = time.monotonic()
     ada.page.context.set_offline(False)
@@ -175,7 +176,7 @@ def test_more_than_five_hundred_missed_are_paged_in(visit, own, room):
 def test_a_lost_receipt_is_asked_for_again_and_nothing_is_said_twice(visit, own, room):
     task = own.task()
     link = own.link(task)
-    # The page's own socket swallows the first receipt, as a line that breaks at the wrong moment does.
+    # The page's own socket swallows the first receipt, like a connection that breaks at the wrong moment.
     deaf = """
         const listen = Object.getOwnPropertyDescriptor(WebSocket.prototype, 'onmessage');
         let swallowed = 0;

@@ -1,4 +1,4 @@
-"""Small things on all kinds of devices: touch, paper, no JavaScript, colours of the system's, and the keyboard."""
+"""Details for all kinds of devices: touch, paper, no JavaScript, system colours, and the keyboard."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_times_and_you_are_there_at_narrow_widths(visit, tasks, room):
     ada.say("second")
     ada.sent()
     row = ada.message("second")
-    # For a screen reader: in the tree, though it is not shown.
+    # For screen readers: in the accessibility tree, though not visible.
     assert row.locator(".head").evaluate("(head) => getComputedStyle(head).display") != "none"
     expect(row.locator(".head bdi")).to_have_text("You")
     row.locator(".body").tap()
@@ -47,7 +47,7 @@ def test_without_javascript_it_says_so_and_nothing_else(browser, tasks):
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{tasks[0].port}/")
     shot = page.locator("noscript")
-    assert "needs JavaScript" in shot.evaluate("(node) => node.innerText")  # Playwright itself passes over this element
+    assert "needs JavaScript" in shot.evaluate("(node) => node.innerText")  # Playwright itself skips this element
     box = shot.bounding_box()
     assert box["x"] == box["y"] == 0 and box["width"] >= 1000, box
     context.close()
@@ -108,7 +108,7 @@ def test_fifty_links_are_not_fifty_stops_of_the_tab_key(visit, tasks, room):
         key.press("Shift+Tab")
         stops += 1
     assert stops <= 3, stops
-    # Arrow keys go from message to message, and Tab to what is in one.
+    # Arrow keys move between messages, and Tab into one.
     ada("#scroller").focus()
     key.press("ArrowUp")
     key.press("ArrowUp")
@@ -165,5 +165,5 @@ def test_embedded_it_is_usable_at_320_by_400(visit, own, room):
     expect(frame.locator(".message .body")).to_have_text("from inside")
     expect(frame.locator(".message .body")).to_be_in_viewport()
     expect(frame.locator("#open-drawer")).to_be_in_viewport(ratio=1)
-    ada.problems.clear()  # Chromium tells that a frame of another origin gets no focus by itself
+    ada.problems.clear()  # Chromium reports that a frame of another origin does not receive focus by itself
     site.shutdown()

@@ -1,5 +1,5 @@
-"""Everybody can use it: by keyboard alone, with a screen reader, enlarged, on a very small screen, without storage, and
-under a strict policy. The rules checked are axe-core's."""
+"""Accessibility: keyboard only, screen readers, zoom, a very small screen, no storage, and a strict policy. The rules
+are axe-core's."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read
 
 
 def violations(person):
-    # `addScriptTag` would be stopped by the page's policy; evaluation from outside is not.
+    # The page's policy would block `addScriptTag`; evaluation from outside is allowed.
     person.page.evaluate(AXE)
     found = person.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     return [f"{v['id']}: {v['help']}: {[node['html'][:120] for node in v['nodes']][:3]}" for v in found["violations"]]
@@ -65,7 +65,7 @@ def test_axe_finds_nothing(visit, tasks, room, scheme, width):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_names_colour_is_readable(visit, tasks, room, scheme):
-    """All 24 hues, as the browser paints them, on the page's paper; and the letter on the picture."""
+    """All 24 hues as the browser renders them on the page's background, and the letter in the avatar."""
     ada = visit(tasks[0], room, "Ada", color_scheme=scheme)
     Talker(tasks[1], room, "Bob").say("hello")
     ada.sees("hello")
@@ -91,7 +91,7 @@ def test_every_names_colour_is_readable(visit, tasks, room, scheme):
 
 
 def settled(person):
-    """Scrolling by keys is animated by the browser; wait until it has come to rest."""
+    """The browser animates scrolling by keys; wait until it has come to rest."""
     person.page.evaluate("""async () => {
         const scroller = document.querySelector('#scroller');
         for (let still = 0, last = -1; still < 10; last = scroller.scrollTop) {
@@ -116,14 +116,14 @@ def test_the_keyboard_alone_does_everything(visit, tasks, room):
     key.press("Enter")
     ada.sees("hello")
     assert focus() == "text"
-    # From the box back through the page, in the order in which it is seen.
+    # From the text box back through the page, in visual order.
     seen = []
     for _ in range(14):
         key.press("Shift+Tab")
         seen.append(focus())
     order = ["scroller", "invite", "notify", "rename", "go-room"]
     assert [name for name in seen if name in order][: len(order)] == order, seen
-    # Scrolling up with keys, and by the button to the end again.
+    # Scrolling up with keys, and back to the end with the button.
     ada("#scroller").focus()
     for _ in range(3):
         key.press("PageUp")
@@ -156,7 +156,7 @@ def test_the_drawer_by_keyboard(visit, tasks, room):
 
 @pytest.mark.parametrize("viewport", [(320, 480), (590, 380)], ids=["320 px wide", "200% zoom of a small laptop"])
 def test_small_and_enlarged(visit, tasks, room, viewport):
-    """At 200% zoom a window of 1180 by 760 has 590 by 380 pixels of the page's."""
+    """At 200% zoom a window of 1180 by 760 shows 590 by 380 CSS pixels."""
     ada = visit(tasks[0], room, viewport={"width": viewport[0], "height": viewport[1]})
     expect(ada.page.get_by_role("button", name="Join")).to_be_in_viewport()
     ada.join("Ada").joined()
@@ -173,7 +173,7 @@ def test_small_and_enlarged(visit, tasks, room, viewport):
 
 
 def test_text_alone_enlarged(visit, tasks, room):
-    """A reader who sets a larger type gets a larger page."""
+    """A larger font size in the browser makes the page larger."""
     ada = visit(tasks[0], room, "Ada")
     busy_room(tasks, room, ada)
     ada.page.evaluate("document.documentElement.style.setProperty('font-size', '32px')")

@@ -1,4 +1,4 @@
-"""The second engine: talking, the connection's faults, and hostile texts and names, in Firefox."""
+"""The second engine: chatting, connection faults, and hostile texts and names, in Firefox."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from test_text import TOOLS
 
 pytestmark = pytest.mark.skipif(not shutil.which("firefox-esr"), reason="firefox-esr is not installed")
 
-# Firefox says itself that a line broke; that is no fault of the page.
+# Firefox itself logs that a connection broke; that is not the page's fault.
 NETWORK = ("can’t establish a connection", "connection to ws://", "was interrupted while the page was loading", "NetworkError")
 
 

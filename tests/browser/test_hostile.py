@@ -1,4 +1,4 @@
-"""Names and texts that are meant to do harm do none: they are letters, and they stay in their place."""
+"""Names and texts meant to do harm remain plain characters, and stay in their place."""
 
 import pytest
 from playwright.sync_api import expect
@@ -50,7 +50,7 @@ def test_hostile_texts_do_no_harm_to_the_layout(visit, tasks, room, size):
     hrefs = ada.page.evaluate("[...document.querySelectorAll('#list a')].map((a) => a.href)")
     assert hrefs and all(href.startswith("https://") for href in hrefs), hrefs
     assert "%E2%80%AE" not in "".join(hrefs)
-    # A link reads as what it is, whatever its surroundings do to the direction of letters.
+    # A link is displayed as it is, whatever the text around it does to the direction of characters.
     assert set(ada("#list a").evaluate_all("(links) => links.map((link) => getComputedStyle(link).unicodeBidi)")) == {"isolate"}
 
 

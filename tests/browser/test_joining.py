@@ -1,4 +1,4 @@
-"""The join form says what is wrong and goes on by itself; names, other devices, and changing one's name."""
+"""The join form explains errors and continues by itself; names, other devices, and changing one's name."""
 
 import time
 
@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from harness import FakeServer, Talker
 
 PROBLEM = "#join-problem"
-AT_ONCE = 3000  # ms in which the form says what is wrong
+AT_ONCE = 3000  # ms within which the form explains an error
 
 
 def test_a_dead_server_is_said_in_the_form_and_tried_again(visit, own, room):
@@ -42,7 +42,7 @@ def test_a_full_server_is_said_in_its_own_words(visit, own, room):
 
 
 def test_a_proxy_that_rewrites_host_is_named(visit, own, room):
-    """What nginx does unless it is told otherwise."""
+    """nginx's default behaviour."""
     task = own.task()
     link = own.link(task)
     link.rewrite = (f"Host: 127.0.0.1:{link.port}".encode(), b"Host: bobbin.internal:3000")
@@ -133,7 +133,7 @@ def test_changing_ones_name_keeps_the_place_until_the_new_one_is_granted(visit, 
     expect(ada("#my-name")).to_have_text("Countess")
     expect(bob("#people bdi")).to_have_text(["Bob", "Countess"])
     assert ada.texts() == ["are you still there?", "I am"]
-    # What was said under the former name stays one's own, and says under which.
+    # Messages sent under the former name remain one's own, labelled with that name.
     expect(ada.message("I am").locator(".head bdi")).to_contain_text("You, as")
 
 

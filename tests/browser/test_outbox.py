@@ -1,4 +1,4 @@
-"""What was written is not stranded: it goes out from whichever page is open, whatever room it was written in."""
+"""Unsent messages are not stranded: they are sent from whichever page is open, whatever room they were written in."""
 
 import re
 
@@ -23,7 +23,7 @@ def test_going_to_another_room_does_not_leave_the_page(visit, own, room):
     assert ada.texts() == []
     ada.page.go_forward()
     ada.sees("in b")
-    # Offline too: no error page of the browser's.
+    # Not even offline does the browser's own error page appear.
     link.cut()
     ada("#rooms a", has_text=re.compile(f"^{room}$")).click()
     expect(ada("h1")).to_have_text(f"#{room}")

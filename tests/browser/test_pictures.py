@@ -1,5 +1,5 @@
-"""The pictures of the README. With SCREENSHOTS=1 they are written to tests/browser/screenshots/; otherwise they are taken
-all the same, but thrown away, so that a test run leaves the work tree as it was (they hold the time of day)."""
+"""The pictures in the README. With SCREENSHOTS=1 they are written to tests/browser/screenshots/; otherwise they are
+taken but discarded, so that a test run does not change the work tree (they contain the time of day)."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Who one is and where: the form, names, the passphrase, rooms, and the same person in two tabs."""
+"""Identity and place: the form, names, the passphrase, rooms, and the same person in two tabs."""
 
 import re
 
@@ -79,7 +79,7 @@ def test_taken_over_in_another_tab_and_back(visit, tasks, room):
     bob = visit(tasks[1], room, "Bob")
     ada("#text").fill("half")
     tab = visit(tasks[0], room, beside=ada)
-    # The second tab knows of the first, and asks before it takes the place.
+    # The second tab knows of the first, and asks before it takes the place over.
     expect(tab("#join-problem")).to_contain_text("in another tab")
     expect(tab("#name")).to_have_value("Ada")
     tab.page.keyboard.press("Enter")
@@ -93,7 +93,7 @@ def test_taken_over_in_another_tab_and_back(visit, tasks, room):
     expect(ada("#away")).to_be_hidden()
     expect(ada("#text")).to_have_value("half")
     expect(tab("#away-title")).to_have_text("You are here in another tab")
-    # And once more; Escape, however often, is no answer.
+    # And once more; Escape, however often, is not an answer.
     tab("#come-back").click()
     tab.joined()
     expect(ada("#away")).to_be_visible()
@@ -113,7 +113,7 @@ def test_two_tabs_of_one_browser_can_be_two_people(visit, tasks, room):
     tab.say("hello myself")
     ada.sees("hello myself")
     expect(ada("#people bdi")).to_have_text(["Ada", "Bob"])
-    # Each tab comes back as who it was.
+    # Each tab comes back under its own name.
     ada.page.reload()
     ada.joined()
     expect(ada("#my-name")).to_have_text("Ada")

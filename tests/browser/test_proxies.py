@@ -1,4 +1,4 @@
-"""Under a sub-path behind nginx, Caddy and HAProxy: with `BASE_PATH=/chat`, whether or not the proxy takes the path away."""
+"""Under a sub-path behind nginx, Caddy and HAProxy: with `BASE_PATH=/chat`, whether or not the proxy strips the path."""
 
 import shutil
 import subprocess
@@ -72,7 +72,7 @@ WAYS = {
 
 class Proxy:
     def __init__(self, way, tmp, task):
-        # Whoever asks the system for a free port may lose it to a client's socket before it listens.
+        # A free port from the system may be lost to a client's socket before the proxy listens.
         for attempt in range(5):
             self._start(way, tmp, task)
             try:
@@ -120,10 +120,10 @@ def test_the_chat_works_under_a_sub_path(visit, under_chat, tmp_path, room, way)
     try:
         ada = visit(proxy, room)
         ada.url += "/chat"
-        ada.problems.clear()  # the root is not this page's
+        ada.problems.clear()  # this page is not served at the root
         ada.page.goto(f"http://127.0.0.1:{proxy.port}/chat")
         expect(ada.page).to_have_url(f"http://127.0.0.1:{proxy.port}/chat/")
-        ada.join(f"Ada {room}").joined()  # everybody starts in one lobby
+        ada.join(f"Ada {room}").joined()  # everyone starts in the same lobby
         expect(ada("h1")).to_have_text("#lobby")
         ada("#go-room").fill(room)
         ada("#go-room").press("Enter")

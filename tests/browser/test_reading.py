@@ -1,4 +1,5 @@
-"""Reading: history, scrolling back without a jump, the new-message button, the line, the unread number, a bounded page."""
+"""Reading: history, scrolling back without a jump, the button for new messages, the unread line and count, a bounded
+page."""
 
 import re
 
@@ -30,7 +31,7 @@ def test_scrolling_up_loads_older_messages_without_a_jump(visit, tasks, room):
             break
         before = ada.page.evaluate(f"(() => {{ const row = {first}; return [row.dataset.id, row.getBoundingClientRect().top] }})()")
         ada.scroll(-160)
-        # Two frames later, whatever has been loaded above, the row has moved by the scrolled distance and no more.
+        # Two frames later, whatever has been loaded above, the row has moved exactly by the scrolled distance.
         after = ada.page.evaluate(f"""async (id) => {{
             for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame);
             return document.querySelector(`[data-id="${{id}}"]`)?.getBoundingClientRect().top;
@@ -87,7 +88,7 @@ def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, tasks, r
     expect(ada(".new")).to_have_count(1)
     assert ada.page.evaluate("document.querySelector('.new').previousElementSibling.textContent").endswith("seen")
     assert "not seen" in ada.page.evaluate("document.querySelector('.new').nextElementSibling.textContent")
-    # The line stays while one reads on, and goes when one answers.
+    # The line stays while the person reads on, and disappears when they answer.
     bob.say("and this")
     ada.sees("and this")
     expect(ada(".new")).to_have_count(1)
@@ -111,7 +112,7 @@ def test_the_line_is_not_drawn_under_the_readers_eyes(visit, tasks, room):
     ada.sees("missed")
     ada.look_back()
     expect(ada(".new")).to_have_count(1)
-    # It stays when one scrolls up to see what was before.
+    # It stays when the person scrolls up to read what was before.
     ada.scroll(-200)
     expect(ada("#jump")).to_be_visible()
     expect(ada(".new")).to_have_count(1)
@@ -144,8 +145,8 @@ def test_five_thousand_messages_stay_smooth(visit, tasks, room):
     bob.say(*(f"line {i} and some more words to read" for i in range(5000)))
     ada.sees("line 4999 ", timeout=20_000)
     assert ada.page.evaluate(ROWS) < 260
-    # How long one message more takes, from the socket to the frame that shows it: well under a frame's 16 ms of work
-    # on a quiet machine; the limit leaves room for a busy one.
+    # The time for one more message from the socket to the frame that shows it: well under a frame's 16 ms of work on a
+    # quiet machine; the limit allows for a busy one.
     spent = ada.page.evaluate("""async () => {
         const times = [];
         for (let i = 0; i < 20; i++) {
@@ -158,7 +159,7 @@ def test_five_thousand_messages_stay_smooth(visit, tasks, room):
         return times.sort((a, b) => a - b)[10];
     }""")
     assert spent < 120, spent
-    # All the way up through all of it, and the page never holds more than the window.
+    # Scrolls all the way up; the page never holds more rows than its window.
     most = ada.page.evaluate("""async () => {
         const scroller = document.querySelector('#scroller');
         let most = 0;

@@ -1,4 +1,4 @@
-"""People in a room: messages, typing, who is here, comings and goings; always across two tasks."""
+"""People in a room: messages, typing, who is here, joining and leaving; always across two instances."""
 
 import re
 
@@ -51,7 +51,7 @@ def test_typing_of_two_and_of_several(visit, tasks, room):
     expect(ada("#typing")).to_have_text("Several people are typing")
     others[0].say("done")
     expect(ada("#typing")).to_have_text("Cleo and Dan are typing")
-    # The others say no more, and are forgotten after five seconds.
+    # The typists send nothing more, and are forgotten after five seconds.
     expect(ada("#typing")).to_have_text("", timeout=8000)
 
 
@@ -95,7 +95,7 @@ def test_messages_of_one_person_are_grouped_and_own_ones_told_apart(visit, tasks
     assert "own" in ada.message("mine").get_attribute("class").split()
     expect(ada(".day")).to_have_text(["Today"])
     expect(ada.message("one").locator("time")).to_have_text(re.compile(r"^\d\d:\d\d$"))
-    # The time of a message within a group shows when it is pointed at.
+    # The time of a message within a group is shown on hover.
     head = ada.message("two").locator(".head")
     expect(head).to_have_css("opacity", "0")
     ada.message("two").hover()

@@ -1,10 +1,11 @@
-"""What becomes of a text: the little of Markdown that there is, nothing that its writer did not mean, and never much work."""
+"""Rendering of texts: the supported subset of Markdown, nothing the writer did not intend, and a bounded amount of
+work."""
 
 from playwright.sync_api import expect
 
 from harness import FakeServer, Talker
 
-# In the page: a generator of hostile strings, and what may come of them.
+# Runs in the page: a generator of hostile strings, and checks of the result.
 TOOLS = """
     const { render, mentions, nameIndex, identityMark } = await import('/chat.js');
     let seed = SEED;
@@ -159,7 +160,7 @@ def test_a_reply_quotes_the_message_and_names_its_author(visit, tasks, room):
     row = bob.sees("I agree")
     expect(row.locator("blockquote mark")).to_have_text("@Bob")
     assert "to-me" in row.get_attribute("class")
-    # An answer to the answer does not quote the quote.
+    # Quoting an answer does not quote what it quoted.
     row.hover()
     row.get_by_role("button", name="Reply").click()
     expect(bob("#text")).to_have_value("> @Ada: I agree\n")

@@ -1,4 +1,4 @@
-"""What the page says is so: whose a message is, who is here, what is kept, what was missed."""
+"""What the page shows is true: whose a message is, who is here, what is kept, what was missed."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_a_stranger_under_a_departed_name_does_not_get_her_messages(visit, tasks
     marks = bob(".message .mark").evaluate_all("(marks) => marks.map((mark) => [mark.title, mark.textContent + mark.style.cssText])")
     assert len(marks) == 2 and marks[0] != marks[1], marks
     assert all(title.startswith("Identity: ") for title, _ in marks)
-    # The same person again has the same mark.
+    # The same person has the same mark again.
     ada.page.reload()
     ada.joined().say("and here again")
     again = bob.sees("and here again")

@@ -1,4 +1,4 @@
-"""The box one writes in, and what becomes of a message: pending, sent, or failed with a way on."""
+"""The text box, and the states of a message: pending, sent, or failed with a way to continue."""
 
 from playwright.sync_api import expect
 
@@ -64,14 +64,14 @@ def test_a_message_shows_at_once_as_pending_then_as_sent(visit, own, room):
 
 
 def test_a_refused_message_says_why_and_can_be_tried_again_or_discarded(visit, tasks, room):
-    # A server that refuses what the page thinks right cannot be had from outside: let the page count differently.
+    # No real server refuses what the page considers valid, so the page's length check is disabled.
     lenient = "TextEncoder.prototype.encode = () => new Uint8Array(0);"
     ada = visit(tasks[0], room, "Ada", script=lenient)
     ada.say("x" * 5000)
     row = ada("li.failed")
     expect(row.locator("time")).to_have_text("Not sent")
     expect(row.locator(".problem")).to_contain_text("4096")
-    ada.say("after")  # the next one is not held up
+    ada.say("after")  # the next message is not held up
     ada.sees("after")
     row.get_by_role("button", name="Try again").click()
     expect(ada("li.failed")).to_have_count(1)

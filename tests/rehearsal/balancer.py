@@ -1,9 +1,9 @@
-"""HAProxy in the place of the Application Load Balancer, with the numbers of the templates: health checks on /healthz,
-the fewest connections first, a stickiness cookie that lapses, and an idle time-out. It is stricter in one thing: it tries
-nothing twice.
+"""HAProxy in place of the Application Load Balancer, with the numbers of the templates: health checks on /healthz,
+least connections, a stickiness cookie that expires, and an idle timeout. It is stricter in one respect: it never
+retries.
 
-Targets are slots that are given an address and taken away again by HAProxy's own runtime commands. A slot is used once,
-as a target is, so a cookie can never mean another task."""
+Targets are slots whose address is set and removed through HAProxy's runtime commands. Like a target, a slot is used
+once, so a cookie never refers to another task."""
 
 import re
 import socket
@@ -22,8 +22,8 @@ def from_template(name, attribute):
 
 IDLE_SECONDS = from_template("cluster.yml", "idle_timeout.timeout_seconds")
 COOKIE_SECONDS = from_template("chat-service.yml", "stickiness.lb_cookie.duration_seconds")
-GRAIN = 4  # seconds: HAProxy writes a cookie's time down no finer
-# Checked more often than on AWS, where three misses take half a minute: what is rehearsed is the order of things.
+GRAIN = 4  # seconds: the resolution of time in HAProxy's cookies
+# Checks are more frequent than on AWS, where three misses take half a minute: only the order of events is rehearsed.
 CONFIG = """
 global
     stats socket {control} mode 600 level admin
@@ -86,5 +86,5 @@ class Balancer:
         return (row["srv_op_state"], row["srv_check_result"]) == ("2", "3")
 
     def remove(self, task):
-        """Deregister a task: it gets nothing new, cookie or not; open sockets stay."""
+        """Deregister a task: it gets no new connections, cookie or not; open sockets stay."""
         self.command("set server", f"tasks/{self.slots.pop(task)}", "state maint")

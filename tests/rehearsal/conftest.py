@@ -1,4 +1,4 @@
-"""What each rehearsal gets: a Redis of its own, and a stage that starts tasks, balancers and crowds and ends them all."""
+"""What each rehearsal gets: a Redis, and a stage that starts instances, balancers and crowds and ends them all."""
 
 import resource
 
@@ -21,7 +21,7 @@ def stage(tmp_path):
             self.processes, self.tasks, self.crowds, self.sockets = [self.redis.process], [], [], []
 
         def task(self, **settings):
-            # All of the crowd has one address here.
+            # The whole crowd shares one address here.
             limits = dict.fromkeys(("ADDRESS_CONNECTIONS", "ADDRESS_CONNECTION_RATE", "ADDRESS_JOINS", "ADDRESS_NEW_ROOMS"), 0)
             task = Instance(self.redis, **(limits | settings))
             self.processes.append(task.process)

@@ -1,7 +1,7 @@
-"""People, by the hundred, who keep to the wire contract as the page does: each keeps its secret, its `since` and the
-load balancer's cookie, sends again under the same `ref` until the receipt comes, and after 1012 waits a random time.
+"""Clients by the hundred that follow the wire contract as the page does: each keeps its secret, its `since` and the
+load balancer's cookie, resends under the same `ref` until the receipt arrives, and waits a random time after 1012.
 
-They live on an event loop in a thread of its own; tests look at them from outside."""
+They run on an event loop in a thread of its own; tests read their state from outside."""
 
 import asyncio
 import json
@@ -25,16 +25,16 @@ class Person:
         self.secret = uuid.uuid4().hex
         self.since = self.cookie = None
         self.joined, self.joined_at, self.participants = False, 0.0, 0
-        self.outbox = {}  # ref → text, the oldest first; only that one is on its way
+        self.outbox = {}  # ref → text, the oldest first; only that one is in flight
         self.send_again_at = 0.0
-        self.heard = []  # every message frame, as it came
+        self.heard = []  # every message frame received
         self.came, self.left = [], []  # names in presence frames
-        self.ends = Counter()  # close codes; 1006 is none
-        self.refused = Counter()  # HTTP statuses instead of the chat
-        self.problems = []  # what must never come
+        self.ends = Counter()  # close codes; 1006 means none
+        self.refused = Counter()  # HTTP statuses instead of the upgrade
+        self.problems = []  # violations
 
     async def live(self):
-        """Connect, and come back whenever the connection ends, until cancelled."""
+        """Connect, and reconnect whenever the connection ends, until cancelled."""
         while True:
             wait = random.uniform(0.5, 1)
             headers = {"Cookie": self.cookie} if self.cookie else {}
@@ -46,7 +46,7 @@ class Person:
                     compression=None,
                     ping_interval=None,
                     proxy=None,
-                    max_queue=None,  # or a socket with 16 unread frames does not read the answer to its goodbye
+                    max_queue=None,  # or a socket with 16 unread frames does not read the answer to its close frame
                 ) as socket:
                     if "Set-Cookie" in socket.response.headers:
                         self.cookie = socket.response.headers["Set-Cookie"].partition(";")[0]
@@ -122,7 +122,7 @@ class Crowd:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(patience)
 
     def come(self, room, names):
-        """More people, at most a hundred new ones a second, so that a login storm is not what is tested here."""
+        """Add people, at most a hundred per second, so that this does not test a login storm."""
         url = f"ws://127.0.0.1:{self.balancer.port}/ws/{room}"
         some = [Person(url, name) for name in names]
 
@@ -136,7 +136,7 @@ class Crowd:
         return some
 
     def start_talking(self):
-        """Everybody says something about once a second."""
+        """Everyone sends about once per second."""
 
         async def talk():
             number = 0

@@ -1,5 +1,5 @@
-"""The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the
-instances. (The load balancer is in balancer.py, the proxies in proxies.py.)"""
+"""The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the instances. (The load
+balancer is in balancer.py, the proxies are in proxies.py.)"""
 
 import os
 import re
@@ -16,7 +16,7 @@ BINARY = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin"))
 
 
 def poll(what, probe, patience=20):
-    """Ask `probe` until it gives something true; fail with `what` when time is up."""
+    """Call `probe` until it returns something true; fail with `what` when time is up."""
     end = time.monotonic() + patience
     while True:
         value = probe()
@@ -45,7 +45,7 @@ class Redis:
 
 
 class Instance:
-    """One running server; `log` is all that it wrote to stderr."""
+    """One running server; `log` is everything it wrote to stderr."""
 
     def __init__(self, redis=None, **settings):
         self.env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1"}
@@ -63,7 +63,7 @@ class Instance:
         poll("the instance is ready", self._ready)
 
     def restart(self):
-        """SIGTERM, and once it has ended another one on the same port."""
+        """SIGTERM, and after its end a new one on the same port."""
         self.terminate()
         assert self.ended() == 0, "".join(self.log)
         self.env["PORT"] = str(self.port)

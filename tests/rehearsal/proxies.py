@@ -1,5 +1,5 @@
-"""nginx, Caddy and HAProxy in front of Bobbin, each with its file from docs/deploy: only ports, the certificate and the
-time-outs differ from what a reader copies. A replacement that no longer fits the file fails the test."""
+"""nginx, Caddy and HAProxy in front of Bobbin, each with its file from docs/deploy: only ports, the certificate and
+the timeouts differ from what a reader copies. A replacement that no longer matches the file fails the test."""
 
 import http.client
 import os
@@ -11,7 +11,7 @@ import subprocess
 from processes import ROOT, poll
 
 DEPLOY = ROOT / "docs" / "deploy"
-# Instead of 75 s, so that a test need not sit for that long. Bobbin pings every 20 s, which has to be enough.
+# Instead of 75 s, to keep the test short. Bobbin pings every 20 s, which must suffice.
 IDLE_SECONDS = 22
 
 
@@ -22,7 +22,7 @@ def free_port():
 
 
 def adapt(text, *changes):
-    """Each pattern has to be there."""
+    """Every pattern must occur."""
     for pattern, replacement in changes:
         text, count = re.subn(pattern, replacement, text, flags=re.M)
         assert count, f"the file has no {pattern}"
@@ -30,7 +30,7 @@ def adapt(text, *changes):
 
 
 class Proxy:
-    """One running proxy with TLS on `port`; clients trust what `tls` trusts."""
+    """One running proxy with TLS on `port`; `tls` is a client context that trusts it."""
 
     def __init__(self, folder, instance, base=""):
         self.folder, self.upstream, self.base = folder, f"127.0.0.1:{instance.port}", base
@@ -53,7 +53,7 @@ class Proxy:
             return False
 
     def get(self, path, source="127.0.0.1", **headers):
-        """An answer, read to its end, its body in `text`."""
+        """An answer, read to its end, with its body in `text`."""
         context = ssl.create_default_context(cafile=self.authority)
         connection = http.client.HTTPSConnection("localhost", self.port, timeout=10, source_address=(source, 0), context=context)
         connection.request("GET", self.base + path, headers=headers)
@@ -67,7 +67,7 @@ class Proxy:
         return ssl.create_default_context(cafile=self.authority)
 
     def certificate(self):
-        """A key and a certificate for localhost, one file each, and both in one."""
+        """A key and a certificate for localhost, in a file each, and both in one."""
         key, self.authority, both = (self.folder / name for name in ("key.pem", "certificate.pem", "both.pem"))
         args = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
         args += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", self.authority]
@@ -138,7 +138,7 @@ class HAProxy(Proxy):
         _, both = self.certificate()
         config = adapt(
             (DEPLOY / "haproxy.cfg").read_text(),
-            # Two files per connection, which not every machine that runs tests allows.
+            # Two files per connection, which not every test machine allows.
             (r"maxconn 20000", "maxconn 200"),
             (r"bind :80$", f"bind 127.0.0.1:{self.plain_port}"),
             (r"bind :443 ssl crt .*", f"bind 127.0.0.1:{self.port} ssl crt {both}"),

@@ -1,5 +1,5 @@
-"""A client through nginx, Caddy and HAProxy as docs/deploy configures them: TLS, the upgrade, the page's origin, the
-client's address, idle time-outs, and a restart of Bobbin behind them."""
+"""Clients through nginx, Caddy and HAProxy as configured in docs/deploy: TLS, the upgrade, the page's origin, the
+client's address, idle timeouts, and a restart of Bobbin behind them."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ KINDS = {"nginx": Nginx, "caddy": Caddy, "haproxy": HAProxy}
 
 
 class Client:
-    """One who joins through a proxy."""
+    """A client that joins through a proxy."""
 
     def __init__(self, proxy, name, room="weaving", **options):
         url = f"wss://localhost:{proxy.port}{proxy.base}/ws/{room}"
@@ -70,7 +70,7 @@ def stage(request, tmp_path):
 
 @pytest.fixture(scope="module", autouse=True)
 def silent(tmp_path_factory):
-    """Behind a proxy of each kind, one who says nothing for as long as the other tests take."""
+    """Behind a proxy of each kind, a client that sends nothing for as long as the other tests take."""
     stages = {kind: Stage(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
     clients = {kind: Client(stage.proxy, "Ada") for kind, stage in stages.items()}
     yield clients, time.monotonic()
@@ -95,12 +95,12 @@ def test_a_client_through_the_proxy(stage):
     assert answer.status in (301, 302, 308), answer.status
     assert answer.getheader("Location") in (f"https://localhost:{proxy.port}/r/weaving", "https://localhost/r/weaving")
 
-    # The browser's Host reaches Bobbin: its own page may connect, another one's may not.
+    # The browser's Host reaches Bobbin: its own page may connect, another site's may not.
     with pytest.raises(InvalidStatus) as refused:
         Client(proxy, "Eve", origin="https://elsewhere.example")
     assert refused.value.response.status_code == 403
 
-    # So does the client's address, and what a client claims it to be does not.
+    # So does the client's address; what a client claims as its address does not.
     forged = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9", "X-Real-IP": "203.0.113.9"}
     eve = Client(proxy, "Eve", source_address=("127.0.0.2", 0), additional_headers=forged)
     here = bobbin.get("/admin/rooms/weaving", Authorization=f"Bearer {ADMIN_TOKEN}")
@@ -108,7 +108,8 @@ def test_a_client_through_the_proxy(stage):
     assert addresses == {"Ada": "127.0.0.1", "Bob": "127.0.0.1", "Eve": "127.0.0.2"}
     eve.socket.close()
 
-    # A restart behind the proxy: all are asked to come back, and can at once. Nobody is lost by the proxy's memory.
+    # A restart behind the proxy: all clients are asked to reconnect, and can at once. No proxy keeps the server marked
+    # down.
     bobbin.restart()
     for client, name in ((ada, "Ada"), (bob, "Bob")):
         with pytest.raises(ConnectionClosed) as closed:
@@ -146,7 +147,8 @@ def test_a_chat_under_a_path_of_another_site(kind, tmp_path):
 
 
 def test_silent_clients_outlive_the_idle_time_out(silent):
-    # Last, so that most of the time has passed. Nothing went either way but the server's pings and their answers.
+    # Last, so that most of the time has passed. Nothing was sent in either direction but the server's pings and their
+    # answers.
     clients, begin = silent
     for kind, client in clients.items():
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""A deployment: three tasks behind the balancer are replaced one after the other, while forty people talk."""
+"""A deployment: three tasks behind the balancer are replaced one after the other, while forty people chat."""
 
 from processes import poll
 
@@ -7,7 +7,7 @@ DRAIN = 3
 
 
 def in_ecs_order(balancer, old, start):
-    """As ECS does it: the new one is healthy first, then the old one is deregistered, then it is told to stop."""
+    """As in ECS: the new one becomes healthy, the old one is deregistered, then it is told to stop."""
     balancer.add(start())
     balancer.remove(old)
     old.terminate()
@@ -15,7 +15,7 @@ def in_ecs_order(balancer, old, start):
 
 
 def all_at_once(balancer, old, start):
-    """A task that is stopped by hand: deregistered and told in one moment, and replaced after."""
+    """A task stopped by hand: deregistered and told to stop at the same moment, and replaced afterwards."""
     balancer.remove(old)
     old.terminate()
     balancer.add(start())
@@ -23,7 +23,8 @@ def all_at_once(balancer, old, start):
 
 
 def told_too_early(balancer, old, start):
-    """The balancer learns of it last: it goes on offering the old one, which has the fewest connections and takes none."""
+    """The balancer is the last to know: it keeps offering the old task, which has the fewest connections and accepts
+    none."""
     old.terminate()
     code = old.ended()
     balancer.remove(old)
@@ -58,7 +59,7 @@ def test_three_tasks_are_replaced_and_nobody_notices(stage):
     most = max(len(one.heard) for one in people)
     poll("all have heard as much", lambda: all(len(one.heard) >= most for one in people))
 
-    # Everybody heard the same, each message once, in the order of the ids, and each speaker in the order of speaking.
+    # Everyone received the same messages, each once, ordered by id, and each sender's in the order of sending.
     story = [(message["id"], message["name"], message["text"]) for message in people[0].heard]
     for one in people:
         assert [(message["id"], message["name"], message["text"]) for message in one.heard] == story, one.name
@@ -68,7 +69,7 @@ def test_three_tasks_are_replaced_and_nobody_notices(stage):
     assert ids == sorted(set(ids))
     print(f"{len(story)} messages, each heard once by each of {PEOPLE}")
 
-    # Nobody was seen leaving or coming, all of them moved, and only ever by invitation.
+    # Nobody was seen leaving or joining; all of them moved, and only when asked to.
     for one in people:
         assert (one.left, one.came, one.problems, one.participants) == ([], [], [], PEOPLE), one.name
         assert set(one.ends) == {1012}, (one.name, one.ends)

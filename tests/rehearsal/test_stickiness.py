@@ -1,5 +1,5 @@
-"""How stickiness and rebalancing go together: for as long as the cookie is good, whoever is asked to move comes back to the
-very task that asked. So it is good for seconds."""
+"""Stickiness and rebalancing: while the cookie is valid, a client asked to move comes back to the very task that
+asked. So it is valid for seconds only."""
 
 import time
 
@@ -11,7 +11,7 @@ A_DAY = 86_400
 
 
 def visit(balancer, cookie=None):
-    """A connection, and the slot that it went to, and the cookie for it."""
+    """A connection, the slot that it went to, and the cookie for it."""
     headers = {"Cookie": cookie} if cookie else {}
     socket = connect(f"ws://127.0.0.1:{balancer.port}/ws/lobby", additional_headers=headers, proxy=None)
     given = socket.response.headers.get("Set-Cookie", cookie).partition(";")[0]
@@ -26,7 +26,7 @@ def test_a_cookie_holds_a_client_for_seconds_only(stage):
         for task in tasks:
             balancer.add(task)
         socket, slots[balancer], cookies[balancer] = visit(balancer)
-        # It leads back to its task, which so gets busier than the other one.
+        # The cookie leads back to its task, even if that is busier than the other.
         sockets = [socket] + [visit(balancer, cookies[balancer])[0] for _ in range(3)]
         poll("they are counted", lambda: max(task.metric("bobbin_connections") for task in tasks) >= len(sockets))
         stage.keep(sockets)
