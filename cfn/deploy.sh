@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Puts Bobbin on AWS, or takes it away again; `make deploy` and `make destroy` call it. All that it knows is the order:
-# each stack imports what the ones before it export. Run it again to update: what has not changed is left alone.
+# Deploys Bobbin to AWS, or removes it; called by `make deploy` and `make destroy`. It only adds the order: each stack
+# imports what the ones before it export. Run it again to update; unchanged stacks are left alone.
 #
 #   ENV=production REGION=eu-central-1 cfn/deploy.sh deploy     (or destroy)
 #
-# CERT=arn…           a certificate of ACM in REGION: the load balancer itself speaks HTTPS, without CloudFront.
-# CLOUDFRONT=0|1      in front or not. Default: 1 without CERT (so there is HTTPS all the same), 0 with it.
+# CERT=arn…           an ACM certificate in REGION: the load balancer itself serves HTTPS, without CloudFront.
+# CLOUDFRONT=0|1      whether to use CloudFront. Default: 1 without CERT (to have HTTPS), 0 with it.
 # DOMAIN, EDGE_CERT   for CLOUDFRONT=1 under your own name: the name, and its certificate in us-east-1.
 # IMAGE=…             an image that is already in ECR, instead of building this source.
-# ARCH=X86_64|ARM64   what to build for and run on. Default: what this machine is, so that nothing is emulated.
-# CLUSTER_PARAMS, RESOURCES_PARAMS, CHAT_PARAMS, CLOUDFRONT_PARAMS   more parameters of the templates, as "A=1 B=2".
-# DRY_RUN=1           prints the commands and runs none. What it prints is itself a script.
+# ARCH=X86_64|ARM64   the architecture. Default: this machine's, so that nothing is emulated.
+# CLUSTER_PARAMS, RESOURCES_PARAMS, CHAT_PARAMS, CLOUDFRONT_PARAMS   further template parameters, as "A=1 B=2".
+# DRY_RUN=1           prints the commands without running them. The output is itself a script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ export AWS_PAGER='' AWS_DEFAULT_REGION=$REGION
 case $(uname -m) in aarch64 | arm64) ARCH=${ARCH:-ARM64} ;; *) ARCH=${ARCH:-X86_64} ;; esac
 [ "$ARCH" = ARM64 ] && PLATFORM=linux/arm64 || PLATFORM=linux/amd64
 
-# show COMMAND…: prints it as one would type it.
+# show COMMAND…: prints it as it would be typed.
 show() {
     local word line='' plain='^[A-Za-z0-9_./:=@%+,$-]+$'
     for word; do
@@ -31,13 +31,13 @@ show() {
     echo "${line% }"
 }
 
-# run COMMAND…: shows it and does it.
+# run COMMAND…: prints it and runs it.
 run() {
     show "$@"
     [ -n "$DRY_RUN" ] || "$@"
 }
 
-# take NAME COMMAND…: NAME becomes what the command prints; in a dry run, the word "$NAME".
+# take NAME COMMAND…: sets NAME to the command's output; in a dry run, to the word "$NAME".
 take() {
     local name=$1 value="\$$1"
     shift
@@ -47,7 +47,8 @@ take() {
     printf -v "$name" %s "$value"
 }
 
-# stack NAME PARAMETER=VALUE…: creates or updates bobbin-ENV-NAME from cfn/NAME.yml, and says why if that fails.
+# stack NAME PARAMETER=VALUE…: creates or updates bobbin-ENV-NAME from cfn/NAME.yml, and prints the reason if that
+# fails.
 stack() {
     local name=bobbin-$ENV-$1 template=cfn/$1.yml
     shift
@@ -60,7 +61,7 @@ stack() {
     exit 1
 }
 
-# output NAME STACK KEY: NAME becomes that output of that stack.
+# output NAME STACK KEY: sets NAME to that output of that stack.
 output() {
     take "$1" aws cloudformation describe-stacks --stack-name "bobbin-$ENV-$2" --output text \
         --query "Stacks[0].Outputs[?OutputKey=='$3'].OutputValue | [0]"
@@ -69,7 +70,7 @@ output() {
 build_and_push() {
     local tag
     tag=$(git rev-parse --short=12 HEAD)-$(echo "$ARCH" | tr '[:upper:]' '[:lower:]')
-    [ -z "$(git status --porcelain)" ] || tag+=-$(date -u +%Y%m%d%H%M%S) # not just that commit
+    [ -z "$(git status --porcelain)" ] || tag+=-$(date -u +%Y%m%d%H%M%S) # contains more than that commit
     output REPOSITORY cluster RepositoryUri
     output REGISTRY cluster Registry
     IMAGE=$REPOSITORY:$tag
@@ -85,7 +86,7 @@ build_and_push() {
     run docker push "$IMAGE"
 }
 
-# before STACK PARAMETER: what an earlier deployment was given, or nothing. A dry run asks nobody.
+# before STACK PARAMETER: the value from an earlier deployment, or nothing. A dry run does not look it up.
 before() {
     local told
     [ -z "$DRY_RUN" ] || return 0
@@ -97,7 +98,8 @@ before() {
     [ "$told" = None ] || echo "$told"
 }
 
-# Who faces the internet, and with which certificates. An update need not be told again, and does not undo by silence.
+# Decides what faces the internet, and with which certificates. An update need not repeat them; omitting one does not
+# remove it.
 decide_entry() {
     CERT=${CERT:-$(before cluster CertificateArn)}
     DOMAIN=${DOMAIN:-$(before cloudfront DomainName)}
@@ -110,7 +112,7 @@ decide_entry() {
     esac
 }
 
-# The parameters that hold several words are split on purpose.
+# Parameters with several words are split on purpose.
 # shellcheck disable=SC2086
 deploy() {
     local entry=load-balancer list=''

@@ -1,7 +1,7 @@
-"""Draws what the simulator finds and prints its table; `python tests/cfn/plot.py` writes both beside itself.
+"""Plots the simulator's results and prints their table; `python tests/cfn/plot.py` writes both to this folder.
 
-The picture is put together as text: there is little in it, and so it is the same on every machine, and a test can see
-whether the committed one is what the templates give.
+The SVG is assembled as text: it contains little, this makes it the same on every machine, and a test can check that
+the committed file matches the templates.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ CAPTIONS = {
     "spike": "4,000 people for 10 minutes",
     "swing": "1,800 and 350, 4 minutes each",
 }
-ROWS = [  # title, what is drawn (column of the log, dash), the top of the axis if it is fixed
+ROWS = [  # title, what is drawn (column of the log, dash), the top of the axis if fixed
     ("tasks", [("tasks", "")], None),
     ("CPU, %: average, hottest dashed", [("average", ""), ("hottest", "3 2")], 100),
     ("sockets dropped so far", [("dropped", "")], None),
@@ -28,7 +28,7 @@ def text(x, y, words, anchor="start"):
 
 
 def panel(x, y, title, series, most, logs):
-    """One frame with its axes' ends, and in it a line for each rules and column."""
+    """One panel with its axis limits, and in it a line for each of the rules and columns."""
     end = logs["ours"][-1]["time"]
     most = most or max(1, max(row[column] for log in logs.values() for row in log for column, _ in series))
     yield f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#ccc"/>'
@@ -44,7 +44,7 @@ def panel(x, y, title, series, most, logs):
 
 
 def plot(runs):
-    """The runs as an SVG: a column a load, a row for each of `ROWS`."""
+    """The runs as an SVG: a column per load, a row for each of `ROWS`."""
     size = f'width="{LEFT + len(LOADS) * (WIDTH + GAP)}" height="{TOP + len(ROWS) * (HEIGHT + GAP) - 20}"'
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11" stroke-width="1.3">'

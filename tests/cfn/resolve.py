@@ -1,8 +1,8 @@
-"""What CloudFormation would make of the templates, as far as that can be known without AWS.
+"""Resolves the templates as CloudFormation would, as far as possible without AWS.
 
-Reads the YAML with its short tags, puts parameters in, decides conditions, and follows exports from stack to stack.
-What only AWS could know (an id, an ARN, an address) stays a `Symbol`: a string that remembers which resource it stands
-for, so that a test can ask whether what is passed as a subnet is a subnet.
+Reads the YAML with its short tags, substitutes parameters, evaluates conditions, and follows exports from stack to
+stack. What only AWS could know (an id, an ARN, an address) stays a `Symbol`: a string that remembers its resource,
+so that a test can check whether what is passed as a subnet is a subnet.
 """
 
 import functools
@@ -10,7 +10,7 @@ import re
 
 import yaml
 
-ORDER = ["cluster", "resources", "chat-service", "cloudfront"]  # as cfn/deploy.sh deploys them
+ORDER = ["cluster", "resources", "chat-service", "cloudfront"]  # in cfn/deploy.sh's order
 PSEUDO = {
     "AWS::Region": "eu-central-1",
     "AWS::AccountId": "123456789012",
@@ -19,7 +19,7 @@ PSEUDO = {
     "AWS::StackName": "stack",
     "AWS::StackId": "stack-id",
 }
-# Where Ref or GetAtt gives back a name that the template itself chose: the property that holds it.
+# Types for which Ref or GetAtt returns a name that the template itself chose: the property with it.
 OWN_NAMES = {
     ("AWS::ECS::Cluster", "Ref"): "ClusterName",
     ("AWS::ECS::Service", "Name"): "ServiceName",
@@ -31,7 +31,7 @@ NO_VALUE = object()
 
 
 class Loader(yaml.CSafeLoader):
-    """YAML with CloudFormation's tags: `!Sub x` becomes {"Fn::Sub": x}."""
+    """A YAML loader with CloudFormation's tags: `!Sub x` becomes {"Fn::Sub": x}."""
 
 
 def _tag(loader, suffix, node):
@@ -55,7 +55,7 @@ def parsed(text):
 
 
 class Symbol(str):
-    """A value that AWS makes up: readable as a string, and it knows its resource."""
+    """A value that AWS would assign: readable as a string, and linked to its resource."""
 
     def __new__(cls, text, stack, logical_id, kind, attribute):
         self = super().__new__(cls, text)
@@ -64,7 +64,7 @@ class Symbol(str):
 
 
 class Stack:
-    """One template, resolved: `resources` (only those whose condition holds), `outputs`, and what went wrong."""
+    """One template, resolved: `resources` (only those whose condition holds), `outputs`, and the problems found."""
 
     def __init__(self, name, text, parameters, exports):
         self.name, self.text, self.exports, self.errors = name, text, exports, []
@@ -117,7 +117,7 @@ class Stack:
         return {"Fn::And": all, "Fn::Or": any}[how](self.test(a) for a in args)
 
     def value(self, raw):
-        """`raw` with every function carried out and every `AWS::NoValue` gone."""
+        """`raw` with all functions evaluated and every `AWS::NoValue` removed."""
         if isinstance(raw, list):
             return [v for v in map(self.value, raw) if v is not NO_VALUE]
         if not isinstance(raw, dict):

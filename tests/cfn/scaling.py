@@ -1,12 +1,12 @@
-"""A simulator of the scaling rules: what would AWS do with these numbers under such a load?
+"""Simulates the scaling rules: what would AWS do with these numbers under such a load?
 
-    python tests/cfn/plot.py        prints the table and draws tests/cfn/scaling.svg
+    python tests/cfn/plot.py        prints the table and plots tests/cfn/scaling.svg
 
-The rules come from the resolved template, so the numbers that are simulated are the numbers that are deployed. The
-model is plain on purpose. A session costs a thousandth of a task's CPU. Sockets stay where they are; only new ones are
-spread. CloudWatch has one datapoint a minute and an alarm sees it a minute late; a task needs a minute to start. What
-is known of AWS's ways is in `Service.decide`. Nothing here is random but which task a scale-in picks (seeded): ECS
-doesn't look at sockets.
+The rules come from the resolved template, so the simulated numbers are the deployed numbers. The model is
+deliberately simple. A session costs a thousandth of a task's CPU. Sockets stay where they are; only new ones are
+spread. CloudWatch has one datapoint per minute and an alarm sees it a minute late; a task takes a minute to start.
+What is known of AWS's behaviour is in `Service.decide`. Nothing is random except which task a scale-in stops
+(seeded): ECS ignores sockets.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ import math
 import random
 
 STEP = 5  # seconds of simulated time
-START = 60  # a task: placed, image pulled, two health checks passed
-COST = 0.1  # percent of one task's CPU that a session needs
-STAY = 3600  # a session's mean length in seconds
+START = 60  # seconds until a task runs: placed, image pulled, two health checks passed
+COST = 0.1  # percent of one task's CPU per session
+STAY = 3600  # mean length of a session in seconds
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ class Alarm:
 
 @dataclasses.dataclass
 class Rules:
-    """All numbers that decide how many tasks there are."""
+    """All numbers that determine how many tasks there are."""
 
     up: Alarm
     up_steps: list  # (lower, upper, adjustment)
@@ -46,13 +46,13 @@ class Rules:
     down_cooldown: float
     smallest: int
     largest: int
-    target: float | None = None  # target tracking on connections used, out only
+    target: float | None = None  # target tracking on connections used, for scaling out only
     target_cooldown: float = 0
-    cap: int | None = None  # sessions a task takes; None: whatever comes
-    shed: float = 0  # sessions a second that a task over its share asks to move
+    cap: int | None = None  # maximum sessions per task; None: unlimited
+    shed: float = 0  # sessions per second that a task over its share asks to move
 
     def adjust(self, capacity, breach, steps):
-        """The capacity after one step, as Application Auto Scaling rounds it; None if no step matches."""
+        """The capacity after one step, rounded as by Application Auto Scaling; None if no step matches."""
         for lower, upper, change in steps:
             matches = lower <= breach < upper if steps is self.up_steps else lower < breach <= upper
             if matches:
@@ -62,7 +62,7 @@ class Rules:
         return None
 
 
-# The original recipe's numbers: one datapoint of a minute both ways, a minute's cooldown, no cap, nothing shed.
+# The original recipe's numbers: one datapoint of a minute both ways, a minute's cooldown, no cap, no rebalancing.
 ARTICLE = Rules(
     up=Alarm(70, True, 1, 1, "cpu"),
     up_steps=[(0, 15, 1), (15, 25, 2), (25, math.inf, 3)],
@@ -138,16 +138,16 @@ class Task:
 
 
 class Service:
-    """The tasks, their sockets, and the clients that want in."""
+    """The tasks, their sockets, and the clients waiting to connect."""
 
     def __init__(self, rules, sessions, cost=COST):
         self.rules, self.cost, self.now = rules, cost, 0
-        self.tasks = [Task(sessions / rules.smallest) for _ in range(rules.smallest)]  # those that run
-        self.starting = []  # when each will run
+        self.tasks = [Task(sessions / rules.smallest) for _ in range(rules.smallest)]  # running tasks
+        self.starting = []  # when each starting task will run
         self.waiting = self.dropped = self.shed = 0.0
         self.actions = []  # (time, +n or -n)
         self.out_until = self.in_until = self.tracked_until = -math.inf
-        self.base = self.tracked_base = rules.smallest  # capacity before the scale-out whose cooldown runs
+        self.base = self.tracked_base = rules.smallest  # capacity before the scale-out whose cooldown is running
         self.minute, self.history = [], {"cpu": [], "used": [], "busier": []}
         self.random = random.Random(1)
         self.log = []
@@ -167,7 +167,7 @@ class Service:
         self.tasks += [Task() for at in self.starting if at <= self.now]
         self.starting = [at for at in self.starting if at > self.now]
         here = self.connected
-        leaving = min(here, max(here * STEP / STAY, here + self.waiting - wanted))  # people come and go all the time
+        leaving = min(here, max(here * STEP / STAY, here + self.waiting - wanted))  # sessions begin and end
         for task in self.tasks:
             task.sockets -= task.sockets * leaving / max(here, 1)
         self.waiting = max(0.0, wanted - self.connected)
@@ -198,7 +198,8 @@ class Service:
         self.now += STEP
 
     def move_surplus(self):
-        """A task over 1.5 times the average, and 200 more, asks a few a second to move, until it has the average."""
+        """A task with over 1.5 times the average, and 200 more, asks a few sessions per second to move, until it has
+        the average."""
         average = self.connected / len(self.tasks)
         for task in self.tasks:
             over = task.sockets - average
@@ -210,14 +211,14 @@ class Service:
                 self.shed += moved
 
     def connect(self):
-        """Those who wait get in: with a cap to the emptiest tasks, up to the cap; without one to all alike."""
+        """Waiting clients connect: with a cap, to the least loaded tasks, up to the cap; without one, evenly."""
         if self.rules.cap is None:
             for task in self.tasks:
                 task.sockets += self.waiting / len(self.tasks)
             self.waiting = 0.0
             return
         coming = min(self.waiting, sum(max(0.0, self.rules.cap - task.sockets) for task in self.tasks))
-        low, high = 0.0, float(self.rules.cap)  # fill up to one level, found by halving
+        low, high = 0.0, float(self.rules.cap)  # fills up to a common level, found by bisection
         for _ in range(40):
             level = (low + high) / 2
             takes = sum(max(0.0, level - task.sockets) for task in self.tasks)
@@ -229,9 +230,10 @@ class Service:
     def decide(self):
         """What the alarms and policies do at the end of a minute.
 
-        An alarm that stays acts again every minute. During a scale-out's cooldown what it added counts as part of the
-        next, so only a larger step adds the difference; a cooldown starts when the tasks run. Of several policies the
-        largest capacity wins. A scale-in waits for its own cooldown; a scale-out never waits for that.
+        An alarm that stays active acts again every minute. During a scale-out's cooldown, what it added counts as
+        part of the next one, so only a larger step adds the difference; a cooldown starts when the tasks run. Of
+        several policies the largest capacity wins. A scale-in waits for its own cooldown; a scale-out never waits
+        for that.
         """
         rules, seen, wishes = self.rules, self.history, []
         if rules.up.rings(seen[rules.up.sees]):
@@ -268,7 +270,7 @@ def wave(minute):
     return 2200 - 1800 * math.cos(2 * math.pi * minute / 1440)
 
 
-LOADS = {  # sessions wanted at a minute, and for how many minutes
+LOADS = {  # wanted sessions by minute, and the number of minutes
     "daily wave": (wave, 1440),
     "jump": (lambda m: 400 + 3600 * min(1, max(0, (m - 20) / 2)), 120),
     "spike": (lambda m: 400 + 3600 * (20 <= m < 30), 120),
@@ -292,7 +294,7 @@ class Run:
 
     @property
     def served(self):
-        """Minutes from the last time somebody had to wait or a task was over 90 %, back to the first."""
+        """Minutes from the first time a client had to wait or a task was over 90 %, to the last."""
         bad = [row["time"] / 60 for row in self.log if row["waiting"] > 1 or row["hottest"] > 90]
         return bad[-1] - bad[0] + 1 if bad else 0
 
@@ -305,7 +307,7 @@ def simulate(rules, load, minutes, cost=COST):
 
 
 def table(runs):
-    """One line a load and rules, from {(load, rules' name): Run}."""
+    """One line per load and rules, from {(load, rules' name): Run}."""
     head = (
         "load",
         "numbers",

@@ -1,5 +1,5 @@
-"""cfn/deploy.sh without AWS: what a dry run prints is compared with what the templates need, and a real run is made
-against stand-ins for aws, docker and curl that write down how they were called."""
+"""cfn/deploy.sh without AWS: the output of a dry run is compared with what the templates need, and a real run uses
+stand-ins for aws, docker and curl that record how they were called."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from test_templates import CERTIFICATE, EDGE, ROOT, TEXTS
 
 REPOSITORY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/production/chat"
 STAND_IN = r"""#!/bin/sh
-# Writes down its call and answers what the script goes on with.
+# Records the call and prints the answer the script needs.
 [ "$1 $2" = "ecr get-login-password" ] || [ "$(basename "$0")" != docker ] || [ "$1" != login ] || cat > /dev/null
 printf '%s\n' "$(basename "$0") $*" >> "$CALLS"
 case "$*" in
@@ -82,7 +82,7 @@ def script(tmp_path):
 
 
 def commands(printed):
-    """(NAME or None, words) of each command in what a dry run printed."""
+    """(NAME or None, words) of each command printed by a dry run."""
     for line in printed.splitlines():
         if line and not line.startswith("#"):
             name, inner = re.fullmatch(r"(?:(\w+)=\$\((.*)\)|(?:.*))", line).groups()
@@ -90,7 +90,7 @@ def commands(printed):
 
 
 def stacks(printed):
-    """{template: parameters} in the order of a dry run, with what AWS would have answered put in."""
+    """{template: parameters} in the order of a dry run, with AWS's answers filled in."""
     found = {}
     for _, words in commands(printed):
         if words[:3] == ["aws", "cloudformation", "deploy"]:
@@ -109,9 +109,9 @@ def stacks(printed):
 def test_a_dry_run_prints_what_the_templates_need(script, way):
     printed, calls = script("deploy", DRY_RUN="1", **WAYS[way])
     assert calls == [], "a dry run must run nothing"
-    subprocess.run(["bash", "-n"], input=printed, text=True, check=True)  # what it prints is a script
+    subprocess.run(["bash", "-n"], input=printed, text=True, check=True)  # its output is a script
     given = stacks(printed)
-    world = World(TEXTS, given, list(given))  # deployed in the order printed: imports find only what came before
+    world = World(TEXTS, given, list(given))  # deployed in the order printed: imports can only refer to earlier stacks
     assert not [error for stack in world.stacks.values() for error in stack.errors]
     behind = world.cluster.parameters["PublicEntry"] == "cloudfront"
     assert list(given) == ORDER[: 4 if behind else 3]
@@ -173,8 +173,8 @@ def test_destroy_takes_the_stacks_away_in_reverse(script):
 
 @pytest.mark.parametrize("what, way", [("deploy", w) for w in WAYS] + [("destroy", "plain")])
 def test_a_real_run_calls_what_the_dry_run_printed(script, what, way):
-    """Word for word, once the answers are put in; look-ups of an earlier deployment aside."""
-    given = WAYS[way] | {"IMAGE": REPOSITORY + ":1"}  # no build: its tag may carry the time
+    """Word for word, with the answers filled in, except for look-ups of an earlier deployment."""
+    given = WAYS[way] | {"IMAGE": REPOSITORY + ":1"}  # no build: its tag may contain the time
     printed, _ = script(what, DRY_RUN="1", **given)
     _, calls = script(what, **given)
     answers = {"$PREFIX_LIST": "pl-0a1b2c", "$URL": "https://chat.example.org", "$TARGET": "chat.example.org"}
@@ -194,13 +194,13 @@ def test_a_real_run_builds_logs_in_and_pushes(script):
 
 
 def test_an_update_keeps_what_it_is_not_told(script):
-    """A certificate given once stays, although the second call leaves it out."""
+    """A certificate given once is kept, although the second call omits it."""
     _, calls = script("deploy", BEFORE=CERTIFICATE, CLOUDFRONT="0", IMAGE=REPOSITORY + ":2")
     assert any(f"CertificateArn={CERTIFICATE} " in c for c in calls)
 
 
 def test_an_update_that_cannot_ask_what_was_there_does_nothing(script):
-    """A look-up that fails for another reason than "no such stack" must not be taken for a first deployment."""
+    """A look-up that fails for a reason other than "no such stack" must not be taken for a first deployment."""
     printed, calls = script("deploy", fail="Stacks[0].Parameters", expect=1)
     assert len(calls) == 1
 

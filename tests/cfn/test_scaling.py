@@ -1,5 +1,5 @@
-"""The scaling numbers of chat-service.yml, simulated: what they must do under every load, that the original's do not,
-and that each assertion notices when somebody turns a number the wrong way."""
+"""The scaling numbers of chat-service.yml, simulated: their requirements under every load, the failure of the
+original's numbers, and that each assertion notices a number changed in the wrong direction."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def load(name, rules):
 
 
 def steady_load_is_left_alone(rules):
-    """At any constant load (talkative or quiet people) the number of tasks settles and never turns round."""
+    """At any constant load (active or quiet people) the number of tasks settles and never reverses."""
     for cost in (scaling.COST, scaling.COST / 5):
         for level in range(200, 6001, 800):
             run = simulate(rules, lambda _: level, 150, cost)
@@ -48,7 +48,7 @@ def every_breach_has_one_step(rules):
 
 
 def going_in_never_brings_back(rules):
-    """What is left after a scale-in carries the load of the gone task well below the scale-out."""
+    """The load after a scale-in is well below the threshold for scaling out."""
     for tasks in range(rules.smallest + 1, rules.largest + 1):
         left = rules.adjust(tasks, 0, rules.down_steps)
         after = rules.down.threshold * tasks / left
@@ -102,7 +102,8 @@ def test_our_numbers_keep(promise):
 
 
 def test_our_numbers_without_a_cap_of_our_own():
-    """MaxConnections=auto: no task refuses anybody, CPU and shedding do the work. A jump glows for a while then."""
+    """MaxConnections=auto: no task refuses anybody; CPU and rebalancing suffice. A jump then overloads the tasks for a
+    while."""
     rules = from_template(world("as it comes"), cap=16_000)
     for promise in PROMISES:
         if promise is not a_jump_is_served_soon and promise is not a_spike_passes:
@@ -118,7 +119,7 @@ def test_shedding_is_what_cools_the_first_tasks():
 
 
 def test_the_original_numbers_do_not():
-    """The simulator is only worth its name if it shows what went wrong with them."""
+    """The simulator is only useful if it reproduces their failure."""
     swing, jump = load("swing", ARTICLE), load("jump", ARTICLE)
     assert len(swing.actions) > 50 and swing.reversals > 15 and swing.log[-1]["dropped"] > 5000
     assert jump.hot_minutes > 60
@@ -126,7 +127,7 @@ def test_the_original_numbers_do_not():
     assert list(a_swing_does_not_rock_it(ARTICLE)) and list(a_jump_is_served_soon(ARTICLE))
 
 
-# (the promise that must be broken, what stands in chat-service.yml, what the mutant has instead)
+# (the requirement that must be violated, the text in chat-service.yml, its replacement)
 MUTANTS = [
     (steady_load_is_left_alone, "Expression: MAX([cpu, used])", "Expression: cpu"),
     (
@@ -168,7 +169,7 @@ def test_every_promise_has_a_mutant():
 
 
 def test_table_and_plot_are_up_to_date():
-    """The committed ones are what `python tests/cfn/plot.py` makes of the templates as they are."""
+    """The committed files are what `python tests/cfn/plot.py` makes of the current templates."""
     runs = scaling.run_all(from_template(world("as it comes")))
     print(scaling.table(runs))
     assert (HERE / "scaling.txt").read_text() == scaling.table(

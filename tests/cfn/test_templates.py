@@ -1,5 +1,5 @@
-"""The templates, checked without AWS: cfn-lint first, then every check of `checks.py` on the resolved stacks, and for
-every check at least one mutated copy that it must refuse. A check that bites nothing proves nothing."""
+"""Checks the templates without AWS: first cfn-lint, then every check in `checks/` on the resolved stacks, and for
+every check at least one mutated copy that it must reject. A check that rejects nothing proves nothing."""
 
 import pathlib
 import re
@@ -22,7 +22,7 @@ BEHIND = {"PublicEntry": "cloudfront", "CloudFrontPrefixList": "pl-0a1b2c"}
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:people"
 DIRECT = ORDER[:3]
 
-# The ways in which a person may deploy: what differs from the defaults, and which stacks.
+# The ways to deploy: what differs from the defaults, and which stacks.
 SCENARIOS = {
     "as it comes": ({}, DIRECT),
     "with a certificate": (
@@ -87,7 +87,7 @@ def test_every_check_holds(scenario):
 
 
 def test_the_server_and_the_image_are_what_the_templates_think():
-    """What the checks take for granted, looked up in the sources: names, paths, times, user."""
+    """What the checks assume about the server and the image, verified in the sources: names, paths, times, user."""
     def source(path):
         return (ROOT / "src" / path).read_text()
 

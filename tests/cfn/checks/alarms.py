@@ -7,7 +7,7 @@ from checks.common import METRICS, alarmed_metrics, check, only
 
 @check
 def steps_cover_everything_once(world):
-    """Above the threshold for out, below it for in: no gap, no overlap, no end."""
+    """Above the threshold for scaling out, below it for scaling in: no gap, no overlap, unbounded at the end."""
     for _, key, p in world.each("AWS::ApplicationAutoScaling::ScalingPolicy"):
         if p["PolicyType"] != "StepScaling":
             continue
@@ -30,7 +30,7 @@ def steps_cover_everything_once(world):
 
 @check
 def policies_hang_on_alarms(world):
-    """Every step policy is some alarm's action, of the alarm that looks in its direction."""
+    """Every step policy is the action of an alarm, and that alarm looks in the policy's direction."""
     policies = {
         key: p
         for _, key, p in world.each("AWS::ApplicationAutoScaling::ScalingPolicy")
@@ -70,7 +70,7 @@ def alarms_can_fire(world):
 
 @check
 def alarms_watch_this_service(world):
-    """Namespace, metric and dimensions are ones that somebody reports, and those of this service."""
+    """Namespace, metric and dimensions are reported by something, and are those of this service."""
     chat = world.chat.parameters
     ours = {"Environment": chat["EnvironmentName"], "Service": chat["ServiceName"]}
     ecs = {"ClusterName": chat["EnvironmentName"], "ServiceName": only(world, "AWS::ECS::Service")["ServiceName"]}
@@ -122,7 +122,7 @@ def scaling_points_at_this_service(world):
 
 @check
 def a_person_is_called(world):
-    """Redis away, nobody healthy, cap near, Redis full: each alarm goes to the topic, if there is one."""
+    """Redis down, no healthy target, cap near, Redis full: each alarm notifies the topic, if there is one."""
     topic = world.chat.parameters["AlarmTopicArn"]
     calling = {
         m

@@ -1,8 +1,8 @@
-"""The load balancer: attributes, time-outs, health checks, listeners and rules."""
+"""The load balancer: attributes, timeouts, health checks, listeners and rules."""
 
 from checks.common import KEEP_ALIVE, PING, check, container, named, only
 
-ATTRIBUTES = {  # of load balancers and target groups: the keys that exist, and what they may hold
+ATTRIBUTES = {  # of load balancers and target groups: the keys that exist, and their possible values
     "idle_timeout.timeout_seconds": range(1, 4001),
     "client_keep_alive.seconds": range(60, 604_801),
     "routing.http.drop_invalid_header_fields.enabled": ("true", "false"),
@@ -18,7 +18,7 @@ ATTRIBUTES = {  # of load balancers and target groups: the keys that exist, and 
 
 @check
 def attributes_are_real(world):
-    """CloudFormation takes any key here; AWS refuses it half an hour later."""
+    """CloudFormation accepts any key here; AWS rejects it half an hour later."""
     for _, key, p in world.each("AWS::ElasticLoadBalancingV2::LoadBalancer") + world.each(
         "AWS::ElasticLoadBalancingV2::TargetGroup"
     ):
@@ -36,7 +36,7 @@ def attributes_are_real(world):
 
 @check
 def sockets_outlive_silence(world):
-    """Two pings fit into the idle time-out, and the server keeps idle connections for longer than the load balancer."""
+    """Two pings fit into the idle timeout, and the server keeps idle connections for longer than the load balancer."""
     attributes = named(only(world, "AWS::ElasticLoadBalancingV2::LoadBalancer")["LoadBalancerAttributes"])
     idle = int(attributes.get("idle_timeout.timeout_seconds", 60))
     if not 2 * PING < idle < KEEP_ALIVE:
@@ -100,7 +100,7 @@ def https_where_there_is_a_certificate(world):
 
 @check
 def private_paths_come_first(world):
-    """/metrics and /status are refused by a rule that is asked before the one that forwards."""
+    """/metrics and /status are refused by a rule that precedes the forwarding one."""
     rules = sorted((int(p["Priority"]), p) for _, _, p in world.each("AWS::ElasticLoadBalancingV2::ListenerRule"))
     paths = [(p["Actions"][0]["Type"], p["Conditions"][0]["PathPatternConfig"]["Values"]) for _, p in rules]
     if paths[0][0] != "fixed-response" or not {"/metrics", "/metrics/*", "/status", "/status/*"} <= set(paths[0][1]):

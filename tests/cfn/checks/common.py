@@ -1,12 +1,12 @@
-"""What the checks share: their list, what the server promises, and ways to look things up in a `World`."""
+"""What the checks share: their list, the server's constants, and ways to look things up in a `World`."""
 
 CHECKS = {}
-METRICS = {"Connections", "ConnectionsUsed", "Joins", "Messages", "Deliveries", "RedisUp"}  # what the server reports
+METRICS = {"Connections", "ConnectionsUsed", "Joins", "Messages", "Deliveries", "RedisUp"}  # reported by the server
 MANAGED_POLICIES = {
     "AllViewer": "216adef6-5c7f-47e4-b989-5492eafa07d3",
     "CachingDisabled": "4135ea2d-6df8-44a3-9df3-4b5a84be39ad",
 }
-PING, KEEP_ALIVE = 20, 75  # seconds: the server's WebSocket pings, and how long it keeps an idle HTTP connection
+PING, KEEP_ALIVE = 20, 75  # seconds: the server's WebSocket ping interval, and its keep-alive for idle HTTP connections
 
 
 def check(function):

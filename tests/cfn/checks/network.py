@@ -1,12 +1,12 @@
-"""Who can reach whom: subnets, security groups, endpoints, CloudFront."""
+"""Reachability: subnets, security groups, endpoints, CloudFront."""
 
 from checks.common import MANAGED_POLICIES, check, container, only
 
 
 @check
 def nobody_else_gets_in(world):
-    """The internet reaches the load balancer on 80 and 443 (behind CloudFront not even that), the load balancer the
-    tasks, the tasks Redis; and no group has the "everything out" that an empty list means."""
+    """The internet reaches the load balancer on 80 and 443 (or, behind CloudFront, not at all), the load balancer
+    reaches the tasks, and the tasks reach Redis. No group allows everything out, as an empty list would."""
     front = world.cluster.parameters["PublicEntry"] == "cloudfront"
     for stack, key, group in world.each("AWS::EC2::SecurityGroup"):
         if not group.get("SecurityGroupEgress") and key != "EndpointSecurityGroup":
@@ -30,7 +30,7 @@ def nobody_else_gets_in(world):
 
 @check
 def ways_lead_where_they_should(world):
-    """Each way that is needed is open from both ends: load balancer to tasks, tasks to Redis."""
+    """Each needed connection is allowed at both ends: load balancer to tasks, tasks to Redis."""
     port = container(world)["PortMappings"][0]["ContainerPort"]
     service = only(world, "AWS::ECS::Service")["NetworkConfiguration"]["AwsvpcConfiguration"]["SecurityGroups"]
     balancer = only(world, "AWS::ElasticLoadBalancingV2::LoadBalancer")["SecurityGroups"][0]
@@ -55,7 +55,7 @@ def ways_lead_where_they_should(world):
 
 @check
 def tasks_are_private_and_still_get_out(world):
-    """No public address and no route to the internet, but each AWS service that a start needs."""
+    """No public address and no route to the internet, but every AWS service needed at startup is reachable."""
     if world.cluster.parameters["TaskNetwork"] == "public-addresses":
         return
     network = only(world, "AWS::ECS::Service")["NetworkConfiguration"]["AwsvpcConfiguration"]
@@ -81,7 +81,8 @@ def tasks_are_private_and_still_get_out(world):
 
 @check
 def cloudfront_carries_sockets(world):
-    """All methods and all that the viewer sent on /ws/*, nothing cached; only sets that CloudFront knows."""
+    """All methods and headers of the viewer pass on /ws/*, and nothing is cached; only sets that CloudFront knows are
+    used."""
     for _, _, d in world.each("AWS::CloudFront::Distribution"):
         config = d["DistributionConfig"]
         (sockets,) = [b for b in config["CacheBehaviors"] if b["PathPattern"] == "/ws/*"]

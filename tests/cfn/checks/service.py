@@ -1,4 +1,4 @@
-"""The task, its service and its Redis: sizes, stopping, settings, rights."""
+"""The task, its service and its Redis: sizes, stopping, settings, permissions."""
 
 import re
 
@@ -24,7 +24,7 @@ def fargate_sells_that_size(world):
 
 @check
 def goodbye_comes_before_the_end(world):
-    """drain < the load balancer's patience < SIGKILL, whichever order AWS starts the clocks in."""
+    """drain < the load balancer's deregistration delay < SIGKILL, whichever order AWS starts the clocks in."""
     drain = int(named(container(world)["Environment"])["DRAIN_SECONDS"])
     attributes = named(only(world, "AWS::ElasticLoadBalancingV2::TargetGroup")["TargetGroupAttributes"])
     cut, kill = int(attributes.get("deregistration_delay.timeout_seconds", 300)), container(world).get(
@@ -94,7 +94,7 @@ def container_gets_its_settings(world):
     chat, environment = world.chat.parameters, named(container(world)["Environment"])
     internal = only(world, "AWS::ElasticLoadBalancingV2::LoadBalancer")["Scheme"] == "internal"
     expected = {
-        # CloudFront is the only way to an internal load balancer, and appends an address of its own.
+        # CloudFront is the only client of an internal load balancer, and appends an address of its own.
         "TRUSTED_PROXIES": "2" if internal else "1",
         "REDIS_TLS": "1",
         "METRICS_EMF": f"Bobbin/{chat['EnvironmentName']}/{chat['ServiceName']}",
@@ -114,7 +114,7 @@ def container_gets_its_settings(world):
 
 @check
 def roles_fit_their_takers(world):
-    """A role's trust names the service that takes it; its rights reach what the task needs, and no further."""
+    """A role's trust policy names the service that assumes it; its permissions cover what the task needs and no more."""
     role = world.find(only(world, "AWS::ECS::TaskDefinition")["ExecutionRoleArn"])
     trust = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]["Service"]
     if listed(trust) != ["ecs-tasks.amazonaws.com"]:

@@ -7,12 +7,12 @@ from checks.common import MANAGED_POLICIES, check, named
 
 @check
 def stacks_fit_together(world):
-    """Every parameter, reference and import has something behind it."""
+    """Every parameter, reference and import resolves to something."""
     for stack in world.stacks.values():
         yield from (f"{stack.name}: {error}" for error in stack.errors)
 
 
-# Which type of resource a property must be given, wherever it occurs.
+# The type of resource that a property refers to, wherever it occurs.
 WANTED = {
     "VpcId": "AWS::EC2::VPC",
     "SubnetIds": "AWS::EC2::Subnet",
@@ -40,7 +40,7 @@ WANTED = {
 
 @check
 def right_thing_in_the_right_place(world):
-    """A subnet where a subnet belongs, also when it came through an export."""
+    """Each such property refers to a resource of the right type, also through an export."""
 
     def walk(value, key, where):
         if isinstance(value, dict):
@@ -56,13 +56,13 @@ def right_thing_in_the_right_place(world):
     for stack in world.stacks.values():
         for key, kind in stack.kinds.items():
             for name, value in stack.properties(key).items():
-                if (kind, name) != ("AWS::ElastiCache::SubnetGroup", "CacheSubnetGroupName"):  # there it makes the name
+                if (kind, name) != ("AWS::ElastiCache::SubnetGroup", "CacheSubnetGroupName"):  # there it sets the name
                     yield from walk(value, name, f"{stack.name}.{key}.{name}")
 
 
 @check
 def names_carry_the_environment(world):
-    """Two environments in one account must not meet."""
+    """Two environments in one account must not collide."""
     environment = world.chat.parameters["EnvironmentName"]
     for stack in world.stacks.values():
         for key, kind in stack.kinds.items():
@@ -73,7 +73,7 @@ def names_carry_the_environment(world):
                 given = k in ("Name", "Family", "ReplicationGroupId") or k.endswith("Name") and "Domain" not in k
                 elsewhere = k in ("MetricName", "ServiceName") or hasattr(
                     v, "kind"
-                )  # AWS's, the cluster's, a reference
+                )  # an AWS name, the cluster's name, a reference
                 if given and not elsewhere and environment not in str(v):
                     yield f"{stack.name}.{key}: {k} is {v}, without {environment}"
     for name in world.exports:
@@ -95,7 +95,7 @@ UNTAGGED = {
     "AWS::CloudWatch::Dashboard",
     "AWS::CloudFront::CachePolicy",
     "AWS::CloudFront::ResponseHeadersPolicy",
-}  # untaggable, or free of charge
+}  # cannot be tagged, or free of charge
 
 
 @check
