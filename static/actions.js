@@ -1,4 +1,5 @@
-// What one can do besides writing: invite, start a private room, save the conversation, and reply to or copy a message.
+// Actions other than writing: inviting, creating a private room, saving the conversation, and replying to or copying a
+// message.
 
 import { button, element, listen, pathOf, privateRoom } from './base.js';
 import { reachable } from './rows.js';
@@ -6,7 +7,7 @@ import { reachable } from './rows.js';
 const SAID_FOR = 3000;
 const QUOTE_MOST = 300;
 
-/** Copies text; where the page is not served over https there is no clipboard, but an old command. */
+/** Copies text. Without https there is no clipboard API, only a deprecated command. */
 async function copyText(text) {
 	try {
 		await navigator.clipboard.writeText(text);
@@ -24,7 +25,7 @@ async function copyText(text) {
 	}
 }
 
-/** A button says for a moment what came of it. */
+/** Shows the result on the button for a moment. */
 function answer(target, words) {
 	const before = (target.dataset.label ??= target.textContent);
 	target.textContent = words;
@@ -48,8 +49,8 @@ export function roomActions({ invite, newRoom, save }, on) {
 	});
 }
 
-/** The buttons of the message that is pointed at or has the focus: one set for the whole list. Arrow keys
- * go from message to message, Escape back to the box. `on`: message(row) · reply(text) · retry(ref) · discard(ref) · box. */
+/** The buttons of the message that is hovered or focused: one set for the whole list. Arrow keys move between messages,
+ * Escape returns to the text box. `on`: message(row) · reply(text) · retry(ref) · discard(ref) · box. */
 export class MessageActions {
 	#tools = element('div', 'tools', button('', 'Reply', { tool: 'reply' }), button('', 'Copy', { tool: 'copy' }));
 	#current;
@@ -99,7 +100,7 @@ export class MessageActions {
 	}
 }
 
-/** A message as the beginning of an answer: its author, who is called by it, and what was said without what it quoted. */
+/** A message as the beginning of a reply: mentions its author, and quotes its text without earlier quotes. */
 function quote({ name, text }) {
 	const said = text.split('\n').filter((line) => !line.startsWith('>')).join('\n').trim() || text;
 	const short = said.length > QUOTE_MOST ? `${[...said.slice(0, QUOTE_MOST)].slice(0, -1).join('')}…` : said;

@@ -1,11 +1,11 @@
-// What reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off until
-// asked for), and words for screen readers.
+// Reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off by default),
+// and announcements for screen readers.
 
 import { count, element, isolated, listen } from './base.js';
 import { mentions, nameIndex } from './text.js';
 
-const SAY_AFTER = 300; // a pause in which lines for screen readers are gathered,
-const SAY_WITHIN = 1500; // however steadily they come
+const SAY_AFTER = 300; // pause in which announcements are gathered,
+const SAY_WITHIN = 1500; // and the longest time for that
 const FORGET_SAID = 15_000;
 
 const NOT_ALLOWED = 'The browser does not allow notifications from this page.';
@@ -45,7 +45,7 @@ export class Alerts {
 		this.unread(0);
 	}
 
-	/** `andMore`: there are older unread ones that are not loaded. */
+	/** `andMore`: older unread messages are not loaded. */
 	unread(number, andMore = false) {
 		const shown = number ? `${number}${andMore ? '+' : ''}` : '';
 		if (shown === this.number) return;
@@ -54,7 +54,7 @@ export class Alerts {
 		this.icon.href = number ? badge(Math.min(number, 99)) : this.plain;
 	}
 
-	/** Messages from others. */
+	/** Announces messages from others. */
 	came(messages, me) {
 		this.#say(messages.map(({ name, text }) => `${name}: ${text}`));
 		if (document.hasFocus()) return;
@@ -72,11 +72,12 @@ export class Alerts {
 				note.close();
 			};
 		} catch {
-			this.#off(NOT_SHOWN); // Android's Chrome wants a service worker
+			this.#off(NOT_SHOWN); // Chrome on Android requires a service worker
 		}
 	}
 
-	/** Read out by screen readers, a burst summed up; then taken away, so that nobody finds it twice. */
+	/** Has screen readers announce lines, a burst summed up; they are removed afterwards, so that nobody encounters them
+	   again. */
 	#say(lines) {
 		if (!lines.length) return;
 		if (!this.#toSay.length) this.#firstAt = Date.now();
@@ -91,7 +92,7 @@ export class Alerts {
 	}
 }
 
-/** The icon with a number, as a data: address: the one thing besides 'self' that the page's policy lets an image be. */
+/** The icon with a number, as a data: URL: besides 'self', the page's policy allows no other image source. */
 function badge(number) {
 	const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="9" fill="#b02a37"/><text x="16" y="23" font-size="20" text-anchor="middle" fill="#fff">${number}</text></svg>`;
 	return `data:image/svg+xml,${encodeURIComponent(svg)}`;

@@ -1,34 +1,34 @@
-// Where the page starts: who one is, in which room, and the connection's state in words. The join form comes first.
+// The page's entry point: the person's name, the room, and the connection's state in words. The join form comes first.
 
 import { $, BASE, Store, listen, pathOf, randomKey, roomAt } from './base.js';
 import { Connection } from './connection.js';
 import { Outbox } from './outbox.js';
 import { Questions } from './questions.js';
 
-const browser = new Store('localStorage'); // shared by this browser's tabs
-const tab = new Store('sessionStorage'); // this tab's own; survives a reload
+const browser = new Store('localStorage'); // shared by all tabs of this browser
+const tab = new Store('sessionStorage'); // of this tab only; survives a reload
 const outbox = new Outbox(browser);
 
-// The secret by which the server knows a comeback from a stranger. It is the browser's, not the tab's: one's place can
-// be taken over in another tab.
+// The secret by which the server recognizes a returning client. It belongs to the browser rather than the tab, so that
+// another tab can take the seat over.
 const kept = browser.get('client', '');
 const client = /^[A-Za-z0-9_-]{16,64}$/.test(kept) ? kept : randomKey();
 browser.set('client', client);
 
 let room = roomAt(location.pathname);
-let chat; // the parts, once they are loaded
-let connection; // to the room on the screen
-let renaming; // a second connection, under the name that is asked for
+let chat; // the parts of the page, once loaded
+let connection; // to the room on screen
+let renaming; // a second connection, under the requested name
 
 const questions = new Questions({ join, comeBack });
 
-// A proxy that logs people in names them; then the page has no name to offer.
+// If a login proxy names its users, the page has no name to offer.
 const ownName = () => (questions.usesName ? tab.get('name', '') || browser.get('name', '') : '');
 const passphrase = () => browser.get('passphrase', '') || undefined;
 
-// --- going to a room
+// --- entering a room
 
-/** Shows a room and joins it, or asks first. */
+/** Shows a room and joins it, or asks for a name first. */
 async function enter() {
 	connection = connect();
 	chat.enter(room);
@@ -56,7 +56,7 @@ function go(to, isBack = false) {
 
 listen(window, 'popstate', () => go(roomAt(location.pathname), true));
 
-/** A connection whose frames reach the page while it is the one on the screen. */
+/** A connection whose frames reach the page while it is the current one. */
 function connect(since) {
 	const own = new Connection(room, client, outbox, {
 		state: () => own === connection && showState(),
@@ -86,26 +86,26 @@ function welcome(own, frame, resumed) {
 	chat.welcome(frame, resumed, formerName);
 }
 
-/** From now on one may write: what is written before the connection is there waits in the outbox. */
+/** From now on the person may write; messages written before the connection is up wait in the outbox. */
 function ready() {
 	$('main').inert = false;
 	$('sidebar').inert = false;
 	$('text').focus();
 }
 
-// --- who one is
+// --- the person's name
 
 function ask(reason) {
 	const { name, passphrase: tried } = connection ?? {};
 	questions.askWho(room, reason, { name: name || ownName(), passphrase: tried ?? passphrase() });
 }
 
-/** The join form's answer. */
+/** Handles the join form. */
 async function join(name, secret) {
 	await parts;
 	if ($('join-cancel').hidden) return connection.join(name, secret);
 	if (name === connection.name) return questions.close();
-	// The place under the present name stays until the new one is granted.
+	// The seat under the current name is kept until the new one is granted.
 	renaming?.leave();
 	const own = (renaming = connect(connection.cursor));
 	own.handlers.state = () => own === renaming && showRenaming();
@@ -152,7 +152,7 @@ function showState() {
 	const [line] = $('status').children;
 	const words = statusWords(connection);
 	clearTimeout(statusTimer);
-	// Short cuts do not flash.
+	// Short interruptions do not flash.
 	statusTimer = setTimeout(() => {
 		line.hidden = !words;
 		line.firstElementChild.textContent = words;
@@ -176,11 +176,11 @@ listen($('status'), 'click', ({ target }) => target.matches('button') && connect
 
 // --- other tabs of this browser
 
-// A second tab under the same name takes the first one's place. Fine if that is meant, so it is asked.
+// A second tab under the same name takes the first one's seat. The person may not want that, so the page asks.
 const tabs = new BroadcastChannel(`bobbin ${BASE}`);
 
 listen(tabs, 'message', ({ data }) => {
-	// A courier must not take the place of a page that is on its way back.
+	// A courier must not take the seat of a page that is reconnecting.
 	const isHere = data.courier ? connection?.trying : connection?.state === 'joined';
 	if (data.asked && isHere && data.room === room && data.name === connection.name) tabs.postMessage({ answered: data.asked });
 });
@@ -198,7 +198,7 @@ const isInAnotherTab = (inRoom, name, courier) =>
 		setTimeout(done, 150, false);
 	});
 
-// --- and go
+// --- start
 
 if (questions.usesName && !ownName()) ask();
 const parts = import('./chat.js').then(({ Chat }) => {

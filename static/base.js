@@ -1,4 +1,4 @@
-// What every module needs: DOM helpers, the page's addresses, and storage that may be missing, full or damaged.
+// Used by all modules: DOM helpers, the page's addresses, and storage that may be missing, full or damaged.
 
 export const listen = (target, name, act, options) => target.addEventListener(name, act, options);
 
@@ -26,40 +26,40 @@ export function button(className, label, data = {}) {
 	return node;
 }
 
-/** Ids are `milliseconds-sequence`, and grow strictly within a room. */
+/** Compares ids, which are `milliseconds-sequence` and grow strictly within a room. */
 export function compareIds(a, b) {
 	const [aTime, aSeq] = a.split('-');
 	const [bTime, bSeq] = b.split('-');
 	return aTime - bTime || aSeq - bSeq;
 }
 
-/** A name inside a sentence, kept from turning the direction of the words around it. */
+/** A name within a sentence, isolated so that it cannot change the direction of the text around it. */
 export const isolated = (name) => `\u2068${name}\u2069`;
 
 /** "1 message", "2,000 messages". */
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
 
-/** A key nobody else will choose. `randomUUID` needs https. */
+/** A unique key. `randomUUID` requires https. */
 export const randomKey = () =>
 	Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36).padStart(7, '0')).join('');
 
 // --- addresses
 
-/** Where the page lives: "/", or the sub-path it is served under. */
+/** The page's base path: "/", or the sub-path it is served under. */
 export const BASE = new URL('.', import.meta.url).pathname;
 
 export const ROOM = /^[a-z0-9][a-z0-9_-]{0,47}$/;
-const PRIVATE = 'private-'; // the server asks search engines not to list these
+const PRIVATE = 'private-'; // the server asks search engines not to index these
 
 export const roomAt = (path) => path.slice(BASE.length).match(/^r\/([^/]+)/)?.[1] ?? 'lobby';
 export const pathOf = (room) => BASE + (room === 'lobby' ? '' : `r/${room}`);
 
-/** A room's name that cannot be guessed: 120 bits. */
+/** An unguessable room name, with 120 random bits. */
 export const privateRoom = () =>
 	PRIVATE + Array.from(crypto.getRandomValues(new Uint8Array(24)), (byte) => 'abcdefghijklmnopqrstuvwxyz234567'[byte % 32]).join('');
 
-/** Why the server does not take a WebSocket at this address: a plain request is refused in the same words, for with `origin`
- * it is checked like an upgrade. */
+/** Why the server refuses a WebSocket at this address: a plain request with `origin` is checked like an upgrade, and
+ * refused in the same words. */
 export async function refusalOf(url, signal) {
 	try {
 		const within = AbortSignal.any([signal, AbortSignal.timeout(2500)]);
@@ -75,8 +75,8 @@ export async function refusalOf(url, signal) {
 
 // --- storage
 
-/** The browser's storage (`localStorage`) or the tab's (`sessionStorage`). Where it is forbidden or full, values last
- * as long as the page; one that is not of its fallback's type is taken as missing. */
+/** The browser's storage (`localStorage`) or the tab's (`sessionStorage`). If it is forbidden or full, values last only
+ * as long as the page. A value whose type differs from that of its fallback counts as missing. */
 export class Store {
 	#memory = new Map();
 	#prefix = BASE === '/' ? 'bobbin.' : `bobbin${BASE}`;
@@ -90,13 +90,13 @@ export class Store {
 		try {
 			value ??= JSON.parse(window[this.kind].getItem(this.#prefix + key));
 		} catch {
-			// forbidden, or no JSON
+			// forbidden, or not JSON
 		}
 		const isRight = value != null && typeof value === typeof fallback && Array.isArray(value) === Array.isArray(fallback);
 		return isRight ? value : fallback;
 	}
 
-	/** `undefined` removes the key. Returns whether the value outlives the page. */
+	/** Sets a key; `undefined` removes it. Returns whether the value outlives the page. */
 	set(key, value) {
 		this.#memory.delete(key);
 		try {
@@ -109,7 +109,7 @@ export class Store {
 		}
 	}
 
-	/** The keys that begin with `start`. */
+	/** The keys that start with `start`. */
 	keys(start) {
 		const found = [...this.#memory.keys()];
 		try {

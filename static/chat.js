@@ -1,4 +1,4 @@
-// The parts of the page, and which receives what. app.js loads this once the join form is on the screen.
+// The parts of the page, and the data each receives. app.js loads this once the join form is on screen.
 
 import { MessageActions, roomActions } from './actions.js';
 import { Alerts } from './alerts.js';
@@ -9,14 +9,14 @@ import { People, Rooms } from './sidebar.js';
 import { Timeline } from './timeline.js';
 
 const READ_AFTER = 500;
-const LEFT_AFTER = 2500; // shown after a moment, so that a reload or a short cut shows nothing at all
+const LEFT_AFTER = 2500; // delay of "left", so that a reload or a short interruption shows nothing
 
 export class Chat {
 	#room = '';
 	#connection = { name: '', by: '' };
 	#leaving = new Map(); // name → timer
-	#read = null; // the id read last, not yet kept
-	#formerNames = new Set(); // of one's own: leaving one is no news
+	#read = null; // the last id read, not yet stored
+	#formerNames = new Set(); // the person's own: leaving one is no news
 
 	/** `app`: client, outbox, browser and tab (stores), go(room), isInAnotherTab(room, name), passphrase(). */
 	constructor(app) {
@@ -63,7 +63,7 @@ export class Chat {
 		listen(document, 'click', (event) => this.#followRoom(event));
 	}
 
-	/** The person goes to a room: everything of the last one is taken away. */
+	/** Enters a room, and clears everything of the previous one. */
 	enter(room) {
 		this.#keepDraft();
 		this.#writeRead();
@@ -80,7 +80,7 @@ export class Chat {
 		$('sidebar').hidePopover();
 	}
 
-	/** What comes from this connection from now on, and what is written goes to it. */
+	/** Replaces the connection that the page receives from and sends to. */
 	set connection(connection) {
 		this.#connection = connection;
 		this.#showPending();
@@ -100,13 +100,13 @@ export class Chat {
 		this.typingLine.me = $('my-name').textContent = name;
 		this.typingLine.clear();
 		this.people.reset(name, names, participants);
-		// The log keeps the newest: where one's last message is gone, so are all before it.
+		// The log keeps the newest messages: if the last one seen is gone, so is everything before it.
 		if (gap) this.timeline.append({ kind: 'gap', label: gapWords(more, last, messages) });
 		if (!resumed) this.timeline.open(messages, more, this.#lastRead());
 		this.#showPending();
 	}
 
-	/** `news`: not the history that a first welcome brings. */
+	/** `news`: false for the history in a first welcome. */
 	messages(list, news) {
 		for (const { name } of list) this.typingLine.set(name, false);
 		if (!news || !list.length) return;
@@ -116,7 +116,7 @@ export class Chat {
 	}
 
 	presence(frame) {
-		// After a server came back empty it announces people who never left, and oneself.
+		// A server that restarted empty announces people who never left, and this person too.
 		const came = frame.joined.filter((name) => name !== this.#connection.name && !this.people.has(name));
 		this.people.change(frame);
 		for (const name of frame.left) {
@@ -140,14 +140,14 @@ export class Chat {
 		this.timeline.remove(frame);
 	}
 
-	// --- what the browser keeps
+	// --- what the browser stores
 
 	#lastRead() {
 		const id = this.app.browser.get(`read.${this.#room}`, '');
 		return /^\d+-\d+$/.test(id) ? id : null;
 	}
 
-	/** Written at most once in a while: storage is slow, and messages may come fast. */
+	/** Written at limited intervals: storage is slow, and messages may arrive fast. */
 	#keepRead(id) {
 		if (!this.#read) setTimeout(() => this.#writeRead(), READ_AFTER);
 		this.#read = id;
@@ -158,7 +158,7 @@ export class Chat {
 		this.#read = null;
 	}
 
-	/** A draft belongs to its tab; when the tab goes, the next one in this room may take it up. */
+	/** A draft belongs to its tab; after that is closed, the next tab in this room may take it over. */
 	#keepDraft() {
 		if (this.#room) this.app.browser.set(`draft.${this.#room}`, $('text').value || undefined);
 	}
@@ -170,7 +170,7 @@ export class Chat {
 		browser.set(key, undefined);
 	}
 
-	/** A link to a room on this page does not leave it. */
+	/** Follows a link to a room without leaving the page. */
 	#followRoom(event) {
 		const { room } = event.target.closest?.('a')?.dataset ?? {};
 		if (!room || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;

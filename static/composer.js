@@ -1,12 +1,12 @@
-// The box in which one writes, and the line above it that says who else is writing.
+// The text box, and the line above it that shows who is typing.
 
 import { count, element, listen, onSubmit } from './base.js';
 import { byteLength } from './text.js';
 
-const TEXT_MOST = 4096; // bytes, as the server counts
-const COUNT_FROM = 3600; // the counter shows from here
-const TYPING_AGAIN = 3000; // how often "I am typing" is repeated
-const FORGET = 5000; // typing, others' or one's own, ends this long after its last sign
+const TEXT_MOST = 4096; // bytes, as counted by the server
+const COUNT_FROM = 3600; // the counter appears from here on
+const TYPING_AGAIN = 3000; // interval at which "typing" is repeated
+const FORGET = 5000; // typing, others' or one's own, ends this long after its last notice
 const HINT_FOR = 6000;
 
 export class Composer {
@@ -14,10 +14,10 @@ export class Composer {
 	#quietTimer;
 	#hintTimer;
 
-	/** `on`: send(text) · typing(active) · draft(text) · recall() → last own text */
+	/** `on`: send(text) · typing(active) · draft(text) · recall() → the person's last text */
 	constructor({ form, box, counter, send, hint }, on) {
 		Object.assign(this, { box, counter, send, hint, on });
-		// On a touch keyboard there is no Shift+Enter: Enter breaks the line, and the button sends.
+		// Touch keyboards have no Shift+Enter: Enter inserts a line break, and the button sends.
 		this.touch = matchMedia('(pointer: coarse)').matches;
 		if (this.touch) box.enterKeyHint = 'enter';
 		listen(box, 'input', () => this.#changed());
@@ -29,13 +29,13 @@ export class Composer {
 		listen(window, 'resize', () => this.#measure());
 	}
 
-	/** A draft that was kept. */
+	/** Restores a draft. */
 	restore(text) {
 		this.box.value = text;
 		this.#measure();
 	}
 
-	/** Puts a text before what is written, the cursor at its end. */
+	/** Inserts a text before what is written, with the cursor at its end. */
 	prepend(text) {
 		this.box.value = text + this.box.value;
 		this.box.focus();
@@ -63,7 +63,7 @@ export class Composer {
 	}
 
 	#key(event) {
-		if (event.isComposing || event.keyCode === 229) return; // an input method's own Enter
+		if (event.isComposing || event.keyCode === 229) return; // Enter within an input method
 		if (event.key === 'Enter' && !event.shiftKey && !event.altKey && (!this.touch || event.ctrlKey || event.metaKey)) {
 			event.preventDefault();
 			this.#submit();
@@ -74,7 +74,7 @@ export class Composer {
 		}
 	}
 
-	/** A picture in the clipboard, or a file that is dropped: there is no way to send it, and that is said. */
+	/** Explains that a pasted picture or dropped file cannot be sent. */
 	#refuseFiles(event, { types, files }) {
 		if (!types.includes('Files') || types.includes('text/plain')) return;
 		event.preventDefault();
@@ -100,7 +100,7 @@ export class Composer {
 		this.counter.classList.toggle('problem', left < 0);
 		this.send.disabled = left < 0 || !this.box.value.trim();
 		this.box.ariaInvalid = String(left < 0);
-		this.box.style.height = 'auto'; // the box grows with its text; style.css sets the most
+		this.box.style.height = 'auto'; // the box grows with its text; style.css sets the maximum
 		this.box.style.height = `${this.box.scrollHeight}px`;
 	}
 }
@@ -108,7 +108,7 @@ export class Composer {
 /** "Ada is typing". */
 export class TypingLine {
 	me = '';
-	#until = new Map(); // name → when it is forgotten
+	#until = new Map(); // name → when it expires
 	#timer;
 
 	constructor(line) {

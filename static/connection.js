@@ -1,25 +1,25 @@
-// The WebSocket's whole life: joining, coming back with the last id seen, noticing a dead line, and sending what waits in
-// the outbox. It knows nothing of the page: what happens goes to `handlers`.
+// The whole life of the WebSocket: joining, resuming after the last id seen, detecting a dead connection, and sending
+// what waits in the outbox. It knows nothing of the page: events go to `handlers`.
 //
-// A message leaves the outbox only with its receipt or a final refusal; until then it is sent again under the same `ref`.
-// Only a room's oldest message is in flight, so the order of writing is the order of arrival.
+// A message leaves the outbox only with its receipt or a final refusal; until then it is resent under the same `ref`.
+// Only a room's oldest message is in flight, so messages arrive in the order of writing.
 
 import { BASE, compareIds, listen, refusalOf } from './base.js';
 
-const PING_AFTER = 10_000; // a quiet line is pinged after this time,
-const PONG_WITHIN = 8000; // and given up when nothing came within this;
-const DOUBT_WITHIN = 3000; // after sleep or a change of network there is less patience
+const PING_AFTER = 10_000; // ms of silence after which the connection is pinged,
+const PONG_WITHIN = 8000; // and within which something must arrive then;
+const DOUBT_WITHIN = 3000; // shorter after sleep or a change of network
 const OPEN_WITHIN = 10_000;
-const ANSWER_WITHIN = 5000; // to a join on a line that was open already
-const SLOW_AFTER = 2500; // the person is told that the server is slow to answer
+const ANSWER_WITHIN = 5000; // for a join on a connection that was already open
+const SLOW_AFTER = 2500; // when the person is told that the server is slow to answer
 const RECEIPT_WITHIN = 6000;
-const RESUME_MOST = 500; // messages in a `welcome`, and its characters: where it may be full, more may have been missed
+const RESUME_MOST = 500; // messages, and characters, in a `welcome`: if it may be full, more may have been missed
 const RESUME_SIZE = 50_000;
 const PACE_MOST = 2000;
 
 const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.random() / 2);
 
-// What keeps one out for a while; the page tries again by itself.
+// Temporary reasons for a refused join; the page retries by itself.
 const TROUBLE = {
 	unavailable: 'The server cannot reach its store.',
 	rate_limited: 'Too many people are coming in at once.',
@@ -27,33 +27,33 @@ const TROUBLE = {
 };
 
 export class Connection {
-	/** idle · connecting · joined · waiting (to try again) · refused (ask the person) · elsewhere (in another tab) · stopped */
+	/** idle · connecting · joined · waiting (to retry) · refused (ask the person) · elsewhere (in another tab) · stopped */
 	state = 'idle';
 	reason = '';
-	trouble = ''; // why the latest try did not succeed, in words
-	offline = !navigator.onLine; // the browser says so, and nothing since has shown otherwise
+	trouble = ''; // why the latest attempt failed, in words
+	offline = !navigator.onLine; // according to the browser, until something shows otherwise
 	restarting = false;
 	backplane = 'up';
-	by; // this client's own mark
+	by; // this client's mark
 
 	#socket = null;
 	#opened = false;
-	#retired = []; // given up but not closed: a close frame frees the place, so it waits until the next welcome
+	#retired = []; // given up but not closed: a close frame would release the seat, so it waits until the next welcome
 	#tries = 0;
 	#joinedAt;
 	#receivedAt = 0;
-	#answerBy = 0; // a ping is out
-	#history = []; // requests, oldest first; the head is in flight
-	#pace = 0; // between messages, once the server has said that they come too fast
+	#answerBy = 0; // deadline of a ping
+	#history = []; // history requests, oldest first; the first is in flight
+	#pace = 0; // ms between messages, once the server has said that they come too fast
 	#nextSend = 0;
-	#openTimer; // to give up opening, or to try again
+	#openTimer; // to give up opening, or to retry
 	#slowTimer;
 	#pumpTimer;
 	#historyTimer;
 	#end = new AbortController();
 
-	/** `since`: the newest id seen. `handlers`: state() · welcome(frame, resumed) · messages(list, news) · presence(frame) ·
-	 * typing(frame) · removed(frame) */
+	/** `since`: the newest id seen. `handlers`: state() · welcome(frame, resumed) · messages(list, news) · presence(frame)
+	 * · typing(frame) · removed(frame) */
 	constructor(room, client, outbox, handlers, since) {
 		Object.assign(this, { room, client, outbox, handlers, cursor: since });
 		this.url = `${location.origin}${BASE}ws/${room}`;
@@ -67,28 +67,28 @@ export class Connection {
 		}, { signal });
 		listen(window, 'online', () => {
 			this.offline = false;
-			// It is often another network, on which the old line is silently dead: replace it at once.
+			// Often this is another network, on which the old connection is silently dead: replace it at once.
 			if (this.trying) this.#open();
 		}, { signal });
 		listen(document, 'visibilitychange', () => document.hidden || this.wake(), { signal });
 	}
 
-	/** Joined, or about to be. */
+	/** Whether it is joined, or about to be. */
 	get trying() {
 		return ['connecting', 'joined', 'waiting'].includes(this.state);
 	}
 
-	/** Join, or join again after a refusal. Without a name where the proxy names the user. */
+	/** Joins, or joins again after a refusal. Without a name if the proxy names the user. */
 	join(name = '', passphrase) {
 		Object.assign(this, { name, passphrase, trouble: '' });
 		if (this.state !== 'refused' || this.#socket?.readyState !== WebSocket.OPEN) return this.#open();
-		// The line was quiet while the person was asked, and may have died.
+		// The connection was idle while the person was asked, and may have died.
 		this.#expect(ANSWER_WITHIN, () => this.#open());
 		this.#become('connecting');
 		return this.#sendJoin();
 	}
 
-	/** Leave on purpose, for good: the close frame frees the place at once. */
+	/** Leaves for good: the close frame releases the seat at once. */
 	leave() {
 		const socket = this.#socket;
 		this.#retire();
@@ -99,13 +99,13 @@ export class Connection {
 		this.state = 'idle';
 	}
 
-	/** Try now; on a line that looks alive, make sure that it is. */
+	/** Retries now; if the connection looks alive, verifies that. */
 	wake() {
 		if (this.state === 'waiting') this.#open();
 		else if (Date.now() - this.#receivedAt > DOUBT_WITHIN) this.#ping(DOUBT_WITHIN);
 	}
 
-	/** Queue a message; it goes out when it can. */
+	/** Queues a message, which is sent when possible. */
 	say(text) {
 		this.outbox.add(this.room, this.name, text);
 		this.pump();
@@ -115,7 +115,7 @@ export class Connection {
 		if (this.state === 'joined' && !this.#pace) this.#send({ type: 'typing', active });
 	}
 
-	/** A page of messages older than `before`; outlives a cut, being requested again after the next welcome. */
+	/** Requests a page of messages older than `before`; after a broken connection the request is repeated. */
 	history(before) {
 		return new Promise((resolve) => {
 			if (this.#history.push({ before, resolve }) === 1) this.#askHistory();
@@ -160,16 +160,16 @@ export class Connection {
 		this.#answerBy = 0;
 	}
 
-	/** The line is gone, or (without a code) given up. */
+	/** Handles the end of the connection, or (without a code) gives it up. */
 	#closed(code) {
 		this.#retire();
 		this.#release();
 		if (code === 4001) return this.#become('elsewhere');
 		if (code === 4003) return this.#become(this.state === 'refused' ? 'refused' : 'stopped', 'locked');
-		if (this.state === 'refused') return undefined; // the person is being asked; the answer opens a line
+		if (this.state === 'refused') return undefined; // the person is being asked; the answer opens a connection
 		if (code === 4004) return this.#become('stopped', 'banned');
 		if (code === 1008) return this.#become('stopped', 'policy');
-		// After a line that held, waits start short again; not after one that was cut at once.
+		// After a connection that held, delays start short again; not after one that was cut at once.
 		if (this.state === 'joined' && Date.now() - this.#joinedAt > 5000) this.#tries = 0;
 		this.restarting ||= code === 1012;
 		this.#waitToOpen(code === 1012 ? Math.random() * 3000 : backOff(this.#tries++, 15_000));
@@ -183,7 +183,7 @@ export class Connection {
 		this.#openTimer = setTimeout(() => this.#open(), wait);
 	}
 
-	/** The browser does not say why an upgrade was refused, so it is looked up. */
+	/** The browser does not reveal why an upgrade was refused, so ask the server. */
 	async #whyRefused() {
 		const { words, retryAfter } = await refusalOf(this.url, this.#end.signal);
 		if (this.#opened || !['waiting', 'connecting'].includes(this.state)) return;
@@ -201,7 +201,7 @@ export class Connection {
 		this.handlers.state();
 	}
 
-	// --- signs of life
+	// --- liveness
 
 	#watch() {
 		const now = Date.now();
@@ -232,7 +232,7 @@ export class Connection {
 				return this.#askHistory();
 			}
 			case 'error': return this.#refused(frame);
-			// An answer where the browser says there is no network: a server on one's own machine, say.
+			// An answer although the browser reports no network: for example from a server on the same machine.
 			case 'pong': return this.offline && this.#changed({ offline: false });
 			case 'status': return this.#changed({ backplane: frame.backplane });
 			default: return this.handlers[frame.type]?.(frame); // presence, typing and removed
@@ -257,7 +257,7 @@ export class Connection {
 		this.#changed({});
 	}
 
-	/** More may have been missed than a welcome carries: page back until the two ends meet. */
+	/** Fetches what was missed beyond a welcome: pages back until `since`. */
 	async #fill(before, since) {
 		for (let more = true; more && before; ) {
 			const page = await this.history(before);
@@ -268,8 +268,8 @@ export class Connection {
 		}
 	}
 
-	/** Every message comes through here, so a receipt counts however it came: live, in a welcome, in a page. It is one only
-	 * if both `by` and `ref` are this client's own. */
+	/** Every message passes through here, so a receipt counts however it arrived: live, in a welcome, or in a page. A
+	 * message is a receipt only if both `by` and `ref` are this client's own. */
 	#messages(messages, news) {
 		const receipts = [];
 		for (const { id, by, ref } of messages) {
@@ -281,7 +281,7 @@ export class Connection {
 		this.pump();
 	}
 
-	/** Things look up or down: what waits for them is tried now. */
+	/** Updates the state, and retries what waits for it. */
 	#changed(values) {
 		Object.assign(this, values);
 		this.#release();
@@ -289,7 +289,7 @@ export class Connection {
 		this.pump();
 	}
 
-	/** Nothing is in flight any more. */
+	/** Marks nothing as in flight. */
 	#release() {
 		for (const item of this.outbox.of(this.room, this.name)) if (item.state !== 'failed') Object.assign(item, { state: 'waiting', notBefore: 0 });
 		this.outbox.changed();
@@ -300,7 +300,7 @@ export class Connection {
 			clearTimeout(this.#openTimer);
 			clearTimeout(this.#slowTimer);
 			if (!TROUBLE[code]) return this.#become('refused', code);
-			this.#socket.close(); // not the person's doing, so not the person's problem: try again later
+			this.#socket.close(); // not caused by the person: retry later, without asking
 			if (code === 'unavailable') this.backplane = 'down';
 			this.#closed();
 			if (retryMs) this.#waitToOpen(retryMs * (1 + Math.random() / 4));
@@ -319,7 +319,7 @@ export class Connection {
 
 	// --- the outbox and older messages
 
-	/** Sends the oldest message that waits, if it is time. */
+	/** Sends the oldest waiting message, if it is time. */
 	pump() {
 		clearTimeout(this.#pumpTimer);
 		if (this.state !== 'joined' || this.offline || this.#socket?.readyState !== WebSocket.OPEN) return;
@@ -328,7 +328,7 @@ export class Connection {
 		const now = Date.now();
 		if (now - this.#nextSend > 10_000) this.#pace = 0;
 		if (Math.max(item.notBefore, item.state === 'sending' ? 0 : this.#nextSend) <= now) {
-			Object.assign(item, { state: 'sending', notBefore: now + RECEIPT_WITHIN }); // no receipt by then: once more
+			Object.assign(item, { state: 'sending', notBefore: now + RECEIPT_WITHIN }); // without a receipt by then, it is resent
 			this.#nextSend = now + this.#pace;
 			this.#send({ type: 'message', text: item.text, ref: item.ref });
 			this.outbox.changed();

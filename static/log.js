@@ -1,15 +1,16 @@
-// The messages of a room that this page has loaded, in one array sorted by id, with the notices between them. It knows
-// nothing of the screen.
+// The loaded messages of a room, in one array sorted by id, with the notices between them. It knows nothing of the
+// screen.
 
 import { compareIds } from './base.js';
 import { dayOf, noticeWords } from './rows.js';
 
 export class Log {
-	/** Messages, notices and gaps. What is no message has no text, but a label, and the id before it. */
+	/** Messages, notices and gaps. An item that is not a message has a label instead of text, and the id of the message
+	   before it. */
 	items = [];
 	#keys = 0;
 
-	/** Puts a message in its place; returns its index, or -1 if it is there already. */
+	/** Inserts a message; returns its index, or -1 if it is already there. */
 	insert(message) {
 		let [low, at] = [0, this.items.length];
 		while (low < at) {
@@ -22,13 +23,13 @@ export class Log {
 		return at;
 	}
 
-	/** A line that is no message: { kind, label }. */
+	/** Appends a line that is not a message: { kind, label }. */
 	append(item) {
 		this.items.push({ ...item, id: this.items.at(-1)?.id ?? '0-0', key: `k${this.#keys++}` });
 		return this.items.at(-1);
 	}
 
-	/** Who came and went. Neighbouring notices become one, and who came and went within it is left out. */
+	/** Adds who joined and left. Adjacent notices are merged, without those who both joined and left. */
 	notice(joined, left) {
 		let last = this.items.at(-1);
 		if (last?.kind !== 'notice') last = this.append({ kind: 'notice', joined: new Set(), left: new Set() });
@@ -38,13 +39,13 @@ export class Log {
 		if (!last.label) this.items.pop();
 	}
 
-	/** Removes messages by their ids, and all up to an id. */
+	/** Removes messages by id, and all up to an id. */
 	remove({ ids = [], upto }) {
 		const gone = new Set(ids);
 		this.items = this.items.filter(({ text, id }) => !text || !(gone.has(id) || (upto && compareIds(id, upto) <= 0)));
 	}
 
-	/** Drops the oldest beyond a number; whether there were any. */
+	/** Drops the oldest messages beyond a number; returns whether there were any. */
 	trim(most) {
 		if (this.items.length <= most) return false;
 		this.items.splice(0, this.items.length - most);
@@ -63,7 +64,7 @@ export class Log {
 		return this.items.at(-1)?.id ?? null;
 	}
 
-	/** The last message before a place in the array. */
+	/** The last message before an index. */
 	messageBefore(at) {
 		while (--at >= 0) if (this.items[at].text) return this.items[at];
 		return undefined;

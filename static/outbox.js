@@ -1,6 +1,6 @@
-// The one outbox of this browser: what was written, in whatever room and tab, until its receipt. Each message is a key of
-// its own in the browser's storage, so it survives the tab, and tabs never overwrite each other's. Whichever page is
-// connected to a message's room sends it; `ref` makes sure that two pages that do so say it only once.
+// This browser's outbox: all unsent messages, of any room and tab, until their receipts. Each message has its own key
+// in the browser's storage, so it survives its tab, and tabs never overwrite each other's. Any page connected to the
+// message's room sends it; if two pages do, `ref` makes it appear only once.
 
 import { ROOM, button, count, element, isolated, listen, pathOf, randomKey } from './base.js';
 import { Connection } from './connection.js';
@@ -8,17 +8,17 @@ import { Connection } from './connection.js';
 const KEY = 'out.';
 const START_AFTER = 700; // the person may be back at once
 const AGAIN_AFTER = 20_000; // after a room could not be entered
-const SHOW_AFTER = 1500; // what is brought at once is not worth a word
+const SHOW_AFTER = 1500; // messages sent sooner are not listed
 const FRESH = { state: 'waiting', tries: 0, notBefore: 0 };
 const isKept = ({ room, name, text, at } = {}) =>
 	ROOM.test(room) && typeof name === 'string' && typeof text === 'string' && text !== '' && Number.isFinite(at);
 
 export class Outbox {
-	/** Oldest first: { ref, room, name, text, at, reason?: why it was refused for good } and, not kept, { state: waiting |
-	 * sending | failed, delay?: why it waits, tries, notBefore }. */
+	/** Oldest first: { ref, room, name, text, at, reason?: why it was finally refused } and, not stored, { state: waiting
+	 * | sending | failed, delay?: why it waits, tries, notBefore }. */
 	items = [];
 	#watchers = [];
-	#unsafe = new Set(); // refs that storage did not take: they are lost with the page
+	#unsafe = new Set(); // refs that could not be stored: they are lost with the page
 
 	constructor(store) {
 		this.store = store;
@@ -44,19 +44,19 @@ export class Outbox {
 		return this.items.find((item) => item.ref === ref);
 	}
 
-	/** What this person wrote in this room. */
+	/** This person's messages in this room. */
 	of(room, name) {
 		return this.items.filter((item) => item.room === room && item.name === name);
 	}
 
 	add(room, name, text) {
-		// Each later than the last, for the order is that of `at`.
+		// Each is later than the last, because `at` orders them.
 		const at = Math.max(Date.now(), (this.items.at(-1)?.at ?? 0) + 1);
 		this.#keep({ ref: randomKey(), room, name, text, at, ...FRESH });
 		this.changed();
 	}
 
-	/** It was refused for good, and waits for the person's decision. */
+	/** Marks a message as finally refused; it waits for the person's decision. */
 	fail(item, reason) {
 		this.#keep({ ...item, reason, state: 'failed' });
 		this.changed();
@@ -68,7 +68,7 @@ export class Outbox {
 		this.changed();
 	}
 
-	/** Removes messages: receipts came, or the person discards them. */
+	/** Removes messages that have a receipt or were discarded. */
 	remove(...refs) {
 		if (!refs.some((ref) => this.get(ref))) return;
 		for (const ref of refs) {
@@ -79,12 +79,12 @@ export class Outbox {
 		this.changed();
 	}
 
-	/** The person goes by another name in this room now; what waits goes with them. */
+	/** The person has changed names in this room; the waiting messages follow. */
 	rename(room, from, to) {
 		if (from !== to) for (const item of this.of(room, from)) this.#keep({ ...item, name: to });
 	}
 
-	/** What waits, as groups of one room and name. */
+	/** The waiting messages, grouped by room and name. */
 	groups() {
 		return Map.groupBy(this.items, ({ room, name }) => `${room} ${name}`).values();
 	}
@@ -96,7 +96,7 @@ export class Outbox {
 		this.#put(item);
 	}
 
-	/** Takes over what another tab has written, changed or removed. */
+	/** Applies what another tab has written, changed or removed. */
 	#load(key) {
 		const kept = this.store.get(key, {});
 		const ref = key.slice(KEY.length);
@@ -112,13 +112,13 @@ export class Outbox {
 	}
 }
 
-/** Brings what waits for other rooms: a connection for each, one at a time. */
+/** Sends messages that wait for other rooms, over one connection per room, one at a time. */
 export class Courier {
 	#connection = null;
-	#notBefore = new Map(); // room and name → when to try again
+	#notBefore = new Map(); // room and name → when to retry
 	#timer;
 
-	/** `on`: isCurrent(room, name) · isInAnotherTab(room, name) · passphrase() · isUp(): whether the server can be reached */
+	/** `on`: isCurrent(room, name) · isInAnotherTab(room, name) · passphrase() · isUp(): is the server reachable */
 	constructor(client, outbox, on) {
 		Object.assign(this, { client, outbox, on });
 		outbox.watch(() => this.start());
@@ -166,7 +166,7 @@ export class Courier {
 	}
 }
 
-/** The list of what waits elsewhere. `on`: isCurrent(room, name). */
+/** Lists the messages that wait for other rooms. `on`: isCurrent(room, name). */
 export class WaitingList {
 	#timer;
 

@@ -1,4 +1,4 @@
-// The two questions the page puts before everything else: who are you, and do you want to be here.
+// The two dialogs: the join form, and the question whether to take the seat back from another tab.
 
 import { $, listen, onSubmit } from './base.js';
 
@@ -18,7 +18,8 @@ const AWAY = {
 	broken: ['Not all of this page has arrived', 'A part of it could not be loaded.', 'Load it again'],
 };
 
-/** What this chat is, who can read it, and how long messages stay. The server says so in the page's first element. */
+/** What this chat is, who can read it, and how long messages are kept. The server provides this in attributes of
+   `<html>`. */
 function aboutWords(isPrivate) {
 	const { access, kept, days } = document.documentElement.dataset;
 	const link = isPrivate ? 'this private link' : 'the link';
@@ -37,10 +38,10 @@ function nextName(name) {
 }
 
 export class Questions {
-	#offered; // the name that the form has offered, as long as it is tried
-	#cancel; // what Cancel does; without it the question must be answered
+	#offered; // the name offered by the form, as long as it is being tried
+	#cancel; // the effect of Cancel; without it the dialog must be answered
 
-	/** `on`: join(name, passphrase) · comeBack() · isIn(): whether a question is answered by now */
+	/** `on`: join(name, passphrase) · comeBack() · isIn(): whether the question is already settled */
 	constructor(on) {
 		this.on = on;
 		this.usesName = document.documentElement.dataset.access !== 'user';
@@ -59,7 +60,7 @@ export class Questions {
 			event.preventDefault();
 			this.#cancelled();
 		});
-		// Elsewhere Escape is no answer, however often it is pressed.
+		// Here, Escape is not an answer, however often it is pressed.
 		listen($('away'), 'cancel', (event) => event.preventDefault());
 		for (const dialog of [$('join'), $('away')]) listen(dialog, 'close', () => dialog.dataset.open && dialog.showModal());
 	}
@@ -68,8 +69,8 @@ export class Questions {
 		return $('join').open;
 	}
 
-	/** Asks who one is. `reason`: an error code. `known`: { name, passphrase } as last tried. `cancel`: makes the question one
-	 * that may be left. */
+	/** Asks for a name. `reason`: an error code. `known`: { name, passphrase } as last tried. `cancel`: allows the dialog
+	 * to be cancelled. */
 	askWho(room, reason, known, cancel) {
 		const [dialog, name, passphrase] = [$('join'), $('name'), $('passphrase')];
 		if (!dialog.open) {
@@ -94,7 +95,7 @@ export class Questions {
 		(secret ? passphrase : name).select();
 	}
 
-	/** Somebody has the name, perhaps oneself: one click takes the next that is free. */
+	/** The name is taken, perhaps by this person: offers the next free one. */
 	#offerAnother({ name, passphrase }) {
 		const other = $('join-other');
 		other.value = nextName(name);
@@ -108,7 +109,7 @@ export class Questions {
 		this.problem(`The name ${name} is in use here, perhaps by you on another device. Choose another.`);
 	}
 
-	/** What is wrong, in the join dialog. */
+	/** Shows an error in the join dialog. */
 	problem(words) {
 		if ($('join-problem').textContent !== words) $('join-problem').textContent = words;
 	}
@@ -121,7 +122,7 @@ export class Questions {
 		if (!$('away').open) this.#open($('away'));
 	}
 
-	/** The questions are answered, or no longer matter. Whether one was open. */
+	/** Closes the dialogs; returns whether one was open. */
 	close() {
 		const open = [$('join'), $('away')].filter((dialog) => dialog.open);
 		for (const dialog of open) {

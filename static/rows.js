@@ -1,4 +1,4 @@
-// The rows of the conversation: which there are in a window of it, and how each is built.
+// The rows of the conversation: which ones a window of it contains, and how each is built.
 
 import { button, compareIds, element, isolated } from './base.js';
 import { emojiOnly, identityMark, mentions, picture, render, tint } from './text.js';
@@ -10,7 +10,7 @@ const GROUP_WITHIN = 5 * 60_000;
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: 'full' });
 
-/** The local midnight before a time: messages of one day have the same. */
+/** The local midnight before a time, which is the same for all messages of a day. */
 export const dayOf = (at) => new Date(at).setHours(0, 0, 0, 0);
 
 function dayWords(day) {
@@ -30,12 +30,12 @@ function edgeWords(log, { more, lastRead }) {
 	return lastRead ? 'The messages that were here are no longer kept.' : 'No messages yet.';
 }
 
-/** What a window of the log and, after it, of the pending messages shows: messages, and lines between them. A row is built
- * anew when its `shape` has changed. */
+/** The entries of a window of the log, followed by the pending messages: messages, and lines between them. A row is
+ * rebuilt when its `shape` changes. */
 export function entriesOf(log, pending, view) {
 	const { from, to, lineAfter, isMine, me } = view;
 	const entries = [];
-	let lead = true; // the next message is a group's first
+	let lead = true; // whether the next message starts a group
 	const line = (kind, key, label) => {
 		entries.push({ kind, key, label, shape: label });
 		lead = true;
@@ -64,11 +64,11 @@ export function entriesOf(log, pending, view) {
 	return entries;
 }
 
-/** What stands in the place of the time until the receipt. */
+/** Shown in place of the time until the receipt. */
 const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'A little slower…' };
 
-/** The row of one entry: { key, shape, label } for a line, a message otherwise. `me`: { name, by, index }. A row that cannot
- * be drawn shows its plain text, and the others are not affected. */
+/** Builds an entry's row: { key, shape, label } for a line, otherwise a message. `me`: { name, by, index }. A row that
+ * cannot be built shows its plain text, and the others are not affected. */
 export function buildRow(entry, me, everybody) {
 	let row;
 	try {
@@ -114,7 +114,7 @@ function head({ name, by, at, lead, own, state, delay }, me) {
 	return node;
 }
 
-/** Whether the Tab key stops at what is in a row: only at one row's, so that a page of links is not a hundred stops. */
+/** Whether Tab stops inside a row: only in one at a time, so that a page of links does not take a hundred stops. */
 export function reachable(row, is) {
 	for (const node of row.querySelectorAll('a, pre, .copy, .unfold, .tools button')) node.tabIndex = is ? 0 : -1;
 }

@@ -1,21 +1,21 @@
-// Beside the conversation: the rooms visited before, and who is here. On a small screen it is a popover.
+// Beside the conversation: the rooms visited, and who is here. On a small screen it is a popover.
 
 import { ROOM, element, onSubmit, pathOf } from './base.js';
 import { nameIndex, picture, tint } from './text.js';
 
 const ROOMS_MOST = 12;
-const PEOPLE_MOST = 100; // rows; the rest is a number
+const PEOPLE_MOST = 100; // rows; the rest is shown as a number
 const REDRAW_AFTER = 100;
 
 const collator = new Intl.Collator();
 
-/** Lists the rooms visited, and takes one to any of them or to another. */
+/** Lists the visited rooms, and switches to any of them or to another. */
 export class Rooms {
-	/** `go(room)`: goes there without leaving the page. */
+	/** `go(room)`: enters it without leaving the page. */
 	constructor({ list, form, input, problem }, store, go) {
 		Object.assign(this, { list, store });
 		onSubmit(form, () => {
-			// A link that somebody sent, "#Room" and "my room" are understood too.
+			// Also accepts a link, "#Room" and "my room".
 			const name = input.value.trim().replace(/^.*\/r\/|^#/, '').replace(/\/$/, '').toLowerCase().replace(/\s+/g, '-');
 			problem.hidden = ROOM.test(name);
 			input.ariaInvalid = String(!problem.hidden);
@@ -25,7 +25,7 @@ export class Rooms {
 		});
 	}
 
-	/** The person is in this room now. */
+	/** Marks the room that the person is in now. */
 	enter(room) {
 		const before = this.store.get('rooms', []).filter((name) => ROOM.test(name));
 		const visited = new Set([room, ...before].slice(0, ROOMS_MOST));
@@ -41,19 +41,19 @@ export class Rooms {
 	}
 }
 
-/** Who is here. The server names at most 100; the count is the truth. */
+/** Who is here. The server lists at most 100 names; the count is exact. */
 export class People {
 	#names = new Set();
 	#index;
 	#count = 0;
 	#timer;
 
-	/** `counts`: where the number is shown. */
+	/** `counts`: the elements that show the number. */
 	constructor(list, rest, counts) {
 		Object.assign(this, { list, rest, counts });
 	}
 
-	/** The names, as mentions are looked up. */
+	/** The names, indexed for mentions. */
 	get index() {
 		return (this.#index ??= nameIndex(this.#names));
 	}
@@ -80,7 +80,7 @@ export class People {
 	#draw() {
 		this.#timer = null;
 		const others = [...this.#names].filter((name) => name !== this.me).sort(collator.compare);
-		// Oneself is always among those shown.
+		// The person is always among those shown.
 		const shown = [...others.slice(0, PEOPLE_MOST - 1), ...(this.me ? [this.me] : [])].sort(collator.compare);
 		this.list.replaceChildren(...shown.map((name) => this.#person(name)));
 		const more = this.#count - shown.length;

@@ -1,15 +1,15 @@
-// Turns what people wrote into DOM nodes, and names and identities into pictures. All of it goes through text nodes, never
-// through HTML: markup in a name or a message is just letters.
+// Turns texts into DOM nodes, and names and identities into pictures. Everything goes through text nodes, never through
+// HTML: markup in a name or a message is plain text.
 //
-// Every step is linear in the text's length, and one message makes a bounded number of elements; what is beyond is shown
-// as it was written.
+// Every step is linear in the text's length, and one message creates a bounded number of elements; the rest is shown as
+// written.
 
 import { button, element } from './base.js';
 
 const ELEMENTS_MOST = 200; // per message
-const MENTIONS_MOST = 100; // "@" signs looked at per message
+const MENTIONS_MOST = 100; // "@" signs examined per message
 
-/** The size that counts for the server's limit: UTF-8 bytes, without the white space at the end. */
+/** The size that the server limits: UTF-8 bytes, without white space at the end. */
 export const byteLength = (text) => new TextEncoder().encode(text.trimEnd()).length;
 
 // --- names
@@ -20,13 +20,13 @@ function hashOf(text) {
 	return hash;
 }
 
-/** Gives an element its person's colour: one of 24 hues, always the same for a name; style.css makes it readable. */
+/** Gives an element its person's colour: one of 24 hues, determined by the name; style.css makes it legible. */
 export function tint(node, name) {
 	node.style.setProperty('--hue', (hashOf(name.toLowerCase()) % 24) * 15);
 	return node;
 }
 
-/** A person's round picture: the first letter with one mark at most. */
+/** A person's avatar: the first letter with at most one combining mark. */
 export function picture(name) {
 	const letter = name.match(/\p{L}\p{M}?|\p{N}|\p{Extended_Pictographic}/u)?.[0] ?? '?';
 	const node = element('span', 'picture', letter.toUpperCase());
@@ -38,8 +38,8 @@ const HUES = ['pink', 'red', 'orange', 'gold', 'olive', 'green', 'teal', 'cyan',
 const SHAPES = ['circle', 'square', 'diamond', 'star', 'triangle', 'wedge'];
 const SIGNS = '●■◆★▲▼○□◇☆△▽';
 
-/** The mark of an identity: colour and shape from `by`, which the server derives from the sender's secret. Whoever comes
- * under another's name has another mark. */
+/** An identity's symbol: its colour and shape come from `by`, which the server derives from the sender's secret.
+ * Another client under the same name has another symbol. */
 export function identityMark(by) {
 	const hash = hashOf(by);
 	const [hue, sign] = [hash % 12, (hash >>> 5) % 12];
@@ -54,12 +54,12 @@ export function identityMark(by) {
 const ONE_EMOJI = '\\p{Extended_Pictographic}(?:\\uFE0F|\\p{Emoji_Modifier})?';
 const EMOJI = new RegExp(`^(?:\\p{RI}{2}|[0-9#*]\\uFE0F?\\u20E3|${ONE_EMOJI}(?:\\u200D${ONE_EMOJI})*|\\s)+$`, 'u');
 
-/** A few emoji and nothing else: shown larger. */
+/** Whether the text is a few emoji and nothing else: these are shown larger. */
 export const emojiOnly = (text) => text.length <= 40 && EMOJI.test(text);
 
 // --- mentions
 
-/** Names in lower case, and the lengths that occur, longest first: "@Ada Lovelace" is not "@Ada". */
+/** Names in lower case, and their lengths, longest first, so that "@Ada Lovelace" is not taken for "@Ada". */
 export function nameIndex(names) {
 	const lower = new Set(Array.from(names, (name) => name.toLowerCase()));
 	const lengths = new Set(Array.from(lower, (name) => name.length));
@@ -70,7 +70,7 @@ const isInWord = (text) => /^[\p{L}\p{N}]/u.test(text);
 const endsInWord = (text) => /[\p{L}\p{N}]$/u.test(text);
 const before = (text, at) => text.slice(Math.max(0, at - 2), at); // two code units hold any character
 
-/** The length of the name mentioned by the "@" at this place; 0 if it is none. */
+/** The length of the name mentioned at this "@"; 0 if there is none. */
 function mentionAt(text, at, { lower, lengths }) {
 	if (endsInWord(before(text, at))) return 0;
 	for (const length of lengths) {
@@ -80,7 +80,7 @@ function mentionAt(text, at, { lower, lengths }) {
 	return 0;
 }
 
-/** Whether the text speaks to one of these names. */
+/** Whether the text mentions one of these names. */
 export function mentions(text, index) {
 	let at = -1;
 	for (let tries = 0; tries < MENTIONS_MOST && (at = text.indexOf('@', at + 1)) >= 0; tries++) if (mentionAt(text, at, index)) return true;
@@ -91,8 +91,8 @@ export function mentions(text, index) {
 
 const FENCE = '```';
 
-/** The text as nodes: links, `code`, **bold**, *italic*, mentions, "> quotes" and fenced blocks; nothing else of Markdown.
- * `me` and `everybody`: indexes of one's own name and of all names here. */
+/** Renders the text as nodes: links, `code`, **bold**, *italic*, mentions, "> quotes" and fenced blocks; no other
+ * Markdown. `me` and `everybody`: indexes of the reader's own name and of all names here. */
 export function render(text, me, everybody) {
 	const out = document.createDocumentFragment();
 	const writer = { me, everybody, left: ELEMENTS_MOST, mentions: MENTIONS_MOST };
@@ -112,7 +112,7 @@ export function render(text, me, everybody) {
 	return out;
 }
 
-/** What is between two fences: the rest of the first line may name a language, which is left out. */
+/** The code between two fences, without the language that may follow the first. */
 function codeBlock(inside) {
 	const lineEnd = inside.indexOf('\n');
 	let code = lineEnd >= 0 && /^[\w+#.-]*$/.test(inside.slice(0, lineEnd)) ? inside.slice(lineEnd + 1) : inside;
@@ -125,7 +125,7 @@ function codeBlock(inside) {
 
 const isQuoted = (line) => line === '>' || line.startsWith('> ');
 
-/** Plain lines and quoted ones, neighbours together. */
+/** Plain and quoted lines, with adjacent ones merged. */
 function addLines(out, text, writer) {
 	if (!text.startsWith('>') && !text.includes('\n>')) return addInline(out, text, writer);
 	let group = [];
@@ -151,13 +151,13 @@ function addLines(out, text, writer) {
 
 // --- inside a line
 
-// A link ends at white space, quotes and brackets, and at the invisible characters that would turn the direction of its
-// letters, to look like another address.
+// A link ends at white space, quotes and brackets, and at invisible characters that would change its direction to make
+// it look like another address.
 const LINK = /https?:\/\/[^\s<>"`\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+/iy;
 const SPECIAL = /`|\*+|@|\n|https?:\/\//gi;
 
-/** One pass from left to right. `parts` holds strings and finished nodes; `open` says where in it a `*` or `**` stands
- * that may yet be closed, by its number of stars. */
+/** One pass from left to right. `parts` holds strings and finished nodes; `open` maps a number of stars to the place in
+ * it of a `*` or `**` that may still be closed. */
 function addInline(out, text, writer) {
 	const parts = [];
 	const open = [null, -1, -1];
@@ -192,7 +192,7 @@ function addInline(out, text, writer) {
 			const run = LINK.exec(text)?.[0] ?? token;
 			const address = withoutTail(run);
 			if (URL.canParse(address)) push(index, link(writer, address), address.length);
-			else at = index + run.length; // as a whole: what is in it is not looked at again
+			else at = index + run.length; // as a whole: its contents are not parsed again
 		}
 	}
 	push(text.length, null, 0);
@@ -226,7 +226,7 @@ function link(writer, address) {
 	return Object.assign(node, { href: address, target: '_blank', rel: 'noopener noreferrer' });
 }
 
-/** Leaves the punctuation after an address to the sentence; a closing bracket only if it was not opened inside. */
+/** Leaves the punctuation after an address to the sentence; a closing bracket only if it was not opened within. */
 function withoutTail(address) {
 	let unopened = 0;
 	for (const char of address) unopened += char === ')' ? 1 : char === '(' ? -1 : 0;

@@ -1,5 +1,5 @@
-// The conversation on the screen. The page holds rows for a window of the log that follows the reader, so 5,000 messages
-// cost no more than 150. `#draw` changes only the rows that differ; what the reader looks at keeps its place.
+// The conversation on screen. The page holds rows for a window of the log that follows the reader, so 5,000 messages
+// cost no more than 150. `#draw` changes only the rows that differ, and what the reader looks at stays in place.
 
 import { compareIds, listen } from './base.js';
 import { Log } from './log.js';
@@ -8,28 +8,28 @@ import { nameIndex } from './text.js';
 
 const boxOf = (node) => node.getBoundingClientRect();
 
-const WINDOW = 145; // with a line for a day before each, still under 300 rows
+const WINDOW = 145; // with a day line before each, still under 300 rows
 const STEP = 40; // messages by which the window moves
-const NEAR = 600; // pixels from the window's end at which it does
-const KEEP = 10_000; // in memory; older ones can be fetched again
-const REST = 3; // under load, drawing takes one part in this many of the time
+const NEAR = 600; // distance in pixels from the window's end at which it does
+const KEEP = 10_000; // messages in memory; older ones can be fetched again
+const REST = 3; // under load, drawing takes 1/3 of the time
 
 export class Timeline {
 	#me; // { name, by, index }
 	#log;
-	#pending; // what waits in the outbox, shown after the log; the window spans both
-	#more; // the server has older ones
+	#pending; // unsent messages, shown after the log; the window spans both
+	#more; // whether the server has older messages
 	#from; // the window
 	#to;
-	#pinned; // the reader is at the end, and stays there as messages come
+	#pinned; // whether the reader is at the end, and stays there as messages arrive
 	#rows; // key → row in the page
-	#lineAfter; // the "New" line stands before the first message after this id
+	#lineAfter; // the "New" line is before the first message after this id
 	#lastRead;
 	#unread;
-	#unreadMore; // and more of them are not loaded
+	#unreadMore; // whether more unread messages are not loaded
 	#loading;
 	#scheduled = false;
-	#top = 0; // where the scroller was, to see which way the reader goes
+	#top = 0; // the last scroll position, to determine the direction
 	#drawnAt = 0;
 	#drawCost = 0;
 
@@ -46,7 +46,7 @@ export class Timeline {
 		for (const name of ['focus', 'blur', 'visibilitychange']) listen(window, name, () => this.#attention(), true);
 	}
 
-	/** Empty, for another room. */
+	/** Clears it, for another room. */
 	reset() {
 		this.#log = new Log();
 		this.#pending = [];
@@ -60,14 +60,14 @@ export class Timeline {
 		this.list.replaceChildren();
 	}
 
-	// --- what comes in
+	// --- input
 
-	/** Who reads. */
+	/** The reader. */
 	set me({ name, by }) {
 		this.#me = { name, by, index: nameIndex([name]) };
 	}
 
-	/** A first welcome: the room's latest, and where this reader had stopped before. */
+	/** Shows a first welcome: the room's latest messages, and where this reader had stopped. */
 	open(messages, more, lastRead) {
 		this.#more = more;
 		this.#lastRead = lastRead;
@@ -81,7 +81,7 @@ export class Timeline {
 		this.#draw();
 		const line = this.#rows.get('new');
 		if (line && line.offsetTop < this.scroller.scrollTop) {
-			// Start where the reader had stopped, unless all that is new fits on the screen anyway.
+			// Start where the reader had stopped, unless all new messages fit on the screen.
 			this.#pinned = false;
 			this.scroller.scrollTop = line.offsetTop - this.scroller.clientHeight / 5;
 		}
@@ -89,7 +89,7 @@ export class Timeline {
 		this.#schedule();
 	}
 
-	/** Messages new to this page: live, or missed while away. */
+	/** Adds messages new to this page: live, or missed while away. */
 	add(messages) {
 		const atEnd = this.#to === this.#length;
 		for (const message of messages) {
@@ -100,28 +100,28 @@ export class Timeline {
 		this.#grow(atEnd);
 	}
 
-	/** The room's part of the outbox, as it is now. */
+	/** The outbox's messages for this room. */
 	set pending(items) {
 		const atEnd = this.#to === this.#length;
 		this.#pending = items.map((item) => ({ ...item, id: undefined, key: item.ref, by: this.#me.by, own: true, day: dayOf(item.at) }));
 		this.#grow(atEnd);
 	}
 
-	/** Who came and went. */
+	/** Adds who joined and left. */
 	notice(joined, left) {
 		const atEnd = this.#to === this.#length;
 		this.#log.notice(joined, left);
 		this.#grow(atEnd);
 	}
 
-	/** A line that is no message: { kind, label }. */
+	/** Appends a line that is not a message: { kind, label }. */
 	append(item) {
 		const atEnd = this.#to === this.#length;
 		this.#log.append(item);
 		this.#grow(atEnd);
 	}
 
-	/** The host removed messages: { ids, upto }. */
+	/** Removes messages: { ids, upto }. */
 	remove(what) {
 		this.#log.remove(what);
 		const isNew = (item) => item.text && !this.#mine(item) && compareIds(item.id, this.#lastRead ?? '0-0') > 0;
@@ -130,7 +130,7 @@ export class Timeline {
 		this.#grow(true);
 	}
 
-	/** The last text that this person said. */
+	/** This person's last text. */
 	lastOwnText() {
 		return (this.#pending.at(-1) ?? this.#log.items.findLast((item) => item.text && this.#mine(item)))?.text;
 	}
@@ -140,7 +140,7 @@ export class Timeline {
 		return this.#log.find(row.dataset.id);
 	}
 
-	/** What is loaded, as plain text. */
+	/** The loaded messages as plain text. */
 	asText() {
 		return this.#log.asText();
 	}
@@ -152,7 +152,7 @@ export class Timeline {
 		this.#attention();
 	}
 
-	/** Saying something means having read what is above. */
+	/** Writing implies having read what is above. */
 	spoke() {
 		this.#lineAfter = null;
 		this.jumpToEnd();
@@ -168,7 +168,7 @@ export class Timeline {
 		return own || by === this.#me.by;
 	}
 
-	/** Puts a message in its place; false if it is there already. */
+	/** Inserts a message; false if it is already there. */
 	#insert(message) {
 		if (this.#mine(message)) this.#pending = this.#pending.filter(({ ref }) => ref !== message.ref);
 		const at = this.#log.insert(message);
@@ -185,7 +185,7 @@ export class Timeline {
 		this.#from = Math.max(0, this.#to - WINDOW);
 	}
 
-	/** Something was added: the window takes it in if it stood at the end, up to its size. */
+	/** Something was added: if the window was at the end, it includes that, up to its size. */
 	#grow(atEnd) {
 		this.#to = Math.min(this.#to, this.#length);
 		this.#from = Math.min(this.#from, this.#to);
@@ -196,7 +196,7 @@ export class Timeline {
 
 	// --- reading
 
-	/** Whether a person is looking at the newest message. */
+	/** Whether the newest message is in view of a person who is present. */
 	get #reading() {
 		return this.#pinned && document.hasFocus();
 	}
@@ -208,10 +208,10 @@ export class Timeline {
 		if (compareIds(newest, this.#lastRead ?? '0-0') > 0) this.on.read((this.#lastRead = newest));
 	}
 
-	/** The reader came, went, or reached the end. */
+	/** The reader has come, gone, or reached the end. */
 	#attention() {
 		if (this.#reading) this.#nowRead();
-		else if (!this.#unread && !document.hasFocus()) this.#lineAfter = null; // gone with all read
+		else if (!this.#unread && !document.hasFocus()) this.#lineAfter = null; // left with everything read
 		this.#schedule();
 	}
 
@@ -233,7 +233,7 @@ export class Timeline {
 		}
 	}
 
-	/** Moves the window back, or fetches what is before all. */
+	/** Moves the window back, or fetches older messages. */
 	async #older() {
 		if (this.#from > 0) {
 			this.#from = Math.max(0, this.#from - STEP);
@@ -245,7 +245,7 @@ export class Timeline {
 		if (!this.#more || this.#loading || !first) return;
 		this.#loading = true;
 		const { messages, more } = await this.on.loadOlder(first.id);
-		if (rows !== this.#rows) return; // another room meanwhile
+		if (rows !== this.#rows) return; // the room has changed meanwhile
 		this.#loading = false;
 		this.#more = more;
 		for (const message of messages.toReversed()) {
@@ -261,7 +261,7 @@ export class Timeline {
 
 	// --- drawing
 
-	/** Draws with the next frame; later while drawing is slow, so that the page stays responsive. */
+	/** Draws at the next frame, or later if drawing is slow, so that the page stays responsive. */
 	#schedule() {
 		this.on.unread(this.#unread, this.#unreadMore);
 		if (this.#scheduled) return;
@@ -304,10 +304,10 @@ export class Timeline {
 		}
 		if (this.#pinned) this.#toEnd();
 		else if (anchor) this.scroller.scrollTop += boxOf(this.#rows.get(anchor.key)).bottom - bottom;
-		// Only what this has moved: the reader may have scrolled just now, and the event is still to come.
+		// Only the distance moved here: the reader may just have scrolled, and that event is still to come.
 		this.#top += this.scroller.scrollTop - before;
 		this.#labelJump();
-		// A tall screen that the window does not fill.
+		// The window does not fill a tall screen.
 		const isShort = this.scroller.scrollHeight < this.scroller.clientHeight * 1.2 && this.#to - this.#from < WINDOW;
 		this.#drawnAt = performance.now();
 		this.#drawCost = this.#drawCost * 0.7 + (this.#drawnAt - start) * 0.3;
@@ -322,7 +322,7 @@ export class Timeline {
 		this.jump.firstElementChild.textContent = words;
 	}
 
-	/** The first message in view, of those that will stay. */
+	/** The first visible message among those that will stay. */
 	#anchor(wanted) {
 		const { top } = boxOf(this.scroller);
 		return [...this.list.children].find((row) => row.dataset.id && wanted.has(row.key) && boxOf(row).bottom > top);
@@ -330,7 +330,7 @@ export class Timeline {
 
 	#entries() {
 		const view = { from: this.#from, to: this.#to, more: this.#more, lastRead: this.#lastRead, me: this.#me };
-		// As long as there are older unread messages, the "New" line does not belong before the first one loaded.
+		// While older unread messages exist, the "New" line does not belong before the first loaded one.
 		const lineAfter = this.#unreadMore ? null : this.#lineAfter;
 		return entriesOf(this.#log, this.#pending, { ...view, lineAfter, isMine: (item) => this.#mine(item) });
 	}
