@@ -1,4 +1,5 @@
-//! Proves what one address may take, whom the server believes about addresses and names, and which pages may connect.
+//! Proves the limits per address, what the server believes about addresses and user names, and which origins may
+//! connect.
 
 mod common;
 
@@ -8,7 +9,7 @@ use common::*;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// A refusal with this status that says when to come back.
+/// Asserts a refusal with this status and a `Retry-After`.
 #[track_caller]
 fn later(answer: Result<Client, Response>, status: u16) {
     let Err(refusal) = answer else { panic!("it was not refused") };
@@ -47,7 +48,7 @@ fn new_connections_of_an_address_have_a_rate() {
     assert!((10..14).contains(&taken), "a burst of 10: {taken}");
     later(upgrade(task.addr, 1, "tea", ""), 429);
     assert!(upgrade(task.addr, 2, "tea", "").is_ok());
-    // Plain requests have ten times as much, and a health check is never refused.
+    // Plain requests may be ten times as frequent, and a health check is never refused.
     let mut connection = Connection::open(task.addr);
     let served = (0..150).filter(|_| get(task.addr, "/").status == 200).count();
     assert!((90..140).contains(&served), "{served}");
@@ -83,7 +84,7 @@ fn wrong_passphrases_make_an_address_wait() {
     for _ in 0..4 {
         assert_eq!(guess(1, "open")["code"], "unauthorized");
     }
-    // The right one does not get through either, or it would be found out by trying.
+    // The right passphrase is refused too; otherwise guessing would still work.
     let refused = guess(1, "sesame");
     assert_eq!(refused["code"], "rate_limited", "{refused}");
     assert!(refused["retry_ms"].as_u64().is_some_and(|wait| (1..=1_100).contains(&wait)), "{refused}");
@@ -159,7 +160,7 @@ fn texts_have_a_rate_in_bytes() {
         refused["code"] == "rate_limited" && refused["retry_ms"].is_u64() && refused["ref"].is_string(),
         "{refused}"
     );
-    // All connections of an address together have one of their own.
+    // All connections of an address also share a limit.
     let task = Task::start(&[("ADDRESS_TEXT_RATE", "1000")]);
     let mut some: Vec<Client> = (0..5).map(|n| join(task.addr, 1, "tea", &format!("N{n}"))).collect();
     let answers = some.iter_mut().map(|one| {
@@ -190,7 +191,7 @@ fn forged_headers_are_ignored_and_told_of_once() {
     let task = Task::start(&[("TRUSTED_PROXIES", "127.0.0.9, 10.0.0.0/8"), ("ADDRESS_CONNECTIONS", "2")]);
     let forge = |n: u8| upgrade(task.addr, 5, "tea", &forwarded(&format!("203.0.113.{n}")));
     let _held = [forge(1).expect("one"), forge(2).expect("two")];
-    // Over the limit of its own address it is refused before its head is read.
+    // Beyond the limit of its own address, a connection is refused before its head is read.
     let mut answer = String::new();
     connect(task.addr, 5).read_to_string(&mut answer).expect("an answer and an end");
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("Retry-After: "), "{answer}");
@@ -222,12 +223,12 @@ fn a_trusted_proxy_names_the_user() {
     for answer in [as_user(5, "Ada"), as_user(9, ""), upgrade(task.addr, 9, "tea", "")] {
         assert_eq!(answer.err().expect("a refusal").status, 401);
     }
-    // On a second device the same user is the same person.
+    // The same user on a second device is the same person.
     let mut phone = as_user(9, "Ada").expect("a connection");
     phone.send(json!({"type": "join", "client": phone.secret}));
     assert_eq!(phone.expect("welcome")["participants"], 2);
     ada.expect_close(4001);
-    // Names that are too long to be shown whole may look alike, and are two people all the same.
+    // Names too long to be shown whole may look alike, but remain different people.
     let long = |end: &str| format!("department-of-something-long-name.{end}@example.com");
     let mut alice = as_user(9, &long("alice")).expect("a connection");
     alice.send(json!({"type": "join"}));

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every suite of `make test`, in three rows side by side: most of them wait more than they compute. Shows the
-# output of a suite that fails, how long each one took, and ends with 1 if one failed. With names of suites, only those.
+# Runs every suite of `make test`, three at a time, since most of them wait more than they compute. Prints the output of
+# each failing suite and the time of each, and exits with 1 if any failed. With arguments, runs only those suites.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,13 +8,13 @@ results=$(mktemp --directory)
 trap 'rm -rf "$results"; jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true' EXIT
 only=" $* "
 
-# The command of each suite.
+# The command of a suite.
 suite() {
     case $1 in
     ordinary) FUZZ_SECONDS=60 cargo test --locked --lib --bins $(ordinary_tests) ;;
     docs) cargo test --locked --doc ;;
     faults) cargo test --locked --test faults -- --test-threads=6 ;;
-    # A seed that does not change: what is red is the change, not chance. `make chaos` draws new ones.
+    # A fixed seed, so that a failure is due to the change rather than to chance. `make chaos` picks new seeds.
     chaos) SECONDS=20 SEED=11 cargo test --locked --test chaos ;;
     chaos-file) BACKPLANE=file SECONDS=20 cargo test --locked --test chaos ;;
     hostile) cargo test --locked --test hostile ;;
@@ -23,7 +23,7 @@ suite() {
     esac
 }
 
-# All black-box tests but those with a row of their own.
+# All black-box tests except those with an entry of their own.
 ordinary_tests() {
     for file in tests/*.rs; do echo "--test $(basename "$file" .rs)"; done
 }
@@ -33,8 +33,8 @@ row() {
         if [ "$only" != "  " ] && [[ "$only" != *" $name "* ]]; then continue; fi
         local start=$SECONDS outcome=passed
         suite "$name" >"$results/$name.out" 2>&1 || outcome=FAILED
-        # Suites of many processes have one more try, and both outputs are shown: what fails now and then is a defect of
-        # the test or of the server, and is to be mended, but it does not stop everybody's work.
+        # Suites with many processes get a second try, and both outputs are shown. An occasional failure is a defect of
+        # the test or the server that must be fixed, but it does not stop everyone's work.
         if [ $outcome = FAILED ] && [ "$name" != ordinary ] && [ "$name" != docs ]; then
             sed "s/^/$name (first try): /" "$results/$name.out" | tail -n 200
             outcome=passed
@@ -52,7 +52,7 @@ row ordinary docs &
 row faults chaos chaos-file &
 row docker cfn deploy rehearsal browser &
 wait
-# What it measures is how long others wait, so it has the machine to itself.
+# Runs alone, because it measures how long others wait.
 row hostile
 echo
 find "$results" -name '*.passed' -or -name '*.FAILED' | xargs cat | sort -k3 -n -r

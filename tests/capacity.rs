@@ -1,5 +1,5 @@
-//! Proves that a task at its limits refuses with 503 and never dies of it, and that it takes new connections again
-//! as soon as others have gone.
+//! Proves that an instance at its limits refuses with 503 and survives, and accepts new connections as soon as others
+//! have gone.
 
 mod common;
 
@@ -14,8 +14,8 @@ use std::time::Duration;
 const UPGRADE: &str = "GET /ws/lobby HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Opens a WebSocket, joins, and gives its TCP connection and the status, `None` if it was cut without an answer. (One
-/// that does not join makes place for others.)
+/// Opens a WebSocket and joins; returns the status and the TCP connection. The status is `None` if the connection was
+/// cut without an answer. (A connection that does not join would be replaced by others.)
 fn open(task: &Task) -> (Option<u16>, Option<TcpStream>) {
     let Ok(mut stream) = TcpStream::connect_timeout(&task.addr, PATIENCE) else {
         return (None, None);
@@ -40,7 +40,7 @@ fn open(task: &Task) -> (Option<u16>, Option<TcpStream>) {
     (status, Some(stream))
 }
 
-/// A task under lowered limits of the kernel's.
+/// An instance under lowered kernel limits.
 fn limited(limits: &[&str], settings: &[(&str, &str)]) -> Task {
     let mut command = Command::new("prlimit");
     task::bare(&mut command);
@@ -49,7 +49,7 @@ fn limited(limits: &[&str], settings: &[(&str, &str)]) -> Task {
     Task::spawn(command)
 }
 
-/// Holds as many connections as are taken, up to `tries`; then lets all go and wants the task well again.
+/// Opens connections until one is refused, up to `tries`; then closes all and checks that the instance recovers.
 #[track_caller]
 fn overrun(task: &mut Task, tries: usize) -> usize {
     let mut held = Vec::new();
@@ -98,7 +98,7 @@ fn at_max_connections_it_answers_503_and_recovers() {
 fn at_the_cap_it_is_still_healthy_for_the_load_balancer() {
     let task = Task::start(&[("MAX_CONNECTIONS", "5")]);
     let _clients: Vec<Client> = (0..5).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
-    // A full task that answered 503 here would be killed, with all its sessions.
+    // If a full instance answered 503 here, it would be killed with all its sessions.
     for _ in 0..10 {
         assert_eq!(get(task.addr, "/healthz").status, 200);
     }
@@ -130,7 +130,7 @@ fn few_open_files_make_a_lower_cap() {
 
 #[test]
 fn accept_survives_running_out_of_files() {
-    // Told to take more than the kernel gives it, it must live with EMFILE.
+    // Set to accept more than the kernel allows, it must survive EMFILE.
     let mut task = limited(&["--nofile=64:64"], &[("MAX_CONNECTIONS", "1000")]);
     let mut held = Vec::new();
     for _ in 0..150 {
@@ -145,7 +145,7 @@ fn accept_survives_running_out_of_files() {
 
 #[test]
 fn little_address_space_makes_a_lower_cap() {
-    // Some hundred connections' worth above what the program and glibc's heaps take.
+    // Enough for some hundred connections beyond what the program and glibc's heaps take.
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let bytes = (256 + 512 * cores + 40) * 1024 * 1024;
     let mut task = limited(&[&format!("--as={bytes}")], &[]);

@@ -1,4 +1,4 @@
-//! Proves what `bobbin --check` finds, that its exit code is that of the worst finding, and that it changes nothing.
+//! Proves what `bobbin --check` reports, that its exit code is that of the worst finding, and that it changes nothing.
 
 mod common;
 
@@ -138,7 +138,7 @@ fn redis_is_looked_at_and_left_alone() {
     finds(&lines, "error redis", "REDIS_PASSWORD");
     assert!(lines.iter().all(|line| !line.contains("wrong")), "{lines:?}");
 
-    // The user of docs/redis.md may do all.
+    // The Redis user in docs/redis.md has all permissions needed.
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
     let docs = fs::read_to_string(docs).expect("docs/redis.md");
     let user = docs.lines().find(|line| line.starts_with("ACL SETUSER bobbin ")).expect("the user");

@@ -1,4 +1,4 @@
-//! Proves the host's tools: who is where, removing messages, and keeping people out; over HTTP and from a shell.
+//! Proves the admin operations: listing people, removing messages, and bans, over HTTP and from a shell.
 
 #[macro_use]
 mod common;
@@ -40,7 +40,7 @@ fn removed(client: &mut Client) -> Value {
     client.until("a removed frame", |frame| frame["type"] == "removed")
 }
 
-/// The texts of a log.
+/// The texts in a log.
 #[track_caller]
 fn texts(addr: SocketAddr, room: &str) -> Vec<Value> {
     let log = get(addr, &format!("/r/{room}/messages")).text();
@@ -88,14 +88,14 @@ both! {
         refused(&admin_as(TOKEN, server.addr, "DELETE", &path, ""), 404);
         let newcomer = Client::join(server.addr, "tea", "Cleo");
         assert_eq!(newcomer.welcome["messages"].as_array().map(Vec::len), Some(1));
-        // Who saw it last has no gap, and gets what came after it.
+        // A client that saw it last has no gap, and receives what followed it.
         ada.say("three");
         let (name, secret) = ("Bob", bob.secret.clone());
         drop(bob);
         let bob = Client::back(server.addr, "tea", name, &secret, Some(&two));
         assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"][0]["text"]), (&json!(false), &json!("three")));
         assert_eq!(bob.welcome["messages"].as_array().map(Vec::len), Some(1));
-        // Nor has one that was removed while it was the newest.
+        // Nor has a client whose last message was removed while it was the newest.
         let four = ada.say("four")["id"].as_str().expect("an id").to_owned();
         admin(server.addr, "DELETE", &format!("rooms/tea/messages/{four}"), "");
         let dora = Client::back(server.addr, "tea", "Dora", &unique("secret-of-a-test"), Some(&four));
@@ -130,7 +130,7 @@ both! {
         assert_eq!(removed(&mut ada)["upto"], last);
         assert_eq!(texts(server.addr, "tea").len(), 0);
         assert_eq!(admin(server.addr, "GET", "rooms", "")[0]["messages"], 0);
-        // Ids still grow, nobody is told a gap, and the room goes on.
+        // Ids still grow, nobody sees a gap, and the room continues.
         let three = ada.say("three");
         assert!(three["id"].as_str() > last.as_str(), "{three} {last}");
         let bob = Client::back(server.addr, "tea", "Bob", &unique("secret-of-a-test"), last.as_str());
@@ -173,7 +173,7 @@ both! {
         assert_eq!(ada.end(), End::Close(4004));
         let mut again = Client::connect(server.addr, "tea");
         assert_eq!(again.try_enter("Bob", None)["code"], "banned");
-        // The host's tools still work from there.
+        // The admin API still works from there.
         admin(server.addr, "DELETE", "bans/127.0.0.1", "");
         again.enter("Bob", None);
     }
@@ -317,10 +317,10 @@ fn the_same_tools_work_from_a_shell() {
         assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
         assert!(line.contains(says), "{line}");
     }
-    // What would empty a room by mistake is not taken.
+    // Arguments that would empty a room by mistake are rejected.
     let output = tool(server.addr, token, &["admin", "remove", "tea"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    // Without --url it asks the server on PORT of this machine.
+    // Without --url it connects to PORT on this machine.
     let mut command = Instance::command();
     command.envs(token.iter().copied()).env("PORT", server.addr.port().to_string()).args(["admin", "rooms"]);
     assert!(command.output().expect("the binary starts").status.success());
@@ -336,7 +336,7 @@ fn a_room_is_exported_whole() {
     let long = "x".repeat(1000);
     for n in 0..700 {
         let text = format!("{n} {long}");
-        // Reads now and then: a client that does not is cut.
+        // Reads now and then, because a client that does not is cut.
         if n % 50 == 49 { drop(ada.say(&text)) } else { drop(ada.post(&text)) }
     }
     ada.say("last");

@@ -1,4 +1,4 @@
-//! Proves the part of the wire contract that scripts use: messages over HTTP, their tokens, and long polling.
+//! Proves the part of the wire contract used by scripts: messages over HTTP, their tokens, and long polling.
 
 #[macro_use]
 mod common;
@@ -26,7 +26,7 @@ fn post(addr: SocketAddr, path: &str, headers: &str, body: &str) -> Response {
     connection.response(false)
 }
 
-/// Posts a text as the script of [`TOKEN`] and gives its id.
+/// Posts a text as the script of [`TOKEN`] and returns its id.
 #[track_caller]
 fn say(addr: SocketAddr, text: &str) -> String {
     let kept = post(addr, MESSAGES, &bearer(TOKEN), text);
@@ -34,7 +34,7 @@ fn say(addr: SocketAddr, text: &str) -> String {
     kept.json()["id"].as_str().expect("an id").to_owned()
 }
 
-/// The messages of an answer.
+/// The messages in an answer.
 #[track_caller]
 fn messages(response: &Response) -> Vec<Value> {
     assert_eq!(response.status, 200, "{}", response.text());
@@ -46,7 +46,7 @@ fn texts(response: &Response) -> Vec<String> {
     messages(response).iter().map(|m| m["text"].as_str().expect("a text").to_owned()).collect()
 }
 
-/// A refusal is a status and one line of plain text.
+/// Asserts a refusal: this status and one line of plain text.
 #[track_caller]
 fn refused(response: &Response, status: u16) {
     let text = response.text();
@@ -126,7 +126,7 @@ both! {
         say(server.addr, "two");
         assert_eq!(texts(&waiting.response(false)), ["two"]);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-        // What is there is given at once, and an empty answer when the time is over.
+        // Existing messages are returned at once, and an empty answer when the time is over.
         assert_eq!(texts(&get(server.addr, &path)), ["two"]);
         let newest = say(server.addr, "three");
         let start = Instant::now();
@@ -203,7 +203,7 @@ fn tokens_have_names_and_rooms() {
     assert_eq!(name_in(MESSAGES), Some(json!("Deploy Bot")));
     refused(&post(server.addr, "/r/lobby/messages", &bot, "hi"), 403);
     assert_eq!(post(server.addr, "/r/lobby/messages", &bearer("third-token-of-tests"), "hi").status, 201);
-    // A token without a name of its own names its sender, but not as another token.
+    // A token without a name lets each message name its sender, but not with another token's name.
     assert_eq!(post(server.addr, MESSAGES, &bearer(TOKEN), r#"{"text":"hi","name":"CI"}"#).status, 201);
     assert_eq!(name_in(MESSAGES), Some(json!("CI")));
     refused(&post(server.addr, MESSAGES, &bearer(TOKEN), r#"{"text":"hi","name":"EVERYWHERE"}"#), 400);
@@ -252,7 +252,7 @@ fn a_body_may_come_slowly_or_on_demand_and_the_connection_stays() {
     assert_eq!(connection.response(false).status, 100);
     connection.write("again");
     assert_eq!(connection.response(false).status, 201);
-    // Two requests in one piece: the second is not taken for the first one's body.
+    // Two requests in one write: the second is not taken for the first one's body.
     connection.write(format!("{head}\r\nthirdGET {MESSAGES} HTTP/1.1\r\nHost: test\r\n\r\n"));
     assert_eq!(connection.response(false).status, 201);
     assert_eq!(texts(&connection.response(false)), ["hello", "again", "third"]);
@@ -267,7 +267,7 @@ fn the_log_is_behind_the_passphrase() {
         refused(&read(wrong), 401);
     }
     assert_eq!(texts(&read(&bearer("open sesame"))), ["hi"]);
-    // The same as the password of Basic, whatever the user's name: "ada:open sesame".
+    // The same as the password of Basic authentication, with any user name: "ada:open sesame".
     assert_eq!(texts(&read("Authorization: Basic YWRhOm9wZW4gc2VzYW1l\r\n")), ["hi"]);
 }
 
@@ -306,7 +306,7 @@ fn without_redis_a_post_is_told_to_come_again() {
     refused(&answer, 503);
     assert!(answer.header("retry-after").is_some());
     refused(&get(server.addr, MESSAGES), 503);
-    // A stranger is not told where Redis is, or what it says.
+    // Strangers do not see Redis's address or its errors.
     let told = |headers: &str| request(server.addr, "GET", "/readyz", headers).text();
     assert!(told("").contains("redis"), "{}", told(""));
     let stranger = told("X-Forwarded-For: 203.0.113.9\r\n");

@@ -1,4 +1,4 @@
-//! Proves the talking half of the chat contract on one task, in memory and with a Redis: messages, receipts, refs,
+//! Proves the sending half of the chat contract on one instance, with every backplane: messages, receipts, refs,
 //! typing, history, `since` and gaps.
 
 #[macro_use]
@@ -16,13 +16,13 @@ fn id(message: &Value) -> &str {
     message["id"].as_str().expect("an id")
 }
 
-/// An id as what it is compared by.
+/// The key by which ids are compared.
 fn rank(message: &Value) -> (u64, u64) {
     let (ms, seq) = id(message).split_once('-').expect("milliseconds-number");
     (ms.parse().expect("a number"), seq.parse().expect("a number"))
 }
 
-/// Sends a join with extra fields on a fresh connection and gives the connection and its answer.
+/// Sends a join with extra fields on a new connection; returns the connection and the answer.
 fn join_with(task: &Task, room: &str, fields: Value) -> (Client, Value) {
     let mut client = Client::connect(task.addr, room);
     let mut join = json!({"type": "join"});
@@ -207,7 +207,7 @@ both! {
         let mut bob = Client::join(server.addr, "tea", "Bob");
         ada.send(json!({"type": "typing", "active": true}));
         assert_eq!(bob.expect("typing"), json!({"type": "typing", "name": "Ada", "active": true}));
-        // A stop within the same second may be dropped: clients forget typing by themselves.
+        // A stop within the same second may be dropped: clients let typing expire by themselves.
         let stop = Instant::now();
         poll_until("the stop is shown", PATIENCE, || {
             ada.send(json!({"type": "typing", "active": false}));
@@ -384,7 +384,7 @@ both! {
         let kept = bob.welcome["messages"].as_array().unwrap().len();
         assert_eq!(kept, 20, "HISTORY_MESSAGES");
         assert_eq!(bob.welcome["messages"][kept - 1]["text"], "m101");
-        // Those that are no longer kept are not in the history either.
+        // Messages that are no longer kept are not in the history either.
         let oldest = bob.welcome["messages"][0].clone();
         bob.send(json!({"type": "history", "before": id(&oldest), "limit": 100}));
         assert_eq!(bob.expect("history"), json!({"type": "history", "messages": [], "more": false}));

@@ -8,7 +8,7 @@ use common::*;
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Every refusal has a status, a one-line plain-text body and a length.
+/// Asserts that a refusal has this status, a one-line plain-text body and a length.
 #[track_caller]
 fn refused(response: &Response, status: u16) {
     let text = response.text();
@@ -201,9 +201,9 @@ fn a_head_over_8_kib_is_431() {
     assert_eq!(request(task.addr, "GET", "/healthz", &header(7_900)).status, 200);
     refused(&request(task.addr, "GET", "/healthz", &header(8_200)), 431);
     refused(&request(task.addr, "GET", &format!("/{}", "x".repeat(9_000)), ""), 431);
-    // Many small ones count as well.
+    // Many small headers count too.
     refused(&request(task.addr, "GET", "/healthz", &"X: 1\r\n".repeat(2_000)), 431);
-    // One that never ends is refused before it ends.
+    // A head that never ends is refused before it ends.
     let mut connection = Connection::open(task.addr);
     connection.write(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(8_200)));
     refused(&connection.response(false), 431);
@@ -326,7 +326,7 @@ fn the_upgrade_follows_the_rfc_and_echoes_the_protocol() {
     let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: other\r\n");
     let other = request(task.addr, "GET", "/ws/lobby", &headers);
     assert_ne!(other.header("sec-websocket-protocol"), Some("other"), "never what we do not speak");
-    // Firefox sends it this way.
+    // Firefox sends this form.
     let firefox = UPGRADE.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade");
     assert_eq!(request(task.addr, "GET", "/ws/lobby", &firefox).status, 101);
 }
@@ -392,7 +392,7 @@ fn metrics_are_prometheus_text() {
 #[test]
 fn a_draining_task_is_alive_but_not_ready() {
     let task = Task::start(&[("DRAIN_SECONDS", "5")]);
-    // Enough sessions that the drain takes its time.
+    // Enough sessions for the drain to take some time.
     let _sessions: Vec<Client> = (0..10).map(|n| Client::join(task.addr, "lobby", &format!("N{n}"))).collect();
     let mut kept = Connection::open(task.addr);
     assert_eq!(kept.request("GET", "/readyz", "").status, 200);

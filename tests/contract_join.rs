@@ -1,5 +1,5 @@
-//! Proves the join half of the chat contract on one task, in memory and with a Redis: welcome, names, secrets, the
-//! passphrase, presence, and taking one's place over.
+//! Proves the joining half of the chat contract on one instance, with every backplane: welcome, names, secrets, the
+//! passphrase, presence, and take-overs.
 
 #[macro_use]
 mod common;
@@ -8,7 +8,7 @@ use common::client::has;
 use common::*;
 use std::time::{Duration, Instant};
 
-/// Sends a join with extra fields on a fresh connection and gives the connection and its answer.
+/// Sends a join with extra fields on a new connection; returns the connection and the answer.
 fn join_with(task: &Task, room: &str, fields: Value) -> (Client, Value) {
     let mut client = Client::connect(task.addr, room);
     let mut join = json!({"type": "join"});
@@ -129,7 +129,7 @@ both! {
             let (_client, answer) = join_with(&server, "tea", json!({"name": name}));
             assert_eq!(answer["code"], "name_taken", "{name:?}: {answer}");
         }
-        // Joiners are what some emoji are made with.
+        // Some emoji contain joiners.
         let scientist = "\u{1f469}\u{200d}\u{1f52c}";
         assert_eq!(Client::join(server.addr, "tea", scientist).welcome["name"], scientist);
     }
@@ -299,7 +299,7 @@ both! {
             times.push(start.elapsed());
         }
         times.sort();
-        assert!(times[3] < Duration::from_millis(250), "the median of {times:?}"); // one may meet a busy machine
+        assert!(times[3] < Duration::from_millis(250), "the median of {times:?}"); // single ones may be slow
     }
 
     // ---- taking a place over ----
@@ -317,7 +317,7 @@ both! {
         new.say("after");
         bob.hear("after");
         bob.never("a presence", |f| f["type"] == "presence");
-        // The older connection's end does not take the name with it.
+        // The end of the older connection does not release the name.
         let (_eve, answer) = join_with(&server, "tea", json!({"name": "Ada"}));
         assert_eq!(answer["code"], "name_taken");
         new.leave();

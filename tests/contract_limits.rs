@@ -1,5 +1,5 @@
-//! Proves what the chat contract says of clients that do wrong, on one task, in memory and with a Redis: frames that
-//! are no frames, sizes, rates, and the close codes that need no long wait.
+//! Proves what the chat contract says about misbehaving clients, on one instance, with every backplane: malformed
+//! frames, sizes, rates, and the close codes that need no long wait.
 
 #[macro_use]
 mod common;
@@ -8,7 +8,7 @@ use common::*;
 use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::coding::Data;
 
-/// Sends a join with extra fields on a fresh connection and gives the connection and its answer.
+/// Sends a join with extra fields on a new connection; returns the connection and the answer.
 fn join_with(task: &Task, room: &str, fields: Value) -> (Client, Value) {
     let mut client = Client::connect(task.addr, room);
     let mut join = json!({"type": "join"});
@@ -114,7 +114,7 @@ both! {
             let wait = refused["retry_ms"].as_u64().expect("a time to wait");
             assert!((1..=10_000).contains(&wait), "{refused}");
         }
-        // What was refused can be sent again, after the time it was told.
+        // A refused message can be sent again after the time given in the refusal.
         let again = answers.iter().find(|f| f["type"] == "error").expect("10 were too many");
         std::thread::sleep(Duration::from_millis(again["retry_ms"].as_u64().unwrap() + 20));
         ada.send(json!({"type": "message", "text": "again", "ref": again["ref"]}));
@@ -169,7 +169,7 @@ both! {
         cyd.send_raw(&bytes);
         cyd.expect_close(1009);
 
-        // A header that promises more than anyone has.
+        // A header that announces an enormous payload.
         let mut dan = Client::join(server.addr, "tea", "Dan");
         dan.send_raw(&[0x81, 0x80 | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
         dan.expect_close(1009);

@@ -1,5 +1,5 @@
-//! Proves how the page is served: compressed, under a sub-path, embedded or not, a room by its own name, and a way out of
-//! addresses that are none.
+//! Proves how the page is served: compressed, under a sub-path, embedded or not, with a room's own title, and with a
+//! way out of addresses that do not exist.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn gunzip(response: &Response) -> String {
     text
 }
 
-/// The paths that the page itself names, and the page.
+/// The paths that the page itself refers to, and the page.
 fn paths_of_the_page(task: &Task) -> Vec<String> {
     let html = get(task.addr, "/").text();
     let named = html.split(" href=\"").chain(html.split(" src=\"")).filter_map(|part| part.split('"').next());
@@ -167,7 +167,7 @@ fn a_page_is_told_why_its_upgrade_is_refused() {
         let response = get(task.addr, &format!("/ws/lobby?origin={origin}"));
         (response.status, response.text())
     };
-    let own = "http://test"; // as the Host of these tests
+    let own = "http://test"; // matches the Host of these tests
     assert_eq!(ask(own).0, 426, "nothing is in the way");
     let (status, line) = ask("https://chat.example");
     assert!(

@@ -1,6 +1,5 @@
-//! Proves that one process alone forgets nothing with `DATA_FILE` set: over restarts and `kill -9`, beside a second
-//! process, with a file that is not its own, and while others read the file. (What happens when the disk fails is in
-//! disk_faults.rs.)
+//! Proves that a single process loses nothing with `DATA_FILE` set: over restarts and `kill -9`, beside a second
+//! process, with a file that is not its own, and while others read the file. (Failing disks are in disk_faults.rs.)
 
 mod common;
 
@@ -8,7 +7,7 @@ use common::*;
 use std::process::Output;
 use std::time::Duration;
 
-/// Starts an instance that is expected to end by itself.
+/// Starts an instance that is expected to exit by itself.
 #[track_caller]
 fn refused(path: &str) -> Output {
     let mut command = Instance::command();
@@ -18,7 +17,7 @@ fn refused(path: &str) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// Checks that the start ends with exit code 2 and one line that says `why`.
+/// Asserts that startup ends with exit code 2 and one line that contains `why`.
 #[track_caller]
 fn is_refused(path: &str, why: &str) {
     let output = refused(path);
@@ -47,7 +46,7 @@ fn a_restart_keeps_messages_and_shows_nobody_leaving() {
     assert_eq!(ada.welcome["gap"], false);
     ada.send(json!({"type": "message", "text": "said once", "ref": key}));
     assert_eq!(ada.hear("said once"), second, "the first one's frame is the receipt");
-    // The name is still its owner's.
+    // The name still belongs to its owner.
     let answer = Client::connect(instance.addr, "tea").try_enter("Bob", None);
     assert_eq!(answer["code"], "name_taken", "{answer}");
     let mut bob = Client::back(instance.addr, "tea", "Bob", &bob.secret, None);
@@ -195,7 +194,7 @@ fn backups_of_the_live_file_are_whole() {
         }
     }
     let ids = talker.join().expect("every message got its receipt");
-    // A backup is a data file like any other.
+    // A backup is an ordinary data file.
     let restored = DataFile::new();
     file.sql(&format!(".backup {}", restored.path()));
     drop(instance);
@@ -207,8 +206,8 @@ fn backups_of_the_live_file_are_whole() {
     bob.say("and on");
 }
 
-/// What Litestream does to the file that it replicates: tables of its own, a read transaction that is held to keep the
-/// log, the log read beside SQLite, and checkpoints of its own.
+/// What Litestream does to the file it replicates: tables of its own, a read transaction held open to keep the log,
+/// reading the log directly, and checkpoints of its own.
 #[test]
 fn a_replicator_disturbs_nothing_and_gets_everything() {
     let file = DataFile::new();

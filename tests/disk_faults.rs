@@ -1,5 +1,5 @@
-//! Proves what happens to a data file when its disk is full, read-only, gone or broken, and when the wall clock jumps:
-//! senders are refused and told so, everything else goes on, and it recovers by itself. Also `kill -9`, again and again.
+//! Proves what happens when a data file's disk is full, read-only, gone or broken, and when the wall clock jumps:
+//! senders are refused, everything else continues, and it recovers by itself. Also after repeated `kill -9`.
 
 mod common;
 
@@ -9,7 +9,8 @@ use common::*;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Checks that an instance cannot write, though all else goes on, and that nothing of it reached the file.
+/// Asserts that an instance refuses messages while everything else continues, and that nothing of them reached the
+/// file.
 #[track_caller]
 fn refuses(instance: &Instance, ada: &mut Client, why: &str) {
     let start = Instant::now();
@@ -26,7 +27,7 @@ fn refuses(instance: &Instance, ada: &mut Client, why: &str) {
     assert_eq!(ready.status, 503);
     assert!(ready.json()["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{}", ready.text());
     assert_eq!(get(instance.addr, "/healthz").status, 200);
-    // A newcomer gets in, reads the log, is seen and leaves.
+    // A new client joins, reads the log, is seen and leaves.
     let name = unique("N");
     let mut newcomer = Client::join(instance.addr, &ada.room, &name);
     assert!(!newcomer.welcome["messages"].as_array().expect("messages").is_empty());
@@ -41,7 +42,7 @@ fn refuses(instance: &Instance, ada: &mut Client, why: &str) {
     ada.never("the refused message", |f| f["type"] == "message" && f["ref"] == key.as_str());
 }
 
-/// Checks that it recovers by itself, and that a message that was refused can be said again.
+/// Asserts that it recovers by itself, and that a refused message can be sent again.
 #[track_caller]
 fn recovers(instance: &Instance, ada: &mut Client) {
     poll_until("ready again", Duration::from_secs(12), || get(instance.addr, "/readyz").status == 200);
@@ -49,7 +50,7 @@ fn recovers(instance: &Instance, ada: &mut Client) {
     ada.say("it is back");
 }
 
-/// Checks that a restart finds all that got a receipt, in order, and the people.
+/// Asserts that a restart finds every message that had a receipt, in order, and the people.
 #[track_caller]
 fn kept(file: &DataFile, mut instance: Instance, ada: &Client) {
     instance.kill();
@@ -74,7 +75,7 @@ fn a_disk_that_cannot_be_written_refuses_and_recovers() {
         let bob = Client::join(instance.addr, "tea", "Bob");
         faulty.set(0, 0);
         recovers(&instance, &mut ada);
-        // Who came while nothing could be written is in the file now.
+        // A client that joined while nothing could be written is in the file now.
         poll_until("Bob's seat", PATIENCE, || file.sql("SELECT name FROM seats ORDER BY name") == "Ada\nBob");
         assert!(instance.log().matches("can't be written").count() == 1, "{}", instance.log());
         drop(bob);
@@ -128,7 +129,7 @@ fn a_file_that_may_not_grow_refuses_and_recovers() {
     kept(&file, instance, &ada);
 }
 
-/// With root, on a real file system that is full; without, it says so and proves nothing.
+/// With root, on a real file system that is full; without, it prints that and proves nothing.
 #[test]
 fn a_full_file_system_refuses_and_recovers() {
     let mount = DataFile::new();
@@ -168,7 +169,7 @@ fn a_directory_that_is_gone_refuses_and_recovers_when_it_is_back() {
     let away = parent.dir().join("away");
     std::fs::rename(&dir, &away).expect("moved away");
     refuses(&instance, &mut ada, "removed or replaced");
-    // Another file in its place is not taken for it.
+    // Another file in its place is not mistaken for it.
     std::fs::create_dir(&dir).expect("a directory");
     std::fs::copy(away.join("chat.db"), &path).expect("a copy");
     refuses(&instance, &mut ada, "removed or replaced");
@@ -208,14 +209,14 @@ fn a_wall_clock_that_jumps_costs_no_message_no_name_and_no_order() {
         faulty.set(0, day * 86_400);
         ada.say(&format!("day {day}"));
         bob.hear(&format!("day {day}"));
-        // A ref is known by the time in service, whatever the day.
+        // Refs expire by the time in service, whatever the date.
         ada.send(json!({"type": "message", "text": "said once", "ref": key}));
         assert_eq!(ada.hear("said once"), first);
         let back = Client::back(instance.addr, "tea", "Ada", &ada.secret, first["id"].as_str());
         assert_eq!(back.welcome["gap"], false, "day {day}");
         ada = back;
     }
-    // A cut client is gone after its lease, not at a jump.
+    // A client that was cut is gone after its lease, not at a jump.
     let secret = bob.secret.clone();
     bob.cut();
     faulty.set(0, 86_400);
@@ -230,7 +231,7 @@ fn a_wall_clock_that_jumps_costs_no_message_no_name_and_no_order() {
     assert!(all.is_sorted_by(|a, b| rank(a) < rank(b)), "{all:?}");
     drop(bob);
 
-    // Long after its days a message is not shown; but a clock that is wrong for a while deletes none.
+    // A message is not shown after its lifetime; but a clock that is wrong for a while deletes none.
     faulty.set(0, 40 * 86_400);
     let late = Client::join(instance.addr, "tea", "Late");
     assert_eq!(late.welcome["messages"], json!([]));
@@ -238,7 +239,7 @@ fn a_wall_clock_that_jumps_costs_no_message_no_name_and_no_order() {
     instance = faulty.start(&settings);
     let late = Client::back(instance.addr, "tea", "Late", &late.secret, None);
     assert_eq!(late.welcome["messages"], json!([]));
-    std::thread::sleep(Duration::from_secs(2)); // two of its looks for what is too old
+    std::thread::sleep(Duration::from_secs(2)); // long enough for two checks for old messages
     faulty.set(0, 0);
     let late = Client::back(instance.addr, "tea", "Late", &late.secret, None);
     assert_eq!(late.welcome["messages"].as_array().map(Vec::len), Some(7), "all are back");

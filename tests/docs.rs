@@ -1,4 +1,4 @@
-//! Proves that the documents are true where a machine can tell: links lead somewhere, files and commands that they name
+//! Proves that the documents are true where a machine can check it: links resolve, the files and commands they name
 //! exist, the README stays short, and each term of the glossary is defined once and used.
 
 use std::collections::HashSet;
@@ -26,7 +26,7 @@ fn documents() -> Vec<(PathBuf, String)> {
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(&path).expect("text"))).collect()
 }
 
-/// The address of a heading, as GitHub makes it.
+/// The anchor of a heading, as made by GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     kept.chars()
@@ -39,7 +39,7 @@ fn has_anchor(text: &str, wanted: &str) -> bool {
     text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line.trim_start_matches('#')) == wanted)
 }
 
-/// What stands between backticks, fenced blocks line by line.
+/// The text between backticks, and fenced blocks line by line.
 fn code(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut fenced = false;
@@ -102,7 +102,7 @@ fn files_and_commands_that_are_named_exist() {
     }
 }
 
-/// `UPDATE=1 cargo test --test docs` writes the table anew.
+/// `UPDATE=1 cargo test --test docs` rewrites the table.
 #[test]
 fn the_settings_page_is_the_table_of_settings() {
     let path = root().join("docs/settings.md");

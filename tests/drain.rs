@@ -1,5 +1,5 @@
-//! Proves that a task leaves in order: SIGTERM closes every session with 1012 after its queue is written, loses no
-//! message that had a receipt, shows nobody leaving, and ends with exit code 0.
+//! Proves that an instance shuts down in order: SIGTERM closes every session with 1012 after its queue is written,
+//! loses no message that had a receipt, shows nobody leaving, and ends with exit code 0.
 
 #[macro_use]
 mod common;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const SHORT: &[(&str, &str)] = &[("DRAIN_SECONDS", "2"), ("RATE_LIMIT", "0")];
 
-/// Gives the signal and waits for the end in one, since [`both::Server`] hides its task behind a shared borrow.
+/// Sends the signal and waits for the end, because [`both::Server`] lends its instance only as a shared reference.
 fn processes_end(pid: u32, patience: Duration) {
     poll_until("the process ends", patience, || {
         std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
@@ -43,7 +43,7 @@ both! {
         server.signal("TERM");
         ada.expect_close(1012);
         bob.expect_close(1012);
-        // A frame that the server had not read when it closed has no answer; those before it have theirs, in order.
+        // Frames that the server had not read when it closed have no answer; those before them have theirs, in order.
         let receipts: Vec<Value> = ada.messages();
         assert!(!receipts.is_empty());
         for (receipt, key) in receipts.iter().zip(&refs) {
@@ -83,7 +83,7 @@ fn clients_that_ignore_the_close_do_not_hold_it_up() {
     let mut task = Task::start(SHORT);
     let _stuck: Vec<Client> = (0..5).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
     let _half = http::Connection::open(task.addr);
-    task.signal("TERM"); // nobody reads, nobody answers
+    task.signal("TERM"); // nobody reads or answers
     assert_eq!(task.wait(Duration::from_secs(12)).code(), Some(0), "its log:\n{}", task.log());
 }
 
@@ -163,8 +163,8 @@ fn those_still_waiting_for_their_close_can_talk() {
         refs.push(key);
     }
     ada.expect_close(1012);
-    // Each with a receipt is heard; the others she sends again from elsewhere, and then all are there once.
-    // (By chance she is the first to be told, and had no time for any.)
+    // Messages with a receipt are delivered; the others she sends again elsewhere, and then each is there once. (She
+    // may be the first to be closed, without any receipt.)
     let receipts = ada.messages();
     let mut back = Client::back(second.addr, "tea", "Ada", &ada.secret, None);
     for key in refs.iter().filter(|key| !receipts.iter().any(|r| r["ref"] == key.as_str())) {
@@ -188,7 +188,7 @@ fn a_deployment_shows_nobody_leaving_and_loses_nothing() {
     watcher.see_join("N11");
     watcher.take(Duration::from_millis(200));
     old.signal("TERM");
-    // The watcher talks on all the while, and each client that is closed comes back with what it has seen.
+    // The watcher keeps sending, and each client that is closed reconnects with its last id.
     let mut back: Vec<Client> = Vec::new();
     let mut count = 0;
     poll_until("all have moved", Duration::from_secs(15), || {

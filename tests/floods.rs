@@ -1,5 +1,6 @@
-//! Proves that what clients do in excess, or not at all, costs the others nothing: control frames and fragments without
-//! end, connections that are silent, pages that are not read. And that a log nobody reads takes nothing with it.
+//! Proves that clients that do something to excess, or nothing at all, cost the others nothing: endless control frames
+//! and fragments, silent connections, pages that are not read. And that the server survives the loss of its log's
+//! reader.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Sends the same bytes again and again until the server ends the connection, and gives how many were sent.
+/// Sends the same bytes repeatedly until the server ends the connection, and returns how often.
 #[track_caller]
 fn flood(client: &mut Client, bytes: &[u8]) -> usize {
     let mut tcp = client.tcp().try_clone().expect("a socket");
@@ -51,7 +52,7 @@ fn control_frames_and_fragments_count_against_the_rate() {
     let sent = flood(&mut client, &[0x00, 0x80, 0, 0, 0, 0]);
     assert!(sent >= 200, "empty fragments: {sent} were too many");
     client.expect_close(1008);
-    // As many as a browser and a careful client send are none too many.
+    // The number that a browser and a careful client send is not too many.
     for _ in 0..150 {
         bob.send_ping();
     }
@@ -109,7 +110,7 @@ fn a_session_that_has_not_joined_makes_place_at_the_cap() {
     let mut ada = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
     ada.enter("Ada", None);
     assert!(start.elapsed() < Duration::from_secs(5));
-    // Those who have joined stay.
+    // Clients that have joined stay.
     let mut more: Vec<Client> = Vec::new();
     for n in 0..9 {
         let mut client = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
@@ -138,14 +139,14 @@ fn a_client_without_a_secret_is_no_stranger_to_itself() {
     ada.send(json!({"type": "join", "name": "Ada"}));
     ada.expect_error("unavailable");
     redis.thaw();
-    // Redis carries the first try out as soon as it wakes; its answer was lost.
+    // Redis executes the first attempt as soon as it wakes; its answer was lost.
     poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
     ada.send(json!({"type": "join", "name": "Ada"}));
     let answer = ada.until("an answer", |f| f["type"] == "welcome" || f["type"] == "error");
     assert_eq!((&answer["type"], &answer["participants"]), (&json!("welcome"), &json!(1)), "{answer}");
 }
 
-/// Starts the server with a log whose reader goes away once it listens.
+/// Starts the server with a log whose reader exits once it listens.
 fn without_a_log(settings: &[(&str, &str)]) -> (std::process::Child, SocketAddr) {
     let mut command = Task::command();
     command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "debug")]).envs(settings.iter().copied());
@@ -167,7 +168,7 @@ fn a_log_that_nobody_reads_is_all_that_is_lost() {
     let (mut child, addr) = without_a_log(&[("REDIS_ENDPOINT", &endpoint), ("DRAIN_SECONDS", "1")]);
     poll_until("ready", PATIENCE, || get(addr, "/readyz").status == 200);
     Client::join(addr, "tea", "Bob").leave();
-    // What the connections to Redis have to say now, nobody reads either.
+    // The log lines about lost connections have no reader either.
     redis.kill();
     poll_until("not ready", PATIENCE, || get(addr, "/readyz").status == 503);
     redis.up();

@@ -1,5 +1,5 @@
-//! Proves that nothing a stranger, or a broken Redis, can send brings the server down: heads, frames and replies made of
-//! right ones by chance, for FUZZ_SECONDS (5) each. SEED=… repeats a run.
+//! Proves that nothing a stranger, or a broken Redis, can send crashes the server: randomly damaged heads, frames and
+//! replies, for FUZZ_SECONDS (5) each. SEED=… repeats a run.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A small generator of numbers: xorshift64*.
+/// A small random number generator: xorshift64*.
 struct Dice(u64);
 
 impl Dice {
@@ -38,7 +38,7 @@ impl Dice {
         &some[self.below(some.len())]
     }
 
-    /// Changes a few bytes: another value, one more, one less, a piece twice, an end too early.
+    /// Changes a few bytes: replaces, inserts or deletes one, duplicates a part, or truncates.
     fn damage(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..self.below(4) {
             let at = self.below(bytes.len());
@@ -63,7 +63,7 @@ fn seconds() -> Duration {
     Duration::from_secs(std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5))
 }
 
-/// Does it again and again, and looks now and then whether the server lives.
+/// Repeats `act`, and checks now and then that the server is alive.
 fn throughout(task: &mut Task, mut act: impl FnMut()) -> usize {
     let end = Instant::now() + seconds();
     let mut count = 0;
@@ -178,7 +178,7 @@ fn frames() {
     println!("{count} connections");
 }
 
-/// Stands between the server and a Redis, and damages one reply in a few.
+/// Proxies between the server and a Redis, and damages one in a few replies.
 fn damaged(client: TcpStream, redis: TcpStream, mut dice: Dice, count: &AtomicUsize) {
     let (mut from_client, mut to_redis) = (client.try_clone().expect("a socket"), redis.try_clone().expect("a socket"));
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Proves that `bobbin --import` moves a data file's rooms to Redis: to an empty one, and to one that is in use.
+//! Proves that `bobbin --import` moves a data file's rooms to Redis, to an empty one and to one in use.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn says(output: &Output, code: i32, what: &str) {
     assert!(all.contains(what) && all.trim_end().lines().count() == 1, "{what:?} expected: {all}");
 }
 
-/// A file with two rooms, one of them trimmed; and what was said in them.
+/// Fills a file with two rooms, one of them trimmed; returns their messages.
 fn filled(file: &DataFile) -> (Client, Vec<Value>, Vec<Value>) {
     let instance = file.start(&[("RATE_LIMIT", "0"), ("HISTORY_MESSAGES", "30")]);
     let mut ada = Client::join(instance.addr, "tea", "Ada");
@@ -37,7 +37,7 @@ fn rooms_move_to_an_empty_redis_and_clients_go_on_where_they_were() {
     let mut back = Client::back(instance.addr, "tea", "Ada", &ada.secret, tea[4]["id"].as_str());
     assert_eq!(back.welcome["messages"], json!(tea[5..]));
     assert_eq!(back.welcome["gap"], false);
-    // A ref is known there as well.
+    // Refs are known there too.
     back.send(json!({"type": "message", "text": "again", "ref": tea[19]["ref"]}));
     assert_eq!(back.expect("message"), tea[19]);
     let next = back.say("and on");

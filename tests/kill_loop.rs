@@ -1,5 +1,5 @@
-//! Proves promise 1 on a data file through `kill -9`, again and again under full talk: whatever got a receipt is there
-//! once and in order, a message said again is not said twice, and nobody is seen leaving.
+//! Proves promise 1 on a data file through repeated `kill -9` under full load: every message with a receipt is there
+//! once and in order, a resent message does not appear twice, and nobody is seen leaving.
 
 mod common;
 
@@ -15,16 +15,16 @@ const KILLS: usize = 20;
 const ROOMS: [&str; 2] = ["tea", "coffee"];
 const TALKERS: usize = 8;
 
-/// A client that keeps its promises: it comes back with what it has seen last, and says again what has no receipt.
+/// A client that follows the contract: it reconnects with its last id, and resends what has no receipt.
 struct Talker {
     name: String,
     secret: String,
     room: &'static str,
-    /// The newest id that it has seen.
+    /// The newest id it has seen.
     since: String,
-    /// Every message that came, in order.
+    /// Every message received, in order.
     seen: Vec<Value>,
-    /// The ref that has no receipt yet.
+    /// The ref without a receipt, if any.
     pending: Option<String>,
     /// Each ref with the id of its receipt.
     receipts: Vec<(String, String)>,
@@ -47,12 +47,12 @@ impl Talker {
         }
     }
 
-    /// Talks until it is over and the last message has its receipt.
+    /// Sends until it is over and the last message has its receipt.
     fn run(&mut self, address: &Mutex<SocketAddr>, is_over: &AtomicBool) {
         let start = Instant::now();
         while !(is_over.load(Relaxed) && self.pending.is_none()) && start.elapsed() < Duration::from_secs(90) {
             let now = *address.lock().expect("nobody panics holding it");
-            // However it ends, it is begun anew.
+            // However the session ends, a new one is started.
             let _ = self.session(now, is_over);
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -65,7 +65,7 @@ impl Talker {
         let (mut ws, _) = tungstenite::client(format!("ws://{address}/ws/{}", self.room), stream)?;
         let join = json!({"type": "join", "name": self.name, "client": self.secret, "since": self.since});
         ws.send(Message::text(join.to_string()))?;
-        // What has no receipt is said again before the welcome can show that it was kept.
+        // A message without a receipt is resent before the welcome can show that it was kept.
         if self.pending.is_some() {
             self.say(&mut ws)?;
         }
@@ -101,11 +101,11 @@ impl Talker {
         Ok(())
     }
 
-    /// Says the pending message again, or a new one.
+    /// Sends the pending message again, or a new one.
     fn say(&mut self, ws: &mut WebSocket<TcpStream>) -> Result<(), tungstenite::Error> {
         let key = self.pending.get_or_insert_with(|| unique("ref"));
         let frame = json!({"type": "message", "text": format!("about {key}"), "ref": key}).to_string();
-        // Some are said twice at once.
+        // Some are sent twice at once.
         if self.receipts.len().is_multiple_of(5) {
             ws.send(Message::text(frame.clone()))?;
         }
@@ -118,7 +118,7 @@ impl Talker {
             self.since.clone_from(&id);
             self.seen.push(message.clone());
         } else if self.pending.as_ref() != Some(&key) && !self.receipts.contains(&(key.clone(), id.clone())) {
-            // Only a receipt for what was said again may be older.
+            // Only a receipt for a resent message may be older.
             self.wrong.push(format!("{id} after {}: {message}", self.since));
         }
         if self.pending.as_ref() == Some(&key) {
@@ -155,7 +155,7 @@ fn what_has_a_receipt_survives_kill_9_again_and_again() {
         for talker in &mut talkers {
             scope.spawn(|| talker.run(&address, &is_over));
         }
-        // All are in before the first kill, so that from then on everybody counts.
+        // All have joined before the first kill, so that they are all counted from then on.
         poll_until("all have joined", PATIENCE, || {
             let seats = file.sql("SELECT count(*) FROM seats");
             seats == TALKERS.to_string()

@@ -27,7 +27,7 @@ fn shown(format: &str) -> String {
     text + rest
 }
 
-/// The format strings of all calls of a macro, in this text.
+/// The format strings of all calls of a macro in this text.
 fn formats(text: &str, call: &str) -> Vec<String> {
     let literal = |rest: &str| {
         let rest = rest.trim_start().strip_prefix('"')?;
@@ -45,7 +45,7 @@ fn every_line_at_warn_and_error_is_documented_and_no_other() {
     for file in &files {
         let text = fs::read_to_string(file).expect("a source file");
         for call in ["log::warn!(", "log::error!("] {
-            // main.rs writes what `StartError` says: its lines are found there.
+            // main.rs writes a `StartError`, whose lines are found at its own source.
             wanted.extend(formats(&text, call).iter().map(|format| shown(format)).filter(|line| line != "…"));
         }
         if text.contains("impl fmt::Display for StartError") {

@@ -1,10 +1,10 @@
 #!/bin/sh
-# The scene of the original article: one Redis, two copies, one chat. Ctrl-C ends all three.
+# The setup of the original article: one Redis, two instances, one chat. Ctrl-C ends all three.
 set -eu
 cd "$(dirname "$0")/.."
 
 port=6399
-# In a session of its own, so that Ctrl-C does not end it before the copies have ended in order.
+# In its own session, so that Ctrl-C does not end it before the instances have shut down.
 setsid redis-server --port $port --bind 127.0.0.1 --save '' --loglevel warning &
 redis=$!
 PORT=3000 REDIS_ENDPOINT=127.0.0.1:$port target/release/bobbin &

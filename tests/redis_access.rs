@@ -1,5 +1,5 @@
-//! Proves that Redis is reached by each form of its address, with a password, with TLS, and with both, and that a
-//! Redis which does not let us in, or is not the one it should be, is never talked to.
+//! Proves that Redis is reached by each form of its address, with a password, with TLS, and with both, and that a Redis
+//! that rejects us, or is not the right one, is never used.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn the_endpoint_is_taken_in_each_form() {
         let task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
         poll_until(&format!("ready with {endpoint}"), PATIENCE, || get(task.addr, "/readyz").status == 200);
     }
-    // A bare host, as in the article: the port is Redis's own.
+    // A bare host, as in the article: the port is Redis's default.
     let task = Task::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
     let log = poll("the log names it", PATIENCE, || Some(task.log()).filter(|l| l.contains("127.0.0.77")));
     assert!(log.contains("127.0.0.77:6379"), "{log}");
@@ -45,7 +45,7 @@ fn never_ready(task: &Task) {
 fn a_redis_with_a_password() {
     let redis = Redis::with(&["--requirepass", "hush hush"]);
     let file = redis.dir.join("password");
-    std::fs::write(&file, "hush hush\n").expect("a small file"); // an editor ends a file with a new line
+    std::fs::write(&file, "hush hush\n").expect("a small file"); // editors end a file with a newline
     let file = file.to_str().expect("a plain path");
     ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD", "hush hush")]));
     ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD_FILE", file)]));
@@ -60,7 +60,7 @@ fn a_redis_with_a_password() {
     never_ready(&Task::start(&[("REDIS_ENDPOINT", &plain)]));
 }
 
-/// A Redis that speaks TLS only, and the file with the authority that signed its certificate.
+/// A Redis that accepts TLS only, and the file with the authority that signed its certificate.
 fn tls_redis(args: &[&str]) -> (Redis, String) {
     let mut redis = Redis::absent(&[]);
     certificates(&redis.dir);
@@ -83,7 +83,7 @@ fn a_redis_with_tls() {
     let by_name = format!("localhost:{}", redis.port);
     let task = Task::start(&[("REDIS_ENDPOINT", &by_name), ("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]);
     ready_and_talking(&task);
-    // An authority that nobody knows is not trusted, and plain text gets nowhere.
+    // An unknown authority is not trusted, and plain text does not work.
     never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
     never_ready(&Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]));
 }
@@ -118,7 +118,7 @@ fn a_redis_with_tls_and_a_password_comes_and_goes() {
     bob.hear("again");
 }
 
-/// The user that docs/redis.md gives Bobbin, with a password in its place.
+/// The Redis user of docs/redis.md, with a password filled in.
 fn documented_user() -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md");
     let text = std::fs::read_to_string(path).expect("docs/redis.md");
@@ -163,13 +163,13 @@ fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
     assert_eq!(http::get(two.addr, "/r/tea/messages?after=0-0").status, 200);
     bob.leave();
     ada.see_leave("Bob");
-    // Two heartbeats, which renew leases and trim the log.
+    // Long enough for two heartbeats, which renew leases and trim the log.
     holds("nothing is refused", std::time::Duration::from_secs(7), || !one.log().contains("refused"));
     for instance in [&one, &two] {
         let log = instance.log();
         assert!(!log.contains("NOPERM") && !log.contains("refused") && !log.contains("WARN"), "{log}");
     }
-    // It may do nothing to what is not Bobbin's.
+    // It may not touch any other program's keys.
     let mut cli = std::process::Command::new("redis-cli");
     cli.args(["-p", &redis.port.to_string(), "--user", "bobbin", "--pass", "open", "--no-auth-warning"]);
     let output = cli.args(["SET", "theirs", "x"]).output().expect("redis-cli");

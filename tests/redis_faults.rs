@@ -1,5 +1,5 @@
-//! Proves what is promised when Redis is the one that fails: nothing that had a receipt is lost, nothing that was
-//! refused is said, everyone is told, and all of it mends itself.
+//! Proves what is promised when Redis fails: nothing with a receipt is lost, nothing that was refused is delivered,
+//! everyone is notified, and it all recovers by itself.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn until_ready(tasks: &[&Task]) {
     }
 }
 
-/// Sends a message and wants it refused with `unavailable` within 2 s (and a little for a busy machine). Gives its ref.
+/// Sends a message and expects `unavailable` within 2 s (with a margin for a busy machine). Returns its ref.
 #[track_caller]
 fn refused(client: &mut Client, text: &str) -> String {
     let start = Instant::now();
@@ -33,7 +33,7 @@ fn refused(client: &mut Client, text: &str) -> String {
     key
 }
 
-/// Sends a message again and again, with one ref as a page does, until it has its receipt.
+/// Sends a message repeatedly, with one ref as the page does, until it has its receipt.
 #[track_caller]
 fn say_at_last(client: &mut Client, text: &str, key: &str) -> Value {
     poll("a receipt at last", Duration::from_secs(15), || {
@@ -101,12 +101,12 @@ fn a_redis_that_comes_back_empty() {
     let new = say_at_last(&mut ada, "after", &key);
     assert_eq!(bob.hear("after"), new);
     assert!(new["at"].as_u64() >= lost["at"].as_u64(), "ids go on to grow: they carry the time");
-    // One who was away asks for what came after something that is gone.
+    // A client that was away resumes after a message that is gone.
     let secret = unique("a-secret-for-cyd");
     let cyd = Client::back(second.addr, "tea", "Cyd", &secret, lost["id"].as_str());
     assert_eq!(cyd.welcome["gap"], true);
     assert_eq!(cyd.welcome["messages"], json!([new]));
-    // Those who were connected all the time are in the room again, with their names.
+    // Those who stayed connected are in the room again, with their names.
     poll_until("all three are here", Duration::from_secs(20), || {
         let late = Client::join(first.addr, "tea", "Late");
         let count = late.welcome["participants"].as_u64();
@@ -136,12 +136,12 @@ fn a_redis_that_hangs() {
         assert_eq!(get(task.addr, "/healthz").status, 200);
     }
     refused(&mut bob, "from the other task");
-    ada.fence(); // what needs no Redis goes on
+    ada.fence(); // what needs no Redis still works
     redis.thaw();
     told(&mut ada, "up");
     told(&mut bob, "up");
     until_ready(&[&first, &second]);
-    // The hung Redis may have carried out what was refused: with the same ref it is still said just once.
+    // The hung Redis may have executed what was refused: resent with the same ref, it still appears once.
     let receipt = say_at_last(&mut ada, "while it hangs", &key);
     assert_eq!(bob.hear("while it hangs"), receipt);
     ada.say("after");
@@ -188,7 +188,7 @@ fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
             assert_eq!(ada.until("an answer", |f| f["ref"] == key.as_str())["type"], "error");
         }
     }
-    std::thread::sleep(Duration::from_millis(1_500)); // the rate limit's bucket fills a little
+    std::thread::sleep(Duration::from_millis(1_500)); // lets the rate limit's bucket refill a little
     for _ in 0..5 {
         let key = ada.post("again");
         ada.until("an answer", |f| f["ref"] == key.as_str());
@@ -304,7 +304,7 @@ fn sigterm_ends_a_task_whose_redis_hangs() {
     let mut task = Task::on(&redis, &[("DRAIN_SECONDS", "1")]);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     redis.freeze();
-    ada.post("into the void"); // no answer to it is an answer too: she sends it again elsewhere
+    ada.post("into the void"); // no answer is possible too: she sends it again elsewhere
     task.signal("TERM");
     ada.expect_close(1012);
     assert!(task.wait(Duration::from_secs(15)).success());
@@ -374,7 +374,7 @@ fn who_came_and_went_while_a_task_heard_nothing_is_told_afterwards() {
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let bob = Client::join(second.addr, "tea", "Bob");
     ada.see_join("Bob");
-    // While its subscription is ended again and again, one goes and one comes on the other task.
+    // While its subscription is cut repeatedly, one client leaves and one joins on the other instance.
     let cyd = std::thread::scope(|scope| {
         let goes_and_comes = scope.spawn(|| {
             bob.leave();

@@ -1,5 +1,5 @@
-//! Proves what a room's log in Redis is good for, whoever else writes into it: pages are bounded, sizes are kept, what is
-//! not ours is passed over, and ids only grow.
+//! Proves the properties of a room's log in Redis, whoever else writes to it: pages are bounded, limits are kept,
+//! foreign entries are skipped, and ids only grow.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn pages_are_bounded_in_bytes() {
     let messages = bob.welcome["messages"].as_array().expect("messages").clone();
     assert_eq!(messages.last(), Some(&last), "the newest are kept");
     assert!(messages.len() > 50);
-    // The rest comes page by page, until it meets `since`.
+    // The rest arrives page by page, until it meets `since`.
     bob.send(json!({"type": "history", "before": last["id"], "limit": 100}));
     let page = bob.expect("history");
     assert!(size(&page) < 280 * KIB && page["more"] == true, "{} bytes", size(&page));
@@ -172,14 +172,14 @@ fn a_ref_that_is_known_costs_nothing_and_makes_no_gap() {
     assert_eq!(bob.messages().len(), 5, "sending it again pushes nothing out");
 }
 
-/// Redis lost its newest data and its clock is behind: new ids are above what clients have seen all the same.
+/// Redis lost its newest data and its clock is behind: new ids still exceed those that clients have seen.
 #[test]
 fn ids_grow_even_if_redis_has_forgotten_the_newest() {
     let redis = Redis::start();
     let task = Task::on(&redis, &[]);
     let mut ada = Client::join(task.addr, "tea", "Ada");
     let said = ada.say("before");
-    // A message of an hour ahead, kept and published as ours are, is lost.
+    // A message with an id one hour ahead, kept and published like ours, is lost.
     let ahead = said["at"].as_u64().expect("a time") + 3_600_000;
     let body = r#"{"by":"abcdefgh234567ab","name":"Eve","text":"from ahead"}"#;
     let mut connection = redis.connection().expect("it runs");

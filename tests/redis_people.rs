@@ -1,5 +1,5 @@
-//! Proves that who is in a room is right whatever happens to Redis and to those who share it: many leases that end at once,
-//! a Redis that is full or only reads, answers that are lost, and keys that nobody needs any more.
+//! Proves that presence is right whatever happens to Redis and its users: many leases that end at once, a Redis that is
+//! full or read-only, lost replies, and keys that are no longer needed.
 
 #[macro_use]
 mod common;
@@ -13,7 +13,7 @@ fn ready(task: &Task) -> bool {
     get(task.addr, "/readyz").status == 200
 }
 
-/// Puts people into a room as a crashed instance leaves them: their leases have expired.
+/// Puts people into a room as a crashed instance leaves them: with expired leases.
 fn leave_behind(redis: &Redis, room: &str, count: usize) {
     let mut connection = redis.connection().expect("it runs");
     let now: Vec<u64> = ::redis::cmd("TIME").query(&mut connection).expect("its clock");
@@ -32,9 +32,9 @@ together! {
         let redis = Redis::start();
         let task = Task::on(&redis, &[]);
         let mut ada = Client::join(task.addr, "tea", "Ada");
-        std::thread::sleep(Duration::from_secs(14)); // the grace of a fresh instance, and a heartbeat
+        std::thread::sleep(Duration::from_secs(14)); // longer than the grace period of a new instance, and a heartbeat
         leave_behind(&redis, "tea", 3_000);
-        // A newcomer neither counts them nor meets their names.
+        // A new client neither counts them nor is refused their names.
         let bob = Client::join(task.addr, "tea", "Ghost7");
         assert_eq!(bob.welcome["participants"], 2);
         let names = bob.welcome["names"].as_array().expect("names").len();
@@ -49,14 +49,15 @@ together! {
         assert_eq!(redis.cmd::<i64>("HLEN bobbin:{tea}:who"), 3, "two people and the stamp");
     }
 
-    /// Renewals are refused meanwhile; whoever comes first when there is space again must not clear the others away.
+    /// Renewals are refused meanwhile. The first instance to succeed when there is memory again must not clear the
+    /// others' leases.
     fn a_redis_that_was_full_for_longer_than_a_lease_sends_nobody_away() {
         let redis = Redis::start();
         let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
         let mut ada = Client::join(first.addr, "tea", "Ada");
         let mut bob = Client::join(second.addr, "tea", "Bob");
         ada.see_join("Bob");
-        std::thread::sleep(Duration::from_secs(14)); // so that expired leases may be cleared away
+        std::thread::sleep(Duration::from_secs(14)); // so that expired leases may be cleared
         redis.cmd::<String>("CONFIG SET maxmemory 1");
         std::thread::sleep(Duration::from_secs(19));
         redis.cmd::<String>("CONFIG SET maxmemory 0");
@@ -72,14 +73,14 @@ together! {
         cyd.fence();
     }
 
-    /// Somebody empties Redis under instances that are well: all take their names again, and nobody is seen leaving.
+    /// Redis is flushed while its instances are healthy: all restore their seats, and nobody is seen leaving.
     fn a_redis_that_is_emptied_sends_nobody_away() {
         let redis = Redis::start();
         let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
         let mut ada = Client::join(first.addr, "tea", "Ada");
         let mut bob = Client::join(second.addr, "tea", "Bob");
         ada.see_join("Bob");
-        std::thread::sleep(Duration::from_secs(14)); // until Redis's coming up has no part in it
+        std::thread::sleep(Duration::from_secs(14)); // until its grace period after connecting is over
         redis.cmd::<String>("FLUSHALL");
         poll_until("both have their names again", Duration::from_secs(5), || {
             redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 2
@@ -88,7 +89,7 @@ together! {
         assert_eq!(eve.try_enter("Ada", None)["code"], "name_taken");
         let said = ada.say("after");
         assert_eq!(bob.hear("after"), said);
-        // Until rosters have been compared.
+        // Long enough for the rosters to have been compared.
         for client in [&mut ada, &mut bob] {
             client.quiet("anybody leaving", Duration::from_secs(8), |f| f["left"] != json!([]) && f["type"] == "presence");
             assert_eq!(client.ended(), None);
@@ -96,7 +97,7 @@ together! {
         }
     }
 
-    /// Another program has overwritten who is in a room.
+    /// Another program has overwritten the keys with the people in a room.
     fn a_room_whose_people_were_overwritten_is_whole_again() {
         let redis = Redis::start();
         let task = Task::on(&redis, &[]);
@@ -115,7 +116,7 @@ together! {
         assert_eq!(ada.ended(), None);
     }
 
-    /// A failover in progress: a replica takes connections but no writes.
+    /// A failover in progress: a replica accepts connections but no writes.
     fn a_redis_that_only_reads_is_down_once_and_tried_ever_less_often() {
         let redis = Redis::start();
         let other = Redis::start();
@@ -140,7 +141,7 @@ together! {
         poll_until("it is up again", PATIENCE, || ready(&task));
     }
 
-    /// The answer to a join is lost, but Redis carried it out: the seat is given back, not left to its lease.
+    /// The reply to a join is lost, but Redis executed it: the seat is released rather than left to its lease.
     fn a_join_whose_answer_is_lost_leaves_no_ghost() {
         let redis = Redis::start();
         let task = Task::on(&redis, &[]);
@@ -201,7 +202,7 @@ together! {
         }
     }
 
-    /// Before Redis was there for the first time, a join waits for it.
+    /// Before the first connection to Redis, a join waits for it.
     fn a_join_in_the_first_moment_waits_for_redis() {
         let mut redis = Redis::absent(&[]);
         let task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
@@ -211,7 +212,7 @@ together! {
         assert_eq!(ada.next()["type"], "welcome");
     }
 
-    /// Channels know no databases, so their names do.
+    /// Channels are not separated by database, so their names are.
     fn databases_of_one_redis_do_not_hear_each_other() {
         let redis = Redis::start();
         let endpoint = |db: u8| format!("redis://{}/{db}", redis.addr());

@@ -1,5 +1,6 @@
-//! Proves that many rooms cost one room nothing: joins to new rooms do not hold up messages, a lost connection is made up
-//! for in all rooms at once, and no lease is lost meanwhile. With a millisecond of network between instance and Redis.
+//! Proves that many rooms cost one room nothing: joins to new rooms do not delay messages, all rooms catch up at once
+//! after a lost connection, and no lease is lost meanwhile. With a network latency of one millisecond between instance
+//! and Redis.
 
 #[allow(dead_code)]
 #[path = "chaos/clock.rs"]
@@ -50,11 +51,12 @@ fn many_rooms_cost_one_room_nothing() {
         (talk.join().expect("Ada talks on"), clients)
     });
     times.sort();
-    // Generous, since tests run on busy machines: it was seconds when each new room cost three round trips of its own.
+    // Generous, because tests run on busy machines; it was seconds when each new room cost three round trips of its
+    // own.
     let p99 = times[times.len() * 99 / 100];
     assert!(p99 < Duration::from_millis(400), "p99 {p99:?} of {} messages meanwhile", times.len());
 
-    // What is kept while the connection is away is not missed in any room.
+    // Messages kept while the connection was down are not missed in any room.
     let cut = Instant::now();
     proxy.cut(Which::All);
     for client in &mut clients {
@@ -84,7 +86,7 @@ fn pair(redis: &Redis) -> (Proxy, Task, Task) {
     (proxy, first, second)
 }
 
-/// The network delivers late what was sent into it, though its sender has given up: the client is elsewhere by then.
+/// The network delivers data late, though its sender has given up: by then the client is elsewhere.
 #[test]
 fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {
     let redis = Redis::start();
@@ -103,7 +105,7 @@ fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {
     assert_eq!(ada.participants(), 1);
 }
 
-/// One direction is dead, and published messages go on to arrive.
+/// One direction is dead, while publications continue to arrive.
 #[test]
 fn what_redis_does_not_receive_is_refused_in_time_though_others_talk_on() {
     let redis = Redis::start();

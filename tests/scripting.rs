@@ -1,4 +1,4 @@
-//! Runs the examples of docs/scripting.md as they stand there, against a real server.
+//! Runs the examples of docs/scripting.md verbatim against a real server.
 
 mod common;
 
@@ -38,7 +38,7 @@ fn chat(instance: &Instance) -> String {
 fn the_deploy_notice_is_posted_once() {
     let instance = Instance::start(&[("POST_TOKEN", TOKEN)]);
     let mut ada = Client::join(instance.addr, "ops", "Ada");
-    // Debian's curl is older than --json.
+    // Debian's curl is too old for --json.
     let json = "--header 'Content-Type: application/json' --data";
     let script = example("A deploy notice", "sh").replace("--json", json);
     for _ in 0..2 {
@@ -61,7 +61,7 @@ fn the_bot_in_a_shell_answers() {
     let mut sh = Command::new("sh");
     sh.args(["-c", &example("A bot in a shell", "sh")]).env("CHAT", chat(&instance)).env("ROOM", "tea");
     let _bot = Bot(sh.env("POST_TOKEN", TOKEN).spawn().expect("a shell"));
-    // It does not answer what was said before it came, so it is asked until it is there.
+    // It does not answer messages from before it joined, so the question is repeated until it answers.
     let asked = poll("an answer", PATIENCE, || {
         let asked = ada.say("!time")["id"].clone();
         let answers = ada.take(std::time::Duration::from_millis(500));
@@ -75,7 +75,7 @@ fn the_bot_in_python_comes_back_misses_nothing_and_says_nothing_twice() {
     let redis = Redis::durable();
     let mut first = Instance::on(&redis, &[]);
     let port = first.addr.port().to_string();
-    // A proxy is not needed: the second instance takes the first one's port.
+    // No proxy is needed: the second instance takes the first one's port.
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let mut bot = Command::new(python);
     bot.args(["-"]).env("CHAT", chat(&first)).env("ROOM", "tea").stdin(Stdio::piped());
@@ -96,7 +96,7 @@ fn the_bot_in_python_comes_back_misses_nothing_and_says_nothing_twice() {
     ada.say("!echo one");
     ada.until("its echo", |frame| frame["text"] == "one" && frame["name"] == "Echo");
 
-    // Asked while it is away: it answers when it is back.
+    // The question is sent while it is away: it answers when it is back.
     first.kill();
     let other = Instance::on(&redis, &[]);
     let mut ada = Client::back(other.addr, "tea", "Ada", &ada.secret.clone(), None);

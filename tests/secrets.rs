@@ -1,5 +1,5 @@
-//! Proves that nothing private gets out: one run at the loudest log level, with marked secrets, names and texts in every
-//! place where one can be, and a look through all that the process shows of itself.
+//! Proves that no secrets leak: one run at the most verbose log level, with marked secrets, names and texts in every
+//! place where one can occur, and a search of everything that the process reveals.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-/// Each is planted once, and must be found nowhere.
+/// Each is used once, and must not be found anywhere.
 const REDIS_PASSWORD: &str = "MARK-redis-password";
 const PASSPHRASE: &str = "MARK-passphrase";
 const POST_TOKEN: &str = "MARK-post-token-0123456789";
@@ -24,7 +24,7 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-/// Every public way in, right and wrong, with marks wherever something private can be.
+/// Uses every public input, valid and invalid, with marks wherever something private can occur.
 fn use_everything(task: &Task) {
     let mut wrong = Client::connect(task.addr, "tea");
     wrong.send(json!({"type": "join", "name": "Eve", "client": CLIENT, "passphrase": GUESS}));
@@ -103,7 +103,7 @@ fn a_run_at_trace_shows_nothing_private() {
     ]);
     poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
     use_everything(&task);
-    // What the connections to Redis have to say, too.
+    // Includes what the Redis connections log.
     redis.freeze();
     poll_until("not ready", PATIENCE, || get(task.addr, "/readyz").status == 503);
     redis.thaw();
@@ -129,7 +129,7 @@ fn alone_it_shows_nothing_private_either() {
     ]);
     use_everything(&task);
     look_everywhere(&task);
-    // Texts are what the file is for; secrets are not.
+    // Texts belong in the file; secrets do not.
     for entry in fs::read_dir(file.dir()).expect("its directory").flatten() {
         let bytes = fs::read(entry.path()).expect("its file");
         for secret in [PASSPHRASE, POST_TOKEN, ADMIN_TOKEN, METRICS_TOKEN, GUESS, CLIENT] {

@@ -1,6 +1,6 @@
 //! Proves that systemd can follow the process's life (`Type=notify`): "ready" is sent once it listens and "stopping"
-//! when it drains, to a socket in the file system and to an abstract one, and a manager that is not there changes nothing.
-//! Nor does a stop and a continuation by a signal.
+//! when it drains, to a socket in the file system and to an abstract one, and a missing manager makes no difference.
+//! Nor does stopping and continuing it by signals.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn receive(manager: &UnixDatagram) -> String {
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
-/// Starts and ends a server under a service manager that listens here.
+/// Starts and ends a server under a service manager that listens on this socket.
 #[track_caller]
 fn lives_and_ends(manager: &UnixDatagram, name: &str) {
     let mut task = Task::start(&[("NOTIFY_SOCKET", name), ("DRAIN_SECONDS", "1")]);

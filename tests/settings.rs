@@ -1,5 +1,5 @@
-//! Proves that each setting is read, and that nonsense stops the start with one line that names it. (How Redis is
-//! reached has a file of its own, redis_access.rs.)
+//! Proves that each setting is read, and that an invalid one stops the start with one line that names it. (Redis's
+//! address is in redis_access.rs.)
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::*;
 use std::process::Output;
 use std::time::Duration;
 
-/// Every setting that is documented.
+/// Every documented setting.
 const NAMES: &[&str] = &[
     "PORT",
     "BIND",
@@ -54,7 +54,7 @@ const NAMES: &[&str] = &[
     "RUST_LOG",
 ];
 
-/// Runs the binary to its end.
+/// Runs the binary until it exits.
 #[track_caller]
 fn run(settings: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Task::command();
@@ -108,7 +108,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("ADDRESS_TEXT_RATE", &["x", "-1"]),
         ("ADDRESS_HISTORY_RATE", &["x", "99999999999999999999"]),
         ("TRUSTED_PROXIES", &["everybody", "10.0.0.0/33", "10.0.0.1,", "99", "-1"]),
-        ("USER_HEADER", &["Remote User", "Remote-User"]), // the second for want of TRUSTED_PROXIES
+        ("USER_HEADER", &["Remote User", "Remote-User"]), // the second because TRUSTED_PROXIES is missing
         ("ALLOWED_ORIGINS", &["chat.example", "https://", "ftp://chat.example", "https://chat.example/path"]),
         ("MAX_CONNECTIONS", &["all", "-1"]),
         ("DRAIN_SECONDS", &["soon", "-3", "99999999999999999999"]),
@@ -206,7 +206,7 @@ fn healthcheck_asks_the_local_server() {
     let port = task.addr.port().to_string();
     assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(0));
     assert_eq!(run(&[], &["--healthcheck", "--port", &port]).status.code(), Some(0));
-    // Bound to all addresses, as it is in a container, it is asked at the loopback.
+    // If bound to all addresses, as in a container, it is reached through loopback.
     assert_eq!(run(&[("PORT", &port), ("BIND", "0.0.0.0")], &["--healthcheck"]).status.code(), Some(0));
     drop(task);
     assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1));
@@ -217,7 +217,7 @@ fn healthcheck_does_not_wait_for_a_server_that_hangs() {
     let task = Task::start(&[]);
     let port = task.addr.port().to_string();
     task.signal("STOP");
-    assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1)); // within `run`'s patience
+    assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1)); // within `run`'s timeout
     task.signal("CONT");
 }
 
@@ -247,7 +247,7 @@ fn flags_win_over_the_environment() {
 
 #[test]
 fn an_empty_value_is_as_good_as_none() {
-    // A template that fills in nothing makes such variables.
+    // Templates that fill in nothing produce empty variables.
     let empty: Vec<(&str, &str)> =
         NAMES.iter().filter(|n| !matches!(**n, "PORT" | "BIND")).map(|name| (*name, "")).collect();
     let task = Task::start(&empty);

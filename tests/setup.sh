@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need and what is missing: Debian packages with apt, and Python packages into target/venv.
-# With arguments, only those packages. It says what it installs, and does nothing where all is there.
+# Installs what the tests need and what is missing: Debian packages with apt, and Python packages into target/venv. With
+# arguments, only those packages. It prints what it installs, and does nothing if everything is there.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ for package in $wanted; do
     *) missing="$missing $package" ;;
     esac
 done
-# A Node.js that did not come from Debian's package is as good.
+# A Node.js from elsewhere than Debian's package is fine too.
 if command -v npm >/dev/null 2>&1; then missing=$(echo "$missing" | sed 's/ npm\b//'); fi
 if [ -n "$missing" ]; then
     sudo=
@@ -23,7 +23,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of words
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null
 fi
-# The tests start their own redis-server: one that the package started is not needed.
+# The tests start their own redis-server, so stop one that the package started.
 if [ $# -gt 0 ]; then exit; fi
 
 stamp=target/venv/requirements.txt

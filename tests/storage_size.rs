@@ -1,6 +1,6 @@
-//! Proves that a data file stays small, quick and cheap however much goes through it: the rooms' own thread is given
-//! commands directly, without clients. The large ones run by name, on a release build:
-//! `cargo test --release --test storage_size -- --ignored --nocapture`.
+//! Proves that a data file stays small and fast however much passes through it: commands go directly to the rooms'
+//! thread, without clients. The large tests run by name, on a release build: `cargo test --release --test storage_size
+//! -- --ignored --nocapture`.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The rooms' thread, and how many messages it has published.
+/// The rooms' thread, and the number of messages it has published.
 struct Rooms {
     local: Local,
     published: Arc<AtomicUsize>,
@@ -34,7 +34,7 @@ impl Rooms {
         Rooms { local, published }
     }
 
-    /// Says `count` messages by turns in these seats' rooms and waits until all are published.
+    /// Sends `count` messages, alternating between these seats' rooms, and waits until all are published.
     fn say(&self, seats: &[Seat], count: usize) {
         self.say_with(seats, count, true);
     }
@@ -50,7 +50,7 @@ impl Rooms {
             let body = protocol::message_body(&seat.by, &seat.name, &"x".repeat(150), key.as_deref());
             self.local.say(seat, body, key);
         }
-        // A message takes some 10 µs, so the usual wait of 10 ms would be all that is measured.
+        // A message takes about 10 µs, so polling every 10 ms would dominate the measurement.
         let start = Instant::now();
         while self.published.load(Relaxed) < goal {
             assert!(start.elapsed() < Duration::from_secs(120), "not all were published");
@@ -106,7 +106,7 @@ fn what_a_message_costs() {
     }
 }
 
-/// Says messages in 20 rooms that keep 100 each; returns the file's size, its log included, after each part.
+/// Sends messages to 20 rooms that keep 100 each; returns the file's size, with its write-ahead log, after each part.
 fn sizes(file: &DataFile, part: usize, parts: usize) -> Vec<u64> {
     let rooms = Rooms::open(Some(Path::new(&file.path())), 100);
     let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
@@ -120,7 +120,7 @@ fn sizes(file: &DataFile, part: usize, parts: usize) -> Vec<u64> {
     sizes
 }
 
-/// What is not a log in the file is the refs of twenty minutes at most; so they are left out of the measurement.
+/// Besides the logs, the file holds at most twenty minutes of refs, so those are left out of the measurement.
 #[test]
 fn what_is_deleted_makes_space_for_what_comes() {
     let file = DataFile::new();
@@ -136,7 +136,7 @@ fn what_is_deleted_makes_space_for_what_comes() {
 fn a_million_messages_do_not_make_the_file_grow() {
     let file = DataFile::new();
     let path = file.path();
-    // Without refs, of which twenty minutes' worth is kept: the logs alone.
+    // Without refs, of which twenty minutes are kept: the logs alone.
     let rooms = Rooms::open(Some(Path::new(&path)), 1000);
     let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
     seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
@@ -149,7 +149,7 @@ fn a_million_messages_do_not_make_the_file_grow() {
     assert!(sizes[19] <= sizes[1] + sizes[1] / 20, "it grew: {sizes:?}");
 }
 
-/// Makes a file of this many rooms with 1,000 messages each, all of the last week.
+/// Makes a file with this many rooms of 1,000 messages each, all from the last week.
 fn fill(file: &DataFile, rooms: usize) {
     drop(Rooms::open(Some(Path::new(&file.path())), 1000));
     let conn = rusqlite::Connection::open(file.path()).expect("the file");

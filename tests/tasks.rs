@@ -1,5 +1,5 @@
-//! Proves that any number of tasks on one Redis are one chat: messages, typing, presence, counts, names and
-//! take-overs cross, in one order, and no room hears another.
+//! Proves that any number of instances on one Redis are one chat: messages, typing, presence, counts, names and
+//! take-overs cross between them, in one order, and rooms are separate.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn rank(message: &Value) -> (u64, u64) {
     (ms.parse().expect("a number"), seq.parse().expect("a number"))
 }
 
-/// A Redis and this number of instances on it. (The tasks are dropped before it.)
+/// A Redis and this number of instances on it. (The instances are dropped before it.)
 fn tasks(count: usize, settings: &[(&str, &str)]) -> (Vec<Task>, Redis) {
     let redis = Redis::start();
     let tasks = (0..count).map(|_| Task::on(&redis, settings)).collect();
@@ -70,7 +70,7 @@ fn the_order_is_the_same_for_all_on_three_tasks() {
                 for n in 0..60 {
                     client.post(&format!("m{n}"));
                     if n % 10 == 0 {
-                        client.fence(); // some go ahead of others
+                        client.fence(); // some are ahead of others
                     }
                 }
                 for _ in 0..360 {
@@ -85,14 +85,14 @@ fn the_order_is_the_same_for_all_on_three_tasks() {
     for client in &clients[1..] {
         assert_eq!(client.messages(), first);
     }
-    // Each sender's own messages are in the order in which it sent them.
+    // Each sender's own messages are in the order of sending.
     let mut next: HashMap<&str, usize> = HashMap::new();
     for message in &first {
         let count = next.entry(message["name"].as_str().unwrap()).or_default();
         assert_eq!(message["text"], format!("m{count}"), "of {}", message["name"]);
         *count += 1;
     }
-    // And so it is for one who comes now.
+    // The same holds for a client that joins now.
     let late = Client::join(tasks[1].addr, "tea", "Late");
     assert_eq!(late.messages(), first[310..]);
 }
@@ -122,7 +122,7 @@ fn rooms_do_not_leak_across_tasks() {
 fn one_ref_sent_from_four_connections_on_two_tasks_is_one_message() {
     let (tasks, _redis) = tasks(2, &[("RATE_LIMIT", "0")]);
     let mut watcher = Client::join(tasks[0].addr, "tea", "Watcher");
-    // One client under four names: what a ref belongs to is the secret.
+    // One client under four names: refs belong to the secret.
     let secret = unique("secret");
     let join = |n: usize| Client::back(tasks[n % 2].addr, "tea", &format!("N{n}"), &secret, None);
     let mut clients: Vec<Client> = (0..4).map(join).collect();
@@ -216,7 +216,7 @@ fn the_same_client_takes_over_on_another_task_in_silence() {
     let mut new = Client::back(tasks[1].addr, "tea", "Ada", &secret, None);
     old.expect_close(4001);
     assert_eq!(new.welcome["participants"], 2);
-    // And back again, with all that was said meanwhile.
+    // And back again, with everything sent meanwhile.
     let said = new.say("over here");
     bob.hear("over here");
     let mut back = Client::back(tasks[0].addr, "tea", "Ada", &secret, None);
@@ -253,7 +253,7 @@ fn nothing_is_lost_or_doubled_when_a_task_is_killed_under_load() {
     let safe = tasks[1].addr;
     let mut watcher = Client::join(safe, "tea", "Watcher");
     let mut senders: Vec<Client> = (0..3).map(|n| Client::join(tasks[0].addr, "tea", &format!("N{n}"))).collect();
-    // Each sends away without waiting; the task dies in the midst of it.
+    // Each sends without waiting; the instance dies in the middle of it.
     let refs: Vec<Vec<String>> =
         senders.iter_mut().map(|s| (0..200).map(|n| s.post(&format!("m{n}"))).collect()).collect();
     watcher.hear("m20");
@@ -262,7 +262,7 @@ fn nothing_is_lost_or_doubled_when_a_task_is_killed_under_load() {
         sender.end();
         let receipts: Vec<Value> = sender.messages();
         let mut back = Client::back(safe, "tea", sender.welcome["name"].as_str().unwrap(), &sender.secret, None);
-        // Those with a receipt are not sent again; all others are, with their refs.
+        // Messages with a receipt are not resent; all others are, with their refs.
         for (n, key) in refs.iter().enumerate() {
             if !receipts.iter().any(|r| r["ref"] == key.as_str()) {
                 back.send(json!({"type": "message", "text": format!("m{n}"), "ref": key}));
@@ -294,7 +294,7 @@ fn a_reconnect_in_the_midst_of_talk_misses_nothing() {
         ada.say("the end");
         ada
     });
-    // Bob wanders between the tasks, with the last id he saw.
+    // Bob moves between the instances, with the last id he saw.
     let mut bob = Client::join(tasks[1].addr, "tea", "Bob");
     let mut seen: Vec<Value> = Vec::new();
     let mut cursor = bob.welcome["last"].as_str().unwrap().to_owned();
@@ -317,7 +317,7 @@ fn a_reconnect_in_the_midst_of_talk_misses_nothing() {
         bob = Client::back(tasks[hop % 2].addr, "tea", "Bob", &secret, Some(&cursor));
     }
     let ada = talk.join().expect("Ada's thread");
-    // Bob may have come after her first ones: his first welcome holds the last 50 of them at most.
+    // Bob may have joined after her first messages: his first welcome holds at most the last 50 of them.
     let said = ada.messages();
     let from = said.iter().position(|m| m["id"] == seen[0]["id"]).expect("one of hers");
     let told: Vec<_> = seen.iter().map(|m| m["text"].clone()).collect();
@@ -335,8 +335,8 @@ fn in_a_room_over_50_notices_are_gathered() {
         watcher.take(Duration::from_millis(50));
         watcher.participants() == 61
     });
-    watcher.take(Duration::from_millis(1500)); // what is still being gathered
-    // Now a burst of 30 more: they come in few frames.
+    watcher.take(Duration::from_millis(1500)); // notices still being gathered
+    // Now a burst of 30 more: they are announced in few frames.
     let before = watcher.received.len();
     let start = Instant::now();
     crowd.extend((60..90).map(|n| Client::join(tasks[n % 2].addr, "hall", &format!("N{n}"))));
@@ -352,7 +352,7 @@ fn in_a_room_over_50_notices_are_gathered() {
     for notice in &notices {
         assert!(notice["joined"].as_array().unwrap().len() <= 20, "at most 20 names a list: {notice}");
     }
-    // The same when they go, and the count is right at once for all.
+    // The same when they leave, and the count is right at once for all.
     let before = watcher.received.len();
     for client in crowd.drain(60..) {
         client.leave();
@@ -399,7 +399,7 @@ fn many_rooms_on_two_tasks() {
         assert!(has(&bob.welcome["names"], "Ada"));
         ada.see_join("Bob");
     }
-    // Rooms that were left are joined again, and hear again.
+    // Rooms that were left can be joined again, and receive messages again.
     let (ada, bob) = pairs.pop().expect("a pair");
     let room = bob.room.clone();
     bob.leave();

@@ -1,10 +1,10 @@
-//! Proves what a reader of the source may rely on: each file says what it is, none is too long, nothing unsafe, no
-//! async runtime, and a reason beside every dependency.
+//! Proves what a reader of the source may rely on: each file says what it is, none is too long, nothing is unsafe or
+//! asynchronous, imports follow the map, and each dependency has a reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All files below a directory of the package with one of these endings.
+/// All files below a directory of the package with one of these extensions.
 fn files(dir: &str, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];

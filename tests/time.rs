@@ -1,5 +1,5 @@
-//! Proves the promises that take their time: leases, heartbeats, idle connections, slow clients. They all wait
-//! side by side, so the whole file takes as long as its longest, the 75 s of an idle connection.
+//! Proves the promises that take time: leases, heartbeats, idle connections, slow clients. They wait in parallel, so
+//! the whole file takes as long as its longest test, the 75 s of an idle connection.
 
 #[macro_use]
 mod common;

@@ -1,4 +1,4 @@
-//! Tests that hold for both backplanes: written once, run once in memory, once on a data file and once with a Redis.
+//! Tests for all backplanes: written once, and run in memory, on a data file and with Redis.
 
 use super::{DataFile, Redis, Task};
 use std::ops::Deref;
@@ -11,7 +11,7 @@ pub enum Backplane {
     Redis,
 }
 
-/// One task, and the Redis or the file below it if there is one. (The task is dropped first: its log must not fill with
+/// One instance, and its Redis or file, if any. (The instance is dropped first, so that its log does not fill with
 /// errors.)
 pub struct Server {
     task: Task,
@@ -29,7 +29,7 @@ impl Backplane {
                 Server { task: file.start(settings), redis: None, file: Some(file) }
             }
             Backplane::Redis => {
-                // Small stream nodes: Redis trims a log by whole nodes, of 100 entries by default.
+                // Small stream nodes, because Redis trims a log by whole nodes, by default of 100 entries.
                 let redis = Redis::start();
                 Server { task: Task::on(&redis, settings), redis: Some(redis), file: None }
             }
@@ -45,7 +45,7 @@ impl Deref for Server {
     }
 }
 
-/// Makes three tests of each function: `memory::NAME`, `file::NAME` and `redis::NAME`.
+/// Turns each function into three tests: `memory::NAME`, `file::NAME` and `redis::NAME`.
 macro_rules! both {
     ($($(#[$meta:meta])* fn $name:ident($at:ident) $body:block)+) => {
         mod on {

@@ -1,4 +1,5 @@
-//! One WebSocket client: blocking, with deadlines, and with a memory that it prints when an expectation fails.
+//! One WebSocket client: blocking, with deadlines, and with a record of all frames that it prints when an expectation
+//! fails.
 
 use super::{PATIENCE, http, unique};
 use serde_json::{Value, json};
@@ -16,38 +17,38 @@ use tungstenite::{Error, Message, WebSocket};
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// By a close frame of the server, with this code (1005 where it had none).
+    /// With the server's close frame and this code (1005 if it had none).
     Close(u16),
     /// Without a close frame.
     Cut,
 }
 
-/// One connection. Frames that came and were not asked for yet wait in order; `expect` and its kin take out the
-/// first one that fits and leave the others, so a presence between two messages disturbs nobody.
+/// One connection. Received frames that no expectation has taken yet wait in order; `expect` and its relatives take the
+/// first one that matches and leave the others, so a presence frame between two messages does not matter.
 pub struct Client {
     ws: WebSocket<TcpStream>,
     start: Instant,
     transcript: String,
     inbox: VecDeque<Value>,
-    /// Every frame that ever came, in order.
+    /// Every frame received, in order.
     pub received: Vec<Value>,
-    /// How many WebSocket pings came.
+    /// The number of WebSocket pings received.
     pub pings: usize,
-    /// How many WebSocket pongs came.
+    /// The number of WebSocket pongs received.
     pub pongs: usize,
     /// How long each expectation waits.
     pub patience: Duration,
-    /// What it sends as `client`: its secret.
+    /// Its secret, sent as `client`.
     pub secret: String,
     /// The answer to its last join.
     pub welcome: Value,
-    /// The room it connected to.
+    /// The room it is connected to.
     pub room: String,
     end: Option<End>,
 }
 
 impl Client {
-    /// Opens a connection; nothing is sent yet.
+    /// Opens a connection; sends nothing yet.
     #[track_caller]
     pub fn connect(addr: SocketAddr, room: &str) -> Client {
         match Client::upgrade(addr, room, "") {
@@ -56,14 +57,14 @@ impl Client {
         }
     }
 
-    /// Opens a connection with further headers (each ended by `\r\n`); gives the 101 too, or the refusal.
+    /// Opens a connection with additional headers (each ended by `\r\n`); also returns the 101, or the refusal.
     #[track_caller]
     pub fn upgrade(addr: SocketAddr, room: &str, headers: &str) -> Result<(Client, http::Response), http::Response> {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection");
         Client::upgrade_on(stream, room, headers)
     }
 
-    /// The same on a TCP connection that the test has prepared (small buffers, say).
+    /// The same on a TCP connection prepared by the test (for example with small buffers).
     #[track_caller]
     pub fn upgrade_on(
         stream: TcpStream,
@@ -100,7 +101,7 @@ impl Client {
         Ok((client, response))
     }
 
-    /// Connects, joins and has its `welcome`.
+    /// Connects, joins and receives its `welcome`.
     #[track_caller]
     pub fn join(addr: SocketAddr, room: &str, name: &str) -> Client {
         let mut client = Client::connect(addr, room);
@@ -108,7 +109,7 @@ impl Client {
         client
     }
 
-    /// Connects and joins as the one who knows `secret`, with what it has seen last: a client that comes back.
+    /// Reconnects as the client with this `secret`, with the last id it has.
     #[track_caller]
     pub fn back(addr: SocketAddr, room: &str, name: &str, secret: &str, since: Option<&str>) -> Client {
         let mut client = Client::connect(addr, room);
@@ -126,7 +127,7 @@ impl Client {
         }
     }
 
-    /// Sends a join on this connection and gives the answer, a `welcome` or an `error`.
+    /// Sends a join on this connection and returns the answer, a `welcome` or an `error`.
     #[track_caller]
     pub fn try_enter(&mut self, name: &str, since: Option<&str>) -> Value {
         let mut join = json!({"type": "join", "name": name, "client": self.secret});
@@ -156,17 +157,17 @@ impl Client {
         }
     }
 
-    /// Sends one frame; where the connection has ended meanwhile, that is no failure.
+    /// Sends one frame; a connection that has ended meanwhile is not a failure.
     pub fn send_or_end(&mut self, frame: Value) {
         self.note("->", &frame.to_string());
         let _ = self.ws.send(Message::text(frame.to_string()));
     }
 
-    /// Sends one data frame of any kind, with any bytes in it.
+    /// Sends one data frame of any kind, with arbitrary bytes.
     pub fn send_data(&mut self, kind: Data, bytes: &[u8]) {
         self.note("->", &format!("{kind:?} frame, {} bytes", bytes.len()));
         let frame = Frame::message(bytes.to_vec(), OpCode::Data(kind), true);
-        let _ = self.ws.send(Message::Frame(frame)); // the server may have cut us already
+        let _ = self.ws.send(Message::Frame(frame)); // the server may have cut the connection already
     }
 
     /// Sends a WebSocket ping.
@@ -180,7 +181,7 @@ impl Client {
         let _ = self.ws.get_mut().write_all(bytes);
     }
 
-    /// Says something and does not wait; gives the ref.
+    /// Sends a message without waiting; returns its ref.
     #[track_caller]
     pub fn post(&mut self, text: &str) -> String {
         let key = unique("ref");
@@ -188,7 +189,7 @@ impl Client {
         key
     }
 
-    /// Says something and waits for its receipt, which it gives.
+    /// Sends a message, waits for its receipt and returns that.
     #[track_caller]
     pub fn say(&mut self, text: &str) -> Value {
         let key = self.post(text);
@@ -199,7 +200,7 @@ impl Client {
         frame
     }
 
-    /// Sends `ping` and waits for `pong`: what the server wrote before it is here then.
+    /// Sends `ping` and waits for `pong`: everything the server wrote before has then been received.
     #[track_caller]
     pub fn fence(&mut self) {
         self.send(json!({"type": "ping"}));
@@ -228,19 +229,19 @@ impl Client {
         self.until(&format!("the message {text:?}"), |f| f["type"] == "message" && f["text"] == text)
     }
 
-    /// Waits until a presence says that `name` came.
+    /// Waits until a presence frame reports that `name` joined.
     #[track_caller]
     pub fn see_join(&mut self, name: &str) -> Value {
         self.until(&format!("{name} joins"), |f| f["type"] == "presence" && has(&f["joined"], name))
     }
 
-    /// Waits until a presence says that `name` left.
+    /// Waits until a presence frame reports that `name` left.
     #[track_caller]
     pub fn see_leave(&mut self, name: &str) -> Value {
         self.until(&format!("{name} leaves"), |f| f["type"] == "presence" && has(&f["left"], name))
     }
 
-    /// Takes the first waiting frame that fits, or waits for one; `what` is for the failure.
+    /// Takes the first waiting frame that matches, or waits for one; `what` describes it in a failure.
     #[track_caller]
     pub fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + self.patience;
@@ -262,8 +263,8 @@ impl Client {
         self.until("any frame", |_| true)
     }
 
-    /// Panics if a frame that came before now, and was not taken, fits. Call it after [`Client::fence`] or after
-    /// something later has come.
+    /// Panics if a frame received before now, and not taken, matches. Call it after [`Client::fence`], or once
+    /// something later has been received.
     #[track_caller]
     pub fn never(&mut self, what: &str, fits: impl Fn(&Value) -> bool) {
         if let Some(frame) = self.inbox.iter().find(|f| fits(f)) {
@@ -272,7 +273,7 @@ impl Client {
         }
     }
 
-    /// Reads for the whole of `span`; panics at once if a frame comes that fits, or the connection ends.
+    /// Reads for the whole of `span`; panics if a matching frame arrives, or the connection ends.
     #[track_caller]
     pub fn quiet(&mut self, what: &str, span: Duration, fits: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + span;
@@ -287,14 +288,14 @@ impl Client {
         }
     }
 
-    /// Takes all that has come within `span`.
+    /// Takes everything received within `span`.
     pub fn take(&mut self, span: Duration) -> Vec<Value> {
         let deadline = Instant::now() + span;
         while self.pump(deadline) {}
         self.inbox.drain(..).collect()
     }
 
-    /// Waits until the connection has ended, and says how.
+    /// Waits until the connection has ended, and returns how.
     #[track_caller]
     pub fn end(&mut self) -> End {
         let deadline = Instant::now() + self.patience;
@@ -317,13 +318,13 @@ impl Client {
         }
     }
 
-    /// How it ended, if it has; what has arrived is read first.
+    /// How it ended, if it has; data that has arrived is read first.
     pub fn ended(&mut self) -> Option<End> {
         while self.pump(Instant::now() + Duration::from_millis(1)) {}
         self.end.clone()
     }
 
-    /// Leaves in order: a close frame, and the server's answer to it.
+    /// Leaves in order: sends a close frame and receives the server's answer.
     #[track_caller]
     pub fn leave(mut self) {
         self.note("->", "close");
@@ -331,12 +332,12 @@ impl Client {
         self.end();
     }
 
-    /// Ends the TCP connection without a close frame. (Dropping the client does the same.)
+    /// Closes the TCP connection without a close frame. (Dropping the client does the same.)
     pub fn cut(self) {
         let _ = self.ws.get_ref().shutdown(Shutdown::Both);
     }
 
-    /// All messages that came, live or in `welcome` and `history`, in the order of coming.
+    /// All messages received, live or in `welcome` and `history`, in order of arrival.
     pub fn messages(&self) -> Vec<Value> {
         let mut all = Vec::new();
         for frame in &self.received {
@@ -349,7 +350,7 @@ impl Client {
         all
     }
 
-    /// The count that it was told last.
+    /// The latest count of participants.
     pub fn participants(&self) -> u64 {
         let count = self.received.iter().rev().find_map(|f| f["participants"].as_u64());
         count.unwrap_or_default()
@@ -359,13 +360,13 @@ impl Client {
         self.ws.get_ref()
     }
 
-    /// Panics with all that went to and fro.
+    /// Panics with everything sent and received.
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
         panic!("{what}\n--- {} on {:?} ---\n{}", self.room, self.ws.get_ref().peer_addr().ok(), self.transcript);
     }
 
-    /// Reads one frame into the inbox; false when the deadline is over or the connection has ended.
+    /// Reads one frame into the inbox; false if the deadline has passed or the connection has ended.
     fn pump(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         if self.end.is_some() || left.is_zero() {
@@ -417,7 +418,7 @@ impl Client {
     }
 }
 
-/// Whether a JSON list holds this string.
+/// Whether a JSON list contains this string.
 pub fn has(list: &Value, name: &str) -> bool {
     list.as_array().is_some_and(|l| l.iter().any(|n| n == name))
 }

@@ -1,16 +1,16 @@
-//! A data file in a directory of its own, and what SQLite's own shell says of it.
+//! A data file in a directory of its own, inspected with SQLite's shell.
 
 use super::{Instance, unique};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Dropping it removes the directory.
+/// A directory, removed when dropped.
 pub struct DataFile {
     dir: PathBuf,
 }
 
 impl DataFile {
-    /// A path at which there is no file yet.
+    /// A path at which no file exists yet.
     pub fn new() -> DataFile {
         DataFile::below(&std::env::temp_dir())
     }
@@ -32,7 +32,7 @@ impl DataFile {
         self.beside("")
     }
 
-    /// The path of a file beside it, whose name goes on with `ending`.
+    /// The path of a file beside it, with `ending` appended to its name.
     pub fn beside(&self, ending: &str) -> String {
         format!("{}/chat.db{ending}", self.dir.display())
     }
@@ -43,7 +43,7 @@ impl DataFile {
         Instance::start(&[&[("DATA_FILE", self.path().as_str())], settings].concat())
     }
 
-    /// What the sqlite3 shell answers to some SQL or one of its own commands, on the file as it is.
+    /// The sqlite3 shell's answer to SQL or to one of its own commands, on the current file.
     #[track_caller]
     pub fn sql(&self, text: &str) -> String {
         shell(&self.path(), text)
@@ -56,7 +56,7 @@ impl Drop for DataFile {
     }
 }
 
-/// What the sqlite3 shell answers on any file.
+/// The sqlite3 shell's answer, on any file.
 #[track_caller]
 pub fn shell(path: &str, text: &str) -> String {
     let output = Command::new("sqlite3")

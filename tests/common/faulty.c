@@ -1,9 +1,9 @@
-/* Makes a process's disk or wall clock misbehave, through LD_PRELOAD: what no test could do to real ones without root.
- *
- * The file named by FAULTY holds one line, read anew for every call: an errno that writing, syncing and growing a data
- * file (a path that contains "/chat.db") fails with, 0 for none, -1 for calls that hang until that changes; and seconds
- * that the wall clock is ahead.
- */
+/* Makes a process's disk or wall clock fail, through LD_PRELOAD, because no test could do that to the real ones
+ * without root.
+ * 
+ * The file named by FAULTY contains one line, read anew at every call: an errno with which writing, syncing and
+ * growing a data file (a path that contains "/chat.db") fails, 0 for none, -1 for calls that hang until that changes;
+ * and the seconds by which the wall clock is ahead. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -30,7 +30,7 @@ static void orders(long *error, long *ahead)
     errno = saved;
 }
 
-/* Whether a call on this file is to fail; errno is set then. */
+/* Whether a call on this file fails; errno is set then. */
 static int fails(int file)
 {
     char link[64], path[512];

@@ -1,16 +1,16 @@
-//! A disk that fails and a wall clock that jumps, at a test's command: see `faulty.c`, which is compiled at need.
+//! A failing disk and a jumping wall clock, controlled by a test: see `faulty.c`, which is compiled on demand.
 
 use super::{Instance, unique};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// What one or several instances obey. Dropping it leaves them without orders.
+/// Controls one or several instances. Dropping it removes the control file.
 pub struct Faulty {
     orders: PathBuf,
 }
 
-/// Errors that writing a file may meet, as Linux numbers them.
+/// Errors from writing a file, by their Linux numbers.
 pub const EIO: i32 = 5;
 pub const ENOSPC: i32 = 28;
 pub const EROFS: i32 = 30;
@@ -28,21 +28,21 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 impl Faulty {
-    /// Nothing fails yet.
+    /// Without any fault.
     pub fn new() -> Faulty {
         let faulty = Faulty { orders: std::env::temp_dir().join(unique("bobbin-orders")) };
         faulty.set(0, 0);
         faulty
     }
 
-    /// From now on writing fails with this error (0: it does not), and the wall clock is this many seconds ahead.
+    /// Writing fails with this error from now on (0: it succeeds), and the wall clock is this many seconds ahead.
     pub fn set(&self, error: i32, ahead: i64) {
         let next = self.orders.with_extension("next");
         std::fs::write(&next, format!("{error} {ahead}")).expect("a small file");
         std::fs::rename(next, &self.orders).expect("a small file");
     }
 
-    /// Starts an instance that obeys.
+    /// Starts a controlled instance.
     #[track_caller]
     pub fn start(&self, settings: &[(&str, &str)]) -> Instance {
         Instance::spawn(self.command(settings))

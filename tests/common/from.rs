@@ -1,4 +1,4 @@
-//! Connections from chosen addresses of the loopback network, so that one machine can be many clients.
+//! Connections from chosen addresses of the loopback network, so that one machine can act as many clients.
 
 use super::{Client, PATIENCE, http};
 use socket2::{Domain, Socket, Type};
@@ -17,7 +17,7 @@ pub fn connect(addr: SocketAddr, n: u8) -> TcpStream {
     try_connect(addr, n, PATIENCE).expect("a connection")
 }
 
-/// Connects from 127.0.0.`n` within a time, if it can be.
+/// Connects from 127.0.0.`n` within this time, if possible.
 pub fn try_connect(addr: SocketAddr, n: u8, patience: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(address(n), 0).into())?;
@@ -27,7 +27,7 @@ pub fn try_connect(addr: SocketAddr, n: u8, patience: Duration) -> io::Result<Tc
     Ok(stream)
 }
 
-/// Upgrades from 127.0.0.`n`; gives the refusal if there is one.
+/// Upgrades from 127.0.0.`n`; returns the refusal, if any.
 #[track_caller]
 pub fn upgrade(addr: SocketAddr, n: u8, room: &str, headers: &str) -> Result<Client, http::Response> {
     Client::upgrade_on(connect(addr, n), room, headers).map(|(client, _)| client)

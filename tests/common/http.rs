@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 over a TcpStream: just enough to look closely at what a server answers.
+//! Plain HTTP/1.1 over a TcpStream, for a close look at what a server answers.
 
 use super::PATIENCE;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    /// In their order, names in lower case.
+    /// In order, names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -40,7 +40,7 @@ impl Connection {
         Connection::over(TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection"))
     }
 
-    /// Speaks over a TCP connection that the test has made.
+    /// Wraps a TCP connection made by the test.
     pub fn over(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
@@ -54,20 +54,20 @@ impl Connection {
         (self.stream.into_inner(), early)
     }
 
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     #[track_caller]
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.get_mut().write_all(bytes.as_ref()).expect("the request is written");
     }
 
-    /// Writes a request and reads its answer. `headers` end in `\r\n` each.
+    /// Sends a request and reads its answer. `headers` end in `\r\n` each.
     #[track_caller]
     pub fn request(&mut self, method: &str, path: &str, headers: &str) -> Response {
         self.write(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n"));
         self.response(method == "HEAD")
     }
 
-    /// Writes a request and gives the status of its answer; `None` where the connection ends without one.
+    /// Sends a request and returns the status of its answer; `None` if the connection ends without one.
     pub fn try_status(&mut self, request: &[u8]) -> Option<u16> {
         self.stream.get_mut().write_all(request).ok()?;
         let mut line = String::new();
@@ -75,7 +75,7 @@ impl Connection {
         line.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Reads one answer; one to `HEAD` has no body, whatever its headers say.
+    /// Reads one answer. One to `HEAD` has no body, whatever its headers say.
     #[track_caller]
     pub fn response(&mut self, head: bool) -> Response {
         let first = self.line();
@@ -97,7 +97,7 @@ impl Connection {
         response
     }
 
-    /// Whether the server has closed the connection, waiting for it up to the patience of this connection.
+    /// Whether the server closes the connection within this connection's patience.
     pub fn closed(&mut self) -> bool {
         match self.stream.fill_buf() {
             Ok(rest) => rest.is_empty(),
@@ -105,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// How long reads may take.
+    /// Sets how long reads may take.
     pub fn patience(&self, patience: std::time::Duration) {
         self.stream.get_ref().set_read_timeout(Some(patience)).expect("a timeout");
     }
@@ -143,19 +143,19 @@ impl Connection {
     }
 }
 
-/// One `GET` on a connection of its own.
+/// One `GET` on a new connection.
 #[track_caller]
 pub fn get(addr: SocketAddr, path: &str) -> Response {
     request(addr, "GET", path, "")
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 #[track_caller]
 pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
     Connection::open(addr).request(method, path, headers)
 }
 
-/// The value of one series of `/metrics`, or of several summed up where `name` has labels.
+/// The value of one series in `/metrics`, or the sum of several if `name` has labels.
 #[track_caller]
 pub fn metric(addr: SocketAddr, name: &str) -> f64 {
     let text = get(addr, "/metrics").text();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The limits per address are off where a test is not about them: all its clients come from one.
+/// Turns the limits per address off, for tests that are not about them: all their clients share one address.
 pub const NO_LIMITS: [(&str, &str); 7] = [
     ("TEXT_RATE", "0"),
     ("ADDRESS_CONNECTIONS", "0"),
@@ -19,22 +19,22 @@ pub const NO_LIMITS: [(&str, &str); 7] = [
     ("ADDRESS_HISTORY_RATE", "0"),
 ];
 
-/// A running server. Dropping it kills the process and fails the test if anything ever panicked inside it.
+/// A running server. Dropping it kills the process, and fails the test if anything in it ever panicked.
 pub struct Instance {
     child: Child,
-    /// Where it listens.
+    /// Its address.
     pub addr: SocketAddr,
     log: Arc<Mutex<String>>,
     out: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
-    /// A process between its stderr and us, if it was started with one.
+    /// The process that reads its stderr for the test, if it was started with one.
     log_reader: Option<Child>,
     status: Option<ExitStatus>,
 }
 
 impl Instance {
-    /// Starts one on a free port of 127.0.0.1 and waits until it listens. `settings` are environment variables; no
-    /// others reach it, save `PATH`.
+    /// Starts one on a free port of 127.0.0.1 and waits until it listens. `settings` are its environment variables;
+    /// apart from `PATH` it has no others.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Instance {
         let mut command = Instance::command();
@@ -43,7 +43,7 @@ impl Instance {
         Instance::spawn(command)
     }
 
-    /// Starts one that is joined with others by `redis`, and waits until it has found it.
+    /// Starts one on this Redis, and waits until it has connected.
     #[track_caller]
     pub fn on(redis: &Redis, settings: &[(&str, &str)]) -> Instance {
         let endpoint = redis.endpoint();
@@ -52,13 +52,14 @@ impl Instance {
         instance
     }
 
-    /// Starts one from a prepared command (a wrapper such as `prlimit`, say) and waits until it listens.
+    /// Starts one from a prepared command (for example a wrapper such as `prlimit`) and waits until it listens.
     #[track_caller]
     pub fn spawn(command: Command) -> Instance {
         Instance::spawn_with(command, None)
     }
 
-    /// [`Instance::start`], with a process that reads its log, and can die: see [`Instance::lose_log_reader`].
+    /// Like [`Instance::start`], with a separate process that reads its log and can die: see
+    /// [`Instance::lose_log_reader`].
     #[track_caller]
     pub fn with_log_reader(settings: &[(&str, &str)]) -> Instance {
         let mut cat = Command::new("cat");
@@ -96,24 +97,25 @@ impl Instance {
         instance
     }
 
-    /// The binary with an empty environment and its output piped, not yet started: `BOBBIN_BIN`, or the one Cargo built.
+    /// The binary with an empty environment and its output piped, not yet started: `BOBBIN_BIN`, or the one built by
+    /// Cargo.
     pub fn command() -> Command {
         let mut command = Command::new(Instance::binary());
         bare(&mut command);
         command
     }
 
-    /// Where the binary is.
+    /// The path of the binary.
     pub fn binary() -> String {
         std::env::var("BOBBIN_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_bobbin").into())
     }
 
-    /// Everything it has written to stderr.
+    /// Everything written to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the reader does not panic").clone()
     }
 
-    /// Everything it has written to stdout.
+    /// Everything written to stdout so far.
     pub fn out(&self) -> String {
         self.out.lock().expect("the reader does not panic").clone()
     }
@@ -128,7 +130,7 @@ impl Instance {
         self.child.id()
     }
 
-    /// `TERM`, `INT`, `KILL`, `STOP` or `CONT`.
+    /// Sends `TERM`, `INT`, `KILL`, `STOP` or `CONT`.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
     }
@@ -141,7 +143,7 @@ impl Instance {
         }
     }
 
-    /// kill -9, and the process is gone when this returns.
+    /// kill -9; the process is gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may be gone already
         self.wait(PATIENCE);
@@ -166,7 +168,7 @@ impl Instance {
         status
     }
 
-    /// It ends with what it reads.
+    /// It ends with its input.
     fn reap_log_reader(&mut self) {
         if let Some(mut reader) = self.log_reader.take() {
             let _ = reader.wait();
@@ -196,7 +198,7 @@ impl Drop for Instance {
     }
 }
 
-/// Takes the environment away (all but `PATH`), sets [`NO_LIMITS`] and pipes the output.
+/// Clears the environment (except `PATH`), sets [`NO_LIMITS`] and pipes the output.
 pub fn bare(command: &mut Command) {
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(NO_LIMITS);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

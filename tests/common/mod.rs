@@ -1,10 +1,10 @@
 //! What all black-box tests share: the real binary as an [`Instance`], a real redis-server as a [`Redis`], a WebSocket
-//! [`Client`] that remembers every frame, plain HTTP, and waiting with an end.
+//! [`Client`] that records every frame, plain HTTP, and waiting with a deadline.
 //!
-//! Nothing here knows how Bobbin is made inside: it starts the program, speaks `bobbin.v1` and plain HTTP to it and
-//! sends it signals. Every wait has a deadline and polls; no test sleeps for a time that "should be enough".
+//! Nothing here knows Bobbin's internals: it starts the program, uses `bobbin.v1` and plain HTTP, and sends signals.
+//! Every wait has a deadline and polls; no test sleeps for a time that "should be enough".
 
-#![allow(dead_code, unused_imports, unused_macros)] // each test binary takes what it needs of this
+#![allow(dead_code, unused_imports, unused_macros)] // each test binary uses some of this
 
 pub mod client;
 pub mod data_file;
@@ -30,10 +30,10 @@ pub use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a test waits for something that ought to come at once.
+/// How long a test waits for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks `probe` again and again until it gives a value; panics with `what` when `patience` is over.
+/// Calls `probe` repeatedly until it returns a value; panics with `what` when `patience` has passed.
 #[track_caller]
 pub fn poll<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -52,8 +52,8 @@ pub fn poll_until(what: &str, patience: Duration, mut condition: impl FnMut() ->
     poll(what, patience, || condition().then_some(()));
 }
 
-/// Asks `condition` for the whole of `span`; panics with `what` the first time it is false. For promises that
-/// something does *not* happen for a while.
+/// Checks `condition` for the whole of `span`; panics with `what` as soon as it is false. For promises that something
+/// does *not* happen for a while.
 #[track_caller]
 pub fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -63,7 +63,7 @@ pub fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A string that no other call, and no other process, has got: for refs, rooms and the clients' secrets.
+/// A string unique among all calls and processes: for refs, rooms and the clients' secrets.
 pub fn unique(prefix: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
@@ -72,8 +72,8 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{:x}-{nanos:x}-{count}", std::process::id())
 }
 
-/// Sends a signal by name (`TERM`, `KILL`, `STOP`, `CONT`) to one process. The shell's own `kill` spares these
-/// tests the only `unsafe` they would need.
+/// Sends a signal by name (`TERM`, `KILL`, `STOP`, `CONT`) to one process. Uses the shell's `kill`, since a system call
+/// would need `unsafe`.
 pub fn signal(pid: u32, name: &str) {
     let status = std::process::Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])

@@ -1,4 +1,4 @@
-//! One real redis-server: own port, own directory, and all that can befall it.
+//! A real redis-server with its own port and directory, and its faults.
 
 use super::{PATIENCE, poll, poll_until, signal, unique};
 use ::redis::{Connection, FromRedisValue};
@@ -17,36 +17,36 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one that keeps everything in memory only.
+    /// Starts one that keeps everything in memory.
     pub fn start() -> Redis {
         Redis::with(&["--appendonly", "no"])
     }
 
-    /// Starts one that writes every command to disk before it answers, so that a kill loses nothing it had answered.
+    /// Starts one that writes every command to disk before it answers, so that a kill loses nothing it has answered.
     pub fn durable() -> Redis {
         Redis::with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
-    /// Starts one with arguments of its own.
+    /// Starts one with these arguments.
     pub fn with(args: &[&str]) -> Redis {
         let mut redis = Redis::absent(args);
         redis.up();
         redis
     }
 
-    /// A place for one, with its port and directory, that is not started yet.
+    /// Reserves a port and a directory for one that is not started yet.
     pub fn absent(args: &[&str]) -> Redis {
         let dir = std::env::temp_dir().join(unique("bobbin-redis"));
         std::fs::create_dir(&dir).expect("a directory for redis");
         Redis { child: None, port: free_port(), dir, args: args.iter().map(ToString::to_string).collect() }
     }
 
-    /// Replaces the arguments it is started with from now on.
+    /// Replaces the arguments for later starts.
     pub fn arguments(&mut self, args: &[&str]) {
         self.args = args.iter().map(ToString::to_string).collect();
     }
 
-    /// As `REDIS_ENDPOINT` takes it.
+    /// Its address, as a value for `REDIS_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         self.addr().to_string()
     }
@@ -55,7 +55,7 @@ impl Redis {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Starts it, on the same port as before and with the data that is in its directory.
+    /// Starts it, on the same port as before and with the data in its directory.
     pub fn up(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let port = self.port.to_string();
@@ -87,7 +87,7 @@ impl Redis {
         }
     }
 
-    /// Removes what it had written, so that the next [`Redis::up`] starts empty.
+    /// Removes its data, so that the next [`Redis::up`] starts empty.
     pub fn wipe(&self) {
         assert!(self.child.is_none(), "it still runs");
         for entry in std::fs::read_dir(&self.dir).expect("its directory").flatten() {
@@ -114,7 +114,7 @@ impl Redis {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// One command, as a shell would split it: `redis.cmd::<i64>("DBSIZE")`.
+    /// Runs one command, split at spaces: `redis.cmd::<i64>("DBSIZE")`.
     #[track_caller]
     pub fn cmd<T: FromRedisValue>(&self, line: &str) -> T {
         let mut words = line.split(' ');
@@ -126,7 +126,7 @@ impl Redis {
         cmd.query(&mut connection).unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
-    /// A connection of the test's own.
+    /// A connection for the test.
     pub fn connection(&self) -> Option<Connection> {
         let client = ::redis::Client::open(format!("redis://{}/", self.addr())).expect("a plain address");
         let connection = client.get_connection_with_timeout(Duration::from_secs(1)).ok()?;
@@ -142,7 +142,8 @@ impl Drop for Redis {
     }
 }
 
-/// A key and a certificate for 127.0.0.1, and the authority that signed it, as `ca.pem`, `cert.pem` and `key.pem` in `dir`.
+/// Creates a key and a certificate for 127.0.0.1, and the authority that signed it, as `ca.pem`, `cert.pem` and
+/// `key.pem` in `dir`.
 pub fn certificates(dir: &Path) {
     let run = |args: &str| {
         let output = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl");
@@ -160,8 +161,8 @@ pub fn certificates(dir: &Path) {
     );
 }
 
-/// A port that is free now. It is taken from below the range out of which the kernel serves other sockets, so that
-/// a server which is killed gets the same one again.
+/// A free port. It is below the kernel's range for outgoing connections, so that a killed server gets the same one
+/// again.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = std::process::id().wrapping_mul(37) as u16 % 10_000;

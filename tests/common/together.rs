@@ -1,15 +1,15 @@
-//! Tests that mostly wait, run side by side however few test threads there are.
+//! Tests that mostly wait, run in parallel however few test threads there are.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 
-/// What a test's thread ends with.
+/// The result of a test's thread.
 type Verdict = JoinHandle<Result<(), String>>;
 
-/// One group of such tests: the first that Cargo runs starts all of them, each on a thread of its own, and every
-/// test then waits for its own thread and shows its failure.
+/// A group of such tests. The first that the harness runs starts all of them, each on its own thread; every test then
+/// waits for its own thread and reports its failure.
 #[derive(Default)]
 pub struct Together {
     running: Mutex<Option<HashMap<&'static str, Verdict>>>,
@@ -17,7 +17,7 @@ pub struct Together {
 
 impl Together {
     pub fn run(&self, all: &[(&'static str, fn())], name: &'static str) {
-        // Given a filter, Cargo runs just some of them, and so do we.
+        // With a filter, only the selected tests are started.
         let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
         let wanted =
             |test: &str| test == name || filters.is_empty() || filters.iter().any(|f| test.contains(f.as_str()));
@@ -47,7 +47,7 @@ fn start(name: &'static str, body: fn()) -> Verdict {
     std::thread::Builder::new().name(name.into()).spawn(caught).expect("a thread")
 }
 
-/// Makes each function a `#[test]`, all of them run at the same time.
+/// Makes each function a `#[test]`, all of them run in parallel.
 macro_rules! together {
     ($($(#[$meta:meta])* fn $name:ident() $body:block)+) => {
         mod bodies {

@@ -1,5 +1,5 @@
-//! An echo server made of the server's own session code, for the Autobahn cases: what Bobbin makes of frames, with large
-//! messages and without a limit per second.
+//! An echo server built from the server's own session code, for the Autobahn cases: it shows how Bobbin handles frames,
+//! with large messages and no rate limit.
 
 use bobbin::fanout::Lanes;
 use bobbin::fanout::socket::SharedSocket;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tungstenite::Message;
 
-/// The largest message of the cases, in bytes.
+/// The largest message in the cases, in bytes.
 const LARGEST: usize = 16 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,9 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Sends every message back, until the client closes or breaks the protocol.
+/// Sends every message back, until the client closes or violates the protocol.
 fn echo(stream: TcpStream, lanes: &Lanes) {
-    // The handshake is tungstenite's own, as it is in the server.
+    // As in the server, tungstenite does the handshake.
     let Ok(upgraded) = stream.try_clone().map(tungstenite::accept) else { return };
     drop(upgraded);
     let off = Bucket::new(0.0, 0.0, Instant::now());

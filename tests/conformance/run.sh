@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the WebSocket conformance cases of the Autobahn test suite, as the Python package kosoku carries them, against an
-# echo server made of Bobbin's own session code. Fails where a case fails; compression (12, 13) is not offered. With
-# arguments, only those cases: tests/conformance/run.sh '5.*'
+# Runs the WebSocket conformance cases of the Autobahn test suite, as packaged for Python by kosoku, against an echo
+# server built from Bobbin's own session code. Fails if a case fails; compression (12, 13) is not offered. With
+# arguments, runs only those cases: tests/conformance/run.sh '5.*'
 set -eu
 cd "$(dirname "$0")/../.."
 tests/setup.sh python3-venv
@@ -17,6 +17,6 @@ trap 'kill $echo' EXIT
 until [ -s target/conformance/address ]; do sleep 0.1; done
 options="--exclude 12.* --exclude 13.*"
 for cases in "$@"; do options="$options --include $cases"; done
-set -f # the patterns are kosoku's
+set -f # kosoku expands the patterns
 # shellcheck disable=SC2086 # a list of words
 $venv/bin/kosoku $options --outdir target/conformance/report "$(cat target/conformance/address)"

@@ -1,7 +1,7 @@
-"""The Debian package from its installation to its purge, on a clean Debian with systemd: `make package-test`. (Its name
-keeps it out of `make test`.)
+"""The Debian package from installation to purge, on a clean Debian with systemd: `make package-test`. (Its name keeps
+it out of `make test`.)
 
-The order matters, so this is one story in tests that stand below each other; each goes on where the last one ended."""
+The tests are one story: each continues where the previous one ended, so their order matters."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ LOBBY = "http://127.0.0.1:3000/r/lobby/messages"
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    # Overlays need a file system with extended attributes, which a temporary one need not be.
+    # Overlays need a file system with extended attributes, which a temporary one may lack.
     folder = ROOT / "target" / "deploy" / "machine"
     subprocess.run(["rm", "-rf", folder], check=True)
     folder.mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_ten_minutes_on_debian(machine):
     ca = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
     page = ["curl", "--silent", "--fail", "--cacert", ca, "https://localhost/"]
     poll("a chat behind TLS", lambda: "Bobbin" in machine.try_run(*page).stdout)
-    # Nothing but the proxy reaches it.
+    # Only the proxy can reach it.
     assert "127.0.0.1:3000" in show(machine, "StatusText")
 
 
@@ -97,7 +97,7 @@ def test_it_runs_as_nobody_special_with_all_of_its_places(machine):
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert re.search(rf"^{name}:\s+0+$", status, re.M), status
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.M) and re.search(r"^Seccomp:\s+2$", status, re.M), status
-    # Files and threads suffice for what the kernel's own limit on memory maps leaves.
+    # Files and threads suffice for the number of connections that the kernel's limit on memory maps allows.
     assert "connections, by vm.max_map_count" in machine.journal()
     score = machine.run("systemd-analyze", "security", "--no-pager", "bobbin").splitlines()[-1]
     assert float(re.search(r"(\d+\.\d+) OK", score)[1]) <= 1.3, score
@@ -128,7 +128,7 @@ def test_it_comes_back_after_a_crash_and_a_wrong_setting_is_said(machine):
     poll("it stays down", lambda: show(machine, "ActiveState") == "failed")
     assert show(machine, "ExecMainStatus") == "2" and show(machine, "NRestarts") == "0"
     assert "RATE_LIMIT" in machine.journal()
-    # With Redis instead of the file it starts, though here is no Redis.
+    # With Redis instead of the file it starts, although there is no Redis here.
     redis = "RATE_LIMIT=20\\nREDIS_ENDPOINT=127.0.0.1:1\\nDATA_FILE="
     machine.run("sed", "--in-place", f"s/RATE_LIMIT=fast/{redis}/", "/etc/default/bobbin")
     machine.run("systemctl", "restart", "bobbin")
@@ -148,7 +148,7 @@ def test_a_secret_stands_where_only_root_reads(machine):
     machine.run("sh", "-c", "echo ADMIN_TOKEN=the-hosts-own-token >>/etc/default/bobbin")
     machine.run("systemctl", "restart", "bobbin")
     done = machine.try_run("sh", "-c", commands("Settings"))
-    # A warning is exit code 1; what it warns of depends on the machine.
+    # A warning is exit code 1; whether there is one depends on the machine.
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert machine.run("stat", "--format=%U %G", "/var/lib/private/bobbin/chat.db") != "root root"
     print(done.stdout)
@@ -224,7 +224,7 @@ def test_removing_keeps_the_data_and_installing_finds_it_again(machine):
 def test_a_purge_asks_nothing_and_leaves_nothing(machine):
     machine.run("dpkg", "--purge", "bobbin")
     left = machine.run("find", "/", "-xdev", "-iname", "*bobbin*", "-not", "-path", "/proc/*")
-    # What somebody put elsewhere by hand is his.
+    # What the administrator put elsewhere by hand is left alone.
     allowed = ("/tmp/", "/sys/", "/run/", "/var/backups/")
     assert not [path for path in left.splitlines() if not path.startswith(allowed)], left
     assert machine.try_run("systemctl", "status", "bobbin").returncode == 4, "systemd still knows the unit"

@@ -1,5 +1,5 @@
-"""A small Debian with systemd as its first process, in namespaces of its own: no virtual machine, no engine, no network
-but its loopback. Needs root, debootstrap and a kernel with overlayfs and cgroup 2."""
+"""A small Debian with systemd as its first process, in its own namespaces: no virtual machine, no container engine, no
+network but its loopback. Needs root, debootstrap and a kernel with overlayfs and cgroup 2."""
 
 import ctypes
 import os
@@ -87,7 +87,7 @@ class Machine:
         return self.try_run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
 
     def try_run(self, *args):
-        """A command within, asked nothing: there is no terminal and no input."""
+        """Run a command inside, without a terminal or input."""
         enter = ["nsenter", "-t", self.first, "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
         clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TERM=dumb"]
         return subprocess.run([*enter, *clean, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -114,7 +114,7 @@ class Machine:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def within(self, work):
-        """What `work` gives, done in a thread that sees the machine's network."""
+        """The result of `work`, run in a thread that sees the machine's network."""
         results = []
 
         def body():

@@ -1,10 +1,10 @@
-//! Writes the files of the Debian package that follow from the settings and flags: the man page, completions for bash,
-//! zsh and fish, and `/etc/default/bobbin` with each setting commented out.
+//! Writes the files of the Debian package that are generated from the settings and flags: the man page, completions for
+//! bash, zsh and fish, and `/etc/default/bobbin` with each setting commented out.
 //!
 //!     cargo run --locked --example package_files -- FOLDER
 //!
-//! They are made when the package is built, so they are never older than the settings. As an example, this may use
-//! crates that the server itself does without.
+//! They are generated when the package is built, so they always match the settings. As an example, this may use crates
+//! that the server itself does without.
 
 use std::error::Error;
 use std::fs;
@@ -92,7 +92,7 @@ fn subcommands(parent: &Command, typed: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Every setting with its help and default. Where the unit sets another default, that is the one.
+/// Every setting with its help and default. If the unit sets another default, that one.
 fn defaults() -> String {
     let mut text = String::from(
         "# Settings of bobbin.service, read when it starts: after a change, systemctl restart bobbin.\n\
@@ -111,7 +111,7 @@ fn defaults() -> String {
     text
 }
 
-/// Breaks text at spaces, at most `width` characters per line where words allow it.
+/// Wraps text at spaces, with at most `width` characters per line if its words allow it.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

@@ -1,4 +1,4 @@
-"""What can be seen of compose.yaml without an engine; `make docker-test` starts it."""
+"""Checks of compose.yaml that need no engine; `make docker-test` starts it."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""The alerts and the dashboard in docs/deploy: right for promtool, about metrics that a running Bobbin has, and each alert
-with a test and an entry in the runbook."""
+"""The alerts and the dashboard in docs/deploy: valid for promtool, about metrics that a running Bobbin has, and each
+alert with a test and an entry in the runbook."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def metrics():
         for line in process.stderr:
             if address := re.search(r"listening on (http://\S+)", line):
                 break
-        # Refusals have a series per status, each from its first one on.
+        # Refusals have a series per status, which exists from the first refusal on.
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(f"{address[1]}/nowhere", timeout=10)
         with urllib.request.urlopen(f"{address[1]}/metrics", timeout=10) as answer:
@@ -70,7 +70,7 @@ def test_alerts_and_dashboard_use_metrics_that_are_there(metrics):
 
 
 def test_dashboard_queries_are_valid(tmp_path):
-    """promtool parses them as rules, with a value in place of each of Grafana's variables."""
+    """promtool parses them as rules, with a value substituted for each of Grafana's variables."""
     dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     queries = [query.replace("$__rate_interval", "5m").replace("$instance", ".*") for query in queries]

@@ -1,5 +1,5 @@
-"""What is cheap to check of the unit and of the package's generated files. `make package-test` installs the package for
-real, on a Debian of its own; see install.py."""
+"""Quick checks of the unit and the package's generated files. `make package-test` installs the package on a Debian of
+its own; see install.py."""
 
 import os
 import re
@@ -14,7 +14,7 @@ EXAMPLES = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin")).
 
 
 def settings():
-    """The variables of the settings table."""
+    """The variables in the settings table."""
     table = (ROOT / "src" / "settings" / "mod.rs").read_text()
     table = table[table.index("pub const SPECS") :].partition("];")[0]
     names = re.findall(r'\(\s*"([A-Z_]+)"', table)
@@ -51,7 +51,7 @@ def test_the_units_numbers_fit_the_server():
     limits += "".join(path.read_text() for path in (ROOT / "src").glob("limits/*.rs"))
     server = (ROOT / "src" / "server.rs").read_text()
     reserve = int(re.search(r"const RESERVE: usize = (\d+)", limits)[1])
-    # What the kernel's default vm.max_map_count leaves for connections, four maps each, is to be what decides.
+    # The kernel's default vm.max_map_count, at four maps per connection, must be the limit that decides.
     maps = (65_530 - int(re.search(r"const MAPS_RESERVE: usize = (\d+)", limits)[1])) // 4
     for key in ("TasksMax", "LimitNOFILE"):
         assert int(unit(key)[0]) - reserve >= maps, key

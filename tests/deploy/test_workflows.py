@@ -1,5 +1,5 @@
-"""The workflows are right for actionlint and zizmor, every action is pinned by digest with its version beside it, and no
-job may do more than it has to. (That GitHub runs them is not proven here.)"""
+"""The workflows pass actionlint and zizmor, every action is pinned by digest with its version beside it, and no job
+has more permissions than it needs. (That GitHub runs them is not proven here.)"""
 
 import re
 import subprocess

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the image on a Debian machine that has no engine and reaches no image registry: installs Debian's docker.io,
-# starts an engine of its own in a temporary folder, makes stand-ins for the base images, runs test.sh and compose.sh, and
-# takes it all away but the packages. Needs root and 6 GB; some five minutes.
+# starts a private engine in a temporary folder, makes stand-ins for the base images, runs test.sh and compose.sh, and
+# removes everything except the packages. Needs root and 6 GB; takes about five minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -36,5 +36,5 @@ until docker version >/dev/null 2>&1; do
 done
 tests/docker/standins.sh "$folder"
 PAIR=1 tests/docker/test.sh
-# From the layers that are built by now.
+# Uses the layers built so far.
 tests/docker/compose.sh

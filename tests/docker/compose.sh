@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests docs/deploy/compose.yaml with the Docker engine that answers here: both profiles behind Caddy, with its own
-# authority, on the ports 80 and 443. BOBBIN_IMAGE names an image that is there already. Removes what it started, volumes
-# too, so it refuses to run where volumes of that name exist.
+# Tests docs/deploy/compose.yaml with the available Docker engine: both profiles behind Caddy, with its own authority,
+# on ports 80 and 443. BOBBIN_IMAGE names an existing image. Removes what it started, volumes included, so it refuses to
+# run if volumes of that name exist.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The scene of the original article in its own commands: one network, one Redis, two containers, one chat, on
-# http://localhost:3000 and http://localhost:3001. Ctrl-C ends and removes all but the images.
+# The setup of the original article in its own commands: one network, one Redis, two containers, one chat, on
+# http://localhost:3000 and http://localhost:3001. Ctrl-C stops and removes everything but the images.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -9,7 +9,7 @@ say_and_do() {
     "$@"
 }
 
-# Only what was made here is removed. The chats go before their Redis, which keeps their last messages.
+# Removes only what was made here: first the chats, then their Redis, which keeps their last messages.
 chats= redis= network=
 end() {
     trap - EXIT INT TERM

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes stand-ins for the images that the Dockerfile and pair.sh name, for an engine that can reach no image registry:
+# Makes stand-ins for the images named by the Dockerfile and pair.sh, for an engine that can reach no image registry:
 # plain Debian packages, and this machine's Rust. They are imported under the real names, so never run this on an engine
 # that is used for anything else. Needs root, debootstrap, and the release of Debian that it runs on.
 #
@@ -19,7 +19,7 @@ cp "/$authorities" "$debian/$authorities"
 echo "redis"
 tar -C "$debian" -c . | docker import --change 'EXPOSE 6379' \
     --change 'CMD ["redis-server", "--protected-mode", "no", "--save", ""]' - redis >/dev/null
-# Outside of its package, Redis protects itself from other machines; the real image's command line does not say so.
+# Outside its package, Redis rejects other machines by default (protected mode); the real image turns that off.
 docker build --quiet --tag redis:7 - >/dev/null <<'END'
 FROM redis
 ENTRYPOINT ["sh", "-c", "mkdir -p /data && cd /data && exec \"$@\" --protected-mode no", "--"]
@@ -33,7 +33,7 @@ CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile"]
 END
 
 echo "gcr.io/distroless/cc-debian12:nonroot"
-# Like the real one: the files of these packages, and nothing that could run them.
+# Like the real one: the files of these packages, and no shell or package manager.
 mkdir -p "$runtime"/usr/{bin,sbin,lib,lib64} "$runtime/home/nonroot"
 chroot "$debian" dpkg --listfiles base-files ca-certificates libc6 libgcc-s1 libgomp1 libssl3 libstdc++6 netbase tzdata |
     sed 's,^/,./,' | sort --unique | grep --invert-match --extended-regexp '^\./usr/share/(info|locale|man)' |
@@ -50,7 +50,7 @@ echo "rust:1-slim-bookworm"
 sysroot=$(rustc --print sysroot)
 cp "$sysroot/bin/cargo" "$sysroot/bin/rustc" "$debian/usr/local/bin"
 cp -r "$sysroot/lib" "$debian/usr/local"
-# How this machine's Cargo finds its crates.
+# This machine's Cargo configuration, to find crates.
 for config in "${CARGO_HOME:-$HOME/.cargo}"/config{,.toml}; do
     if [ -e "$config" ]; then mkdir -p "$debian/root/.cargo" && cp "$config" "$debian/root/.cargo"; fi
 done

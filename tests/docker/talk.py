@@ -1,8 +1,8 @@
-"""Clients for test.sh: each command joins people in a fresh room, and fails loudly where a promise is not kept.
+"""Clients for test.sh. Each command joins people in a new room, and fails if a promise is broken.
 
-    talk.py across URL URL               one at each address; both hear both, once, in the same order
+    talk.py across URL URL               one at each address; both receive both messages, once, in the same order
     talk.py move FROM TO CODE COMMAND …  ten people at FROM and Bob at TO; COMMAND ends FROM, which closes with CODE
-                                         (1006: without a goodbye); the ten come back at TO, have missed nothing, and
+                                         (1006: without a close frame); the ten reconnect at TO, have missed nothing, and
                                          Bob has seen nobody leave
 """
 
@@ -39,7 +39,7 @@ class Person:
         self.until(lambda frame: frame.get("ref") == ref and frame["type"] == "message")
 
     def until(self, wanted):
-        """Listen until this frame comes."""
+        """Read until this frame arrives."""
         end = time.monotonic() + PATIENCE
         while True:
             frame = json.loads(self.socket.recv(timeout=max(0.01, end - time.monotonic())))
@@ -55,7 +55,7 @@ class Person:
             self.until(lambda _: text in self.heard)
 
     def end(self):
-        """Listen until the connection ends; how it did."""
+        """Read until the connection ends; returns how it did."""
         try:
             self.until(lambda _: False)
         except ConnectionClosed as closed:

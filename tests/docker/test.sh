@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests the image with the Docker engine that answers here: builds it, runs two containers and a Redis on a network of
-# their own under names of their own, and removes them. Without an engine it says so and tests nothing. alone.sh brings
-# an engine; BUILD_OPTIONS go to `docker build`; PAIR=1 also tries pair.sh, which takes the ports 3000 and 3001.
+# Tests the image with the available Docker engine: builds it, runs two containers and a Redis on a network and under
+# names of their own, and removes them. Without an engine it prints that and tests nothing. alone.sh provides an engine;
+# BUILD_OPTIONS are passed to `docker build`; PAIR=1 also tries pair.sh, which uses ports 3000 and 3001.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -23,8 +23,8 @@ end() {
 }
 trap end EXIT
 
-# A test is a function that ends at its first failure. What it printed is shown if it failed. (`run` must not stand in a
-# condition: there, the shell would go on after failures.)
+# Runs a test, which is a function that ends at its first failure, and shows its output if it failed. (Do not call `run`
+# in a condition: the shell would ignore failures within it.)
 run() {
     local output
     set +e
@@ -41,7 +41,7 @@ run() {
     fi
 }
 
-# The rest needs what the last one made.
+# The following tests depend on the last one.
 or_end() { [ $status = 0 ] || { summary; exit 1; }; }
 
 summary() {
@@ -49,7 +49,7 @@ summary() {
     [ $failed = 0 ]
 }
 
-# Polls until the rest of the line succeeds, for so many seconds.
+# Polls until the rest of the line succeeds, for this many seconds.
 within() {
     local end=$((SECONDS + $1))
     shift
@@ -72,7 +72,7 @@ exited_with() {
     [ "$code" = "exited $2" ] || { echo "$1: $code"; docker logs --tail 20 "$own-$1"; return 1; }
 }
 
-# As the Fargate template runs them: nothing to write to, no capability.
+# As in the Fargate template: a read-only file system, no capabilities.
 start() {
     docker run --detach --name "$own-$1" --net "$own" --publish 127.0.0.1::3000 --env REDIS_ENDPOINT="$own-redis" \
         --read-only --cap-drop ALL --security-opt no-new-privileges "$image"
@@ -108,7 +108,7 @@ two_containers_run_on_a_read_only_root() {
 
 the_process_is_not_root() {
     local who
-    # The engine insists on the process's number; the number of the user is the second column.
+    # The engine requires the pid column first; the user's id is the second column.
     who=$(docker top "$own-one" -eo pid,uid,comm | awk 'NR > 1 { print $2, $3 }')
     echo "$who"
     [ "$who" = "65532 bobbin" ]
@@ -126,7 +126,7 @@ a_chat_goes_across_the_containers() { "$python" tests/docker/talk.py across "$(u
 
 docker_stop_moves_the_people_on_it_and_exits_0_in_time() {
     local begin=$SECONDS
-    # With the engine's own patience of ten seconds, after which it kills.
+    # With the engine's default of ten seconds before it kills.
     "$python" tests/docker/talk.py move "$(url one)" "$(url two)" 1012 docker stop "$own-one"
     exited_with one 0
     [ $((SECONDS - begin)) -lt 15 ]
@@ -145,7 +145,7 @@ a_killed_container_starts_again_into_the_same_chat() {
     "$python" tests/docker/talk.py across "$(url one)" "$(url two)"
 }
 
-# The words of the article, and Ctrl-C.
+# The article's commands, and Ctrl-C.
 the_articles_own_commands_work() {
     local log pid status=0
     log=$(mktemp)

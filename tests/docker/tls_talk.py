@@ -1,9 +1,9 @@
-"""People who chat through a proxy with TLS on https://localhost, for compose.sh:
+"""People who chat through a TLS proxy on https://localhost, for compose.sh:
 
     tls_talk.py wait CA               until /healthz answers
-    tls_talk.py say CA TEXT           one comes, says it, and leaves with the receipt
-    tls_talk.py expect CA TEXT …      one comes and finds exactly these
-    tls_talk.py move CA COMMAND …     some talk while the command stops an instance: all come back, and miss nothing
+    tls_talk.py say CA TEXT           one joins, sends the text, and leaves with the receipt
+    tls_talk.py expect CA TEXT …      one joins and finds exactly these texts
+    tls_talk.py move CA COMMAND …     some chat while the command stops an instance: all reconnect, and miss nothing
 """
 
 import json
@@ -23,12 +23,12 @@ WITHIN = 30
 class Person:
     def __init__(self, context, name):
         self.context, self.secret, self.since = context, uuid.uuid4().hex, None
-        self.name = f"{name} {self.secret[:6]}"  # nobody else's, within a lease either
+        self.name = f"{name} {self.secret[:6]}"  # unique, because the name stays leased for a while
         self.seen = []
         self.connect()
 
     def connect(self):
-        """Until it works: an instance may be on its way."""
+        """Retry until it succeeds: an instance may be starting."""
         end = time.monotonic() + WITHIN
         while True:
             try:
@@ -46,7 +46,7 @@ class Person:
         self.seen += [message["text"] for message in welcome["messages"]]
 
     def frame(self, *kinds):
-        """The next frame of one of these types, a connection that ends in between made anew."""
+        """The next frame of one of these types; reconnects if the connection ends."""
         while True:
             frame = json.loads(self.socket.recv(WITHIN))
             if frame["type"] == "message":
