@@ -1,4 +1,4 @@
-# What people do with Bobbin; `make` alone lists it.
+# Common tasks; `make` alone lists them.
 
 .DEFAULT_GOAL := help
 SECONDS ?= 60
