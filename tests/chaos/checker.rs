@@ -6,12 +6,11 @@
 //!
 //! - *lost*: every message that anyone has seen, or that is in the log at the end, was seen by every client of the room
 //!   whose first welcome was older than it, whether or not its sender had a receipt: what is in the log must be
-//! delivered.
+//!   delivered.
 //! - *twice*: one ref of one client has one id.
 //! - *forgotten*: what anyone has seen is in the log at the end.
 //! - *vanished*: every message that was sent has a receipt in the end, or its sender accepted an error as the answer.
-//!   Half
-//!   of the clients send again only after an error or on a new connection, so a missing answer stays missing.
+//!   Half of the clients send again only after an error or on a new connection, so a missing answer stays missing.
 //!
 //! **What Redis itself loses.** Redis may come back without its data, or a replica without the latest data may be
 //! promoted. Each such [`Loss`] records the period whose messages may be gone; those of them that are not in the log at
@@ -19,16 +18,12 @@
 //!
 //! - *forgotten* does not apply.
 //! - *lost* is excused if the client could not have received the message. It could if it saw a later message from
-//!   before the
-//!   loss (except for what it was still fetching page by page); or if, between one second after the message and the
-//! loss,
-//!   there was a moment at which it had been joined for a second on an instance that no fault had touched for
-//! [`SETTLE`].
-//!   (Redis may die after it published to one instance and before it published to the next; and what a cut client would
-//!   have fetched from the log is no longer there.)
+//!   before the loss (except for what it was still fetching page by page); or if, between one second after the message
+//!   and the loss, there was a moment at which it had been joined for a second on an instance that no fault had touched
+//!   for [`SETTLE`]. (Redis may die after it published to one instance and before it published to the next; and what a
+//!   cut client would have fetched from the log is no longer there.)
 //! - *twice* is excused if the first of the two was lost while the sender had no receipt and so had to send again; or
-//!   if the
-//!   message was in flight at that moment, so that an instance may have repeated it to Redis by itself.
+//!   if the message was in flight at that moment, so that an instance may have repeated it to Redis by itself.
 //!
 //! In return, `gap` must be true in exactly those welcomes whose `since` was lost.
 
