@@ -223,6 +223,17 @@ fn a_trusted_proxy_names_the_user() {
     for answer in [as_user(5, "Ada"), as_user(9, ""), upgrade(task.addr, 9, "tea", "")] {
         assert_eq!(answer.err().expect("a refusal").status, 401);
     }
+    // Invalid UTF-8, two users, or nothing visible: the refusal names the header.
+    for (value, status, why) in [
+        (&b"B\xf6b"[..], 401, "remote-user: not in UTF-8"),
+        (b"Ada\r\nremote-user: Eve", 400, "more than one remote-user line"),
+        (b"\xe2\x80\x8b", 401, "remote-user: nothing that can be shown"),
+    ] {
+        let mut connection = Connection::over(connect(task.addr, 9));
+        connection.write([b"GET /r/tea HTTP/1.1\r\nHost: test\r\nRemote-User: ", value, b"\r\n\r\n"].concat());
+        let answer = connection.response(false);
+        assert!(answer.status == status && answer.text().starts_with(why), "{} {}", answer.status, answer.text());
+    }
     // The same user on a second device is the same person.
     let mut phone = as_user(9, "Ada").expect("a connection");
     phone.send(json!({"type": "join", "client": phone.secret}));

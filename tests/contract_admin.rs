@@ -176,12 +176,17 @@ both! {
         // The admin API still works from there.
         admin(server.addr, "DELETE", "bans/127.0.0.1", "");
         again.enter("Bob", None);
+        // Scripts encode the colons of an IPv6 address.
+        admin(server.addr, "POST", "bans", r#"{"address":"2001:db8:1:2::9"}"#);
+        admin(server.addr, "DELETE", "bans/2001%3Adb8%3a1:2%3A%3A", "");
+        assert_eq!(admin(server.addr, "GET", "bans", ""), json!([]));
     }
 
     fn what_is_no_ban_is_refused(at) {
         let server = at.start(SETTINGS);
         for wrong in ["", "{}", "[]", r#"{"by":"short"}"#, r#"{"address":"nowhere"}"#, r#"{"by":7}"#,
-            r#"{"by":"abcdefgh234567ab","minutes":-1}"#, r#"{"by":"abcdefgh234567ab","address":"127.0.0.1"}"#] {
+            r#"{"by":"abcdefgh234567ab","minutes":-1}"#, r#"{"by":"abcdefgh234567ab","minutes":0}"#,
+            r#"{"by":"abcdefgh234567ab","minutes":525601}"#, r#"{"by":"abcdefgh234567ab","address":"127.0.0.1"}"#] {
             refused(&admin_as(TOKEN, server.addr, "POST", "bans", wrong), 400);
         }
         assert_eq!(admin(server.addr, "GET", "bans", ""), json!([]));

@@ -240,6 +240,30 @@ fn a_head_that_is_no_http_1_is_400() {
 }
 
 #[test]
+fn lines_that_must_be_there_once_are() {
+    let task = Task::start(&[]);
+    for (version, lines, status) in [
+        ("1.1", "", 400),
+        ("1.0", "", 200),
+        ("1.9", "", 400),
+        ("1.9", "Host: a\r\n", 200),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.0", "Host: a\r\nhost: b\r\n", 400),
+        ("1.1", "Host: a\r\nOrigin: http://a\r\n", 200),
+        ("1.1", "Host: a\r\nOrigin: http://a\r\norigin: http://evil.example\r\n", 400),
+    ] {
+        let mut connection = Connection::open(task.addr);
+        connection.write(format!("GET /healthz HTTP/{version}\r\n{lines}\r\n"));
+        let response = connection.response(false);
+        assert_eq!(response.status, status, "HTTP/{version} {lines:?}");
+        if status == 400 {
+            refused(&response, 400);
+            assert!(connection.closed());
+        }
+    }
+}
+
+#[test]
 fn a_head_may_come_byte_by_byte() {
     let task = Task::start(&[]);
     let mut connection = Connection::open(task.addr);

@@ -178,3 +178,15 @@ fn a_page_is_told_why_its_upgrade_is_refused() {
     let (status, line) = ask(own);
     assert!(status == 503 && line.contains("all connections are taken"), "{status} {line}");
 }
+
+#[test]
+fn a_page_is_told_that_its_address_is_over_a_limit() {
+    let task = Task::start(&[("ADDRESS_CONNECTIONS", "1")]);
+    let behind = |number: u8| format!("X-Forwarded-For: 203.0.113.{number}\r\n");
+    let _held = Client::upgrade(task.addr, "lobby", &behind(1)).expect("the first connection");
+    let ask = |number| request(task.addr, "GET", "/ws/lobby?origin=http://test", &behind(number));
+    let refusal = ask(1);
+    assert_eq!((refusal.status, refusal.text().trim()), (429, "too many connections from this address"));
+    assert!(refusal.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{refusal:?}");
+    assert_eq!(ask(2).status, 426, "nothing is in the way of others");
+}

@@ -117,7 +117,10 @@ fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
         (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: an IP address"))?),
         _ => return Err(bad("either by, the sixteen characters that messages carry, or address")),
     };
-    let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES).clamp(1, MAX_MINUTES);
+    let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES);
+    if !(1..=MAX_MINUTES).contains(&minutes) {
+        return Err(bad(&format!("minutes: 1 to {MAX_MINUTES}")));
+    }
     let ban: Ban = app.backplane.ban(&target, Duration::from_secs(60 * minutes)).map_err(unavailable)?;
     log::info!("the host keeps {target} out for {minutes} minutes");
     json(201, &ban)
@@ -125,12 +128,24 @@ fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
 
 fn lift(id: &str, app: &App) -> Result<Answer, Answer> {
     let unknown = || Answer::refusal(404, "there is no such ban");
-    let target: Target = id.parse().map_err(|()| unknown())?;
+    let target: Target = decoded(id).and_then(|id| id.parse().ok()).ok_or_else(unknown)?;
     if !app.backplane.lift(&target).map_err(unavailable)? {
         return Err(unknown());
     }
     log::info!("the host lets {target} in again");
     json(200, &serde_json::json!({ "lifted": target }))
+}
+
+/// A part of a path without its percent-encoding (RFC 3986, section 2.1): scripts encode the colons of an IPv6 address.
+fn decoded(part: &str) -> Option<String> {
+    let mut pieces = part.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -143,6 +158,16 @@ mod tests {
         assert!(matches!(removal("by=abcdefgh234567ab"), Ok(Removal::By(_))));
         for wrong in ["by=", "by", "by=x", "By=abcdefgh234567ab", "id=1-0", "&", "by=abcdefgh234567ab&x=1"] {
             assert!(removal(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parts_of_paths_are_decoded() {
+        for (part, whole) in [("", ""), ("a-1", "a-1"), ("2001%3Adb8%3a%3A", "2001:db8::"), ("%c3%b6", "\u{f6}")] {
+            assert_eq!(decoded(part).as_deref(), Some(whole), "{part}");
+        }
+        for wrong in ["%", "%3", "%3x", "a%%3A", "%ff", "%\u{f6}"] {
+            assert_eq!(decoded(wrong), None, "{wrong}");
         }
     }
 }

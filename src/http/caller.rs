@@ -1,6 +1,7 @@
 //! Identifies who sent a request: the client's address, through trusted proxies, and the user name if a proxy supplies
 //! one.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Identifies the sender of a request.
 ///
 /// # Errors
-/// 429 for an address that sends too many requests, 401 if a proxy must name the user and did not.
+/// 429 for an address that sends too many requests, 401 if a proxy must name the user and did not, 400 if it names two.
 pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor, Answer> {
     let access = &app.settings.access;
     let lines = request.headers().get_all(FORWARDED_FOR);
@@ -39,7 +40,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
             Answer::too_much(&refusal)
         })?;
     }
-    let user = user(request, peer, app);
+    let user = user(request, peer, app)?;
     if access.user_header.is_some() && user.is_none() && !is_open(request, app) {
         return Err(Answer::refusal(401, "the proxy before this server did not say who you are"));
     }
@@ -58,13 +59,22 @@ fn is_open(request: &Request<()>, app: &App) -> bool {
     is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_host(request, app)
 }
 
-/// The user named by the proxy, if the peer is one of the configured proxies.
-fn user(request: &Request<()>, peer: &Peer, app: &App) -> Option<std::sync::Arc<str>> {
+/// The user named by the proxy, if the peer is one of the configured proxies and names one.
+///
+/// # Errors
+/// 400 if there are two, one of which may be the client's own; 401 if it cannot be a name.
+fn user(request: &Request<()>, peer: &Peer, app: &App) -> Result<Option<Arc<str>>, Answer> {
     let access = &app.settings.access;
-    let value = request.headers().get(access.user_header.as_ref()?)?;
-    if !access.proxies.names(peer.address) {
-        return None;
+    let Some(header) = access.user_header.as_ref().filter(|_| access.proxies.names(peer.address)) else {
+        return Ok(None);
+    };
+    let mut lines = request.headers().get_all(header).iter();
+    let Some(line) = lines.next().filter(|line| !line.is_empty()) else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(Answer::refusal(400, &format!("more than one {header} line")));
     }
-    let name = std::str::from_utf8(value.as_bytes()).ok()?;
-    protocol::shown_user(name).is_some().then(|| name.trim().into())
+    let unfit = |why| Answer::refusal(401, &format!("{header}: {why}"));
+    let name = std::str::from_utf8(line.as_bytes()).map_err(|_| unfit("not in UTF-8"))?;
+    protocol::shown_user(name).ok_or_else(|| unfit("nothing that can be shown as a name"))?;
+    Ok(Some(name.trim().into()))
 }

@@ -70,7 +70,11 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Answer::refusal(431, "over 64 header lines")),
-        Err(error) => return Err(Answer::refusal(400, &format!("this is no HTTP/1.1 request: {error}"))),
+        Err(error) => {
+            let known = as_version_1_1(buffer).filter(|_| error == httparse::Error::Version);
+            let refusal = || Err(Answer::refusal(400, &format!("this is no HTTP/1.1 request: {error}")));
+            return known.map_or_else(refusal, |known| parse(&known));
+        }
     };
     let bad = |_| Answer::refusal(400, "this is no HTTP/1.1 request");
     let mut request = Request::new(());
@@ -82,13 +86,42 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
         let value = HeaderValue::from_bytes(line.value).map_err(|_| bad(()))?;
         request.headers_mut().append(name, value);
     }
+    check_lines(&request)?;
+    Ok(Some((request, length)))
+}
+
+/// Refuses heads in which a proxy and this server could each take a different line for the valid one.
+fn check_lines(request: &Request<()>) -> Result<(), Answer> {
+    let refused = |why| Err(Answer::refusal(400, why));
+    let count = |name| request.headers().get_all(name).iter().count();
+    // RFC 9112, section 3.2.
+    match count(header::HOST) {
+        0 if request.version() == Version::HTTP_11 => return refused("there is no Host line"),
+        0 | 1 => {}
+        _ => return refused("more than one Host line"),
+    }
+    if count(header::ORIGIN) > 1 {
+        return refused("more than one Origin line");
+    }
     // With two lengths, proxy and server could disagree on where the body ends (RFC 9112, section 6.3).
     let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
     let first = lengths.next();
     if lengths.any(|other| Some(other) != first) {
-        return Err(Answer::refusal(400, "two different Content-Length lines"));
+        return refused("two different Content-Length lines");
     }
-    Ok(Some((request, length)))
+    Ok(())
+}
+
+/// The same head as version 1.1, if it has a later 1.x, which a recipient reads as the latest version it knows (RFC 9110,
+/// section 2.5).
+fn as_version_1_1(buffer: &[u8]) -> Option<Vec<u8>> {
+    let start = buffer.iter().position(|byte| !byte.is_ascii_whitespace())?;
+    let line = buffer[start..].split(|byte| *byte == b'\n').next()?.trim_ascii_end();
+    let (digit, before) = line.split_last()?;
+    let is_later = (b'2'..=b'9').contains(digit) && before.ends_with(b" HTTP/1.");
+    let mut known = buffer.to_vec();
+    known[start + before.len()] = b'1';
+    is_later.then_some(known)
 }
 
 /// Whether the client allows the connection to stay open after the answer.
@@ -122,6 +155,21 @@ mod tests {
         assert!(parse(&head("Content-Length: 3\r\nContent-Length: 3\r\n")).is_ok());
         for wrong in ["Content-Length: 3\r\nContent-Length: 4\r\n", "Content-Length: 0\r\ncontent-length: 00\r\n"] {
             assert!(parse(&head(wrong)).is_err_and(|refusal| refusal.status() == 400), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_later_1_x_is_read_as_1_1() {
+        for (version, is_taken) in
+            [("1.0", true), ("1.1", true), ("1.2", true), ("1.9", true), ("2.1", false), ("1.10", false)]
+        {
+            let head = format!("\r\nGET /a HTTP/{version}\r\nHost: x\r\n\r\nrest");
+            let parsed = parse(head.as_bytes()).map(|whole| whole.map(|(request, length)| (request.version(), length)));
+            let known = if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+            assert_eq!(parsed.ok(), is_taken.then_some(Some((known, head.len() - 4))), "{version}");
+            for end in 0..if is_taken { head.len() - 4 } else { 0 } {
+                assert!(matches!(parse(&head.as_bytes()[..end]), Ok(None)), "{version}: {end}");
+            }
         }
     }
 }

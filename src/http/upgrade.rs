@@ -55,7 +55,7 @@ pub fn open_session(
         |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
     let wants_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket");
     if !wants_websocket || request.method() == Method::HEAD || text(header::SEC_WEBSOCKET_VERSION) != "13" {
-        let why = explain(request, app);
+        let why = explain(request, &visitor, app);
         return Err(why
             .unwrap_or_else(|| Answer::refusal(426, "this path speaks WebSocket, version 13").asking_for_websocket()));
     }
@@ -76,12 +76,16 @@ pub fn open_session(
 
 /// Why an upgrade from this page would be refused; `None` if it would succeed. Browsers do not show scripts the body of
 /// a refused upgrade, so the page sends a plain request to the same address, with its origin in the query.
-fn explain(request: &Request<()>, app: &App) -> Option<Answer> {
+fn explain(request: &Request<()>, visitor: &Visitor, app: &App) -> Option<Answer> {
     let origin = request.uri().query()?.strip_prefix("origin=")?;
     if app.draining.load(Relaxed) {
         return Some(Answer::full(GOING_AWAY));
     }
-    if app.sessions.taken() >= app.sessions.cap() {
+    let (taken, cap) = (app.sessions.taken(), app.sessions.cap());
+    if let Err(refusal) = visitor.account.may_connect(cap.saturating_sub(taken), cap, Instant::now()) {
+        return Some(Answer::too_much(&refusal));
+    }
+    if taken >= cap {
         return Some(Answer::full(ALL_TAKEN));
     }
     check_origin(origin, request, app).err()

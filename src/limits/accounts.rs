@@ -17,9 +17,10 @@ const MAX_ACCOUNTS: usize = 20_000;
 const REST: Duration = Duration::from_secs(15 * 60);
 /// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// The bursts allowed, as seconds of their rates.
+/// The bursts allowed, as seconds of their rates. That of joins is at least this many, unless a minute allows fewer.
 const CONNECTION_BURST: f64 = 10.0;
 const JOIN_BURST: f64 = 20.0;
+const LEAST_JOINS: u32 = 10;
 const HISTORY_BURST: f64 = 8.0;
 const TEXT_BURST: f64 = 8.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
@@ -124,16 +125,29 @@ struct State {
     wait_until: Instant,
 }
 
+impl State {
+    fn may_connect(&mut self, most: usize, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
+        let over = most > 0 && self.connections >= most;
+        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
+        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
+            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        }
+        self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+    }
+}
+
 impl Account {
     fn new(address: IpAddr, limits: PerAddress, now: Instant) -> Account {
         let bucket = |per_second: f64, burst: f64| Bucket::new(per_second, per_second * burst, now);
         let rate = f64::from(limits.connection_rate);
+        let joins = f64::from(limits.joins) / 60.0;
+        let join_burst = (joins * JOIN_BURST).max(f64::from(limits.joins.min(LEAST_JOINS)));
         let state = State {
             used: now,
             connections: 0,
             new_connections: bucket(rate, CONNECTION_BURST),
             requests: bucket(rate * REQUESTS, CONNECTION_BURST),
-            joins: bucket(f64::from(limits.joins) / 60.0, JOIN_BURST),
+            joins: Bucket::new(joins, join_burst, now),
             new_rooms: bucket(f64::from(limits.new_rooms) / 3600.0, 3600.0),
             history: bucket(f64::from(limits.history), HISTORY_BURST),
             text: bucket(f64::from(limits.text), TEXT_BURST),
@@ -165,16 +179,18 @@ impl Account {
     /// The address has too many connections, or opens them too fast.
     pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
         let mut state = self.state(now);
-        let most = self.limits.connections;
-        let over = most > 0 && state.connections >= most;
-        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
-        if over || (scarce && state.connections >= most.div_ceil(FEW_PART)) {
-            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
-        }
-        let refusal = |wait| Refusal { limit: Limit::ConnectionRate, wait };
-        state.new_connections.take(now).map_err(refusal)?;
+        state.may_connect(self.limits.connections, free, cap, now)?;
+        state.new_connections.charge(1.0);
         state.connections += 1;
         Ok(Connected(self.clone()))
+    }
+
+    /// Whether a new connection would be accepted.
+    ///
+    /// # Errors
+    /// As [`Account::connect`].
+    pub fn may_connect(&self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
+        self.state(now).may_connect(self.limits.connections, free, cap, now)
     }
 
     /// Counts a plain HTTP request.
@@ -328,6 +344,15 @@ mod tests {
         now += FORGIVEN_AFTER;
         mallory.wrong_passphrase(now);
         assert!(mallory.may_try_passphrase(now).is_ok());
+    }
+
+    #[test]
+    fn few_joins_per_minute_may_come_at_once() {
+        let now = Instant::now();
+        for (joins, at_once) in [(1, 1), (2, 2), (10, 10), (30, 10), (600, 200)] {
+            let ada = account(PerAddress { joins, ..LIMITS }, now);
+            assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), at_once, "{joins}");
+        }
     }
 
     #[test]
