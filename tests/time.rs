@@ -437,6 +437,43 @@ together! {
         let end = slow.end();
         assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
     }
+    fn a_client_that_does_not_read_is_out_of_the_room_within_25_s() {
+        let redis = Redis::start();
+        for task in [Task::start(&[("RATE_LIMIT", "0")]), Task::on(&redis, &[("RATE_LIMIT", "0")])] {
+            let mut ada = Client::join(task.addr, "tea", "Ada");
+            let mut slow = slow_client(&task, "tea", "Slow");
+            let text = "x".repeat(4000);
+            let (mut said, mut backlog) = (0, None);
+            while backlog.is_none() {
+                said += ada.say(&text).to_string().len() + 4;
+                // It is said to have a backlog only when it surely has one, so the time counts from later on.
+                backlog = (said > queues(&task, &slow) + 16 * 1024).then(Instant::now);
+            }
+            ada.patience = seconds(30);
+            ada.see_leave("Slow");
+            let took = backlog.expect("it has one").elapsed();
+            assert!(took < seconds(25), "{took:?}");
+            slow.patience = seconds(5);
+            slow.end();
+        }
+    }
+
+    fn a_client_that_was_cut_comes_back_unnoticed_and_may_read_why() {
+        let task = Task::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let mut slow = slow_client(&task, "tea", "Slow");
+        let text = "x".repeat(4000);
+        poll_until("it is cut", seconds(60), || {
+            ada.say(&text);
+            http::metric(task.addr, CUT) == 1.0
+        });
+        // It has five seconds, of which it uses three.
+        ada.quiet("Slow leaving", seconds(3), |f| f["type"] == "presence" && f["left"] != json!([]));
+        slow.expect_close(1013);
+        let back = Client::back(task.addr, "tea", "Slow", &slow.secret, None);
+        ada.quiet("Slow leaving", seconds(18), |f| f["type"] == "presence" && f["left"] != json!([]));
+        assert_eq!(back.welcome["participants"], 2);
+    }
 }
 
 const CUT: &str = "bobbin_slow_clients_cut_total";

@@ -10,17 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::frame::{Batch, OrderKey, OutFrame};
-use super::socket::SharedSocket;
+use super::socket::{CLOSE_GRACE, SharedSocket};
 use crate::protocol::{Close, Id};
 
 /// The largest backlog, in bytes. One frame may exceed it: an answer that the client requested.
 const MAX_BACKLOG: usize = 256 * 1024;
 /// The longest time for which the socket may take nothing of a backlog.
 const MAX_STALL: Duration = Duration::from_secs(10);
-/// How long a client has to answer a close frame before its connection is shut down.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// The same for a client that is cut for not reading: it will hardly answer, and until then it counts as present.
-const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// What an outbox needs from its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,13 +177,12 @@ impl Outbox {
         match &mut self.phase {
             Phase::Joining { then: then @ None } => *then = Some(code),
             Phase::Open => {
-                let mut grace = CLOSE_GRACE;
                 if code == Close::TooSlow {
-                    grace = CUT_GRACE;
+                    self.socket.cut();
                     self.queue.truncate(usize::from(self.partly_written));
                 }
                 self.queue.push_back(OutFrame::unordered(code.bytes()));
-                self.phase = Phase::Closing { deadline: now + grace };
+                self.phase = Phase::Closing { deadline: now + CLOSE_GRACE };
                 self.retry(now);
             }
             Phase::Joining { .. } | Phase::Closing { .. } | Phase::Dead => return false,
@@ -325,7 +320,7 @@ mod tests {
         while !outbox.queue.is_empty() {
             outbox.retry(now);
         }
-        outbox.retry(now + CUT_GRACE);
+        outbox.retry(now + CLOSE_GRACE);
         assert_eq!(outbox.attention(now), Attention::None);
         let all = reader.join().expect("no panic").expect("read to the end");
         assert!(all.ends_with(&Close::TooSlow.bytes()));
@@ -342,7 +337,7 @@ mod tests {
             outbox.close(Close::GoingAway, now);
             assert_eq!(outbox.attention(now), Attention::Retry);
         }
-        outbox.retry(now + CUT_GRACE);
+        outbox.retry(now + CLOSE_GRACE);
         assert_eq!((outbox.phase, outbox.attention(now)), (Phase::Dead, Attention::None));
     }
 

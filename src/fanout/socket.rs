@@ -1,7 +1,7 @@
 //! A client's socket, shared by two threads: the session's reads, and the lane writes without blocking.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -12,19 +12,24 @@ use socket2::SockRef;
 /// connection, and the client might lose the close frame.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a client has to answer a close frame before its connection is shut down.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
 /// A client's socket. The session's thread reads from it and the outbox writes to it; it closes when both have dropped
 /// it.
 pub struct SharedSocket {
     /// In blocking mode; the outbox sends with `MSG_DONTWAIT`.
     pub tcp: TcpStream,
     closing: AtomicBool,
+    cut: AtomicBool,
     congested: AtomicBool,
 }
 
 impl SharedSocket {
     /// Wraps a connected socket.
     pub fn new(tcp: TcpStream) -> Arc<SharedSocket> {
-        Arc::new(SharedSocket { tcp, closing: AtomicBool::new(false), congested: AtomicBool::new(false) })
+        let (closing, cut, congested) = Default::default();
+        Arc::new(SharedSocket { tcp, closing, cut, congested })
     }
 
     /// Marks the connection as being closed by the server.
@@ -35,6 +40,18 @@ impl SharedSocket {
     /// Whether the server is closing this connection.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
+    }
+
+    /// Marks the client as cut because it does not read, and ends the read in which the session's thread is blocked, so
+    /// that the seat is released at once.
+    pub fn cut(&self) {
+        self.cut.store(true, Relaxed);
+        let _ = self.tcp.shutdown(Shutdown::Read);
+    }
+
+    /// Whether the client was cut because it does not read.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
     }
 
     /// Records whether frames are queued because the client does not read.

@@ -23,9 +23,9 @@ use self::end::End;
 use self::transport::Transport;
 pub use self::visitor::Visitor;
 use crate::app::App;
-use crate::backplane::{Leave, Room, Seat, SessionId};
+use crate::backplane::{CUT_LEASE, LEASE, Leave, Room, Seat, SessionId};
 use crate::fanout::lane::SessionCommand;
-use crate::fanout::socket::{self, SharedSocket};
+use crate::fanout::socket::{self, CLOSE_GRACE, SharedSocket};
 use crate::limits::{self, BURST_SECONDS, Bucket, Limit, Recent, Refusal};
 use crate::lobby::Guest;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
@@ -277,8 +277,15 @@ impl<'a> Session<'a> {
             End::Broken(_) => {}
         }
         let closed_by_client = matches!(end, End::Closed) && !wire.is_closing();
-        self.give_seat_back(if closed_by_client { Leave::Now } else { Leave::Expire });
-        if matches!(end, End::Refused(_)) {
+        self.give_seat_back(match closed_by_client {
+            true => Leave::Now,
+            false if wire.is_cut() => Leave::Expire(CUT_LEASE),
+            false => Leave::Expire(LEASE),
+        });
+        if wire.is_cut() {
+            // The lane still writes: the client may yet read why.
+            std::thread::sleep(CLOSE_GRACE);
+        } else if matches!(end, End::Refused(_)) {
             socket::linger(&wire.tcp);
         }
         self.app.lanes.post(self.id, SessionCommand::Leave);
@@ -296,7 +303,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.app.metrics.connections.dec();
-            self.give_seat_back(Leave::Expire);
+            self.give_seat_back(Leave::Expire(LEASE));
             self.app.lanes.post(self.id, SessionCommand::Leave);
         }
     }

@@ -114,10 +114,12 @@ impl Rooms {
         let Some(room) = self.rooms.get_mut(&seat.room) else { return };
         let Some(person) = room.people.get_mut(&seat.key).filter(|p| p.session == Some(seat.session)) else { return };
         match how {
-            Leave::Expire => {
-                let end = Instant::now() + LEASE;
+            Leave::Expire(lease) => {
+                let end = Instant::now() + lease;
                 person.expires = Some(end);
-                self.expiring.push_back((end, seat.room.clone(), seat.key.clone()));
+                // Leases differ in length, so it may not be the last to end.
+                let place = self.expiring.partition_point(|(other, ..)| *other <= end);
+                self.expiring.insert(place, (end, seat.room.clone(), seat.key.clone()));
             }
             Leave::Now => {
                 room.people.remove(&seat.key);

@@ -16,6 +16,8 @@
 //! | `bobbin:instances` | hash | each instance's session count, and when it was reported |
 //! | `bobbin:probe` | string | empty; written to check that Redis accepts writes |
 
+use std::time::Duration;
+
 use redis::{Cmd, cmd};
 
 use super::rooms::Taken;
@@ -128,11 +130,12 @@ impl Commands {
         &self,
         room: &str,
         seats: impl IntoIterator<Item = &'a Taken>,
+        lease: Duration,
         again: bool,
         may_expire: bool,
     ) -> Vec<u8> {
         let mut command = self.presence(&self.renew, room, may_expire);
-        command.arg(u8::from(again));
+        command.arg(u8::from(again)).arg(lease.as_millis() as u64);
         for Taken { seat, since } in seats {
             command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
             command.arg(seat.address.to_string()).arg(since).arg(&*seat.name);

@@ -182,9 +182,9 @@ impl Backplane for Redis {
         let Some(taken) = core.rooms.rise(seat) else { return };
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
-            Leave::Expire => {
-                // If the connection is lost, the lease ends somewhat earlier.
-                let lease = core.commands.renew(&seat.room, [&taken], false, false);
+            Leave::Expire(lease) => {
+                // If the connection is lost, the lease is that of the last heartbeat.
+                let lease = core.commands.renew(&seat.room, [&taken], lease, false, false);
                 let _ = core.pipeline.append(lease, Priority::Urgent, drop);
                 core.pipeline.flush();
             }

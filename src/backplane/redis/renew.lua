@@ -1,16 +1,17 @@
 -- Renews the leases of some of an instance's sessions in one room, clears expired ones, and trims the log.
 -- ARGV[3]: what to do with seats that are gone, "1" to restore them (Redis lost them), "0" to give them up (this
 -- instance was stopped, and the room saw them leave).
--- From ARGV[4] on, in groups of six: folded name, session, mark, address, time of joining, shown name.
+-- ARGV[4]: the lease, in milliseconds.
+-- From ARGV[5] on, in groups of six: folded name, session, mark, address, time of joining, shown name.
 -- Returns {newest id, how many seats were restored, "1" if more leases are to be cleared, then for each session that
 -- lost its seat: its number in the list, and "1" if its own client has the name now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
-for i = 4, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
-local lease_end = string.format('%.0f', now + LEASE)
+for i = 5, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
+local lease_end = string.format('%.0f', now + ARGV[4])
 local values = #keys > 0 and redis.call('HMGET', who, unpack(keys)) or {}
 for number, value in ipairs(values) do
-  local i = number * 6 - 2
+  local i = number * 6 - 1
   local key, session, by = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local seat = session .. ' ' .. by .. ' '
   if value and string.sub(value, 1, #seat) == seat then

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::commands::Commands;
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::pipeline::{Pipeline, Priority, Reply};
-use crate::backplane::{Room, Seat, SessionId, Unavailable};
+use crate::backplane::{LEASE, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
 /// All rooms with people on this instance.
@@ -140,7 +140,7 @@ impl Rooms {
         let state = self.state();
         let seats = state.rooms.get(room).map(|state| &state.seats);
         let here: Vec<Taken> = sessions.iter().filter_map(|session| seats?.get(session).cloned()).collect();
-        let command = self.commands.renew(room, &here, again, may_expire);
+        let command = self.commands.renew(room, &here, LEASE, again, may_expire);
         self.pipeline.append(command, Priority::Urgent, move |reply| done(here, reply))
     }
 
