@@ -207,7 +207,7 @@ fn replies_of_redis() {
     let mut dice = Dice::new("replies");
     let redis = Redis::start();
     let (listener, behind) = (TcpListener::bind("127.0.0.1:0").expect("a free port"), redis.addr());
-    let endpoint = listener.local_addr().expect("bound").to_string();
+    let endpoint = common::redis::endpoint(listener.local_addr().expect("bound"));
     let count = Arc::new(AtomicUsize::new(0));
     let (counted, seed) = (count.clone(), dice.next());
     std::thread::spawn(move || {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::http::get;
-use common::redis::certificates;
+use common::redis::{PASSWORD, certificates};
 use common::*;
 use std::time::Duration;
 
@@ -118,23 +118,14 @@ fn a_redis_with_tls_and_a_password_comes_and_goes() {
     bob.hear("again");
 }
 
-/// The Redis user of docs/redis.md, with a password filled in.
-fn documented_user() -> String {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md");
-    let text = std::fs::read_to_string(path).expect("docs/redis.md");
-    let line = text.lines().find(|line| line.starts_with("ACL SETUSER bobbin ")).expect("the user");
-    line.replace("PASSWORD", "open")
-}
-
 #[test]
 fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
     let redis = Redis::durable();
-    let _: () = redis.cmd(&documented_user());
-    let endpoint = format!("redis://bobbin@{}/2", redis.endpoint());
+    let endpoint = format!("redis://bobbin@{}/2", redis.addr());
     let token = "a-token-of-the-tests-1";
     let settings = [
         ("REDIS_ENDPOINT", endpoint.as_str()),
-        ("REDIS_PASSWORD", "open"),
+        ("REDIS_PASSWORD", PASSWORD),
         ("ADMIN_TOKEN", token),
         ("POST_TOKEN", token),
     ];
@@ -171,7 +162,7 @@ fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
     }
     // It may not touch any other program's keys.
     let mut cli = std::process::Command::new("redis-cli");
-    cli.args(["-p", &redis.port.to_string(), "--user", "bobbin", "--pass", "open", "--no-auth-warning"]);
+    cli.args(["-p", &redis.port.to_string(), "--user", "bobbin", "--pass", PASSWORD, "--no-auth-warning"]);
     let output = cli.args(["SET", "theirs", "x"]).output().expect("redis-cli");
     assert!(String::from_utf8_lossy(&output.stdout).contains("NOPERM"), "{output:?}");
 }

@@ -215,7 +215,7 @@ together! {
     /// Channels are not separated by database, so their names are.
     fn databases_of_one_redis_do_not_hear_each_other() {
         let redis = Redis::start();
-        let endpoint = |db: u8| format!("redis://{}/{db}", redis.addr());
+        let endpoint = |db: u8| format!("{}/{db}", redis.endpoint());
         let tasks = [1, 1, 2].map(|db| Task::start(&[("REDIS_ENDPOINT", &endpoint(db))]));
         tasks.iter().for_each(|task| poll_until("ready", PATIENCE, || ready(task)));
         let mut clients = tasks.each_ref().map(|task| Client::join(task.addr, "tea", &format!("On{}", task.addr.port())));

@@ -26,7 +26,7 @@ fn many_rooms_cost_one_room_nothing() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.addr());
     proxy.delay(Duration::from_millis(1));
-    let task = Task::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string()), ("RATE_LIMIT", "0")]);
+    let task = Task::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr)), ("RATE_LIMIT", "0")]);
     poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
     let mut ada = Client::join(task.addr, "calm", "Ada");
     let done = AtomicBool::new(false);
@@ -80,7 +80,7 @@ fn many_rooms_cost_one_room_nothing() {
 /// Two instances, the first behind a proxy.
 fn pair(redis: &Redis) -> (Proxy, Task, Task) {
     let proxy = Proxy::start(redis.addr());
-    let first = Task::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+    let first = Task::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr))]);
     let second = Task::on(redis, &[("RATE_LIMIT", "0")]);
     poll_until("ready", PATIENCE, || get(first.addr, "/readyz").status == 200);
     (proxy, first, second)

@@ -46,6 +46,13 @@ def some_room():
     return f"r{uuid.uuid4().hex[:10]}"
 
 
+def redis_user():
+    """The user that docs/redis.md gives Bobbin, as arguments of redis-server; its password is `open`."""
+    lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
+    user = next(line for line in lines if line.startswith("ACL SETUSER bobbin "))
+    return ["--user", *user.removeprefix("ACL SETUSER ").replace("PASSWORD", "open").split()]
+
+
 class Redis:
     """A redis-server without persistence, which can be stopped and restarted on the same port."""
 
@@ -55,7 +62,7 @@ class Redis:
         self.start()
 
     def start(self):
-        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *redis_user()]
         self.process = subprocess.Popen(args, cwd=self.tmp, stdout=subprocess.DEVNULL)
         poll("redis-server answers", self.answers)
 
@@ -89,7 +96,7 @@ class Task:
         # All tests connect from one address, and act much faster than people.
         limits = ["RATE_LIMIT", "TEXT_RATE", *(f"ADDRESS_{what}" for what in ("CONNECTIONS", "CONNECTION_RATE", "JOINS", "NEW_ROOMS", "TEXT_RATE", "HISTORY_RATE"))]
         env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "RUST_LOG": "info"} | dict.fromkeys(limits, "0")
-        env |= {"REDIS_ENDPOINT": f"127.0.0.1:{redis.port}"} if redis else {}
+        env |= {"REDIS_ENDPOINT": f"redis://bobbin:open@127.0.0.1:{redis.port}"} if redis else {}
         env |= {name: str(value) for name, value in settings.items()}
         self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.log = []

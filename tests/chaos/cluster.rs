@@ -5,6 +5,7 @@ use super::arena::Backplane;
 use super::clock::{self, At};
 use super::common::Instance;
 use super::common::http::Connection;
+use super::common::redis::endpoint;
 use super::folder::Folder;
 use super::pair::Pair;
 use super::process::{Running, Usage, names_of_threads, settled, tail, usage};
@@ -95,7 +96,7 @@ impl Cluster {
             ("HISTORY_BYTES".to_string(), "1073741824".to_string()),
         ];
         settings.push(match &self.store {
-            Store::Redis(pair) => ("REDIS_ENDPOINT".into(), pair.proxies[slot].addr.to_string()),
+            Store::Redis(pair) => ("REDIS_ENDPOINT".into(), endpoint(pair.proxies[slot].addr)),
             Store::File => ("DATA_FILE".into(), self.folder.path("chat.db")),
         });
         if slot + 1 == self.stage.backplane.instances() {

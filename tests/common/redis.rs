@@ -8,7 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-/// A redis-server on 127.0.0.1. Dropping it kills the process and removes its directory.
+/// The password of the user `bobbin`.
+pub const PASSWORD: &str = "open";
+
+/// A redis-server on 127.0.0.1, with the user that docs/redis.md gives Bobbin: whatever is started on it may do that and no
+/// more. The tests themselves are the default user, who may do all. Dropping it kills the process and removes its directory.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,
@@ -46,9 +50,17 @@ impl Redis {
         self.args = args.iter().map(ToString::to_string).collect();
     }
 
-    /// Its address, as a value for `REDIS_ENDPOINT`.
+    /// As a value for `REDIS_ENDPOINT`: with the documented user, or just the address where it has TLS or a password.
     pub fn endpoint(&self) -> String {
-        self.addr().to_string()
+        if self.has("--tls-port") || self.has("--requirepass") {
+            self.addr().to_string()
+        } else {
+            endpoint(self.addr())
+        }
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.args.iter().any(|arg| arg == option)
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -59,15 +71,16 @@ impl Redis {
     pub fn up(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let port = self.port.to_string();
-        let tls = self.args.iter().any(|arg| arg == "--tls-port");
+        let tls = self.has("--tls-port");
         let mut command = Command::new("redis-server");
         if !tls {
             command.args(["--port", &port]);
         }
         command.args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&self.dir).args(&self.args);
+        command.arg("--user").args(documented_user().split(' '));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server is installed (apt-get install redis-server)"));
-        let secret = self.args.iter().any(|arg| arg == "--requirepass");
+        let secret = self.has("--requirepass");
         poll_until("redis-server answers", PATIENCE, || {
             let child = self.child.as_mut().expect("just started");
             assert!(child.try_wait().expect("our own child").is_none(), "redis-server ended at its start");
@@ -140,6 +153,19 @@ impl Drop for Redis {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// A value for `REDIS_ENDPOINT`: the documented user at the address of a [`Redis`] or of a proxy in front of it.
+pub fn endpoint(addr: SocketAddr) -> String {
+    format!("redis://bobbin:{PASSWORD}@{addr}")
+}
+
+/// The user in docs/redis.md, as arguments of `--user`.
+fn documented_user() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md");
+    let text = std::fs::read_to_string(path).expect("docs/redis.md");
+    let user = text.lines().find_map(|line| line.strip_prefix("ACL SETUSER ")).expect("the user");
+    user.replace("PASSWORD", PASSWORD)
 }
 
 /// Creates a key and a certificate for 127.0.0.1, and the authority that signed it, as `ca.pem`, `cert.pem` and

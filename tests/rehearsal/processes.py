@@ -26,12 +26,19 @@ def poll(what, probe, patience=20):
         time.sleep(0.05)
 
 
+def redis_user():
+    """The user that docs/redis.md gives Bobbin, as arguments of redis-server; its password is `open`."""
+    lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
+    user = next(line for line in lines if line.startswith("ACL SETUSER bobbin "))
+    return ["--user", *user.removeprefix("ACL SETUSER ").replace("PASSWORD", "open").split()]
+
+
 class Redis:
     def __init__(self, folder):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *redis_user()]
         self.process = subprocess.Popen(args, cwd=folder, stdout=subprocess.DEVNULL)
         poll("redis-server answers", self._answers)
 
@@ -50,7 +57,7 @@ class Instance:
     def __init__(self, redis=None, **settings):
         self.env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1"}
         if redis:
-            self.env["REDIS_ENDPOINT"] = f"127.0.0.1:{redis.port}"
+            self.env["REDIS_ENDPOINT"] = f"redis://bobbin:open@127.0.0.1:{redis.port}"
         self.env |= {name: str(value) for name, value in settings.items()}
         self._start()
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::common::client::has;
 use crate::common::http::get;
+use crate::common::redis::endpoint;
 use crate::common::{Instance, PATIENCE, Redis};
 use crate::proxy::{Proxy, Which};
 
@@ -56,7 +57,7 @@ together! {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
         let other = Instance::on(&redis, &[]);
-        let late = Instance::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+        let late = Instance::start(&[("REDIS_ENDPOINT", &endpoint(proxy.addr))]);
         poll_until("ready", PATIENCE, || get(late.addr, "/readyz").status == 200);
         let mut ada = Client::join(late.addr, "tea", "Ada");
         proxy.hold(None, Some(Which::Pubsub));
@@ -102,7 +103,7 @@ together! {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
         let other = Instance::on(&redis, &[]);
-        let cut = Instance::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+        let cut = Instance::start(&[("REDIS_ENDPOINT", &endpoint(proxy.addr))]);
         poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
         let (mut ada, mut bob) = (Client::join(other.addr, "tea", "Ada"), Client::join(cut.addr, "tea", "Bob"));
         let (cid, dee) = (Client::join(cut.addr, "tea", "Cid"), Client::join(other.addr, "tea", "Dee"));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::common::http::get;
+use crate::common::redis::endpoint;
 use crate::common::{Instance, PATIENCE, Redis, poll};
 use crate::proxy::{Proxy, Which};
 
@@ -25,7 +26,7 @@ together! {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());
         let other = Instance::on(&redis, &[]);
-        let cut = Instance::start(&[("REDIS_ENDPOINT", &*proxy.addr.to_string())]);
+        let cut = Instance::start(&[("REDIS_ENDPOINT", &endpoint(proxy.addr))]);
         poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
         let (mut ada, mut bob) = (Client::join(cut.addr, "tea", "Ada"), Client::join(other.addr, "tea", "Bob"));
         ada.see_join("Bob");
