@@ -111,21 +111,25 @@ impl Site {
         request
     }
 
+    /// The canonical address of a path with capitals in its room's name, a slash at its end, or nothing after the base.
+    pub fn elsewhere(&self, path: &str) -> Option<String> {
+        if path == self.base {
+            return Some(format!("{path}/"));
+        }
+        let start = ["/r/", "/ws/"].into_iter().find(|start| path.starts_with(start))?;
+        let rest = path[start.len()..].trim_end_matches('/');
+        let (room, part) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let to = format!("{start}{}{part}", room.to_ascii_lowercase());
+        let has_part = part.is_empty() || start == "/r/" && matches!(part, "/messages" | "/alertmanager");
+        let is_room = protocol::is_room(&to[start.len()..to.len() - part.len()]);
+        (has_part && is_room && to != path).then(|| format!("{}{to}", self.base))
+    }
+
     /// Looks up a path.
     pub fn find<'a>(&'a self, path: &'a str) -> Found<'a> {
-        if path == self.base {
-            return Found::Elsewhere(format!("{}/", self.base));
-        }
         match if path == "/" { Some("lobby") } else { path.strip_prefix("/r/") } {
             Some(room) if protocol::is_room(room) => Found::Page(room),
-            Some(room) => {
-                let plain = room.trim_end_matches('/').to_ascii_lowercase();
-                if protocol::is_room(&plain) {
-                    Found::Elsewhere(format!("{}/r/{plain}", self.base))
-                } else {
-                    Found::NoRoom
-                }
-            }
+            Some(_) => Found::NoRoom,
             None => self.files.iter().find(|file| file.path == path).map_or(Found::Nothing, Found::File),
         }
     }
@@ -150,8 +154,6 @@ pub enum Found<'a> {
     Page(&'a str),
     /// A static file.
     File(&'a File),
-    /// A redirect to the canonical address.
-    Elsewhere(String),
     /// An invalid room name.
     NoRoom,
     /// Not found.

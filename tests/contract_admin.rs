@@ -138,6 +138,30 @@ both! {
         assert_eq!(texts(server.addr, "tea"), ["three"]);
     }
 
+    fn an_emptied_room_begins_anew(at) {
+        let server = at.start(&[SETTINGS, &[("HISTORY_MESSAGES", "5")]].concat());
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        // Some are lost to the limit before the host removes the rest.
+        for n in 0..300 {
+            ada.say(&format!("m{n}"));
+        }
+        admin(server.addr, "DELETE", "rooms/tea/messages", "");
+        let bob = Client::join(server.addr, "tea", "Bob");
+        assert_eq!((&bob.welcome["last"], &bob.welcome["messages"]), (&json!("0-0"), &json!([])));
+        let (one, two) = (ada.say("one"), ada.say("two"));
+        // Who comes back with that cursor has missed nothing that is not kept.
+        let bob = Client::back(server.addr, "tea", "Bob", &bob.secret, Some("0-0"));
+        assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"]), (&json!(false), &json!([one, two])));
+        assert_eq!(bob.welcome["last"], two["id"]);
+        // Where only the newest was removed, the one before it is the newest again.
+        let path = format!("rooms/tea/messages/{}", two["id"].as_str().expect("an id"));
+        admin(server.addr, "DELETE", &path, "");
+        let cleo = Client::join(server.addr, "tea", "Cleo");
+        assert_eq!(cleo.welcome["last"], one["id"]);
+        let cleo = Client::back(server.addr, "tea", "Cleo", &cleo.secret, one["id"].as_str());
+        assert_eq!((&cleo.welcome["gap"], &cleo.welcome["last"]), (&json!(false), &one["id"]));
+    }
+
     fn a_client_is_sent_away_and_kept_out(at) {
         let server = at.start(SETTINGS);
         let mut mallory = Client::join(server.addr, "tea", "Mallory");

@@ -324,6 +324,23 @@ both! {
         assert_eq!(bob.see_leave("Ada")["participants"], 1);
     }
 
+    fn a_client_that_comes_back_under_another_spelling_is_shown_by_it(at) {
+        let server = at.start(&[]);
+        let mut bob = Client::join(server.addr, "tea", "Bob");
+        let mut old = Client::join(server.addr, "tea", "Ada");
+        bob.see_join("Ada");
+        let mut new = Client::back(server.addr, "tea", "ADA", &old.secret.clone(), None);
+        old.expect_close(4001);
+        assert_eq!((&new.welcome["participants"], &new.welcome["names"]), (&json!(2), &json!(["ADA", "Bob"])));
+        let change = bob.until("the new spelling", |f| f["type"] == "presence");
+        assert_eq!(change, json!({"type": "presence", "joined": ["ADA"], "left": ["Ada"], "participants": 2}));
+        assert_eq!(new.say("hi")["name"], "ADA");
+        let cleo = Client::join(server.addr, "tea", "Cleo");
+        assert_eq!((&cleo.welcome["participants"], &cleo.welcome["names"]), (&json!(3), &json!(["ADA", "Bob", "Cleo"])));
+        new.leave();
+        assert_eq!(bob.see_leave("ADA")["participants"], 2);
+    }
+
     fn taking_over_many_times_in_a_row_leaves_one(at) {
         let server = at.start(&[]);
         let mut bob = Client::join(server.addr, "tea", "Bob");

@@ -95,7 +95,26 @@ fn capitals_and_a_last_slash_lead_to_the_room() {
         let response = get(task.addr, path);
         assert_eq!((response.status, response.header("location")), (308, Some(room)), "{path}");
     }
+    // Scripts and programs too, and with their query. A browser follows no redirect of a WebSocket; the line says why.
+    for (path, to) in [
+        ("/r/Team?x=1&y", "/r/team?x=1&y"),
+        ("/r/Team/messages?after=1-0", "/r/team/messages?after=1-0"),
+        ("/r/team/messages/", "/r/team/messages"),
+        ("/r/Team/alertmanager", "/r/team/alertmanager"),
+        ("/ws/Team", "/ws/team"),
+        ("/ws/team/?origin=x", "/ws/team?origin=x"),
+    ] {
+        let response = get(task.addr, path);
+        assert_eq!((response.status, response.header("location")), (308, Some(to)), "{path}");
+        let address = to.split('?').next().expect("a path");
+        assert_eq!(response.text(), format!("the address is {address}\n"));
+    }
+    for path in ["/r/Team/nowhere", "/ws/Team/messages", "/r//", "/ws/", "/r/No way/messages"] {
+        assert_ne!(get(task.addr, path).status, 308, "{path}");
+    }
     let base = Task::start(&[("BASE_PATH", "/chat/")]);
+    assert_eq!(get(base.addr, "/chat?x=1").header("location"), Some("/chat/?x=1"));
+    assert_eq!(get(base.addr, "/chat/ws/Team").header("location"), Some("/chat/ws/team"));
     assert_eq!(get(base.addr, "/chat/r/Team").header("location"), Some("/chat/r/team"));
     assert_eq!(get(base.addr, "/r/Team").header("location"), Some("/chat/r/team"), "where a proxy takes the path away");
     assert_eq!(get(base.addr, "/chat").header("location"), Some("/chat/"));

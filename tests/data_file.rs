@@ -145,7 +145,8 @@ fn a_damaged_file_is_refused_and_left_as_it_is() {
 #[test]
 fn a_path_that_cannot_be_a_file_is_refused() {
     let file = DataFile::new();
-    is_refused(&file.dir().display().to_string(), "DATA_FILE");
+    is_refused(&file.dir().display().to_string(), "is not a regular file");
+    is_refused("/dev/full", "/dev/full is not a regular file");
     is_refused(&format!("{}/not/there/chat.db", file.dir().display()), "/not/there");
     is_refused("/", "DATA_FILE");
 }
@@ -234,4 +235,48 @@ fn a_replicator_disturbs_nothing_and_gets_everything() {
     instance.kill();
     let instance = file.start(&[]);
     assert_eq!(Client::join(instance.addr, "tea", "Bob").welcome["messages"][49]["text"], "message 5-99");
+}
+
+#[test]
+fn a_log_keeps_to_its_bytes_in_memory_and_on_a_file() {
+    let file = DataFile::new();
+    let settings = [("RATE_LIMIT", "0"), ("HISTORY_BYTES", "131072"), ("HISTORY_MESSAGES", "100000")];
+    for instance in [Instance::start(&settings), file.start(&settings)] {
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let said: Vec<Value> = (0..50).map(|n| ada.say(&format!("{n:03}{}", "x".repeat(4_000)))).collect();
+        // As many of the newest as fit: 32 of 4,003 bytes would, if a body had no name and no mark.
+        let log = common::http::get(instance.addr, "/r/tea/messages?after=0-0&limit=500").text();
+        let kept: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert!((30..=32).contains(&kept.len()), "{} kept", kept.len());
+        assert_eq!(said[50 - kept.len()..], kept);
+        let bob = Client::back(instance.addr, "tea", "Bob", "a-secret-of-bobs", said[0]["id"].as_str());
+        assert_eq!(bob.welcome["gap"], true);
+    }
+    assert!(file.sql("SELECT bytes FROM rooms").parse::<usize>().expect("a number") <= 131_072);
+}
+
+#[test]
+fn past_the_most_rooms_no_new_one_is_opened_in_memory_and_on_a_file() {
+    let file = DataFile::new();
+    let settings = [("MAX_ROOMS", "3")];
+    let rooms_full = |instance: &Instance| {
+        let mut client = Client::connect(instance.addr, "fourth");
+        assert_eq!(client.try_enter("Dan", None)["code"], "full");
+    };
+    let (memory, mut on_file) = (Instance::start(&settings), file.start(&settings));
+    for instance in [&memory, &on_file] {
+        Client::join(instance.addr, "first", "Ada").say("this room stays");
+        let empty = Client::join(instance.addr, "second", "Bob");
+        let _third = Client::join(instance.addr, "third", "Cleo");
+        rooms_full(instance);
+        // Those there are go on, and one that nobody is in and that has no messages makes place.
+        Client::join(instance.addr, "first", "Eve").say("undisturbed");
+        empty.leave();
+        poll_until("there is place", PATIENCE, || {
+            Client::connect(instance.addr, "fifth").try_enter("Dan", None)["type"] == "welcome"
+        });
+    }
+    on_file.kill();
+    let on_file = file.start(&settings);
+    assert_eq!(Client::join(on_file.addr, "first", "Fay").welcome["messages"].as_array().map(Vec::len), Some(2));
 }

@@ -89,8 +89,21 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
     let instance = faulty.start(&[("DATA_FILE", &file.path())]);
     let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("before");
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
+    let mut cleo = Client::join(instance.addr, "milk", "Cleo");
     faulty.set(-1, 0);
     let held = ada.post("under way");
+    // Promise 2 holds for it too, and for whoever speaks before anybody can know that the disk hangs.
+    let start = Instant::now();
+    let waiting = bob.post("with it, or behind it");
+    for (client, key) in [(&mut ada, &held), (&mut bob, &waiting)] {
+        assert_eq!(client.expect_error("unavailable")["ref"], key.as_str());
+        assert!(start.elapsed() < Duration::from_secs(2), "refused after {:?}", start.elapsed());
+    }
+    // So are those who read, and whoever leaves meanwhile has left when it is back.
+    cleo.send(json!({"type": "history", "before": "9-0"}));
+    cleo.expect_error("unavailable");
+    bob.leave();
     let key = poll("a message is refused at once", PATIENCE, || {
         std::thread::sleep(Duration::from_millis(300)); // within the rate limit
         let key = ada.post("refused");
@@ -102,6 +115,7 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
     assert_eq!(get(instance.addr, "/healthz").status, 200);
     faulty.set(0, 0);
     assert_eq!(ada.hear("under way")["ref"], held.as_str());
+    ada.see_leave("Bob");
     poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
     ada.say("it is back");
     ada.never("the refused message", |f| f["type"] == "message" && f["ref"] == key.as_str());

@@ -32,11 +32,23 @@ fn filled(file: &DataFile) -> (Client, Vec<Value>, Vec<Value>) {
 fn rooms_move_to_an_empty_redis_and_clients_go_on_where_they_were() {
     let (file, redis) = (DataFile::new(), Redis::start());
     let (ada, tea, coffee) = filled(&file);
-    says(&import(&file, &redis, &[]), 0, "imported 50 messages in 2 rooms");
+    let mut eve = Client::join(file.start(&[]).addr, "tea", "Eve");
+    let mark = eve.welcome["by"].as_str().expect("a mark");
+    let until = "(unixepoch() + 60) * 1000";
+    file.sql(&format!("INSERT INTO bans VALUES (NULL, '{mark}', NULL, {until}), (NULL, NULL, '192.0.2.7', 1000)"));
+    says(&import(&file, &redis, &[]), 0, "imported 50 messages in 2 rooms, and 1 bans");
     let instance = Instance::on(&redis, &[]);
     let mut back = Client::back(instance.addr, "tea", "Ada", &ada.secret, tea[4]["id"].as_str());
     assert_eq!(back.welcome["messages"], json!(tea[5..]));
     assert_eq!(back.welcome["gap"], false);
+    // Who was kept out is kept out there.
+    let secret = eve.secret.clone();
+    eve = Client::connect(instance.addr, "tea");
+    eve.secret = secret;
+    let refusal = eve.try_enter("Eve", None);
+    assert_eq!(refusal["code"], "banned", "{refusal}");
+    let left: i64 = redis.cmd("PTTL bobbin:bans");
+    assert!((0..=61_000).contains(&left), "{left}");
     // Refs are known there too.
     back.send(json!({"type": "message", "text": "again", "ref": tea[19]["ref"]}));
     assert_eq!(back.expect("message"), tea[19]);

@@ -22,14 +22,12 @@ pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App
     let hook = Some(&body).filter(|body| limits::is_shallow(body));
     let hook: Value = hook.and_then(|hook| serde_json::from_str(hook).ok()).ok_or_else(bad)?;
     let alerts = hook["alerts"].as_array().ok_or_else(bad)?;
-    let lines: Vec<String> = alerts.iter().map(line).collect();
-    let mut text = lines.join("\n");
+    let mut text = alerts.iter().map(line).collect::<Vec<_>>().join("\n");
     while text.len() > MAX_TEXT_BYTES {
         text.pop();
     }
     // Alertmanager retries with the same bytes, so their hash identifies the notification.
-    let reference = Some(protocol::mark(&body));
-    messages::keep(poster, room, Posted { text, name: None }, reference, app)
+    messages::keep(poster, room, Posted { text, name: None }, Some(protocol::mark(&body)), app)
 }
 
 fn line(alert: &Value) -> String {

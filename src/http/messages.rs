@@ -203,7 +203,7 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         let page = app.backplane.history(room, query.span(), query.limit);
         let page = page.map_err(|why: Unavailable| unavailable(&why.to_string()))?;
         let lines = lines(&page);
-        let etag = etag(&page, &lines);
+        let etag = etag(&page, query.after, &lines);
         let known = super::pages::is_known(request, &etag);
         let now = Instant::now();
         let nothing_new = known || (query.after.is_some() && page.messages.is_empty());
@@ -231,9 +231,10 @@ fn lines(page: &Page) -> String {
     text
 }
 
-/// The newest id and a hash of the messages, because removing a message also changes the answer.
-fn etag(page: &Page, lines: &str) -> String {
-    let newest = page.messages.last().map_or(Id::default(), |(id, _)| *id);
+/// The newest id known to the reader after this answer and a hash of the messages, because removing a message also
+/// changes the answer.
+fn etag(page: &Page, after: Option<Id>, lines: &str) -> String {
+    let newest = page.messages.last().map(|(id, _)| *id).or(after).unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     lines.hash(&mut hasher);
     format!("\"{newest}.{:08x}\"", hasher.finish() as u32)

@@ -128,13 +128,17 @@ pub fn answer(request: &Request<()>, app: &App) -> Answer {
     let answer = match app.site.find(request.uri().path()) {
         Found::Page(room) => page(request, room, app),
         Found::File(file) => content(request, file.content(takes_gzip(request)), app),
-        Found::Elsewhere(to) => {
-            Answer::refusal(308, "the address has no capitals and no slash at its end").with("Location", to)
-        }
         Found::NoRoom => return nothing(request, NO_SUCH_ROOM, app),
         Found::Nothing => return nothing(request, NOTHING_HERE, app),
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) { answer } else { wrong_method() }
+}
+
+/// The redirect to a path's canonical address, with the query.
+pub fn elsewhere(request: &Request<()>, app: &App) -> Option<Answer> {
+    let path = app.site.elsewhere(request.uri().path())?;
+    let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    Some(Answer::refusal(308, &format!("the address is {path}")).with("Location", path + &query))
 }
 
 /// The answer for an unknown path.

@@ -46,7 +46,7 @@ pub fn open_session(
     app: &App,
 ) -> Result<Upgraded, Answer> {
     if !protocol::is_room(room) {
-        return Err(pages::no_such_room());
+        return Err(pages::elsewhere(request, app).unwrap_or_else(pages::no_such_room));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(pages::wrong_method());

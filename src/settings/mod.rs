@@ -41,7 +41,7 @@ pub const SPECS: &[Spec] = &[
     ("HISTORY_MESSAGES", "1000", "messages kept per room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days they are kept, 1 to 3650"),
     ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
-    ("MAX_ROOMS", "10000", "rooms in all, 1 to 1000000; past it no new one is opened"),
+    ("MAX_ROOMS", "10000", "rooms in all without Redis, 1 to 1000000; past it no new one is opened"),
     ("ROOM_PEOPLE", "10000", "people in a room; past it nobody else is let in; 0 is off"),
     ("RATE_LIMIT", "5", "messages per second for each connection, bursts of four times that; 0 is off, at most 1000"),
     ("TEXT_RATE", "8192", "bytes of text per second for each connection, 16 times that at once; 0 is off"),

@@ -98,7 +98,8 @@ impl Tokens {
 /// Reads a token from its variable or its file.
 fn token(read: &Reader<'_>, variable: &str) -> Result<Option<Token>, SettingError> {
     let Some(text) = read.secret(variable)? else { return Ok(None) };
-    if is_token(&text) { Ok(Some(Token(text))) } else { Err(read.wrong(variable)) }
+    let why = || SettingError(format!("{variable}: a token has at least {MIN_TOKEN} visible ASCII characters"));
+    if is_token(&text) { Ok(Some(Token(text))) } else { Err(why()) }
 }
 
 /// Whether the text is long enough, and can follow `Bearer` in a header.

@@ -1,5 +1,5 @@
 //! `bobbin --import FILE`: moves the rooms of a data file to Redis and keeps all ids, so that clients resume where they
-//! were.
+//! were. Bans are moved as well.
 //!
 //! Each room is first written under a temporary key, and appears complete when that is renamed. Presence is not moved:
 //! clients rejoin by themselves.
@@ -13,6 +13,7 @@ use redis::{Value, cmd};
 use crate::backplane::REF_LIFE;
 use crate::backplane::local::DataError;
 use crate::backplane::local::dump::{Dump, DumpedRoom};
+use crate::backplane::redis::commands::add_ban;
 use crate::backplane::redis::connect::{Connection, LinkError, Server};
 use crate::protocol::{self, Id};
 use crate::settings::tools::ImportCall;
@@ -89,7 +90,11 @@ pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError
         moved += usize::from(count > 0);
         messages += count;
     }
-    writeln!(output, "imported {messages} messages in {moved} rooms").map_err(ImportError::Output)
+    let bans = dump.bans()?;
+    let add = bans.iter().map(|ban| add_ban(&ban.target.to_string(), ban.left.as_millis()));
+    ask(&mut redis, "EVAL", add.collect())?;
+    let and_bans = if bans.is_empty() { String::new() } else { format!(", and {} bans", bans.len()) };
+    writeln!(output, "imported {messages} messages in {moved} rooms{and_bans}").map_err(ImportError::Output)
 }
 
 fn log_key(room: &str) -> String {

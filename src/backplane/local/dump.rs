@@ -4,8 +4,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
+use super::admin;
 use super::file::{self, DataError, DataFile};
 use super::room_log::{Log, floor, id, pair, rooms_after};
+use crate::backplane::admin::Ban;
 use crate::protocol::Id;
 
 /// A data file, locked against servers while it is read.
@@ -80,5 +82,13 @@ impl Dump {
         let mut statement = self.conn.prepare_cached("SELECT by, ref, ms, seq FROM refs WHERE room = ?")?;
         let rows = statement.query_map([room.number], |row| Ok((row.get(0)?, row.get(1)?, id(row, 2)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Who is kept out.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn bans(&self) -> Result<Vec<Ban>, DataError> {
+        Ok(admin::read_bans(&self.conn)?)
     }
 }

@@ -97,6 +97,9 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     // the process.
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map_err(unusable)?;
     let path = resolve(path).map_err(unusable)?;
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(DataError::Unusable(format!("{} is not a regular file", path.display())));
+    }
     let options = |new| OpenOptions::new().write(true).create(true).create_new(new).mode(0o600).clone();
     let lock = options(false).open(lock_of(&path)).map_err(unusable)?;
     lock.try_lock().map_err(|error| match error {

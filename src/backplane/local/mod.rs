@@ -2,8 +2,8 @@
 //!
 //! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
 //! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
-//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables. Its neighbour `redis/` sends the same commands
-//! to a server instead.
+//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables; `watch.rs` steps in while the disk hangs. Its
+//! neighbour `redis/` sends the same commands to a server instead.
 
 mod admin;
 mod clock;
@@ -15,9 +15,9 @@ mod room_log;
 mod rooms;
 mod schema;
 mod store;
+mod watch;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
@@ -26,6 +26,7 @@ pub use self::file::{DataError, lock_of};
 use self::rooms::Rooms;
 pub use self::schema::APPLICATION_ID;
 use self::store::Store;
+use self::watch::Condition;
 use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
 use crate::protocol::Id;
 use crate::settings::Retention;
@@ -35,21 +36,12 @@ use crate::threads;
 const QUEUE: usize = 1024;
 /// How long a session waits for a place in the queue, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Reported when a commit takes longer than that.
-const STALLED: &str = "the disk does not answer";
 
 /// The handle used by sessions. Dropping the last one ends the thread.
 pub struct Local {
     commands: Sender<Command>,
     listener: EventSink,
-    condition: Arc<Mutex<Condition>>,
-}
-
-/// The thread's state, shared with the handle.
-struct Condition {
-    health: Health,
-    /// Since when it has been waiting for the disk.
-    waits: Option<Instant>,
+    condition: Condition,
 }
 
 /// Storage limits.
@@ -102,18 +94,25 @@ enum Command {
 }
 
 impl Local {
-    /// Opens the file (`None`: in memory) and starts the thread.
+    /// Opens the file (`None`: in memory) and starts the thread, and the one that watches it.
     ///
     /// # Errors
     /// The file cannot be used, or the thread cannot be started.
     pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
         let (commands, inbox) = bounded(QUEUE);
-        let condition = Arc::new(Mutex::new(Condition { health: Ok(()), waits: None }));
+        let condition = Condition::new();
         let store = Store::open(file, limits.retention)?;
         let rooms = Rooms::new(store, limits, listener.clone(), condition.clone())?;
         log::info!("{}", rooms.describe());
-        threads::spawn_critical("local", move || rooms.serve(&inbox))
-            .map_err(|error| DataError::Unusable(error.to_string()))?;
+        let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
+        let (alive, ended) = bounded(0);
+        let (watched, waiting, refuse) = (condition.clone(), inbox.clone(), listener.clone());
+        threads::spawn_critical("local-watch", move || watched.watch(&waiting, &ended, &refuse)).map_err(unusable)?;
+        let serve = move || {
+            let _alive = alive;
+            rooms.serve(&inbox);
+        };
+        threads::spawn_critical("local", serve).map_err(unusable)?;
         Ok(Local { commands, listener, condition })
     }
 
@@ -142,8 +141,7 @@ impl Backplane for Local {
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
         let since = Instant::now();
         let command = Command::Say { seat: seat.clone(), body, reference: reference.clone(), since };
-        // While the disk hangs, commands already queued stay, and new ones are refused at once.
-        if self.health().is_err_and(|why| why == STALLED) || self.commands.send_timeout(command, PATIENCE).is_err() {
+        if self.condition.is_stalled() || self.commands.send_timeout(command, PATIENCE).is_err() {
             (self.listener)(Event::Refused { session: seat.session, reference });
         }
     }
@@ -172,11 +170,7 @@ impl Backplane for Local {
     }
 
     fn health(&self) -> Health {
-        let condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        match condition.waits {
-            Some(since) if since.elapsed() > PATIENCE => Err(STALLED.to_owned()),
-            _ => condition.health.clone(),
-        }
+        self.condition.health()
     }
 
     fn queue(&self) -> (usize, Duration) {

@@ -41,11 +41,16 @@ impl Rooms {
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
         let mut names: Vec<String> = room.people.values().take(WELCOME_NAMES).map(|p| p.name.to_string()).collect();
         names.sort_unstable();
+        let page = room.log.newest(conn, since.unwrap_or_default(), room_log::or_end(None), limit, floor)?;
+        let last = match page.messages.last() {
+            Some((id, _)) => *id,
+            None => room.log.newest_id(conn, floor)?,
+        };
         Ok(Arrival {
             participants: room.people.len() as u64,
             names,
-            page: room.log.newest(conn, since.unwrap_or_default(), room_log::or_end(None), limit, floor)?,
-            last: room.log.last,
+            page,
+            last,
             gap: since.map_or(Ok(false), |since| room.log.has_gap(conn, since, floor))?,
             stamp: self.changes,
         })

@@ -173,11 +173,13 @@ impl Log {
                 break;
             }
             last = Some(id);
+            let bytes: Option<usize> = row.get(2)?;
+            // One that the host removed was lost before.
+            self.trimmed |= bytes.is_some();
             self.messages = self.messages.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(row.get::<_, Option<usize>>(2)?.unwrap_or_default());
+            self.bytes = self.bytes.saturating_sub(bytes.unwrap_or_default());
         }
         let Some(last) = last else { return Ok(()) };
-        self.trimmed = true;
         conn.prepare_cached("DELETE FROM messages WHERE room = ? AND (ms, seq) <= (?, ?)")?
             .execute(self.at(last))
             .map(drop)
@@ -187,7 +189,11 @@ impl Log {
     pub fn blank(&mut self, conn: &Connection, removal: &Removal) -> rusqlite::Result<Vec<Id>> {
         let mut values: Vec<Value> = vec![self.number.into()];
         let condition = match removal {
-            Removal::All => "",
+            Removal::All => {
+                // What was lost before is gone by the host's will too: the log begins anew.
+                self.trimmed = false;
+                ""
+            }
             Removal::By(mark) => {
                 // A body starts with its sender's mark.
                 values.push(format!(r#"{{"by":"{mark}""#).into());
@@ -219,6 +225,12 @@ impl Log {
         messages.reverse();
         let first = messages.first().map_or(before, |(id, _)| *id);
         Ok(Page { messages, more: self.exists(conn, floor, first)? })
+    }
+
+    /// The newest id in the log, not counting messages that the host removed.
+    pub fn newest_id(&self, conn: &Connection, floor: Id) -> rusqlite::Result<Id> {
+        let (newest, _) = self.read(conn, "DESC", floor, END, 1)?;
+        Ok(newest.first().map_or(Id::default(), |(id, _)| *id))
     }
 
     /// The oldest messages between two ids (exclusive), and whether there are more.

@@ -6,7 +6,7 @@
 //! messages do not wait for many readers.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use super::pages::Wanted;
 use super::people::Person;
 use super::room_log::{self, Draft, Kept, Log};
 use super::store::Store;
-use super::{Command, Condition, Limits, clock};
+use super::watch::Condition;
+use super::{Command, Limits, clock};
 use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, JoinError, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};
@@ -34,8 +35,8 @@ pub struct Rooms {
     pub store: Store,
     pub limits: Limits,
     pub listener: EventSink,
-    /// Shared with the handle.
-    pub condition: Arc<Mutex<Condition>>,
+    /// Shared with the handle and with the thread that watches this one.
+    pub condition: Condition,
     pub rooms: HashMap<Room, LocalRoom>,
     /// Leases of broken connections, in the order in which they end.
     pub expiring: VecDeque<(Instant, Room, Arc<str>)>,
@@ -94,12 +95,7 @@ pub enum Outcome {
 
 impl Rooms {
     /// Loads the rooms from the file. Everyone present when the last process ended has a full lease.
-    pub fn new(
-        store: Store,
-        limits: Limits,
-        listener: EventSink,
-        condition: Arc<Mutex<Condition>>,
-    ) -> rusqlite::Result<Rooms> {
+    pub fn new(store: Store, limits: Limits, listener: EventSink, condition: Condition) -> rusqlite::Result<Rooms> {
         let mut rooms = Rooms {
             limits,
             listener,
@@ -145,24 +141,15 @@ impl Rooms {
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 })
             };
-            match first {
-                Ok(first) => {
-                    // Lets sessions that are about to send add to this transaction; see `Lane::run`.
-                    thread::yield_now();
-                    let mut stopped = self.carry_out(first);
-                    for command in inbox.try_iter().take(BATCH - 1) {
-                        stopped = self.carry_out(command).or(stopped);
-                    }
-                    self.finish();
-                    if let Some(stopped) = stopped {
-                        // Closing the file merges its write-ahead log into it.
-                        drop(self);
-                        let _ = stopped.send(());
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            let put_off = self.condition.begin();
+            if let Some(stopped) = self.carry_out_all(put_off, first.ok(), inbox) {
+                // Closing the file merges its write-ahead log into it.
+                drop(self);
+                let _ = stopped.send(());
+                return;
             }
             for _ in 0..PAGES {
                 let Some(wanted) = self.pages.pop_front() else { break };
@@ -172,7 +159,29 @@ impl Rooms {
                 self.tick(Instant::now());
                 tick_at = Instant::now() + TICK;
             }
+            self.condition.end();
         }
+    }
+
+    /// Executes a batch: the commands that were put off, the first one, and those queued behind it. Returns the channel of
+    /// whoever stops the thread.
+    fn carry_out_all(
+        &mut self,
+        put_off: Vec<Command>,
+        first: Option<Command>,
+        inbox: &Receiver<Command>,
+    ) -> Option<Sender<()>> {
+        if put_off.is_empty() && first.is_none() {
+            return None;
+        }
+        // Lets sessions that are about to send add to this transaction; see `Lane::run`.
+        thread::yield_now();
+        let mut stopped = None;
+        for command in put_off.into_iter().chain(first).chain(inbox.try_iter().take(BATCH - 1)) {
+            stopped = self.carry_out(command).or(stopped);
+        }
+        self.finish();
+        stopped
     }
 
     /// Executes a command; what must wait for the commit is added to `outcomes`. Returns the channel of whoever stops
@@ -185,6 +194,7 @@ impl Rooms {
             },
             Command::Leave { seat, how } => self.leave(&seat, how),
             Command::Say { seat, body, reference, since } => {
+                self.condition.take_in(seat.session, reference.as_deref());
                 let author = Author::Session(seat.session, reference.clone());
                 self.say(&seat.room, (author, since), &seat.by, body, reference.as_deref());
             }
@@ -259,9 +269,7 @@ impl Rooms {
             room.is_dirty = false;
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
         }
-        self.condition().waits = Some(Instant::now());
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
-        self.condition().waits = None;
         if !is_kept {
             self.seats_are_behind = true;
             self.reload(dirty.iter().map(|name| &**name));
@@ -296,14 +304,10 @@ impl Rooms {
         }
     }
 
-    fn condition(&self) -> MutexGuard<'_, Condition> {
-        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notifies the handle and the clients if the store went down or came back.
     fn report(&self) {
         let health = self.store.health();
-        let before = std::mem::replace(&mut self.condition().health, health.clone());
+        let before = self.condition.set_health(health.clone());
         if health.is_ok() == before.is_ok() {
             return;
         }

@@ -25,6 +25,17 @@ use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId};
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
 
+const BANS: &str = include_str!("bans.lua");
+const BANS_KEY: &str = "bobbin:bans";
+
+/// Bans somebody for this many milliseconds, on a connection that has loaded no scripts. Instances read the bans again with
+/// every heartbeat.
+pub fn add_ban(target: &str, ms: u128) -> Vec<u8> {
+    let mut command = cmd("EVAL");
+    command.arg(BANS).arg(1).arg(BANS_KEY).arg(BANS_KEY).arg("add").arg(target).arg(ms.to_string());
+    command.get_packed_command()
+}
+
 /// Encodes commands on behalf of one instance.
 pub struct Commands {
     /// This instance's unique name.
@@ -86,7 +97,7 @@ impl Commands {
             page: script(include_str!("page.lua")),
             load_report: script(include_str!("load_report.lua")),
             remove: script(include_str!("remove.lua")),
-            bans: script(include_str!("bans.lua")),
+            bans: script(BANS),
         }
     }
 
@@ -195,7 +206,7 @@ impl Commands {
     /// Reads or changes the bans, see `bans.lua`.
     pub fn bans(&self, what: &str, rest: &[&str]) -> Vec<u8> {
         let mut command = evalsha(&self.bans, 1);
-        command.arg("bobbin:bans").arg(self.bans_channel()).arg(what).arg(rest).get_packed_command()
+        command.arg(BANS_KEY).arg(self.bans_channel()).arg(what).arg(rest).get_packed_command()
     }
 
     /// The parts of a room's summary: number of messages, newest message, number of people.

@@ -10,7 +10,7 @@
 
 mod admin;
 mod bulk;
-mod commands;
+pub mod commands;
 pub mod connect;
 mod core;
 mod delivery;

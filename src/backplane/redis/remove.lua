@@ -26,13 +26,14 @@ if not upto and #removed == 0 then return {rest, 0} end
 
 local count = upto and redis.call('XLEN', log) or #removed
 if upto then redis.call('XTRIM', log, 'MAXLEN', 0) else redis.call('XDEL', log, unpack(removed)) end
--- Also adjusts the count of entries ever added, or their absence would look like a gap. (Redis before 7.0 has no such
--- count.)
+-- Also adjusts the count of entries ever added, or their absence would look like a gap. After "all" the log begins anew, so
+-- what was trimmed before is no gap either. (Redis before 7.0 has no such count.)
 local info, trimmed = redis.call('XINFO', 'STREAM', log), ''
 for i = 1, #info, 2 do info[info[i]] = info[i + 1] end
 if info['entries-added'] then
-  redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'] - count)
-  trimmed = info['entries-added'] - count - info['length']
+  local added = upto and 0 or info['entries-added'] - count
+  redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', added)
+  trimmed = added - info['length']
 end
 
 if upto then
