@@ -1,5 +1,6 @@
 //! Proves that the documents are true where a machine can check it: links resolve, the files and commands they name
-//! exist, the README stays short, and each term of the glossary is defined once and used.
+//! exist, the README stays short, the reading list is as long as it says, and each term of the glossary is defined once
+//! and used.
 
 use std::collections::HashSet;
 use std::fs;
@@ -111,7 +112,7 @@ fn the_settings_page_is_the_table_of_settings() {
         format!("| `{variable}` | {default} | {} |\n", help.replace('|', "\\|"))
     });
     let page = format!(
-        "# Settings\n\nEnvironment variables, or flags of the same name (`--port 8080`); a flag wins. Secrets have no flag. An \
+        "# Settings\n\nEnvironment variables, or flags of the same name (`--port 8080`), which override them. Secrets have no flag. An \
          invalid value\nends the start with exit code 2 and one line that names the variable.\n\n\
          | variable | default | what it sets |\n| --- | --- | --- |\n{}",
         rows.collect::<String>()
@@ -123,10 +124,44 @@ fn the_settings_page_is_the_table_of_settings() {
     assert!(text == page, "docs/settings.md is not what src/settings says; UPDATE=1 cargo test --test docs writes it");
 }
 
+/// Lines of code in a file, without comments, blank lines and unit tests.
+fn lines_of_code(path: &str) -> usize {
+    let text = fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+}
+
+/// The limit is exact; the lines that the table states may be a tenth off.
+#[test]
+fn the_way_of_a_message_can_be_read_in_an_afternoon() {
+    let teaching = fs::read_to_string(root().join("docs/teaching.md")).expect("the reading list");
+    let mut all = 0;
+    for row in teaching.lines().filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit()) {
+        let columns: Vec<&str> = row.split(" | ").collect();
+        let lines: usize = columns[1].split('`').skip(1).step_by(2).map(lines_of_code).sum();
+        let stated: usize = columns[2].parse().expect("a number of lines");
+        assert!(
+            stated.abs_diff(lines) <= lines / 10,
+            "docs/teaching.md: {} has {lines} lines, not {stated}",
+            columns[1]
+        );
+        all += lines;
+    }
+    assert!((1500..=2000).contains(&all), "{all} lines of code are on the way of a message");
+}
+
 #[test]
 fn the_readme_is_a_front_door() {
     let lines = fs::read_to_string(root().join("README.md")).expect("a README").lines().count();
     assert!(lines <= 150, "{lines} lines");
+}
+
+#[test]
+fn the_contract_lists_every_error_code() {
+    let contract = fs::read_to_string(root().join("docs/protocol.md")).expect("the contract");
+    let listed = contract.split("Error codes: ").nth(1).and_then(|rest| rest.split("After ").next()).expect("the list");
+    let listed: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+    assert_eq!(listed, bobbin::protocol::ErrorCode::ALL);
 }
 
 #[test]
