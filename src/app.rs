@@ -53,7 +53,7 @@ impl App {
     pub fn limited(&self, limit: Limit, address: IpAddr) {
         self.metrics.limit(limit);
         let Some(left_out) = self.refusals[limit as usize].admit(Instant::now()) else { return };
-        let before = if left_out > 0 { format!("; {left_out} such lines left out") } else { String::new() };
+        let before = if left_out > 0 { format!("; {left_out} such lines dropped") } else { String::new() };
         log::warn!("{address}: {} ({}){before}", limit.reason(), limit.setting());
     }
 }

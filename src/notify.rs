@@ -21,7 +21,7 @@ fn report(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())
         && let Err(error) = send(&socket, state)
     {
-        log::warn!("can't report to the service manager at {}: {error}", socket.display());
+        log::warn!("can't notify the service manager at {}: {error}", socket.display());
     }
 }
 

@@ -125,16 +125,18 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         }
         Some(redis) => {
             let server = Server::new(redis).map_err(StartError::Redis)?;
-            log::info!("rooms are on redis at {server}");
+            log::info!("rooms are in redis at {server}");
             Box::new(Redis::start(server, &settings.retention, listener)?)
         }
     };
     let (bearable, why) = limits::capacity();
     let cap = settings.max_connections.unwrap_or(bearable).min(bearable);
     match settings.max_connections {
-        Some(wanted) if wanted > cap => log::warn!("MAX_CONNECTIONS is lowered from {wanted} to {cap} by {why}"),
+        Some(wanted) if wanted > cap => {
+            log::warn!("MAX_CONNECTIONS is lowered from {wanted} to {cap}, limited by {why}")
+        }
         Some(_) => log::info!("up to {cap} connections (MAX_CONNECTIONS)"),
-        None => log::info!("up to {cap} connections, by {why}"),
+        None => log::info!("up to {cap} connections, limited by {why}"),
     }
     let accounts = Accounts::new(settings.access.per_address);
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
@@ -247,7 +249,7 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
         }
     }
     app.backplane.stop(STOP_TIME);
-    log::info!("ended in order");
+    log::info!("stopped in order");
 }
 
 /// Whether the server at this address answers `/healthz`; used by `--healthcheck`.

@@ -62,19 +62,33 @@ pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
 mod tests {
     use super::*;
 
+    /// Runs this test again as a process of its own, in which the thread panics.
     #[test]
-    fn work_aside_is_done_with_and_without_a_spare_stack() {
+    fn a_panic_in_a_critical_thread_ends_the_process() {
+        if std::env::var_os("PANIC").is_some() {
+            let thread = spawn_critical("doomed", || panic!("as planned")).expect("a thread");
+            let _ = thread.join();
+            return;
+        }
+        let mut again = process::Command::new(std::env::current_exe().expect("this test"));
+        again.args(["--exact", "threads::tests::a_panic_in_a_critical_thread_ends_the_process"]);
+        let ended = again.env("PANIC", "1").output().expect("it runs");
+        assert_eq!(ended.status.code(), Some(INTERNAL_ERROR));
+    }
+
+    #[test]
+    fn work_is_done_with_and_without_a_temporary_stack() {
         let here = || {
             let local = std::hint::black_box(0_u8);
             std::ptr::from_ref(&local) as usize
         };
-        let is_aside = || here().abs_diff(on_temporary_stack(here)) > STACK;
-        assert!(is_aside());
+        let is_elsewhere = || here().abs_diff(on_temporary_stack(here)) > STACK;
+        assert!(is_elsewhere());
         assert!(catch_unwind(|| on_temporary_stack(|| panic!("as planned"))).is_err());
         let all: Vec<_> = std::iter::from_fn(|| SPARE_STACKS.take()).collect();
         assert_eq!(all.len(), MAX_SPARE_STACKS, "a panic gives its stack back");
-        assert!(!is_aside(), "none is left, so it is done here");
+        assert!(!is_elsewhere(), "none is left, so it is done here");
         drop(all);
-        assert!(is_aside());
+        assert!(is_elsewhere());
     }
 }

@@ -24,60 +24,60 @@ fn forwarded(for_whom: &str) -> String {
 }
 
 #[track_caller]
-fn limited(task: &Task, limit: &str) -> f64 {
-    metric(task.addr, &format!("bobbin_limited_total{{limit=\"{limit}\"}}"))
+fn limited(instance: &Instance, limit: &str) -> f64 {
+    metric(instance.addr, &format!("bobbin_limited_total{{limit=\"{limit}\"}}"))
 }
 
 #[test]
 fn connections_of_an_address_are_counted() {
-    let task = Task::start(&[("ADDRESS_CONNECTIONS", "3")]);
-    let mut mine: Vec<Client> = (0..3).map(|n| join(task.addr, 1, "tea", &format!("N{n}"))).collect();
-    later(upgrade(task.addr, 1, "tea", ""), 429);
-    join(task.addr, 2, "tea", "Bob").say("another address does not notice");
+    let instance = Instance::start(&[("ADDRESS_CONNECTIONS", "3")]);
+    let mut mine: Vec<Client> = (0..3).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
+    later(upgrade(instance.addr, 1, "tea", ""), 429);
+    join(instance.addr, 2, "tea", "Bob").say("another address does not notice");
     mine[0].say("nor do those who are in");
     mine.pop().expect("one").leave();
-    poll_until("there is room for one", PATIENCE, || upgrade(task.addr, 1, "tea", "").is_ok());
-    assert!(get(task.addr, "/metrics").text().contains("bobbin_limited_total{limit=\"connections\"} "));
-    task.logged("127.0.0.1: too many connections from this address (ADDRESS_CONNECTIONS)");
+    poll_until("there is room for one", PATIENCE, || upgrade(instance.addr, 1, "tea", "").is_ok());
+    assert!(get(instance.addr, "/metrics").text().contains("bobbin_limited_total{limit=\"connections\"} "));
+    instance.logged("127.0.0.1: too many connections from this address (ADDRESS_CONNECTIONS)");
 }
 
 #[test]
 fn new_connections_of_an_address_have_a_rate() {
-    let task = Task::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
-    let taken = (0..20).filter(|_| upgrade(task.addr, 1, "tea", "").is_ok()).count();
+    let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
+    let taken = (0..20).filter(|_| upgrade(instance.addr, 1, "tea", "").is_ok()).count();
     assert!((10..14).contains(&taken), "a burst of 10: {taken}");
-    later(upgrade(task.addr, 1, "tea", ""), 429);
-    assert!(upgrade(task.addr, 2, "tea", "").is_ok());
+    later(upgrade(instance.addr, 1, "tea", ""), 429);
+    assert!(upgrade(instance.addr, 2, "tea", "").is_ok());
     // Plain requests may be ten times as frequent, and a health check is never refused.
-    let mut connection = Connection::open(task.addr);
-    let served = (0..150).filter(|_| get(task.addr, "/").status == 200).count();
+    let mut connection = Connection::open(instance.addr);
+    let served = (0..150).filter(|_| get(instance.addr, "/").status == 200).count();
     assert!((90..140).contains(&served), "{served}");
-    let refusal = get(task.addr, "/");
+    let refusal = get(instance.addr, "/");
     assert!(refusal.status == 429 && refusal.header("retry-after").is_some());
     assert!((0..200).all(|_| connection.request("GET", "/healthz", "").status == 200));
 }
 
 #[test]
 fn joins_of_an_address_have_a_rate() {
-    let task = Task::start(&[("ADDRESS_JOINS", "30")]);
+    let instance = Instance::start(&[("ADDRESS_JOINS", "30")]);
     for n in 0..10 {
-        join(task.addr, 1, "tea", &format!("N{n}")).leave();
+        join(instance.addr, 1, "tea", &format!("N{n}")).leave();
     }
-    let mut late = upgrade(task.addr, 1, "tea", "").expect("a connection");
+    let mut late = upgrade(instance.addr, 1, "tea", "").expect("a connection");
     let answer = late.try_enter("Late", None);
     assert_eq!(answer["code"], "rate_limited", "{answer}");
     let wait = answer["retry_ms"].as_u64().expect("a time to wait");
     assert!((1..=2_100).contains(&wait), "{wait}");
-    join(task.addr, 2, "tea", "Bob");
+    join(instance.addr, 2, "tea", "Bob");
     std::thread::sleep(Duration::from_millis(wait + 20));
     late.enter("Late", None);
 }
 
 #[test]
 fn wrong_passphrases_make_an_address_wait() {
-    let task = Task::start(&[("PASSPHRASE", "sesame"), ("ADDRESS_WRONG_PASSPHRASES", "3")]);
+    let instance = Instance::start(&[("PASSPHRASE", "sesame"), ("ADDRESS_WRONG_PASSPHRASES", "3")]);
     let guess = |n: u8, word: &str| {
-        let mut client = upgrade(task.addr, n, "tea", "").expect("a connection");
+        let mut client = upgrade(instance.addr, n, "tea", "").expect("a connection");
         client.send(json!({"type": "join", "name": format!("N{n}"), "passphrase": word}));
         client.until("an answer", |f| f["type"] == "welcome" || f["type"] == "error")
     };
@@ -90,33 +90,33 @@ fn wrong_passphrases_make_an_address_wait() {
     assert!(refused["retry_ms"].as_u64().is_some_and(|wait| (1..=1_100).contains(&wait)), "{refused}");
     assert_eq!(guess(2, "sesame")["type"], "welcome");
     let basic = |word: &str| format!("Authorization: Bearer {word}\r\n");
-    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &basic("sesame")).status, 429);
+    assert_eq!(request(instance.addr, "GET", "/r/tea/messages", &basic("sesame")).status, 429);
     std::thread::sleep(Duration::from_millis(1_100));
     assert_eq!(guess(1, "sesame")["type"], "welcome");
-    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &basic("wrong")).status, 401);
+    assert_eq!(request(instance.addr, "GET", "/r/tea/messages", &basic("wrong")).status, 401);
     assert_eq!(guess(1, "sesame")["code"], "rate_limited", "the wait is the same for both ways");
-    task.logged("too many wrong passphrases from this address");
-    assert!(limited(&task, "passphrases") >= 2.0);
+    instance.logged("too many wrong passphrases from this address");
+    assert!(limited(&instance, "passphrases") >= 2.0);
 }
 
 #[test]
 fn new_rooms_of_an_address_are_counted() {
-    let task = Task::start(&[("ADDRESS_NEW_ROOMS", "5")]);
-    join(task.addr, 2, "tea", "Bob").say("a room that is there");
+    let instance = Instance::start(&[("ADDRESS_NEW_ROOMS", "5")]);
+    join(instance.addr, 2, "tea", "Bob").say("a room that is there");
     for n in 0..5 {
-        join(task.addr, 1, &format!("room-{n}"), "Ada");
+        join(instance.addr, 1, &format!("room-{n}"), "Ada");
     }
-    let mut more = upgrade(task.addr, 1, "room-6", "").expect("a connection");
+    let mut more = upgrade(instance.addr, 1, "room-6", "").expect("a connection");
     let answer = more.try_enter("Ada", None);
     assert!(answer["code"] == "rate_limited" && answer["retry_ms"].is_u64(), "{answer}");
-    join(task.addr, 1, "tea", "Ada").say("a room that was there");
-    assert_eq!(join(task.addr, 3, "room-6", "Cyd").welcome["participants"], 1, "who was refused is not in it");
+    join(instance.addr, 1, "tea", "Ada").say("a room that was there");
+    assert_eq!(join(instance.addr, 3, "room-6", "Cyd").welcome["participants"], 1, "who was refused is not in it");
 }
 
 #[test]
 fn reading_the_log_has_a_rate_in_bytes() {
-    let task = Task::start(&[("ADDRESS_HISTORY_RATE", "10000")]);
-    let mut ada = join(task.addr, 1, "tea", "Ada");
+    let instance = Instance::start(&[("ADDRESS_HISTORY_RATE", "10000")]);
+    let mut ada = join(instance.addr, 1, "tea", "Ada");
     let texts: Vec<_> = (0..15).map(|n| ada.say(&format!("{n} {}", "x".repeat(4000)))["id"].clone()).collect();
     let ask = json!({"type": "history", "before": texts.last(), "limit": 100});
     let mut bytes = 0;
@@ -133,17 +133,17 @@ fn reading_the_log_has_a_rate_in_bytes() {
         refused["code"] == "rate_limited" && refused["retry_ms"].as_u64().is_some_and(|ms| ms < 20_000),
         "{refused}"
     );
-    let mut other = join(task.addr, 2, "tea", "Bob");
+    let mut other = join(instance.addr, 2, "tea", "Bob");
     other.send(ask);
     other.expect("history");
-    assert_eq!(request(task.addr, "GET", "/r/tea/messages", "").status, 429);
-    assert!(limited(&task, "history") >= 1.0);
+    assert_eq!(request(instance.addr, "GET", "/r/tea/messages", "").status, 429);
+    assert!(limited(&instance, "history") >= 1.0);
 }
 
 #[test]
 fn texts_have_a_rate_in_bytes() {
-    let task = Task::start(&[("TEXT_RATE", "1000"), ("RATE_LIMIT", "100")]);
-    let mut ada = join(task.addr, 1, "tea", "Ada");
+    let instance = Instance::start(&[("TEXT_RATE", "1000"), ("RATE_LIMIT", "100")]);
+    let mut ada = join(instance.addr, 1, "tea", "Ada");
     let text = "x".repeat(3000);
     let (mut taken, start) = (0, Instant::now());
     let refused = loop {
@@ -161,20 +161,20 @@ fn texts_have_a_rate_in_bytes() {
         "{refused}"
     );
     // All connections of an address also share a limit.
-    let task = Task::start(&[("ADDRESS_TEXT_RATE", "1000")]);
-    let mut some: Vec<Client> = (0..5).map(|n| join(task.addr, 1, "tea", &format!("N{n}"))).collect();
+    let instance = Instance::start(&[("ADDRESS_TEXT_RATE", "1000")]);
+    let mut some: Vec<Client> = (0..5).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
     let answers = some.iter_mut().map(|one| {
         let key = one.post(&text);
         one.until("an answer", |f| f["ref"] == key.as_str())["type"] == "error"
     });
     assert!((1..5).contains(&answers.filter(|refused| *refused).count()));
-    join(task.addr, 2, "tea", "Bob").say(&text);
+    join(instance.addr, 2, "tea", "Bob").say(&text);
 }
 
 #[test]
 fn clients_behind_a_proxy_are_counted_apart() {
-    let task = Task::start(&[("ADDRESS_CONNECTIONS", "2")]);
-    let behind = |who: &str| upgrade(task.addr, 1, "tea", &forwarded(who));
+    let instance = Instance::start(&[("ADDRESS_CONNECTIONS", "2")]);
+    let behind = |who: &str| upgrade(instance.addr, 1, "tea", &forwarded(who));
     let held: Vec<Client> = (1..=20).filter_map(|n| behind(&format!("203.0.113.{n}")).ok()).collect();
     assert_eq!(held.len(), 20, "nobody behind a proxy is locked out because it was not configured");
     let _second = behind("203.0.113.1").expect("a second one");
@@ -183,28 +183,28 @@ fn clients_behind_a_proxy_are_counted_apart() {
     let _six = [behind("2001:db8:1:2::1").expect("one"), behind("2001:db8:1:2:ffff::9").expect("the same network")];
     later(behind("2001:db8:1:2:3::3"), 429);
     assert!(behind("2001:db8:1:3::1").is_ok());
-    task.logged("203.0.113.1: too many connections");
+    instance.logged("203.0.113.1: too many connections");
 }
 
 #[test]
 fn forged_headers_are_ignored_and_told_of_once() {
-    let task = Task::start(&[("TRUSTED_PROXIES", "127.0.0.9, 10.0.0.0/8"), ("ADDRESS_CONNECTIONS", "2")]);
-    let forge = |n: u8| upgrade(task.addr, 5, "tea", &forwarded(&format!("203.0.113.{n}")));
+    let instance = Instance::start(&[("TRUSTED_PROXIES", "127.0.0.9, 10.0.0.0/8"), ("ADDRESS_CONNECTIONS", "2")]);
+    let forge = |n: u8| upgrade(instance.addr, 5, "tea", &forwarded(&format!("203.0.113.{n}")));
     let _held = [forge(1).expect("one"), forge(2).expect("two")];
     // Beyond the limit of its own address, a connection is refused before its head is read.
     let mut answer = String::new();
-    connect(task.addr, 5).read_to_string(&mut answer).expect("an answer and an end");
+    connect(instance.addr, 5).read_to_string(&mut answer).expect("an answer and an end");
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("Retry-After: "), "{answer}");
-    let through = |n: u8| upgrade(task.addr, 9, "tea", &forwarded(&format!("203.0.113.{n}")));
+    let through = |n: u8| upgrade(instance.addr, 9, "tea", &forwarded(&format!("203.0.113.{n}")));
     let _others: Vec<Client> = (1..=10).map(|n| through(n).expect("behind the proxy")).collect();
-    task.logged("TRUSTED_PROXIES=127.0.0.5");
-    assert_eq!(task.log().matches("TRUSTED_PROXIES=").count(), 1, "{}", task.log());
+    instance.logged("TRUSTED_PROXIES=127.0.0.5");
+    assert_eq!(instance.log().matches("TRUSTED_PROXIES=").count(), 1, "{}", instance.log());
 }
 
 #[test]
 fn hops_are_counted_from_the_end() {
-    let task = Task::start(&[("TRUSTED_PROXIES", "2"), ("ADDRESS_CONNECTIONS", "1")]);
-    let through = |list: &str| upgrade(task.addr, 1, "tea", &forwarded(list));
+    let instance = Instance::start(&[("TRUSTED_PROXIES", "2"), ("ADDRESS_CONNECTIONS", "1")]);
+    let through = |list: &str| upgrade(instance.addr, 1, "tea", &forwarded(list));
     let _one = through("1.1.1.1, 203.0.113.1, 192.0.2.1").expect("one");
     later(through("9.9.9.9, 203.0.113.1, 192.0.2.1"), 429);
     assert!(through("9.9.9.9, 203.0.113.2, 192.0.2.1").is_ok());
@@ -212,15 +212,15 @@ fn hops_are_counted_from_the_end() {
 
 #[test]
 fn a_trusted_proxy_names_the_user() {
-    let task = Task::start(&[("USER_HEADER", "Remote-User"), ("TRUSTED_PROXIES", "127.0.0.9")]);
-    let as_user = |from: u8, user: &str| upgrade(task.addr, from, "tea", &format!("Remote-User: {user}\r\n"));
+    let instance = Instance::start(&[("USER_HEADER", "Remote-User"), ("TRUSTED_PROXIES", "127.0.0.9")]);
+    let as_user = |from: u8, user: &str| upgrade(instance.addr, from, "tea", &format!("Remote-User: {user}\r\n"));
     let mut ada = as_user(9, "Ada").expect("a connection");
     ada.send(json!({"type": "join", "client": ada.secret, "name": "Eve"}));
     assert_eq!(ada.expect("welcome")["name"], "Ada", "nobody chooses another");
     let mut bob = as_user(9, "B\u{f6}b").expect("a connection");
     bob.send(json!({"type": "join"}));
     assert_eq!(bob.expect("welcome")["name"], "B\u{f6}b", "and none has to be given");
-    for answer in [as_user(5, "Ada"), as_user(9, ""), upgrade(task.addr, 9, "tea", "")] {
+    for answer in [as_user(5, "Ada"), as_user(9, ""), upgrade(instance.addr, 9, "tea", "")] {
         assert_eq!(answer.err().expect("a refusal").status, 401);
     }
     // Invalid UTF-8, two users, or nothing visible: the refusal names the header.
@@ -229,7 +229,7 @@ fn a_trusted_proxy_names_the_user() {
         (b"Ada\r\nremote-user: Eve", 400, "more than one remote-user line"),
         (b"\xe2\x80\x8b", 401, "remote-user: nothing that can be shown"),
     ] {
-        let mut connection = Connection::over(connect(task.addr, 9));
+        let mut connection = Connection::over(connect(instance.addr, 9));
         connection.write([b"GET /r/tea HTTP/1.1\r\nHost: test\r\nRemote-User: ", value, b"\r\n\r\n"].concat());
         let answer = connection.response(false);
         assert!(answer.status == status && answer.text().starts_with(why), "{} {}", answer.status, answer.text());
@@ -247,17 +247,17 @@ fn a_trusted_proxy_names_the_user() {
     let mut other = as_user(9, &long("bob")).expect("a connection");
     other.send(json!({"type": "join"}));
     other.expect_error("name_taken");
-    let mut through = Connection::over(connect(task.addr, 9));
+    let mut through = Connection::over(connect(instance.addr, 9));
     assert_eq!(through.request("GET", "/r/tea", "Remote-User: Ada\r\n").status, 200);
     for (path, status) in [("/", 401), ("/r/tea/messages", 401), ("/healthz", 200), ("/readyz", 200)] {
-        assert_eq!(get(task.addr, path).status, status, "{path}");
+        assert_eq!(get(instance.addr, path).status, status, "{path}");
     }
 }
 
 #[test]
 fn a_foreign_origin_is_told_both_sides() {
-    let task = Task::start(&[("ALLOWED_ORIGINS", "https://blog.example, http://localhost:8080")]);
-    let from = |origin: &str| upgrade(task.addr, 1, "tea", &format!("Origin: {origin}\r\n"));
+    let instance = Instance::start(&[("ALLOWED_ORIGINS", "https://blog.example, http://localhost:8080")]);
+    let from = |origin: &str| upgrade(instance.addr, 1, "tea", &format!("Origin: {origin}\r\n"));
     for origin in ["http://test", "https://blog.example", "https://Blog.example", "http://localhost:8080"] {
         assert!(from(origin).is_ok(), "{origin}");
     }
@@ -270,16 +270,16 @@ fn a_foreign_origin_is_told_both_sides() {
 
 #[test]
 fn a_few_addresses_cannot_fill_the_server() {
-    let task = Task::start(&[("MAX_CONNECTIONS", "80"), ("ADDRESS_CONNECTIONS", "20")]);
+    let instance = Instance::start(&[("MAX_CONNECTIONS", "80"), ("ADDRESS_CONNECTIONS", "20")]);
     let mut held: Vec<Client> = Vec::new();
     for n in 1..=8 {
         for m in 0..20 {
-            let Ok(mut client) = upgrade(task.addr, n, "tea", "") else { break };
+            let Ok(mut client) = upgrade(instance.addr, n, "tea", "") else { break };
             client.enter(&format!("N{n}-{m}"), None);
             held.push(client);
         }
     }
     assert!((60..75).contains(&held.len()), "{}", held.len());
-    join(task.addr, 20, "tea", "Newcomer").say("there is a place for those who have none");
-    assert_eq!(get(task.addr, "/healthz").status, 200);
+    join(instance.addr, 20, "tea", "Newcomer").say("there is a place for those who have none");
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
 }

@@ -53,7 +53,7 @@ fn rooms_in_memory_and_an_open_port_are_warned_of() {
     let (code, lines) = check(&[]);
     assert_eq!(code, 1, "{lines:?}");
     finds(&lines, "warning data", "DATA_FILE");
-    finds(&lines, "ok connections", "capped by");
+    finds(&lines, "ok connections", "limited by");
     finds(&lines, "ok access", "on this machine");
     finds(&check(&[("BIND", "0.0.0.0")]).1, "warning access", "PASSPHRASE");
     finds(&check(&[("BIND", "0.0.0.0"), ("PASSPHRASE", "sesame")]).1, "ok access", "passphrase");
@@ -75,19 +75,19 @@ fn a_data_file_is_looked_at_and_left_alone() {
     let data = [("DATA_FILE", path)];
     let (code, lines) = check(&data);
     assert_eq!(code, 0, "{lines:?}");
-    finds(&lines, "ok data", "will be made");
+    finds(&lines, "ok data", "will be created");
     assert_eq!(fs::read_dir(&dir).expect("it is there").count(), 0, "nothing was made");
     let instance = Instance::start(&data);
     Client::join(instance.addr, "tea", "Ada").say("hi");
-    finds(&check(&data).1, "ok data", "in use by a server");
+    finds(&check(&data).1, "ok data", "in use by a running server");
     drop(instance);
     let before = fs::read(&file).expect("the file");
-    finds(&check(&data).1, "ok data", "can be written");
+    finds(&check(&data).1, "ok data", "is writable");
     assert!(fs::read(&file).expect("the file") == before, "it changed");
     fs::write(&file, "somebody's diary").expect("our own file");
     let (code, lines) = check(&data);
     assert_eq!(code, 2, "{lines:?}");
-    finds(&lines, "error data", "another program's");
+    finds(&lines, "error data", "belongs to another program");
     finds(&check(&[("DATA_FILE", "/nowhere/chat.db")]).1, "error data", "/nowhere");
     fs::remove_dir_all(&dir).expect("our own directory");
 }

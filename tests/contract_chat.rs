@@ -22,18 +22,6 @@ fn rank(message: &Value) -> (u64, u64) {
     (ms.parse().expect("a number"), seq.parse().expect("a number"))
 }
 
-/// Sends a join with extra fields on a new connection; returns the connection and the answer.
-fn join_with(task: &Task, room: &str, fields: Value) -> (Client, Value) {
-    let mut client = Client::connect(task.addr, room);
-    let mut join = json!({"type": "join"});
-    for (name, value) in fields.as_object().expect("an object") {
-        join[name] = value.clone();
-    }
-    client.send(join);
-    let answer = client.next();
-    (client, answer)
-}
-
 both! {
     // ---- messages ----
 
@@ -286,7 +274,7 @@ both! {
             ada.send(json!({"type": "history", "before": bad, "limit": 5}));
             let answer = ada.until("an answer", |f| f["type"] == "error" || f["type"] == "history");
             assert_eq!(answer["code"], "bad_frame", "before {bad}: {answer}");
-            let (_bob, answer) = join_with(&server, "tea", json!({"name": "Bob", "since": bad}));
+            let (_bob, answer) = Client::join_with(server.addr, "tea", json!({"name": "Bob", "since": bad}));
             assert_eq!(answer["code"], "bad_frame", "since {bad}: {answer}");
         }
         ada.say("still here");

@@ -8,18 +8,6 @@ use common::*;
 use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::coding::Data;
 
-/// Sends a join with extra fields on a new connection; returns the connection and the answer.
-fn join_with(task: &Task, room: &str, fields: Value) -> (Client, Value) {
-    let mut client = Client::connect(task.addr, room);
-    let mut join = json!({"type": "join"});
-    for (name, value) in fields.as_object().expect("an object") {
-        join[name] = value.clone();
-    }
-    client.send(join);
-    let answer = client.next();
-    (client, answer)
-}
-
 both! {
     // ---- ping, frames that are wrong, limits ----
 
@@ -42,7 +30,7 @@ both! {
 
     fn unknown_fields_are_ignored(at) {
         let server = at.start(&[]);
-        let (mut ada, welcome) = join_with(&server, "tea", json!({"name": "Ada", "colour": "red", "room": "milk", "id": {}}));
+        let (mut ada, welcome) = Client::join_with(server.addr, "tea", json!({"name": "Ada", "colour": "red", "room": "milk", "id": {}}));
         assert_eq!(welcome["room"], "tea");
         ada.send(json!({"type": "message", "text": "hi", "name": "Eve", "id": "1-1", "at": 1, "extra": {"deep": [null]}}));
         let heard = ada.hear("hi");

@@ -102,8 +102,8 @@ fn a_second_process_on_the_same_file_ends_at_once() {
 #[test]
 fn a_file_that_is_not_bobbins_is_refused_and_left_as_it_is() {
     for (sql, why) in [
-        ("CREATE TABLE theirs (x)", "not a file of Bobbin's"),
-        ("PRAGMA application_id = 7; CREATE TABLE theirs (x)", "not a file of Bobbin's"),
+        ("CREATE TABLE theirs (x)", "it is not Bobbin's"),
+        ("PRAGMA application_id = 7; CREATE TABLE theirs (x)", "it is not Bobbin's"),
         ("PRAGMA application_id = 1114595938; PRAGMA user_version = 99; CREATE TABLE theirs (x)", "version 99"),
     ] {
         let file = DataFile::new();
@@ -134,7 +134,7 @@ fn a_damaged_file_is_refused_and_left_as_it_is() {
     let text = b"this is no database, but it is long enough to be looked at as if it were one".repeat(20);
     for (what, bytes) in [("cut", cut), ("torn", torn), ("headless", headless), ("text", text)] {
         std::fs::write(file.path(), &bytes).expect("the file");
-        is_refused(&file.path(), "damaged");
+        is_refused(&file.path(), "corrupt");
         assert!(std::fs::read(file.path()).expect("the file") == bytes, "{what}: changed");
     }
     std::fs::write(file.path(), &whole).expect("the file");

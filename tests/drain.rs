@@ -59,11 +59,11 @@ both! {
 #[test]
 fn it_exits_with_0_and_soon_when_nobody_is_there() {
     for name in ["TERM", "INT"] {
-        let mut task = Task::start(&[]);
+        let mut instance = Instance::start(&[]);
         let start = Instant::now();
-        task.signal(name);
-        let status = task.wait(PATIENCE);
-        assert_eq!(status.code(), Some(0), "SIG{name}; its log:\n{}", task.log());
+        instance.signal(name);
+        let status = instance.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "SIG{name}; its log:\n{}", instance.log());
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
@@ -71,41 +71,41 @@ fn it_exits_with_0_and_soon_when_nobody_is_there() {
 #[test]
 fn it_exits_with_0_when_all_have_gone() {
     let redis = Redis::start();
-    let mut task = Task::on(&redis, SHORT);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
-    task.signal("TERM");
+    let mut instance = Instance::on(&redis, SHORT);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    instance.signal("TERM");
     ada.expect_close(1012);
-    assert_eq!(task.wait(PATIENCE).code(), Some(0), "its log:\n{}", task.log());
+    assert_eq!(instance.wait(PATIENCE).code(), Some(0), "its log:\n{}", instance.log());
 }
 
 #[test]
 fn clients_that_ignore_the_close_do_not_hold_it_up() {
-    let mut task = Task::start(SHORT);
-    let _stuck: Vec<Client> = (0..5).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
-    let _half = http::Connection::open(task.addr);
-    task.signal("TERM"); // nobody reads or answers
-    assert_eq!(task.wait(Duration::from_secs(12)).code(), Some(0), "its log:\n{}", task.log());
+    let mut instance = Instance::start(SHORT);
+    let _stuck: Vec<Client> = (0..5).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
+    let _half = http::Connection::open(instance.addr);
+    instance.signal("TERM"); // nobody reads or answers
+    assert_eq!(instance.wait(Duration::from_secs(12)).code(), Some(0), "its log:\n{}", instance.log());
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut task = Task::start(&[("DRAIN_SECONDS", "60")]);
-    let _clients: Vec<Client> = (0..20).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
-    task.signal("TERM");
-    poll_until("it drains", PATIENCE, || get(task.addr, "/readyz").status == 503);
-    assert_eq!(task.try_wait(), None, "it takes its time");
+    let mut instance = Instance::start(&[("DRAIN_SECONDS", "60")]);
+    let _clients: Vec<Client> = (0..20).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
+    instance.signal("TERM");
+    poll_until("it drains", PATIENCE, || get(instance.addr, "/readyz").status == 503);
+    assert_eq!(instance.try_wait(), None, "it takes its time");
     let start = Instant::now();
-    task.signal("TERM");
-    task.wait(PATIENCE);
+    instance.signal("TERM");
+    instance.wait(PATIENCE);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[test]
 fn the_closes_are_spread_over_the_time() {
-    let mut task = Task::start(&[("DRAIN_SECONDS", "4")]);
-    let mut clients: Vec<Client> = (0..40).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+    let mut instance = Instance::start(&[("DRAIN_SECONDS", "4")]);
+    let mut clients: Vec<Client> = (0..40).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
     let start = Instant::now();
-    task.signal("TERM");
+    instance.signal("TERM");
     let mut ends: Vec<Option<Duration>> = vec![None; clients.len()];
     poll_until("all are closed", PATIENCE, || {
         for (client, end) in clients.iter_mut().zip(&mut ends) {
@@ -123,35 +123,35 @@ fn the_closes_are_spread_over_the_time() {
     let span = ends[39] - ends[0];
     assert!(span > Duration::from_millis(1_500), "not all at once: {ends:?}");
     assert!(ends[39] < Duration::from_secs(6), "{ends:?}");
-    assert_eq!(task.wait(PATIENCE).code(), Some(0));
+    assert_eq!(instance.wait(PATIENCE).code(), Some(0));
 }
 
 #[test]
 fn while_it_drains_it_answers_health_checks_and_refuses_new_sessions() {
     let redis = Redis::start();
-    let mut task = Task::on(&redis, &[("DRAIN_SECONDS", "4")]);
-    let mut clients: Vec<Client> = (0..10).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
-    task.signal("TERM");
-    poll_until("not ready", PATIENCE, || get(task.addr, "/readyz").status == 503);
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    let refusal = match Client::upgrade(task.addr, "tea", "") {
+    let mut instance = Instance::on(&redis, &[("DRAIN_SECONDS", "4")]);
+    let mut clients: Vec<Client> = (0..10).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
+    instance.signal("TERM");
+    poll_until("not ready", PATIENCE, || get(instance.addr, "/readyz").status == 503);
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    let refusal = match Client::upgrade(instance.addr, "tea", "") {
         Err(refusal) => refusal,
-        Ok(_) => panic!("a new session in a task that goes away"),
+        Ok(_) => panic!("a new session in an instance that goes away"),
     };
     assert_eq!(refusal.status, 503);
     assert!(refusal.header("retry-after").is_some());
-    assert_eq!(request(task.addr, "GET", "/metrics", "").status, 200);
+    assert_eq!(request(instance.addr, "GET", "/metrics", "").status, 200);
     for client in &mut clients {
         client.expect_close(1012);
     }
-    assert_eq!(task.wait(PATIENCE).code(), Some(0));
+    assert_eq!(instance.wait(PATIENCE).code(), Some(0));
 }
 
 #[test]
 fn those_still_waiting_for_their_close_can_talk() {
     let redis = Redis::start();
-    let first = Task::on(&redis, &[("DRAIN_SECONDS", "4"), ("RATE_LIMIT", "0")]);
-    let second = Task::on(&redis, &[]);
+    let first = Instance::on(&redis, &[("DRAIN_SECONDS", "4"), ("RATE_LIMIT", "0")]);
+    let second = Instance::on(&redis, &[]);
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let _others: Vec<Client> = (0..10).map(|n| Client::join(first.addr, "tea", &format!("N{n}"))).collect();
@@ -181,8 +181,8 @@ fn those_still_waiting_for_their_close_can_talk() {
 #[test]
 fn a_deployment_shows_nobody_leaving_and_loses_nothing() {
     let redis = Redis::start();
-    let mut old = Task::on(&redis, &[("DRAIN_SECONDS", "3"), ("RATE_LIMIT", "0")]);
-    let new = Task::on(&redis, &[("RATE_LIMIT", "0")]);
+    let mut old = Instance::on(&redis, &[("DRAIN_SECONDS", "3"), ("RATE_LIMIT", "0")]);
+    let new = Instance::on(&redis, &[("RATE_LIMIT", "0")]);
     let mut watcher = Client::join(new.addr, "tea", "Watcher");
     let mut crowd: Vec<Client> = (0..12).map(|n| Client::join(old.addr, "tea", &format!("N{n}"))).collect();
     watcher.see_join("N11");

@@ -30,15 +30,15 @@ fn flood(client: &mut Client, bytes: &[u8]) -> usize {
 
 #[test]
 fn control_frames_and_fragments_count_against_the_rate() {
-    let task = Task::start(&[]);
-    let mut bob = Client::join(task.addr, "tea", "Bob");
+    let instance = Instance::start(&[]);
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
     for (name, frame) in [
         ("pings", &[0x89, 0x80, 0, 0, 0, 0][..]),
         ("pongs", &[0x8A, 0x80, 0, 0, 0, 0]),
         ("pings with a payload", &[0x89, 0x84, 0, 0, 0, 0, 1, 2, 3, 4]),
     ] {
         for joined in [true, false] {
-            let mut client = Client::connect(task.addr, "tea");
+            let mut client = Client::connect(instance.addr, "tea");
             if joined {
                 client.enter(&format!("Flood {name}"), None);
             }
@@ -47,7 +47,7 @@ fn control_frames_and_fragments_count_against_the_rate() {
             client.expect_close(1008);
         }
     }
-    let mut client = Client::join(task.addr, "tea", "Ada");
+    let mut client = Client::join(instance.addr, "tea", "Ada");
     client.send_raw(&[0x01, 0x80, 0, 0, 0, 0]);
     let sent = flood(&mut client, &[0x00, 0x80, 0, 0, 0, 0]);
     assert!(sent >= 200, "empty fragments: {sent} were too many");
@@ -59,72 +59,72 @@ fn control_frames_and_fragments_count_against_the_rate() {
     bob.fence();
     assert_eq!(bob.pongs, 150);
     bob.say("still here");
-    assert!(metric(task.addr, "bobbin_limited_total{limit=\"frames\"}") >= 7.0);
-    task.logged("127.0.0.1: too many frames per second");
+    assert!(metric(instance.addr, "bobbin_limited_total{limit=\"frames\"}") >= 7.0);
+    instance.logged("127.0.0.1: too many frames per second");
 }
 
 #[test]
 fn silence_locks_nobody_out() {
-    let task = Task::start(&[("MAX_CONNECTIONS", "100")]);
-    let silent: Vec<TcpStream> = (0..400).map(|n| connect(task.addr, 2 + (n % 30) as u8)).collect();
+    let instance = Instance::start(&[("MAX_CONNECTIONS", "100")]);
+    let silent: Vec<TcpStream> = (0..400).map(|n| connect(instance.addr, 2 + (n % 30) as u8)).collect();
     let halves: Vec<TcpStream> = (0..400)
         .map(|n| {
-            let mut half = connect(task.addr, 2 + (n % 30) as u8);
+            let mut half = connect(instance.addr, 2 + (n % 30) as u8);
             half.write_all(b"GET /healthz HTTP/1.1\r\nHos").expect("it is taken");
             half
         })
         .collect();
     for _ in 0..5 {
         let start = Instant::now();
-        assert_eq!(get(task.addr, "/healthz").status, 200);
+        assert_eq!(get(instance.addr, "/healthz").status, 200);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
-    let mut ada = join(task.addr, 1, "tea", "Ada");
+    let mut ada = join(instance.addr, 1, "tea", "Ada");
     ada.say("nobody was in the way");
-    assert!(task.threads() < 300, "{}", task.threads());
-    assert!(metric(task.addr, "bobbin_limited_total{limit=\"idle\"}") >= 500.0);
+    assert!(instance.threads() < 300, "{}", instance.threads());
+    assert!(metric(instance.addr, "bobbin_limited_total{limit=\"idle\"}") >= 500.0);
     drop((silent, halves));
     ada.say("and nobody is");
 }
 
 #[test]
 fn idle_requests_cost_no_session_its_place() {
-    let task = Task::start(&[("MAX_CONNECTIONS", "100")]);
-    let mut idle: Vec<Connection> = (0..100).map(|_| Connection::open(task.addr)).collect();
+    let instance = Instance::start(&[("MAX_CONNECTIONS", "100")]);
+    let mut idle: Vec<Connection> = (0..100).map(|_| Connection::open(instance.addr)).collect();
     for connection in &mut idle {
         connection.write("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
     }
-    let clients: Vec<Client> = (0..100).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+    let clients: Vec<Client> = (0..100).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
     assert_eq!(clients.len(), 100);
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    let refusal = Client::upgrade(task.addr, "tea", "").err().expect("the cap");
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    let refusal = Client::upgrade(instance.addr, "tea", "").err().expect("the cap");
     assert_eq!(refusal.status, 503);
 }
 
 #[test]
 fn a_session_that_has_not_joined_makes_place_at_the_cap() {
-    let task = Task::start(&[("MAX_CONNECTIONS", "10")]);
-    let _quiet: Vec<Client> = (0..10).map(|_| Client::connect(task.addr, "tea")).collect();
-    poll_until("one of them has had its time", PATIENCE, || upgrade(task.addr, 2, "tea", "").is_ok());
+    let instance = Instance::start(&[("MAX_CONNECTIONS", "10")]);
+    let _quiet: Vec<Client> = (0..10).map(|_| Client::connect(instance.addr, "tea")).collect();
+    poll_until("one of them has had its time", PATIENCE, || upgrade(instance.addr, 2, "tea", "").is_ok());
     let start = Instant::now();
-    let mut ada = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
+    let mut ada = poll("a place", PATIENCE, || upgrade(instance.addr, 2, "tea", "").ok());
     ada.enter("Ada", None);
     assert!(start.elapsed() < Duration::from_secs(5));
     // Clients that have joined stay.
     let mut more: Vec<Client> = Vec::new();
     for n in 0..9 {
-        let mut client = poll("a place", PATIENCE, || upgrade(task.addr, 2, "tea", "").ok());
+        let mut client = poll("a place", PATIENCE, || upgrade(instance.addr, 2, "tea", "").ok());
         client.enter(&format!("N{n}"), None);
         more.push(client);
     }
-    assert_eq!(upgrade(task.addr, 2, "tea", "").err().expect("the cap").status, 503);
+    assert_eq!(upgrade(instance.addr, 2, "tea", "").err().expect("the cap").status, 503);
     ada.say("all ten are in");
 }
 
 #[test]
 fn two_lengths_are_none() {
-    let task = Task::start(&[]);
-    let mut connection = Connection::open(task.addr);
+    let instance = Instance::start(&[]);
+    let mut connection = Connection::open(instance.addr);
     connection.write("GET / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n");
     assert_eq!(connection.response(false).status, 400);
     assert!(connection.closed());
@@ -133,14 +133,14 @@ fn two_lengths_are_none() {
 #[test]
 fn a_client_without_a_secret_is_no_stranger_to_itself() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::connect(task.addr, "tea");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::connect(instance.addr, "tea");
     redis.freeze();
     ada.send(json!({"type": "join", "name": "Ada"}));
     ada.expect_error("unavailable");
     redis.thaw();
     // Redis executes the first attempt as soon as it wakes; its answer was lost.
-    poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
     ada.send(json!({"type": "join", "name": "Ada"}));
     let answer = ada.until("an answer", |f| f["type"] == "welcome" || f["type"] == "error");
     assert_eq!((&answer["type"], &answer["participants"]), (&json!("welcome"), &json!(1)), "{answer}");
@@ -148,7 +148,7 @@ fn a_client_without_a_secret_is_no_stranger_to_itself() {
 
 /// Starts the server with a log whose reader exits once it listens.
 fn without_a_log(settings: &[(&str, &str)]) -> (std::process::Child, SocketAddr) {
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "debug")]).envs(settings.iter().copied());
     let mut child = command.spawn().expect("the binary starts");
     let mut log = BufReader::new(child.stderr.take().expect("it is piped"));

@@ -64,28 +64,28 @@ fn seconds() -> Duration {
 }
 
 /// Repeats `act`, and checks now and then that the server is alive.
-fn throughout(task: &mut Task, mut act: impl FnMut()) -> usize {
+fn throughout(instance: &mut Instance, mut act: impl FnMut()) -> usize {
     let end = Instant::now() + seconds();
     let mut count = 0;
     while Instant::now() < end {
         act();
         count += 1;
         if count % 500 == 0 {
-            assert_eq!(get(task.addr, "/healthz").status, 200);
-            assert_eq!(task.try_wait(), None, "it ended; its log:\n{}", task.log());
+            assert_eq!(get(instance.addr, "/healthz").status, 200);
+            assert_eq!(instance.try_wait(), None, "it ended; its log:\n{}", instance.log());
         }
     }
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    Client::join(task.addr, "calm", "Ada").say("all is well");
-    assert!(!task.log().contains("panicked"), "{}", task.log());
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    Client::join(instance.addr, "calm", "Ada").say("all is well");
+    assert!(!instance.log().contains("panicked"), "{}", instance.log());
     count
 }
 
 #[test]
 fn heads() {
     let mut dice = Dice::new("heads");
-    let mut task = Task::start(&[("ADDRESS_WRONG_PASSPHRASES", "0")]);
-    let addr = task.addr;
+    let mut instance = Instance::start(&[("ADDRESS_WRONG_PASSPHRASES", "0")]);
+    let addr = instance.addr;
     let lines = [
         "Host: test",
         "Connection: Upgrade",
@@ -115,7 +115,7 @@ fn heads() {
         "http://a/b",
         "/%ff",
     ];
-    let count = throughout(&mut task, || {
+    let count = throughout(&mut instance, || {
         let mut head =
             format!("{} {} HTTP/1.1\r\n", dice.one_of(&["GET", "HEAD", "POST", "OPTIONS"]), dice.one_of(&paths));
         for _ in 0..dice.below(12) {
@@ -138,8 +138,8 @@ fn heads() {
 #[test]
 fn frames() {
     let mut dice = Dice::new("frames");
-    let mut task = Task::start(&[("RATE_LIMIT", "0")]);
-    let addr = task.addr;
+    let mut instance = Instance::start(&[("RATE_LIMIT", "0")]);
+    let addr = instance.addr;
     let texts = [
         r#"{"type":"join","name":"Ada","client":"0123456789abcdef","since":"1-1","passphrase":"x"}"#,
         r#"{"type":"message","text":"hi \ud83d\ude00 \"\\","ref":"r1"}"#,
@@ -148,7 +148,7 @@ fn frames() {
         r#"{"type":"ping"}"#,
         r#"{"type":"message","text":"x","a":[[[[[[{}]]]]]]}"#,
     ];
-    let count = throughout(&mut task, || {
+    let count = throughout(&mut instance, || {
         let Ok((client, _)) = Client::upgrade(addr, "tea", "") else { return };
         let mut stream = client.tcp().try_clone().expect("a socket");
         let mut bytes = Vec::new();
@@ -218,21 +218,21 @@ fn replies_of_redis() {
             std::thread::spawn(move || damaged(client, redis, dice, &counted));
         }
     });
-    let mut task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
+    let mut instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint)]);
     let end = Instant::now() + seconds();
     for number in 0.. {
         if Instant::now() > end {
             break;
         }
-        assert_eq!(task.try_wait(), None, "it ended; its log:\n{}", task.log());
-        assert_eq!(get(task.addr, "/healthz").status, 200);
-        if let Ok((mut ada, _)) = Client::upgrade(task.addr, "tea", "") {
+        assert_eq!(instance.try_wait(), None, "it ended; its log:\n{}", instance.log());
+        assert_eq!(get(instance.addr, "/healthz").status, 200);
+        if let Ok((mut ada, _)) = Client::upgrade(instance.addr, "tea", "") {
             ada.send_or_end(json!({"type": "join", "name": format!("N{number}"), "since": "1-1"}));
             ada.send_or_end(json!({"type": "message", "text": "hi", "ref": "1"}));
             ada.send_or_end(json!({"type": "history", "before": "9999999999999-9"}));
             ada.take(Duration::from_millis(50));
         }
     }
-    assert!(!task.log().contains("panicked"), "{}", task.log());
+    assert!(!instance.log().contains("panicked"), "{}", instance.log());
     println!("{} damaged replies", count.load(Relaxed));
 }

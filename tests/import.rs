@@ -70,7 +70,7 @@ fn rooms_that_exist_are_refused_unless_they_are_to_be_replaced() {
     let mut eve = Client::join(instance.addr, "tea", "Eve");
     let there = eve.say("there already");
     let elsewhere = Client::join(instance.addr, "elsewhere", "Eve").say("undisturbed");
-    says(&import(&file, &redis, &[]), 1, "1 rooms exist on redis already (tea); --replace");
+    says(&import(&file, &redis, &[]), 1, "these rooms exist in redis: tea; --replace");
     let newcomer = Client::join(instance.addr, "coffee", "Cyd");
     assert_eq!(newcomer.welcome["messages"], json!([]), "nothing was imported");
     assert_eq!(Client::join(instance.addr, "tea", "Cyd").welcome["messages"], json!([there]));
@@ -79,20 +79,20 @@ fn rooms_that_exist_are_refused_unless_they_are_to_be_replaced() {
     assert_eq!(Client::join(instance.addr, "tea", "Dan").welcome["messages"], json!(tea));
     assert_eq!(Client::join(instance.addr, "elsewhere", "Dan").welcome["messages"], json!([elsewhere]));
     eve.say("those who were there talk on");
-    says(&import(&file, &redis, &[]), 1, "2 rooms exist");
+    says(&import(&file, &redis, &[]), 1, "these rooms exist in redis: ");
 }
 
 #[test]
 fn what_cannot_be_imported_is_said_in_one_line() {
     let (file, redis) = (DataFile::new(), Redis::start());
-    says(&import(&file, &redis, &[]), 1, "there is no such file");
+    says(&import(&file, &redis, &[]), 1, "no such file");
     let instance = file.start(&[]);
-    says(&import(&file, &redis, &[]), 1, "another process uses it");
+    says(&import(&file, &redis, &[]), 1, "another process is using it");
     drop(instance);
     says(&import(&file, &redis, &[]), 0, "imported 0 messages in 0 rooms");
     let output = Instance::command().args(["--import", &file.path()]).output().expect("it runs");
     says(&output, 2, "REDIS_ENDPOINT");
     let mut command = Instance::command();
     command.env("REDIS_ENDPOINT", "127.0.0.1:1").args(["--import", &file.path()]);
-    says(&command.output().expect("it runs"), 1, "can't import to redis");
+    says(&command.output().expect("it runs"), 1, "can't import into redis");
 }

@@ -18,26 +18,26 @@ fn the_endpoint_is_taken_in_each_form() {
         format!("redis://127.0.0.1:{}/", redis.port),
         format!("redis://127.0.0.1:{}/0", redis.port),
     ] {
-        let task = Task::start(&[("REDIS_ENDPOINT", &endpoint)]);
-        poll_until(&format!("ready with {endpoint}"), PATIENCE, || get(task.addr, "/readyz").status == 200);
+        let instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint)]);
+        poll_until(&format!("ready with {endpoint}"), PATIENCE, || get(instance.addr, "/readyz").status == 200);
     }
     // A bare host, as in the article: the port is Redis's default.
-    let task = Task::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
-    let log = poll("the log names it", PATIENCE, || Some(task.log()).filter(|l| l.contains("127.0.0.77")));
+    let instance = Instance::start(&[("REDIS_ENDPOINT", "127.0.0.77")]);
+    let log = poll("the log names it", PATIENCE, || Some(instance.log()).filter(|l| l.contains("127.0.0.77")));
     assert!(log.contains("127.0.0.77:6379"), "{log}");
 }
 
 #[track_caller]
-fn ready_and_talking(task: &Task) {
-    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
-    let mut ada = Client::join(task.addr, &unique("room"), "Ada");
+fn ready_and_talking(instance: &Instance) {
+    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    let mut ada = Client::join(instance.addr, &unique("room"), "Ada");
     ada.say("hello through the lock");
 }
 
 #[track_caller]
-fn never_ready(task: &Task) {
-    holds("not ready", Duration::from_secs(2), || get(task.addr, "/readyz").status == 503);
-    let mut ada = Client::connect(task.addr, "tea");
+fn never_ready(instance: &Instance) {
+    holds("not ready", Duration::from_secs(2), || get(instance.addr, "/readyz").status == 503);
+    let mut ada = Client::connect(instance.addr, "tea");
     assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
 }
 
@@ -47,17 +47,17 @@ fn a_redis_with_a_password() {
     let file = redis.dir.join("password");
     std::fs::write(&file, "hush hush\n").expect("a small file"); // editors end a file with a newline
     let file = file.to_str().expect("a plain path");
-    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD", "hush hush")]));
-    ready_and_talking(&Task::on(&redis, &[("REDIS_PASSWORD_FILE", file)]));
+    ready_and_talking(&Instance::on(&redis, &[("REDIS_PASSWORD", "hush hush")]));
+    ready_and_talking(&Instance::on(&redis, &[("REDIS_PASSWORD_FILE", file)]));
     let url = format!("redis://:hush%20hush@{}", redis.addr());
-    let task = Task::start(&[("REDIS_ENDPOINT", &url)]);
-    ready_and_talking(&task);
-    assert!(!task.log().contains("hush"), "{}", task.log());
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &url)]);
+    ready_and_talking(&instance);
+    assert!(!instance.log().contains("hush"), "{}", instance.log());
     let plain = redis.endpoint();
-    let wrong = Task::start(&[("REDIS_ENDPOINT", &plain), ("REDIS_PASSWORD", "shout")]);
+    let wrong = Instance::start(&[("REDIS_ENDPOINT", &plain), ("REDIS_PASSWORD", "shout")]);
     never_ready(&wrong);
     assert!(!wrong.log().contains("shout"), "{}", wrong.log());
-    never_ready(&Task::start(&[("REDIS_ENDPOINT", &plain)]));
+    never_ready(&Instance::start(&[("REDIS_ENDPOINT", &plain)]));
 }
 
 /// A Redis that accepts TLS only, and the file with the authority that signed its certificate.
@@ -78,21 +78,21 @@ fn tls_redis(args: &[&str]) -> (Redis, String) {
 fn a_redis_with_tls() {
     let (redis, ca) = tls_redis(&[]);
     let url = format!("rediss://{}", redis.addr());
-    ready_and_talking(&Task::start(&[("REDIS_ENDPOINT", &url), ("REDIS_CA_FILE", &ca)]));
-    ready_and_talking(&Task::on(&redis, &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]));
+    ready_and_talking(&Instance::start(&[("REDIS_ENDPOINT", &url), ("REDIS_CA_FILE", &ca)]));
+    ready_and_talking(&Instance::on(&redis, &[("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]));
     let by_name = format!("localhost:{}", redis.port);
-    let task = Task::start(&[("REDIS_ENDPOINT", &by_name), ("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]);
-    ready_and_talking(&task);
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &by_name), ("REDIS_TLS", "1"), ("REDIS_CA_FILE", &ca)]);
+    ready_and_talking(&instance);
     // An unknown authority is not trusted, and plain text does not work.
-    never_ready(&Task::start(&[("REDIS_ENDPOINT", &url)]));
-    never_ready(&Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]));
+    never_ready(&Instance::start(&[("REDIS_ENDPOINT", &url)]));
+    never_ready(&Instance::start(&[("REDIS_ENDPOINT", &redis.endpoint())]));
 }
 
 #[test]
 fn a_redis_with_tls_and_a_password_comes_and_goes() {
     let (mut redis, ca) = tls_redis(&["--requirepass", "hush"]);
     let settings = [("REDIS_TLS", "1"), ("REDIS_CA_FILE", ca.as_str()), ("REDIS_PASSWORD", "hush")];
-    let (first, second) = (Task::on(&redis, &settings), Task::on(&redis, &settings));
+    let (first, second) = (Instance::on(&redis, &settings), Instance::on(&redis, &settings));
     ready_and_talking(&first);
     ready_and_talking(&second);
     let mut ada = Client::join(first.addr, "tea", "Eve");
@@ -107,8 +107,8 @@ fn a_redis_with_tls_and_a_password_comes_and_goes() {
     redis.kill();
     poll_until("not ready", PATIENCE, || get(first.addr, "/readyz").status == 503);
     redis.up();
-    for task in [&first, &second] {
-        poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
+    for instance in [&first, &second] {
+        poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
     }
     poll_until("it crosses again", PATIENCE, || {
         let key = ada.post("again");
@@ -129,7 +129,7 @@ fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
         ("ADMIN_TOKEN", token),
         ("POST_TOKEN", token),
     ];
-    let (one, two) = (Task::start(&settings), Task::start(&settings));
+    let (one, two) = (Instance::start(&settings), Instance::start(&settings));
     for instance in [&one, &two] {
         poll_until("ready", PATIENCE, || http::get(instance.addr, "/readyz").status == 200);
     }

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(2);
 
-fn ready(task: &Task) -> bool {
-    get(task.addr, "/readyz").status == 200
+fn ready(instance: &Instance) -> bool {
+    get(instance.addr, "/readyz").status == 200
 }
 
 #[track_caller]
-fn until_ready(tasks: &[&Task]) {
-    for task in tasks {
-        poll_until("ready", Duration::from_secs(15), || ready(task));
+fn until_ready(instances: &[&Instance]) {
+    for instance in instances {
+        poll_until("ready", Duration::from_secs(15), || ready(instance));
     }
 }
 
@@ -55,16 +55,16 @@ fn told(client: &mut Client, state: &str) {
 #[test]
 fn a_redis_that_is_killed_and_comes_back_with_its_data() {
     let mut redis = Redis::durable();
-    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let kept = ada.say("before");
     redis.kill();
     told(&mut ada, "down");
     told(&mut bob, "down");
-    for task in [&first, &second] {
-        poll_until("not ready", PATIENCE, || !ready(task));
-        assert_eq!(get(task.addr, "/healthz").status, 200, "alive all the same");
+    for instance in [&first, &second] {
+        poll_until("not ready", PATIENCE, || !ready(instance));
+        assert_eq!(get(instance.addr, "/healthz").status, 200, "alive all the same");
     }
     let key = refused(&mut ada, "in between");
     redis.up();
@@ -85,7 +85,7 @@ fn a_redis_that_is_killed_and_comes_back_with_its_data() {
 #[test]
 fn a_redis_that_comes_back_empty() {
     let mut redis = Redis::start();
-    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let lost = ada.say("before");
@@ -120,7 +120,7 @@ fn a_redis_that_comes_back_empty() {
 #[test]
 fn a_redis_that_hangs() {
     let redis = Redis::start();
-    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let mut bob = Client::join(second.addr, "tea", "Bob");
     ada.say("before");
@@ -129,13 +129,13 @@ fn a_redis_that_hangs() {
     let key = refused(&mut ada, "while it hangs");
     told(&mut ada, "down");
     told(&mut bob, "down");
-    for task in [&first, &second] {
-        poll_until("not ready", PATIENCE, || !ready(task));
-        let body = get(task.addr, "/readyz").text();
+    for instance in [&first, &second] {
+        poll_until("not ready", PATIENCE, || !ready(instance));
+        let body = get(instance.addr, "/readyz").text();
         assert!(body.to_lowercase().contains("redis") || body.contains("backplane"), "says why: {body}");
-        assert_eq!(get(task.addr, "/healthz").status, 200);
+        assert_eq!(get(instance.addr, "/healthz").status, 200);
     }
-    refused(&mut bob, "from the other task");
+    refused(&mut bob, "from the other instance");
     ada.fence(); // what needs no Redis still works
     redis.thaw();
     told(&mut ada, "up");
@@ -156,18 +156,18 @@ fn a_redis_that_hangs() {
 #[test]
 fn joins_and_histories_are_refused_while_redis_hangs() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     let said = ada.say("hi");
     redis.freeze();
-    let mut bob = Client::connect(task.addr, "tea");
+    let mut bob = Client::connect(instance.addr, "tea");
     let start = Instant::now();
     ada.send(json!({"type": "history", "before": said["id"], "limit": 10}));
     assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
     ada.expect_error("unavailable");
     assert!(start.elapsed() < SOON * 2 + Duration::from_secs(1), "{:?}", start.elapsed());
     redis.thaw();
-    until_ready(&[&task]);
+    until_ready(&[&instance]);
     poll_until("Bob may join on the same connection", PATIENCE, || {
         std::thread::sleep(Duration::from_millis(300));
         bob.try_enter("Bob", None)["type"] == "welcome"
@@ -178,8 +178,8 @@ fn joins_and_histories_are_refused_while_redis_hangs() {
 #[test]
 fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
     let mut redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     redis.kill();
     told(&mut ada, "down");
     for _ in 0..5 {
@@ -200,16 +200,16 @@ fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
 #[test]
 fn a_redis_that_is_not_there_at_the_start() {
     let mut redis = Redis::absent(&[]);
-    let task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    let why = get(task.addr, "/readyz");
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    let why = get(instance.addr, "/readyz");
     assert_eq!(why.status, 503);
     assert!(why.json().is_object(), "{}", why.text());
-    assert!(task.log().to_lowercase().contains("redis"), "the log says so:\n{}", task.log());
-    let mut ada = Client::connect(task.addr, "tea");
+    assert!(instance.log().to_lowercase().contains("redis"), "the log says so:\n{}", instance.log());
+    let mut ada = Client::connect(instance.addr, "tea");
     assert_eq!(ada.try_enter("Ada", None)["code"], "unavailable");
     redis.up();
-    until_ready(&[&task]);
+    until_ready(&[&instance]);
     ada.enter("Ada", None);
     ada.say("patience pays");
 }
@@ -217,19 +217,19 @@ fn a_redis_that_is_not_there_at_the_start() {
 #[test]
 fn scripts_that_redis_has_forgotten_are_sent_again() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("before");
     redis.cmd::<String>("SCRIPT FLUSH");
     ada.say("after");
-    Client::join(task.addr, "tea", "Bob").leave();
+    Client::join(instance.addr, "tea", "Bob").leave();
     ada.see_leave("Bob");
 }
 
 #[test]
 fn connections_that_redis_ends_are_made_again_and_nothing_is_missed() {
     let redis = Redis::start();
-    let (first, second) = (Task::on(&redis, &[("RATE_LIMIT", "0")]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[("RATE_LIMIT", "0")]), Instance::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let mut said = Vec::new();
@@ -252,8 +252,8 @@ fn connections_that_redis_ends_are_made_again_and_nothing_is_missed() {
 #[test]
 fn a_redis_without_memory_refuses_and_says_so() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("before");
     redis.cmd::<String>("CONFIG SET maxmemory 1");
     let key = refused(&mut ada, "no room for this");
@@ -265,9 +265,9 @@ fn a_redis_without_memory_refuses_and_says_so() {
 #[test]
 fn keys_of_a_wrong_type_harm_one_room_alone() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
+    let instance = Instance::on(&redis, &[]);
     redis.cmd::<String>("SET bobbin:{cursed}:log nonsense");
-    let mut bob = Client::connect(task.addr, "cursed");
+    let mut bob = Client::connect(instance.addr, "cursed");
     let answer = bob.try_enter("Bob", None);
     if answer["type"] == "welcome" {
         let key = bob.post("hello?");
@@ -275,15 +275,15 @@ fn keys_of_a_wrong_type_harm_one_room_alone() {
     } else {
         assert_eq!(answer["code"], "unavailable", "{answer}");
     }
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("all is well here");
 }
 
 #[test]
 fn noise_on_the_channel_and_in_the_log_is_survived() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("before");
     for noise in ["", "nonsense", "{}", "[]", "null", "{\"type\":\"message\"}", "{\"id\":7}", "1-1", "m", "\u{7f}"] {
         if noise.is_empty() {
@@ -293,28 +293,28 @@ fn noise_on_the_channel_and_in_the_log_is_survived() {
     }
     redis.cmd::<String>("XADD bobbin:{tea}:log * strange field");
     ada.say("after");
-    let bob = Client::join(task.addr, "tea", "Bob");
+    let bob = Client::join(instance.addr, "tea", "Bob");
     let texts: Vec<_> = bob.welcome["messages"].as_array().unwrap().iter().map(|m| m["text"].clone()).collect();
     assert_eq!(texts, ["before", "after"]);
 }
 
 #[test]
-fn sigterm_ends_a_task_whose_redis_hangs() {
+fn sigterm_ends_an_instance_whose_redis_hangs() {
     let redis = Redis::start();
-    let mut task = Task::on(&redis, &[("DRAIN_SECONDS", "1")]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let mut instance = Instance::on(&redis, &[("DRAIN_SECONDS", "1")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     redis.freeze();
     ada.post("into the void"); // no answer is possible too: she sends it again elsewhere
-    task.signal("TERM");
+    instance.signal("TERM");
     ada.expect_close(1012);
-    assert!(task.wait(Duration::from_secs(15)).success());
+    assert!(instance.wait(Duration::from_secs(15)).success());
     redis.thaw();
 }
 
 #[test]
 fn two_rooms_talk_through_a_redis_that_comes_and_goes() {
     let mut redis = Redis::durable();
-    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
     let mut pairs: Vec<(Client, Client)> = ["tea", "milk"]
         .map(|room| (Client::join(first.addr, room, "Ada"), Client::join(second.addr, room, "Bob")))
         .into();
@@ -340,19 +340,19 @@ fn two_rooms_talk_through_a_redis_that_comes_and_goes() {
 }
 
 #[test]
-fn sigterm_ends_a_task_whose_redis_was_never_there() {
+fn sigterm_ends_an_instance_whose_redis_was_never_there() {
     let redis = Redis::absent(&[]);
-    let mut task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
-    let _waiting = Client::connect(task.addr, "tea");
-    task.signal("TERM");
-    assert_eq!(task.wait(PATIENCE).code(), Some(0), "its log:\n{}", task.log());
+    let mut instance = Instance::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+    let _waiting = Client::connect(instance.addr, "tea");
+    instance.signal("TERM");
+    assert_eq!(instance.wait(PATIENCE).code(), Some(0), "its log:\n{}", instance.log());
 }
 
 #[test]
 fn refs_and_rooms_that_nobody_needs_do_not_stay_for_ever() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.send(json!({"type": "message", "text": "hi", "ref": "mine"}));
     ada.hear("hi");
     let seconds: i64 =
@@ -368,9 +368,9 @@ fn refs_and_rooms_that_nobody_needs_do_not_stay_for_ever() {
 }
 
 #[test]
-fn who_came_and_went_while_a_task_heard_nothing_is_told_afterwards() {
+fn who_came_and_went_while_an_instance_heard_nothing_is_told_afterwards() {
     let redis = Redis::start();
-    let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+    let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let bob = Client::join(second.addr, "tea", "Bob");
     ada.see_join("Bob");

@@ -9,8 +9,8 @@ use common::http::get;
 use common::*;
 use std::time::{Duration, Instant};
 
-fn ready(task: &Task) -> bool {
-    get(task.addr, "/readyz").status == 200
+fn ready(instance: &Instance) -> bool {
+    get(instance.addr, "/readyz").status == 200
 }
 
 /// Puts people into a room as a crashed instance leaves them: with expired leases.
@@ -30,12 +30,12 @@ fn leave_behind(redis: &Redis, room: &str, count: usize) {
 together! {
     fn any_number_of_leases_that_ended_is_cleared_away_within_a_heartbeat() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         std::thread::sleep(Duration::from_secs(14)); // longer than the grace period of a new instance, and a heartbeat
         leave_behind(&redis, "tea", 3_000);
         // A new client neither counts them nor is refused their names.
-        let bob = Client::join(task.addr, "tea", "Ghost7");
+        let bob = Client::join(instance.addr, "tea", "Ghost7");
         assert_eq!(bob.welcome["participants"], 2);
         let names = bob.welcome["names"].as_array().expect("names").len();
         assert_eq!(names, 2, "{}", bob.welcome["names"]);
@@ -53,7 +53,7 @@ together! {
     /// others' leases.
     fn a_redis_that_was_full_for_longer_than_a_lease_sends_nobody_away() {
         let redis = Redis::start();
-        let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+        let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
         let mut ada = Client::join(first.addr, "tea", "Ada");
         let mut bob = Client::join(second.addr, "tea", "Bob");
         ada.see_join("Bob");
@@ -76,7 +76,7 @@ together! {
     /// Redis is flushed while its instances are healthy: all restore their seats, and nobody is seen leaving.
     fn a_redis_that_is_emptied_sends_nobody_away() {
         let redis = Redis::start();
-        let (first, second) = (Task::on(&redis, &[]), Task::on(&redis, &[]));
+        let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
         let mut ada = Client::join(first.addr, "tea", "Ada");
         let mut bob = Client::join(second.addr, "tea", "Bob");
         ada.see_join("Bob");
@@ -100,16 +100,16 @@ together! {
     /// Another program has overwritten the keys with the people in a room.
     fn a_room_whose_people_were_overwritten_is_whole_again() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         redis.cmd::<String>("SET bobbin:{milk}:here nonsense");
         redis.cmd::<String>("SET bobbin:{tea}:who nonsense");
-        let eve = Client::join(task.addr, "milk", "Eve");
+        let eve = Client::join(instance.addr, "milk", "Eve");
         assert_eq!(eve.welcome["participants"], 1);
         poll_until("Ada has her name again", Duration::from_secs(5), || {
             redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 1 && redis.cmd::<String>("TYPE bobbin:{tea}:who") == "hash"
         });
-        let mut bob = Client::join(task.addr, "tea", "Bob");
+        let mut bob = Client::join(instance.addr, "tea", "Bob");
         assert_eq!(bob.welcome["names"], json!(["Ada", "Bob"]));
         let said = bob.say("hi");
         assert_eq!(ada.hear("hi"), said);
@@ -120,39 +120,39 @@ together! {
     fn a_redis_that_only_reads_is_down_once_and_tried_ever_less_often() {
         let redis = Redis::start();
         let other = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         std::thread::sleep(Duration::from_secs(1));
         redis.cmd::<String>(&format!("REPLICAOF 127.0.0.1 {}", other.port));
         ada.send(json!({"type": "message", "text": "hello?", "ref": "r1"}));
-        poll_until("it is down", PATIENCE, || !ready(&task));
+        poll_until("it is down", PATIENCE, || !ready(&instance));
         let connections = || {
             let stats: String = redis.cmd("INFO stats");
             let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
             line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a count")
         };
-        holds("it stays down", Duration::from_secs(8), || !ready(&task));
+        holds("it stays down", Duration::from_secs(8), || !ready(&instance));
         let before = connections();
-        holds("it stays down", Duration::from_secs(8), || !ready(&task));
+        holds("it stays down", Duration::from_secs(8), || !ready(&instance));
         assert!(connections() - before < 12, "tried {} times in 8 s, our own question included", connections() - before);
         let flips = ada.take(Duration::from_millis(100));
         assert!(flips.is_empty() || ada.received.iter().filter(|f| f["type"] == "status").count() == 1, "{flips:?}");
         redis.cmd::<String>("REPLICAOF NO ONE");
-        poll_until("it is up again", PATIENCE, || ready(&task));
+        poll_until("it is up again", PATIENCE, || ready(&instance));
     }
 
     /// The reply to a join is lost, but Redis executed it: the seat is released rather than left to its lease.
     fn a_join_whose_answer_is_lost_leaves_no_ghost() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         redis.freeze();
-        let mut bob = Client::connect(task.addr, "tea");
+        let mut bob = Client::connect(instance.addr, "tea");
         assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
         redis.thaw();
         let start = Instant::now();
         poll_until("another client gets the name", Duration::from_secs(10), || {
-            let mut other = Client::connect(task.addr, "tea");
+            let mut other = Client::connect(instance.addr, "tea");
             other.try_enter("Bob", None)["type"] == "welcome"
         });
         assert!(start.elapsed() < Duration::from_secs(8), "before the lease could have ended");
@@ -162,19 +162,19 @@ together! {
 
     fn a_leave_while_redis_is_away_is_told_once_when_it_is_back() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
-        let leavers: Vec<Client> = (0..20).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+        let instance = Instance::on(&redis, &[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let leavers: Vec<Client> = (0..20).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
         ada.see_join("N19");
         redis.freeze();
         poll_until("it is down", PATIENCE, || {
             ada.post("?");
             std::thread::sleep(Duration::from_millis(300));
-            !ready(&task)
+            !ready(&instance)
         });
         leavers.into_iter().for_each(Client::leave);
         redis.thaw();
-        poll_until("it is up", PATIENCE, || ready(&task));
+        poll_until("it is up", PATIENCE, || ready(&instance));
         let start = Instant::now();
         poll_until("all have left", PATIENCE, || {
             ada.take(Duration::from_millis(50));
@@ -190,8 +190,8 @@ together! {
 
     fn nothing_stays_of_rooms_that_nobody_visits_again() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[]);
-        let clients: Vec<Client> = (0..300).map(|n| Client::join(task.addr, &format!("room-{n}"), "Ada")).collect();
+        let instance = Instance::on(&redis, &[]);
+        let clients: Vec<Client> = (0..300).map(|n| Client::join(instance.addr, &format!("room-{n}"), "Ada")).collect();
         assert_eq!(redis.cmd::<Vec<String>>("PUBSUB CHANNELS bobbin:*:live").len(), 300);
         clients.into_iter().for_each(Client::cut);
         poll_until("all are unsubscribed", PATIENCE, || {
@@ -205,8 +205,8 @@ together! {
     /// Before the first connection to Redis, a join waits for it.
     fn a_join_in_the_first_moment_waits_for_redis() {
         let mut redis = Redis::absent(&[]);
-        let task = Task::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
-        let mut ada = Client::connect(task.addr, "tea");
+        let instance = Instance::start(&[("REDIS_ENDPOINT", &redis.endpoint())]);
+        let mut ada = Client::connect(instance.addr, "tea");
         ada.send(json!({"type": "join", "name": "Ada", "client": unique("a-secret-of-ada")}));
         redis.up();
         assert_eq!(ada.next()["type"], "welcome");
@@ -216,9 +216,9 @@ together! {
     fn databases_of_one_redis_do_not_hear_each_other() {
         let redis = Redis::start();
         let endpoint = |db: u8| format!("{}/{db}", redis.endpoint());
-        let tasks = [1, 1, 2].map(|db| Task::start(&[("REDIS_ENDPOINT", &endpoint(db))]));
-        tasks.iter().for_each(|task| poll_until("ready", PATIENCE, || ready(task)));
-        let mut clients = tasks.each_ref().map(|task| Client::join(task.addr, "tea", &format!("On{}", task.addr.port())));
+        let instances = [1, 1, 2].map(|db| Instance::start(&[("REDIS_ENDPOINT", &endpoint(db))]));
+        instances.iter().for_each(|instance| poll_until("ready", PATIENCE, || ready(instance)));
+        let mut clients = instances.each_ref().map(|instance| Client::join(instance.addr, "tea", &format!("On{}", instance.addr.port())));
         let said = clients[0].say("in database 1");
         assert_eq!(clients[1].hear("in database 1"), said);
         let other = clients[2].say("in database 2");

@@ -26,9 +26,9 @@ fn many_rooms_cost_one_room_nothing() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.addr());
     proxy.delay(Duration::from_millis(1));
-    let task = Task::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr)), ("RATE_LIMIT", "0")]);
-    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
-    let mut ada = Client::join(task.addr, "calm", "Ada");
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr)), ("RATE_LIMIT", "0")]);
+    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    let mut ada = Client::join(instance.addr, "calm", "Ada");
     let done = AtomicBool::new(false);
     let (mut times, mut clients) = std::thread::scope(|scope| {
         let talk = scope.spawn(|| {
@@ -42,7 +42,7 @@ fn many_rooms_cost_one_room_nothing() {
         });
         let join = |part: usize| {
             let rooms = (0..ROOMS).filter(move |n| n % 4 == part);
-            let join = |n| Client::join(task.addr, &format!("room-{n}"), "Bob");
+            let join = |n| Client::join(instance.addr, &format!("room-{n}"), "Bob");
             rooms.map(join).collect::<Vec<_>>()
         };
         let joins: Vec<_> = (0..4).map(|part| scope.spawn(move || join(part))).collect();
@@ -62,7 +62,7 @@ fn many_rooms_cost_one_room_nothing() {
     for client in &mut clients {
         client.until("down", |f| f["backplane"] == "down");
     }
-    poll_until("back in full", Duration::from_secs(5), || get(task.addr, "/readyz").status == 200);
+    poll_until("back in full", Duration::from_secs(5), || get(instance.addr, "/readyz").status == 200);
     let took = cut.elapsed();
     assert!(took < Duration::from_secs(4), "back after {took:?}");
     for client in &mut clients {
@@ -78,10 +78,10 @@ fn many_rooms_cost_one_room_nothing() {
 }
 
 /// Two instances, the first behind a proxy.
-fn pair(redis: &Redis) -> (Proxy, Task, Task) {
+fn pair(redis: &Redis) -> (Proxy, Instance, Instance) {
     let proxy = Proxy::start(redis.addr());
-    let first = Task::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr))]);
-    let second = Task::on(redis, &[("RATE_LIMIT", "0")]);
+    let first = Instance::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr))]);
+    let second = Instance::on(redis, &[("RATE_LIMIT", "0")]);
     poll_until("ready", PATIENCE, || get(first.addr, "/readyz").status == 200);
     (proxy, first, second)
 }

@@ -25,15 +25,15 @@ fn bearer(token: &str) -> String {
 }
 
 /// Uses every public input, valid and invalid, with marks wherever something private can occur.
-fn use_everything(task: &Task) {
-    let mut wrong = Client::connect(task.addr, "tea");
+fn use_everything(instance: &Instance) {
+    let mut wrong = Client::connect(instance.addr, "tea");
     wrong.send(json!({"type": "join", "name": "Eve", "client": CLIENT, "passphrase": GUESS}));
     wrong.expect_error("unauthorized");
     wrong.send_text(JUNK);
     wrong.expect_error("bad_frame");
     wrong.send_text(&format!(r#"{{"type":"join","name":"Eve","passphrase":"{PASSPHRASE}","since":"MARK-since"}}"#));
     wrong.expect_error("bad_frame");
-    let mut ada = Client::connect(task.addr, "tea");
+    let mut ada = Client::connect(instance.addr, "tea");
     ada.send(json!({"type": "join", "name": "Ada", "client": CLIENT, "passphrase": PASSPHRASE}));
     let welcome = ada.expect("welcome");
     ada.send(json!({"type": "message", "text": TEXT, "ref": REF}));
@@ -44,7 +44,7 @@ fn use_everything(task: &Task) {
     ada.expect("history");
     assert!(!welcome.to_string().contains("MARK"), "{welcome}");
     let post = |token: &str, body: &str| {
-        let mut connection = Connection::open(task.addr);
+        let mut connection = Connection::open(instance.addr);
         let length = body.len();
         connection.write(format!(
             "POST /r/tea/messages HTTP/1.1\r\nHost: t\r\n{}Content-Length: {length}\r\nIdempotency-Key: {REF}\r\n\r\n{body}",
@@ -54,13 +54,13 @@ fn use_everything(task: &Task) {
     };
     assert_eq!(post(POST_TOKEN, TEXT), 201);
     assert_eq!(post(GUESS, TEXT), 401);
-    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &bearer(PASSPHRASE)).status, 200);
-    assert_eq!(request(task.addr, "GET", "/r/tea/messages", &bearer(GUESS)).status, 401);
-    assert_eq!(request(task.addr, "GET", "/metrics", &bearer(METRICS_TOKEN)).status, 200);
-    assert_ne!(request(task.addr, "GET", "/admin/rooms", &bearer(ADMIN_TOKEN)).status, 401);
-    assert_eq!(request(task.addr, "GET", "/admin/rooms", &bearer(GUESS)).status, 401);
-    assert!(request(task.addr, "GET", "/nowhere?MARK-query", "Cookie: MARK-cookie\r\n").status == 404);
-    let mut again = Client::connect(task.addr, "tea");
+    assert_eq!(request(instance.addr, "GET", "/r/tea/messages", &bearer(PASSPHRASE)).status, 200);
+    assert_eq!(request(instance.addr, "GET", "/r/tea/messages", &bearer(GUESS)).status, 401);
+    assert_eq!(request(instance.addr, "GET", "/metrics", &bearer(METRICS_TOKEN)).status, 200);
+    assert_ne!(request(instance.addr, "GET", "/admin/rooms", &bearer(ADMIN_TOKEN)).status, 401);
+    assert_eq!(request(instance.addr, "GET", "/admin/rooms", &bearer(GUESS)).status, 401);
+    assert!(request(instance.addr, "GET", "/nowhere?MARK-query", "Cookie: MARK-cookie\r\n").status == 404);
+    let mut again = Client::connect(instance.addr, "tea");
     again.send(json!({"type": "join", "name": "Ada", "client": CLIENT, "passphrase": PASSPHRASE}));
     again.expect("welcome");
     ada.expect_close(4001);
@@ -75,12 +75,12 @@ fn unmarked(place: &str, text: &str) {
     }
 }
 
-fn look_everywhere(task: &Task) {
-    unmarked("the log", &task.log());
-    unmarked("stdout", &task.out());
-    unmarked("/metrics", &get(task.addr, "/metrics").text());
-    unmarked("/readyz", &get(task.addr, "/readyz").text());
-    let proc = format!("/proc/{}", task.pid());
+fn look_everywhere(instance: &Instance) {
+    unmarked("the log", &instance.log());
+    unmarked("stdout", &instance.out());
+    unmarked("/metrics", &get(instance.addr, "/metrics").text());
+    unmarked("/readyz", &get(instance.addr, "/readyz").text());
+    let proc = format!("/proc/{}", instance.pid());
     unmarked("the command line", &String::from_utf8_lossy(&fs::read(format!("{proc}/cmdline")).expect("its file")));
     for thread in fs::read_dir(format!("{proc}/task")).expect("its threads").flatten() {
         unmarked("a thread's name", &fs::read_to_string(thread.path().join("comm")).unwrap_or_default());
@@ -91,7 +91,7 @@ fn look_everywhere(task: &Task) {
 fn a_run_at_trace_shows_nothing_private() {
     let redis = Redis::with(&["--appendonly", "no", "--requirepass", REDIS_PASSWORD]);
     let endpoint = redis.endpoint();
-    let mut task = Task::start(&[
+    let mut instance = Instance::start(&[
         ("REDIS_ENDPOINT", &endpoint),
         ("REDIS_PASSWORD", REDIS_PASSWORD),
         ("PASSPHRASE", PASSPHRASE),
@@ -101,25 +101,25 @@ fn a_run_at_trace_shows_nothing_private() {
         ("RUST_LOG", "trace"),
         ("DRAIN_SECONDS", "0"),
     ]);
-    poll_until("ready", PATIENCE, || get(task.addr, "/readyz").status == 200);
-    use_everything(&task);
+    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    use_everything(&instance);
     // Includes what the Redis connections log.
     redis.freeze();
-    poll_until("not ready", PATIENCE, || get(task.addr, "/readyz").status == 503);
+    poll_until("not ready", PATIENCE, || get(instance.addr, "/readyz").status == 503);
     redis.thaw();
-    poll_until("ready again", PATIENCE, || get(task.addr, "/readyz").status == 200);
-    look_everywhere(&task);
-    assert!(task.log().contains("TRACE") || task.log().contains("DEBUG"), "it was loud:\n{}", task.log());
-    task.signal("TERM");
-    task.wait(PATIENCE);
-    unmarked("the log", &task.log());
+    poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    look_everywhere(&instance);
+    assert!(instance.log().contains("TRACE") || instance.log().contains("DEBUG"), "it was loud:\n{}", instance.log());
+    instance.signal("TERM");
+    instance.wait(PATIENCE);
+    unmarked("the log", &instance.log());
 }
 
 #[test]
 fn alone_it_shows_nothing_private_either() {
     let file = DataFile::new();
     let path = file.path();
-    let task = Task::start(&[
+    let instance = Instance::start(&[
         ("DATA_FILE", &path),
         ("PASSPHRASE", PASSPHRASE),
         ("POST_TOKEN", POST_TOKEN),
@@ -127,8 +127,8 @@ fn alone_it_shows_nothing_private_either() {
         ("METRICS_TOKEN", METRICS_TOKEN),
         ("RUST_LOG", "trace"),
     ]);
-    use_everything(&task);
-    look_everywhere(&task);
+    use_everything(&instance);
+    look_everywhere(&instance);
     // Texts belong in the file; secrets do not.
     for entry in fs::read_dir(file.dir()).expect("its directory").flatten() {
         let bytes = fs::read(entry.path()).expect("its file");
@@ -155,7 +155,7 @@ fn a_wrong_setting_is_told_without_its_secret() {
         ("ADMIN_TOKEN", "MARK short"),
         ("METRICS_TOKEN_FILE", &path),
     ] {
-        let output = Task::command().env(name, value).output().expect("it runs");
+        let output = Instance::command().env(name, value).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{name}");
         let lines = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(lines.contains(name.trim_end_matches("_FILE")), "{lines}");

@@ -19,14 +19,14 @@ fn receive(manager: &UnixDatagram) -> String {
 /// Starts and ends a server under a service manager that listens on this socket.
 #[track_caller]
 fn lives_and_ends(manager: &UnixDatagram, name: &str) {
-    let mut task = Task::start(&[("NOTIFY_SOCKET", name), ("DRAIN_SECONDS", "1")]);
-    assert_eq!(receive(manager), format!("READY=1\nSTATUS=listening on http://{}", task.addr));
-    assert_eq!(get(task.addr, "/healthz").status, 200, "ready means that it answers");
-    let mut ada = Client::join(task.addr, "tea", "Ada");
-    task.signal("TERM");
+    let mut instance = Instance::start(&[("NOTIFY_SOCKET", name), ("DRAIN_SECONDS", "1")]);
+    assert_eq!(receive(manager), format!("READY=1\nSTATUS=listening on http://{}", instance.addr));
+    assert_eq!(get(instance.addr, "/healthz").status, 200, "ready means that it answers");
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    instance.signal("TERM");
     assert_eq!(receive(manager), "STOPPING=1\nSTATUS=draining 1 sessions over 1 s");
     ada.expect_close(1012);
-    assert!(task.wait(PATIENCE).success());
+    assert!(instance.wait(PATIENCE).success());
 }
 
 #[test]
@@ -45,27 +45,27 @@ fn systemd_is_told_of_the_start_and_the_end() {
 #[test]
 fn a_manager_that_is_not_there_is_a_warning() {
     for name in ["/nowhere/at/all", "@nobody-listens-here", "relative"] {
-        let task = Task::start(&[("NOTIFY_SOCKET", name)]);
-        task.logged("can't report to the service manager");
-        assert_eq!(get(task.addr, "/healthz").status, 200);
+        let instance = Instance::start(&[("NOTIFY_SOCKET", name)]);
+        instance.logged("can't notify the service manager");
+        assert_eq!(get(instance.addr, "/healthz").status, 200);
     }
-    let task = Task::start(&[("NOTIFY_SOCKET", "")]);
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    assert!(!task.log().contains("service manager"));
+    let instance = Instance::start(&[("NOTIFY_SOCKET", "")]);
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    assert!(!instance.log().contains("service manager"));
 }
 
 #[test]
 fn a_process_that_is_stopped_and_continued_keeps_its_sessions() {
-    let task = Task::start(&[]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
-    let mut bob = Client::join(task.addr, "tea", "Bob");
+    let instance = Instance::start(&[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
     let state = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", task.pid())).expect("its status");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("its status");
         status.lines().find_map(|line| line.strip_prefix("State:")?.trim().chars().next()).expect("a state")
     };
-    task.signal("STOP");
+    instance.signal("STOP");
     poll_until("the process is stopped", PATIENCE, || state() == 'T');
-    task.signal("CONT");
+    instance.signal("CONT");
     poll_until("the process continues", PATIENCE, || state() != 'T');
     ada.post("still here");
     bob.hear("still here");

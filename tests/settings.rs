@@ -57,7 +57,7 @@ const NAMES: &[&str] = &[
 /// Runs the binary until it exits.
 #[track_caller]
 fn run(settings: &[(&str, &str)], args: &[&str]) -> Output {
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "0"), ("BIND", "127.0.0.1")]).envs(settings.iter().copied()).args(args);
     let mut child = command.spawn().expect("the binary starts");
     let pid = child.id();
@@ -211,43 +211,43 @@ fn version_is_that_of_the_package() {
 
 #[test]
 fn healthcheck_asks_the_local_server() {
-    let task = Task::start(&[]);
-    let port = task.addr.port().to_string();
+    let instance = Instance::start(&[]);
+    let port = instance.addr.port().to_string();
     assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(0));
     assert_eq!(run(&[], &["--healthcheck", "--port", &port]).status.code(), Some(0));
     // If bound to all addresses, as in a container, it is reached through loopback.
     assert_eq!(run(&[("PORT", &port), ("BIND", "0.0.0.0")], &["--healthcheck"]).status.code(), Some(0));
-    drop(task);
+    drop(instance);
     assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1));
 }
 
 #[test]
 fn healthcheck_does_not_wait_for_a_server_that_hangs() {
-    let task = Task::start(&[]);
-    let port = task.addr.port().to_string();
-    task.signal("STOP");
+    let instance = Instance::start(&[]);
+    let port = instance.addr.port().to_string();
+    instance.signal("STOP");
     assert_eq!(run(&[("PORT", &port)], &["--healthcheck"]).status.code(), Some(1)); // within `run`'s timeout
-    task.signal("CONT");
+    instance.signal("CONT");
 }
 
 #[test]
 fn a_port_that_is_taken_ends_the_start() {
-    let task = Task::start(&[]);
-    let output = run(&[("PORT", &task.addr.port().to_string())], &[]);
+    let instance = Instance::start(&[]);
+    let output = run(&[("PORT", &instance.addr.port().to_string())], &[]);
     assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
     let lines = text(&output.stderr);
-    assert!(lines.contains(&task.addr.port().to_string()), "{lines}");
+    assert!(lines.contains(&instance.addr.port().to_string()), "{lines}");
     assert!(!lines.contains("panicked"), "{lines}");
 }
 
 #[test]
 fn flags_win_over_the_environment() {
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "1"), ("BIND", "127.0.0.1"), ("RATE_LIMIT", "1")]);
     command.args(["--port", "0", "--rate-limit=0"]);
-    let task = Task::spawn(command);
-    assert_ne!(task.addr.port(), 1);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::spawn(command);
+    assert_ne!(instance.addr.port(), 1);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     for n in 0..60 {
         ada.post(&format!("m{n}"));
     }
@@ -259,27 +259,27 @@ fn an_empty_value_is_as_good_as_none() {
     // Templates that fill in nothing produce empty variables.
     let empty: Vec<(&str, &str)> =
         NAMES.iter().filter(|n| !matches!(**n, "PORT" | "BIND")).map(|name| (*name, "")).collect();
-    let task = Task::start(&empty);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::start(&empty);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("alone and open");
-    assert_eq!(get(task.addr, "/readyz").status, 200);
+    assert_eq!(get(instance.addr, "/readyz").status, 200);
 }
 
 #[test]
 fn bind_chooses_the_address() {
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "0"), ("BIND", "127.0.0.2")]);
-    let task = Task::spawn(command);
-    assert_eq!(task.addr.ip().to_string(), "127.0.0.2");
-    assert_eq!(get(task.addr, "/healthz").status, 200);
-    let elsewhere = ([127, 0, 0, 1], task.addr.port()).into();
+    let instance = Instance::spawn(command);
+    assert_eq!(instance.addr.ip().to_string(), "127.0.0.2");
+    assert_eq!(get(instance.addr, "/healthz").status, 200);
+    let elsewhere = ([127, 0, 0, 1], instance.addr.port()).into();
     assert!(std::net::TcpStream::connect_timeout(&elsewhere, Duration::from_secs(1)).is_err());
 }
 
 #[test]
 fn rate_limit_is_read() {
-    let task = Task::start(&[("RATE_LIMIT", "1")]);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::start(&[("RATE_LIMIT", "1")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     let refused = (0..30).find(|n| {
         let key = ada.post(&format!("m{n}"));
         ada.until("an answer", |f| f["ref"] == key.as_str())["code"] == "rate_limited"
@@ -290,8 +290,8 @@ fn rate_limit_is_read() {
 #[test]
 fn history_days_lets_a_log_expire() {
     let redis = Redis::start();
-    let task = Task::on(&redis, &[("HISTORY_DAYS", "2")]);
-    Client::join(task.addr, "tea", "Ada").say("hi");
+    let instance = Instance::on(&redis, &[("HISTORY_DAYS", "2")]);
+    Client::join(instance.addr, "tea", "Ada").say("hi");
     let seconds: i64 = redis.cmd("TTL bobbin:{tea}:log");
     assert!((2 * 86_400 - 60..=2 * 86_400).contains(&seconds), "{seconds}");
 }
@@ -300,8 +300,8 @@ fn history_days_lets_a_log_expire() {
 fn history_messages_is_read() {
     for (count, kept) in [("5", 5..6), ("1000", 160..161)] {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[("HISTORY_MESSAGES", count), ("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[("HISTORY_MESSAGES", count), ("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         for n in 0..159 {
             ada.post(&format!("m{n}"));
         }
@@ -313,9 +313,9 @@ fn history_messages_is_read() {
 
 #[test]
 fn rust_log_chooses_what_is_told() {
-    let info = Task::start(&[]);
+    let info = Instance::start(&[]);
     Client::join(info.addr, "tea", "Ada").leave();
-    let debug = Task::start(&[("RUST_LOG", "debug")]);
+    let debug = Instance::start(&[("RUST_LOG", "debug")]);
     Client::join(debug.addr, "tea", "Ada").leave();
     poll_until("a client's doings at debug", PATIENCE, || debug.log().lines().count() > info.log().lines().count());
 }
@@ -342,18 +342,18 @@ fn ipv6_is_spoken_too() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return; // not on this machine
     }
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "0"), ("BIND", "::1")]);
-    let task = Task::spawn(command);
-    assert!(task.addr.is_ipv6(), "{}", task.addr);
-    let mut ada = Client::join(task.addr, "tea", "Ada");
+    let instance = Instance::spawn(command);
+    assert!(instance.addr.is_ipv6(), "{}", instance.addr);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
     ada.say("over IPv6");
-    let port = task.addr.port().to_string();
+    let port = instance.addr.port().to_string();
     assert_eq!(run(&[("PORT", &port), ("BIND", "::1")], &["--healthcheck"]).status.code(), Some(0));
 
-    let mut command = Task::command();
+    let mut command = Instance::command();
     command.envs([("PORT", "0"), ("BIND", "::")]);
-    let both = Task::spawn(command);
+    let both = Instance::spawn(command);
     for host in ["127.0.0.1", "::1"] {
         let addr = (host.parse::<std::net::IpAddr>().expect("an address"), both.addr.port()).into();
         assert_eq!(get(addr, "/healthz").status, 200, "{host}");

@@ -14,8 +14,8 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// `watcher` must be told that `name` left when its lease lapsed: 15 s after the connection broke, or, of a task that
-/// died, after it was last renewed; and 20 s later at the latest.
+/// Waits until `watcher` has been notified that `name` left because its lease expired: at least 15 s after the
+/// connection broke, or for an instance that died, after the last renewal; and at most 20 s after that.
 #[track_caller]
 fn leaves_with_its_lease(watcher: &mut Client, name: &str, cut: Instant, at_least: u64) {
     watcher.patience = seconds(30);
@@ -25,16 +25,16 @@ fn leaves_with_its_lease(watcher: &mut Client, name: &str, cut: Instant, at_leas
     assert!(took < Duration::from_millis(20_500), "{name} left after {took:?}");
 }
 
-/// Two tasks on one Redis, a watcher on the second.
-fn pair(settings: &[(&str, &str)]) -> (Task, Task, Redis, Client) {
+/// Two instances on one Redis, with a watcher on the second.
+fn pair(settings: &[(&str, &str)]) -> (Instance, Instance, Redis, Client) {
     let redis = Redis::start();
-    let first = Task::on(&redis, settings);
-    let second = Task::on(&redis, settings);
+    let first = Instance::on(&redis, settings);
+    let second = Instance::on(&redis, settings);
     let watcher = Client::join(second.addr, "tea", "Watcher");
     (first, second, redis, watcher)
 }
 
-/// Reads a TCP connection to its end without ever answering, and says how long that took.
+/// Reads a TCP connection to its end without answering, and returns how long that took.
 #[track_caller]
 fn reads_to_the_end(mut stream: &TcpStream, patience: Duration) -> Duration {
     let start = Instant::now();
@@ -53,13 +53,13 @@ fn reads_to_the_end(mut stream: &TcpStream, patience: Duration) -> Duration {
 
 together! {
     fn who_does_not_join_within_10_s_is_closed_with_1008() {
-        let task = Task::start(&[]);
+        let instance = Instance::start(&[]);
         let start = Instant::now();
-        let mut silent = Client::connect(task.addr, "tea");
-        let mut chatty = Client::connect(task.addr, "tea");
+        let mut silent = Client::connect(instance.addr, "tea");
+        let mut chatty = Client::connect(instance.addr, "tea");
         silent.patience = seconds(20);
         chatty.patience = seconds(20);
-        // Pings are no join.
+        // Pings do not count as a join.
         while start.elapsed() < seconds(8) {
             chatty.send_ping();
             chatty.take(Duration::from_millis(500));
@@ -71,9 +71,9 @@ together! {
     }
 
     fn a_refused_join_may_be_tried_again_after_the_10_s() {
-        // A person reads "that name is taken" and thinks of another.
-        let task = Task::start(&[]);
-        let mut ada = Client::connect(task.addr, "tea");
+        // A person reads "this name is taken" and thinks of another.
+        let instance = Instance::start(&[]);
+        let mut ada = Client::connect(instance.addr, "tea");
         assert_eq!(ada.try_enter("", None)["code"], "name_invalid");
         ada.quiet("anything", seconds(15), |_| true);
         ada.enter("Ada", None);
@@ -81,11 +81,11 @@ together! {
     }
 
     fn a_head_that_is_not_complete_within_5_s_is_408() {
-        let task = Task::start(&[]);
+        let instance = Instance::start(&[]);
         let start = Instant::now();
-        let mut half = Connection::open(task.addr);
+        let mut half = Connection::open(instance.addr);
         half.write("GET / HTTP/1.1\r\nHost: t\r\n");
-        let mut drip = Connection::open(task.addr);
+        let mut drip = Connection::open(instance.addr);
         drip.write("GET / HTTP/1.1\r\nX: ");
         while start.elapsed() < seconds(4) {
             drip.write("x");
@@ -102,15 +102,15 @@ together! {
     }
 
     fn metrics_emf_writes_a_line_of_json_a_minute_to_stdout() {
-        let plain = Task::start(&[]);
-        let task = Task::start(&[("METRICS_EMF", "Bobbin/test/chat")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let plain = Instance::start(&[]);
+        let instance = Instance::start(&[("METRICS_EMF", "Bobbin/test/chat")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         ada.say("to count");
         poll_until("a line", seconds(70), || {
             ada.take(Duration::from_millis(100)); // and answers pings
-            task.out().ends_with('\n')
+            instance.out().ends_with('\n')
         });
-        let out = task.out();
+        let out = instance.out();
         let line: Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
         let metrics = &line["_aws"]["CloudWatchMetrics"][0];
         assert!(line["_aws"]["Timestamp"].is_u64(), "{line}");
@@ -124,8 +124,8 @@ together! {
     }
 
     fn an_idle_http_connection_is_closed_after_75_s() {
-        let task = Task::start(&[]);
-        let mut connection = Connection::open(task.addr);
+        let instance = Instance::start(&[]);
+        let mut connection = Connection::open(instance.addr);
         assert_eq!(connection.request("GET", "/healthz", "").status, 200);
         let start = Instant::now();
         connection.patience(seconds(70));
@@ -137,17 +137,17 @@ together! {
     }
 
     fn the_server_pings_every_20_s_and_keeps_who_answers() {
-        let task = Task::start(&[]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::start(&[]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         ada.quiet("anything but pings", seconds(65), |_| true);
         assert!((3..=4).contains(&ada.pings), "{} pings in 65 s", ada.pings);
         ada.say("still here");
     }
 
     fn a_peer_from_which_nothing_came_for_45_s_is_dropped() {
-        let task = Task::start(&[]);
-        let mut watcher = Client::join(task.addr, "tea", "Watcher");
-        let ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::start(&[]);
+        let mut watcher = Client::join(instance.addr, "tea", "Watcher");
+        let ada = Client::join(instance.addr, "tea", "Ada");
         let start = Instant::now();
         let silent = std::thread::spawn(move || reads_to_the_end(ada.tcp(), seconds(70)));
         watcher.patience = seconds(75);
@@ -158,19 +158,19 @@ together! {
     }
 
     fn a_broken_connection_leaves_with_its_lease_in_memory() {
-        let task = Task::start(&[]);
-        let mut watcher = Client::join(task.addr, "tea", "Watcher");
-        let ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::start(&[]);
+        let mut watcher = Client::join(instance.addr, "tea", "Watcher");
+        let ada = Client::join(instance.addr, "tea", "Ada");
         watcher.see_join("Ada");
         let cut = Instant::now();
         ada.cut();
         leaves_with_its_lease(&mut watcher, "Ada", cut, 14);
         assert_eq!(watcher.participants(), 1);
-        let mut eve = Client::connect(task.addr, "tea");
+        let mut eve = Client::connect(instance.addr, "tea");
         assert_eq!(eve.try_enter("Ada", None)["type"], "welcome", "the name is free again");
     }
 
-    fn a_broken_connection_leaves_with_its_lease_on_all_tasks() {
+    fn a_broken_connection_leaves_with_its_lease_on_all_instances() {
         let (first, second, _redis, mut watcher) = pair(&[]);
         let mut near = Client::join(first.addr, "tea", "Near");
         let ada = Client::join(first.addr, "tea", "Ada");
@@ -184,7 +184,7 @@ together! {
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 3);
     }
 
-    fn those_of_a_killed_task_leave_with_their_leases() {
+    fn those_of_a_killed_instance_leave_with_their_leases() {
         let (mut first, second, _redis, mut watcher) = pair(&[]);
         let _lost: Vec<Client> = ["Ada", "Bob", "Cyd"].iter().map(|n| Client::join(first.addr, "tea", n)).collect();
         watcher.see_join("Cyd");
@@ -202,13 +202,13 @@ together! {
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["names"], json!(["Late", "Watcher"]));
     }
 
-    fn those_of_a_killed_last_task_are_gone_when_the_next_one_starts() {
+    fn those_of_a_killed_last_instance_are_gone_when_the_next_one_starts() {
         let (mut first, mut second, redis, _watcher) = pair(&[]);
         let _ada = Client::join(first.addr, "tea", "Ada");
         first.kill();
         second.kill();
         let cut = Instant::now();
-        let third = Task::on(&redis, &[]);
+        let third = Instance::on(&redis, &[]);
         poll_until("nobody is left over", seconds(21), || {
             let late = Client::join(third.addr, "tea", "Late");
             let alone = late.welcome["participants"] == 1;
@@ -219,7 +219,7 @@ together! {
         assert!(cut.elapsed() > seconds(9), "within the lease they may still come back");
     }
 
-    fn those_of_a_drained_task_who_stay_away_leave_with_their_leases() {
+    fn those_of_a_drained_instance_who_stay_away_leave_with_their_leases() {
         let (mut first, _second, _redis, mut watcher) = pair(&[("DRAIN_SECONDS", "2")]);
         let mut ada = Client::join(first.addr, "tea", "Ada");
         watcher.see_join("Ada");
@@ -232,7 +232,7 @@ together! {
 
     fn a_comeback_within_the_lease_is_silent_for_good() {
         let (mut first, second, _redis, mut watcher) = pair(&[("DRAIN_SECONDS", "1")]);
-        // One whose connection broke, one whose task dies, one that was drained away.
+        // One whose connection broke, one whose instance dies, one that was drained.
         let broken = Client::join(second.addr, "tea", "Broken");
         let drained = Client::join(first.addr, "tea", "Drained");
         watcher.see_join("Drained");
@@ -244,7 +244,7 @@ together! {
         watcher.quiet("anybody leaving", seconds(8).saturating_sub(start.elapsed()), |f| f["type"] == "presence" && f["left"] != json!([]));
         let mut back: Vec<Client> = ["Broken", "Drained"].iter().zip(&secrets)
             .map(|(name, secret)| Client::back(second.addr, "tea", name, secret, None)).collect();
-        // Their old leases lapse now, and must not take the new ones with them.
+        // Their old leases expire now, and must not take the new ones with them.
         watcher.quiet("anybody coming or going", seconds(22), |f| f["type"] == "presence" && f["joined"] != json!(["Broken"]));
         for client in &mut back {
             client.say("I never left");
@@ -265,9 +265,9 @@ together! {
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 3);
     }
 
-    fn a_frozen_task_that_thaws_makes_its_people_whole_again() {
-        // A task that is stopped for longer than its leases (a paused virtual machine) loses them; when it goes on,
-        // those who are still connected are in the room again and the count is right everywhere.
+    fn a_frozen_instance_that_thaws_makes_its_people_whole_again() {
+        // An instance that is stopped for longer than its leases (a paused virtual machine) loses them; when it
+        // continues, clients that are still connected are in the room again and the count is right everywhere.
         let (first, second, _redis, mut watcher) = pair(&[]);
         let mut ada = Client::join(first.addr, "tea", "Ada");
         watcher.see_join("Ada");
@@ -286,13 +286,13 @@ together! {
         });
     }
 
-    fn a_task_with_too_many_sessions_sheds_some_to_the_others() {
+    fn an_instance_with_too_many_sessions_moves_some_to_the_others() {
         let redis = Redis::start();
-        let full = Task::on(&redis, &[("REBALANCE", "50")]);
+        let full = Instance::on(&redis, &[("REBALANCE", "50")]);
         let mut clients: Vec<Client> =
             (0..420).map(|n| Client::join(full.addr, &format!("r{}", n % 30), &format!("N{n}"))).collect();
-        // The share of each is 210 now. It asks some to go, slowly, until it has no more than that.
-        let empty = Task::on(&redis, &[("REBALANCE", "50")]);
+        // Each instance's share is 210 now. It slowly asks sessions to leave, until it has no more than that.
+        let empty = Instance::on(&redis, &[("REBALANCE", "50")]);
         let (mut told, mut first, mut last) = (0, None, Instant::now());
         poll_until("it holds its share", seconds(40), || {
             for n in (0..clients.len()).rev() {
@@ -308,26 +308,26 @@ together! {
             }
             http::metric(full.addr, "bobbin_connections") <= 212.0
         });
-        // Those on their way to the other instance count nowhere: they must not make it ask for more than its surplus.
+        // Sessions moving to the other instance are counted nowhere; the surplus must not include them.
         assert!((200..=215).contains(&told), "{told} were asked to go");
         assert!(last - first.expect("some") > seconds(2), "50 a second");
     }
 
-    fn without_shed_nobody_is_asked_to_go() {
+    fn without_rebalancing_nobody_is_asked_to_go() {
         let redis = Redis::start();
-        let full = Task::on(&redis, &[("REBALANCE", "0")]);
+        let full = Instance::on(&redis, &[("REBALANCE", "0")]);
         let mut clients: Vec<Client> = (0..20).map(|n| Client::join(full.addr, "tea", &format!("N{n}"))).collect();
-        let _empty = Task::on(&redis, &[("REBALANCE", "0")]);
+        let _empty = Instance::on(&redis, &[("REBALANCE", "0")]);
         let mut last = clients.pop().expect("one");
         last.quiet("anybody leaving", seconds(30), |f| f["type"] == "presence" && f["left"] != json!([]));
         assert!(clients.iter_mut().all(|client| client.ended().is_none()));
     }
 
     fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
-        let task = Task::start(&[("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
-        let mut bob = Client::join(task.addr, "tea", "Bob");
-        let mut slow = slow_client(&task, "tea", "Slow");
+        let instance = Instance::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let mut bob = Client::join(instance.addr, "tea", "Bob");
+        let mut slow = slow_client(&instance, "tea", "Slow");
         let text = "x".repeat(4000);
         let start = Instant::now();
         // 12 MB: more than the socket buffers of both sides and the backlog of 256 KiB hold.
@@ -347,26 +347,26 @@ together! {
         assert!(matches!(end, End::Close(1013) | End::Cut), "{end:?}");
         assert!(slow.messages().len() < 3060, "it was cut, not fed");
         assert!(start.elapsed() < seconds(60));
-        assert_eq!(http::metric(task.addr, CUT), 1.0);
+        assert_eq!(http::metric(instance.addr, CUT), 1.0);
     }
 
     fn a_client_that_does_not_read_its_welcome_is_let_go() {
         let redis = Redis::start();
-        let task = Task::on(&redis, &[("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::on(&redis, &[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         let first = ada.say("first");
         let text = "x".repeat(4000);
         for _ in 0..600 {
             ada.say(&text);
         }
-        let quiet = task.threads();
-        // Each asks for 2 MB and takes nothing of it; they are more than the lanes are.
+        let quiet = instance.threads();
+        // Each requests 2 MB and reads nothing of it; there are more clients than lanes.
         let since = first["id"].as_str().expect("an id").to_owned();
-        let mut stuck: Vec<Client> = (0..8).map(|_| tight_client(&task, "tea")).collect();
+        let mut stuck: Vec<Client> = (0..8).map(|_| tight_client(&instance, "tea")).collect();
         for (n, client) in stuck.iter_mut().enumerate() {
             client.send(json!({"type": "join", "name": format!("Stuck{n}"), "since": since}));
         }
-        let mut bob = Client::join(task.addr, "tea", "Bob");
+        let mut bob = Client::join(instance.addr, "tea", "Bob");
         for n in 0..300 {
             let sent = Instant::now();
             let said = ada.say(&format!("m{n}"));
@@ -375,34 +375,34 @@ together! {
         }
         poll_until("their threads have ended", seconds(60), || {
             ada.take(Duration::from_millis(50));
-            task.threads() <= quiet + 1
+            instance.threads() <= quiet + 1
         });
         ada.say("still well");
     }
 
     fn a_client_that_asks_and_asks_and_does_not_read_is_cut() {
-        let task = Task::start(&[("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
+        let instance = Instance::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
         let text = "x".repeat(4000);
         for _ in 0..100 {
             ada.say(&text);
         }
         let newest = ada.say("newest")["id"].clone();
-        let mut greedy = tight_client(&task, "tea");
+        let mut greedy = tight_client(&instance, "tea");
         greedy.enter("Greedy", None);
         greedy.tcp().set_write_timeout(Some(seconds(5))).expect("a timeout");
         let ask = json!({"type": "history", "before": newest, "limit": 100});
         poll_until("it is cut", seconds(30), || {
             greedy.send_or_end(ask.clone());
-            http::metric(task.addr, CUT) >= 1.0
+            http::metric(instance.addr, CUT) >= 1.0
         });
         ada.say("still well");
     }
 
     fn many_leases_that_lapse_at_once_are_all_told() {
-        let task = Task::start(&[]);
-        let mut watcher = Client::join(task.addr, "tea", "Watcher");
-        let crowd: Vec<Client> = (0..45).map(|n| Client::join(task.addr, "tea", &format!("N{n}"))).collect();
+        let instance = Instance::start(&[]);
+        let mut watcher = Client::join(instance.addr, "tea", "Watcher");
+        let crowd: Vec<Client> = (0..45).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
         watcher.see_join("N44");
         let cut = Instant::now();
         crowd.into_iter().for_each(Client::cut);
@@ -418,20 +418,20 @@ together! {
     }
 
     fn a_backlog_that_does_not_move_for_10_s_is_cut_even_if_small() {
-        let task = Task::start(&[("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
-        let mut slow = slow_client(&task, "tea", "Slow");
-        // Keep 128 KiB more than its socket takes waiting for it, half of what would be too much: so it is the time that
-        // cuts it. (How long that is shows a unit test, with a clock of its own.)
+        let instance = Instance::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let mut slow = slow_client(&instance, "tea", "Slow");
+        // Keeps 128 KiB more queued than its socket takes, half of what would be too much, so that it is the time that
+        // cuts it. (A unit test with its own clock shows how long that is.)
         let text = "x".repeat(4000);
         let mut said = 0;
         poll_until("it is cut", seconds(60), || {
-            let held = queues(&task, &slow);
+            let held = queues(&instance, &slow);
             while said < held + 128 * 1024 {
                 said += ada.say(&text).to_string().len() + 4;
             }
             ada.take(Duration::from_millis(10));
-            http::metric(task.addr, CUT) == 1.0
+            http::metric(instance.addr, CUT) == 1.0
         });
         slow.patience = seconds(20);
         let end = slow.end();
@@ -439,15 +439,15 @@ together! {
     }
     fn a_client_that_does_not_read_is_out_of_the_room_within_25_s() {
         let redis = Redis::start();
-        for task in [Task::start(&[("RATE_LIMIT", "0")]), Task::on(&redis, &[("RATE_LIMIT", "0")])] {
-            let mut ada = Client::join(task.addr, "tea", "Ada");
-            let mut slow = slow_client(&task, "tea", "Slow");
+        for instance in [Instance::start(&[("RATE_LIMIT", "0")]), Instance::on(&redis, &[("RATE_LIMIT", "0")])] {
+            let mut ada = Client::join(instance.addr, "tea", "Ada");
+            let mut slow = slow_client(&instance, "tea", "Slow");
             let text = "x".repeat(4000);
             let (mut said, mut backlog) = (0, None);
             while backlog.is_none() {
                 said += ada.say(&text).to_string().len() + 4;
                 // It is said to have a backlog only when it surely has one, so the time counts from later on.
-                backlog = (said > queues(&task, &slow) + 16 * 1024).then(Instant::now);
+                backlog = (said > queues(&instance, &slow) + 16 * 1024).then(Instant::now);
             }
             ada.patience = seconds(30);
             ada.see_leave("Slow");
@@ -459,18 +459,18 @@ together! {
     }
 
     fn a_client_that_was_cut_comes_back_unnoticed_and_may_read_why() {
-        let task = Task::start(&[("RATE_LIMIT", "0")]);
-        let mut ada = Client::join(task.addr, "tea", "Ada");
-        let mut slow = slow_client(&task, "tea", "Slow");
+        let instance = Instance::start(&[("RATE_LIMIT", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let mut slow = slow_client(&instance, "tea", "Slow");
         let text = "x".repeat(4000);
         poll_until("it is cut", seconds(60), || {
             ada.say(&text);
-            http::metric(task.addr, CUT) == 1.0
+            http::metric(instance.addr, CUT) == 1.0
         });
         // It has five seconds, of which it uses three.
         ada.quiet("Slow leaving", seconds(3), |f| f["type"] == "presence" && f["left"] != json!([]));
         slow.expect_close(1013);
-        let back = Client::back(task.addr, "tea", "Slow", &slow.secret, None);
+        let back = Client::back(instance.addr, "tea", "Slow", &slow.secret, None);
         ada.quiet("Slow leaving", seconds(18), |f| f["type"] == "presence" && f["left"] != json!([]));
         assert_eq!(back.welcome["participants"], 2);
     }
@@ -478,25 +478,25 @@ together! {
 
 const CUT: &str = "bobbin_slow_clients_cut_total";
 
-/// Joins with small socket buffers on its side, and does not read from then on.
-fn slow_client(task: &Task, room: &str, name: &str) -> Client {
-    let mut client = tight_client(task, room);
+/// Joins with small socket buffers on the client's side, and reads nothing from then on.
+fn slow_client(instance: &Instance, room: &str, name: &str) -> Client {
+    let mut client = tight_client(instance, room);
     client.enter(name, None);
     client
 }
 
-/// Connects with small socket buffers on its side.
-fn tight_client(task: &Task, room: &str) -> Client {
+/// Connects with small socket buffers on the client's side.
+fn tight_client(instance: &Instance, room: &str) -> Client {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
-    socket.connect(&task.addr.into()).expect("a connection");
+    socket.connect(&instance.addr.into()).expect("a connection");
     Client::upgrade_on(socket.into(), room, "").expect("an upgrade").0
 }
 
-/// The bytes that the kernel holds for this client, in the task's send queue and in the client's receive queue.
-fn queues(task: &Task, client: &Client) -> usize {
+/// The bytes held by the kernel for this client, in the server's send queue and in the client's receive queue.
+fn queues(instance: &Instance, client: &Client) -> usize {
     let port = client.tcp().local_addr().expect("it is connected").port();
-    let (there, here) = (format!(":{:04X}", task.addr.port()), format!(":{port:04X}"));
+    let (there, here) = (format!(":{:04X}", instance.addr.port()), format!(":{port:04X}"));
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
     let bytes = |hex: &str| usize::from_str_radix(hex, 16).unwrap_or_default();
     let held = table.lines().map(|line| {

@@ -314,7 +314,7 @@ impl Lane {
             Attention::TooSlow => {
                 if outbox.close(Close::TooSlow, now) {
                     self.metrics.cut.inc();
-                    log::debug!("session {session} does not read: cut");
+                    log::debug!("session {session} is not reading: cut");
                 }
             }
         }

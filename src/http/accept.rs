@@ -38,7 +38,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
             Err(error) => {
                 // Logged once, not at every retry.
                 if !std::mem::replace(&mut failing, true) {
-                    log::error!("accept: {error}; trying again");
+                    log::error!("accept: {error}; retrying");
                 }
                 std::thread::sleep(ACCEPT_PAUSE);
             }
@@ -67,7 +67,7 @@ fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
     {
         app.limited(Limit::Idle, gone);
     }
-    let Some(slot) = app.connections.take() else { return reject(&socket, Answer::full("no free connection")) };
+    let Some(slot) = app.connections.take() else { return reject(&socket, Answer::full("no connection is free")) };
     let wire = SharedSocket::new(socket);
     let (guest, gone) = app.lobby.enter(&wire, peer);
     if let Some(gone) = gone {
@@ -80,8 +80,8 @@ fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
         drop(slot);
     });
     if let Err(error) = started {
-        log::error!("no thread for a connection: {error}");
-        reject(&wire.tcp, Answer::full("no free connection"));
+        log::error!("can't start a thread for a connection: {error}");
+        reject(&wire.tcp, Answer::full("no connection is free"));
     }
 }
 

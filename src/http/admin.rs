@@ -84,7 +84,7 @@ fn people(room: &str, app: &App) -> Result<Answer, Answer> {
 
 /// The messages to remove: all of them, or those of one mark. A misspelt query is an error, or it would empty the room.
 fn removal(query: &str) -> Result<Removal, Answer> {
-    let bad = || Answer::refusal(400, "by: the sixteen characters that its messages carry");
+    let bad = || Answer::refusal(400, "by: the sixteen characters in a client's messages");
     match query.split_once('=') {
         None if query.is_empty() => Ok(Removal::All),
         Some(("by", mark)) if protocol::is_mark(mark) => Ok(Removal::By(mark.to_owned())),
@@ -95,9 +95,9 @@ fn removal(query: &str) -> Result<Removal, Answer> {
 fn remove(room: &str, removal: &Removal, app: &App) -> Result<Answer, Answer> {
     let removed = app.backplane.remove(&room.into(), removal).map_err(unavailable)?;
     if removed == 0 && matches!(removal, Removal::One(_)) {
-        return Err(Answer::refusal(404, "there is no such message"));
+        return Err(Answer::refusal(404, "no such message"));
     }
-    log::info!("the host removed {removed} messages in {room}");
+    log::info!("admin: removed {removed} messages in {room}");
     json(200, &serde_json::json!({ "removed": removed }))
 }
 
@@ -111,28 +111,29 @@ struct Banned {
 
 fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
-    let banned: Banned = serde_json::from_slice(body).map_err(|error| bad(&format!("not a ban in JSON: {error}")))?;
+    let banned: Banned =
+        serde_json::from_slice(body).map_err(|error| bad(&format!("the body is not a ban in JSON: {error}")))?;
     let target = match (&banned.by, &banned.address) {
         (Some(by), None) if protocol::is_mark(by) => Target::By(by.clone()),
         (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: an IP address"))?),
-        _ => return Err(bad("either by, the sixteen characters that messages carry, or address")),
+        _ => return Err(bad("give either by, the sixteen characters in a client's messages, or address")),
     };
     let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES);
     if !(1..=MAX_MINUTES).contains(&minutes) {
         return Err(bad(&format!("minutes: 1 to {MAX_MINUTES}")));
     }
     let ban: Ban = app.backplane.ban(&target, Duration::from_secs(60 * minutes)).map_err(unavailable)?;
-    log::info!("the host keeps {target} out for {minutes} minutes");
+    log::info!("admin: banned {target} for {minutes} minutes");
     json(201, &ban)
 }
 
 fn lift(id: &str, app: &App) -> Result<Answer, Answer> {
-    let unknown = || Answer::refusal(404, "there is no such ban");
+    let unknown = || Answer::refusal(404, "no such ban");
     let target: Target = decoded(id).and_then(|id| id.parse().ok()).ok_or_else(unknown)?;
     if !app.backplane.lift(&target).map_err(unavailable)? {
         return Err(unknown());
     }
-    log::info!("the host lets {target} in again");
+    log::info!("admin: lifted the ban of {target}");
     json(200, &serde_json::json!({ "lifted": target }))
 }
 

@@ -18,7 +18,7 @@ pub fn answer(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App
     }
     let poster = messages::admit(request, room, app)?;
     let body = String::from_utf8(body.read(request)?).unwrap_or_default();
-    let bad = || Answer::refusal(400, "this is no webhook of Alertmanager's");
+    let bad = || Answer::refusal(400, "the body is not an Alertmanager webhook");
     let hook = Some(&body).filter(|body| limits::is_shallow(body));
     let hook: Value = hook.and_then(|hook| serde_json::from_str(hook).ok()).ok_or_else(bad)?;
     let alerts = hook["alerts"].as_array().ok_or_else(bad)?;

@@ -51,7 +51,7 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
     if offered.is_some() {
         visitor.account.wrong_passphrase(now);
     }
-    Err(unauthorized("send the passphrase as the token of Bearer, or as the password of Basic, authorization"))
+    Err(unauthorized("send the passphrase as Bearer token, or as the password of Basic authorization"))
 }
 
 /// Whether the request carries the admin token.
@@ -76,7 +76,7 @@ pub fn may_read_metrics(request: &Request<()>, visitor: &Visitor, app: &App) -> 
 pub fn poster<'a>(request: &Request<()>, app: &'a App) -> Result<(usize, &'a Poster), Answer> {
     let offered = bearer(request).unwrap_or_default();
     let mut posters = app.settings.tokens.posters.iter().enumerate();
-    posters.find(|(_, poster)| poster.token.is(offered)).ok_or_else(|| unauthorized("no script has this token"))
+    posters.find(|(_, poster)| poster.token.is(offered)).ok_or_else(|| unauthorized("unknown token"))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl<'a> Body<'a> {
     /// The refusal: 400, 408, 411 or 413.
     pub fn read(&mut self, request: &Request<()>) -> Result<Vec<u8>, Answer> {
         let length = length(request.headers())?;
-        let broken = |_| Answer::refusal(400, "the body ended early");
+        let broken = |_| Answer::refusal(400, "the body is incomplete");
         let expects = request.headers().get(header::EXPECT).is_some_and(|what| what == "100-continue");
         if expects && self.early.len() < length {
             self.socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(broken)?;
@@ -66,7 +66,7 @@ impl<'a> Body<'a> {
             }
             let wanted = chunk.len().min(length - self.early.len());
             match self.socket.set_read_timeout(Some(left)).and_then(|()| self.socket.read(&mut chunk[..wanted])) {
-                Ok(0) => return Err(Answer::refusal(400, "the body ended early")),
+                Ok(0) => return Err(Answer::refusal(400, "the body is incomplete")),
                 Ok(count) => self.early.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if socket::is_timeout(&error) => return Err(late()),
@@ -86,7 +86,7 @@ fn length(headers: &HeaderMap) -> Result<usize, Answer> {
     }
     let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(0) };
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty());
-    let digits = digits.ok_or_else(|| Answer::refusal(400, "Content-Length is no number"))?;
+    let digits = digits.ok_or_else(|| Answer::refusal(400, "Content-Length is not a number"))?;
     let length = digits.parse().ok().filter(|length| *length <= MAX_BODY);
     length.ok_or_else(|| Answer::refusal(413, "the body is over 64 KiB"))
 }

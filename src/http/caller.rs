@@ -27,7 +27,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     let forwarded: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("unknown")).collect();
     if !forwarded.is_empty() && !access.proxies.trusts(peer.address) && !app.warned_of_proxy.swap(true, Relaxed) {
         let line = format!("TRUSTED_PROXIES={}", peer.address);
-        log::warn!("X-Forwarded-For from {} is ignored; if that is your proxy, set {line}", peer.address);
+        log::warn!("ignoring X-Forwarded-For from {}; if that is your proxy, set {line}", peer.address);
     }
     let now = Instant::now();
     let address = access.proxies.client(peer.address, &forwarded.join(","));
@@ -42,7 +42,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     }
     let user = user(request, peer, app)?;
     if access.user_header.is_some() && user.is_none() && !is_open(request, app) {
-        return Err(Answer::refusal(401, "the proxy before this server did not say who you are"));
+        return Err(Answer::refusal(401, "the proxy in front of this server did not name a user"));
     }
     Ok(Visitor { address, account, user })
 }

@@ -69,14 +69,14 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     let length = match head.parse(buffer) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(Answer::refusal(431, "over 64 header lines")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Answer::refusal(431, "more than 64 header lines")),
         Err(error) => {
             let known = as_version_1_1(buffer).filter(|_| error == httparse::Error::Version);
-            let refusal = || Err(Answer::refusal(400, &format!("this is no HTTP/1.1 request: {error}")));
+            let refusal = || Err(Answer::refusal(400, &format!("not an HTTP/1.1 request: {error}")));
             return known.map_or_else(refusal, |known| parse(&known));
         }
     };
-    let bad = |_| Answer::refusal(400, "this is no HTTP/1.1 request");
+    let bad = |_| Answer::refusal(400, "not an HTTP/1.1 request");
     let mut request = Request::new(());
     *request.method_mut() = head.method.unwrap_or_default().parse().map_err(|_| bad(()))?;
     *request.uri_mut() = head.path.unwrap_or_default().parse::<Uri>().map_err(|_| bad(()))?;
@@ -90,30 +90,30 @@ fn parse(buffer: &[u8]) -> Result<Option<(Request<()>, usize)>, Answer> {
     Ok(Some((request, length)))
 }
 
-/// Refuses heads in which a proxy and this server could each take a different line for the valid one.
+/// Refuses heads with duplicate headers, of which a proxy and this server could each use a different one.
 fn check_lines(request: &Request<()>) -> Result<(), Answer> {
     let refused = |why| Err(Answer::refusal(400, why));
     let count = |name| request.headers().get_all(name).iter().count();
     // RFC 9112, section 3.2.
     match count(header::HOST) {
-        0 if request.version() == Version::HTTP_11 => return refused("there is no Host line"),
+        0 if request.version() == Version::HTTP_11 => return refused("no Host header"),
         0 | 1 => {}
-        _ => return refused("more than one Host line"),
+        _ => return refused("more than one Host header"),
     }
     if count(header::ORIGIN) > 1 {
-        return refused("more than one Origin line");
+        return refused("more than one Origin header");
     }
     // With two lengths, proxy and server could disagree on where the body ends (RFC 9112, section 6.3).
     let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
     let first = lengths.next();
     if lengths.any(|other| Some(other) != first) {
-        return refused("two different Content-Length lines");
+        return refused("two different Content-Length headers");
     }
     Ok(())
 }
 
-/// The same head as version 1.1, if it has a later 1.x, which a recipient reads as the latest version it knows (RFC 9110,
-/// section 2.5).
+/// The same head as version 1.1, if its version is a later 1.x: recipients treat those as the latest version they know
+/// (RFC 9110, section 2.5).
 fn as_version_1_1(buffer: &[u8]) -> Option<Vec<u8>> {
     let start = buffer.iter().position(|byte| !byte.is_ascii_whitespace())?;
     let line = buffer[start..].split(|byte| *byte == b'\n').next()?.trim_ascii_end();

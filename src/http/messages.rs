@@ -61,14 +61,14 @@ fn post(request: &Request<()>, room: &Room, body: &mut Body<'_>, app: &App) -> R
 /// Authenticates the posting script and checks that it may post in this room and at this rate.
 pub(super) fn admit<'a>(request: &Request<()>, room: &str, app: &'a App) -> Result<&'a Poster, Answer> {
     if app.settings.tokens.posters.is_empty() {
-        return Err(Answer::refusal(404, "scripts can't post here: neither POST_TOKEN nor POST_TOKENS_FILE is set"));
+        return Err(Answer::refusal(404, "posting is off: neither POST_TOKEN nor POST_TOKENS_FILE is set"));
     }
     let (number, poster) = auth::poster(request, app)?;
     if !poster.may_post_in(room) {
-        return Err(Answer::refusal(403, "this token is for other rooms"));
+        return Err(Answer::refusal(403, "this token is not valid for this room"));
     }
     if app.draining.load(Relaxed) {
-        return Err(unavailable("this instance is going away; try again"));
+        return Err(unavailable("this instance is shutting down; try again"));
     }
     let mut rate = app.post_rates[number].lock().unwrap_or_else(PoisonError::into_inner);
     rate.take(Instant::now()).map_err(|wait| {
@@ -107,7 +107,7 @@ fn sender(poster: &Poster, named: Option<String>, app: &App) -> Result<String, A
     let named = named.transpose()?;
     match (&poster.name, named) {
         (Some(own), Some(named)) if protocol::fold_name(own) != protocol::fold_name(&named) => {
-            Err(bad("this token has a name of its own; leave the name out"))
+            Err(bad("this token has a name of its own; omit the name"))
         }
         (Some(own), _) => Ok(own.to_string()),
         (None, None) => Ok(UNNAMED.to_owned()),
@@ -140,9 +140,10 @@ fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let json = || {
         if !limits::is_shallow(text) {
-            return Err(bad("nested too deep"));
+            return Err(bad("nested too deeply"));
         }
-        serde_json::from_str::<Posted>(text).map_err(|error| bad(&format!("not a message in JSON: {error}")))
+        serde_json::from_str::<Posted>(text)
+            .map_err(|error| bad(&format!("the body is not a message in JSON: {error}")))
     };
     if kind == "application/json" || kind.ends_with("+json") {
         return json();
@@ -164,7 +165,7 @@ impl Query {
     fn parse(query: &str) -> Result<Query, String> {
         let mut parsed = Query { after: None, before: None, limit: DEFAULT_LIMIT, wait: Duration::ZERO };
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let number = || value.parse::<u64>().map_err(|_| format!("{key} is a number"));
+            let number = || value.parse::<u64>().map_err(|_| format!("{key} must be a number"));
             match key {
                 "after" => parsed.after = Some(value.parse().map_err(|why| format!("after: {why}"))?),
                 "before" => parsed.before = Some(value.parse().map_err(|why| format!("before: {why}"))?),
@@ -196,7 +197,7 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
     // Registered before the log is first read, so that no message in between is missed.
     let mut poll = match query.wait.is_zero() {
         true => None,
-        false => Some(app.polls.enter(room).ok_or_else(|| unavailable("too many requests wait; try again"))?),
+        false => Some(app.polls.enter(room).ok_or_else(|| unavailable("too many requests are waiting; try again"))?),
     };
     let deadline = Instant::now() + query.wait;
     loop {

@@ -172,7 +172,7 @@ fn nothing(request: &Request<()>, why: &str, app: &App) -> Answer {
         .with("Content-Security-Policy", app.site.policy.clone())
 }
 
-const NOTHING_HERE: &str = "there is nothing at this path";
+const NOTHING_HERE: &str = "nothing here";
 const NO_SUCH_ROOM: &str = "a room's name is 1 to 48 characters a-z 0-9 _ -, the first a letter or a digit";
 
 /// The answer for an invalid room name.

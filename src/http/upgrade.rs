@@ -18,8 +18,8 @@ use crate::session::{Visitor, transport};
 /// At the cap, how long to wait for a slot after telling a connection to close, and how often to retry.
 const PLACE_TIME: Duration = Duration::from_millis(200);
 const PLACE_LOOK: Duration = Duration::from_millis(5);
-const GOING_AWAY: &str = "this instance is going away; try again";
-const ALL_TAKEN: &str = "all connections are taken; try again";
+const GOING_AWAY: &str = "this instance is shutting down; try again";
+const ALL_TAKEN: &str = "all connections are in use; try again";
 
 /// A connection whose `101` has been written.
 pub struct Upgraded {
@@ -56,8 +56,9 @@ pub fn open_session(
     let wants_websocket = text(header::UPGRADE).eq_ignore_ascii_case("websocket");
     if !wants_websocket || request.method() == Method::HEAD || text(header::SEC_WEBSOCKET_VERSION) != "13" {
         let why = explain(request, &visitor, app);
-        return Err(why
-            .unwrap_or_else(|| Answer::refusal(426, "this path speaks WebSocket, version 13").asking_for_websocket()));
+        return Err(why.unwrap_or_else(|| {
+            Answer::refusal(426, "this path requires a WebSocket upgrade, version 13").asking_for_websocket()
+        }));
     }
     let mut response =
         create_response(request).map_err(|error| Answer::refusal(400, &format!("not a WebSocket upgrade: {error}")))?;

@@ -60,11 +60,6 @@ impl Bucket {
     pub fn charge(&mut self, count: f64) {
         self.tokens -= count;
     }
-
-    /// Whether the bucket is full, so that dropping it loses nothing.
-    pub fn is_full(&mut self, now: Instant) -> bool {
-        self.wait(self.burst, now).is_ok()
-    }
 }
 
 /// The times of recent events, to count them.
@@ -102,14 +97,13 @@ mod tests {
     fn what_is_charged_afterwards_is_paid_back_first() {
         let start = Instant::now();
         let mut bucket = Bucket::new(100.0, 1000.0, start);
-        assert!(bucket.wait(1.0, start).is_ok() && bucket.is_full(start));
+        assert!(bucket.wait(1000.0, start).is_ok());
         bucket.charge(1500.0);
         assert_eq!(bucket.wait(0.0, start), Err(Duration::from_secs(5)));
         assert!(bucket.take_many(100.0, start + Duration::from_secs(6)).is_ok());
-        assert!(
-            bucket.take(start + Duration::from_secs(6)).is_err() && !bucket.is_full(start + Duration::from_secs(15))
-        );
-        assert!(bucket.is_full(start + Duration::from_secs(16)));
+        assert!(bucket.take(start + Duration::from_secs(6)).is_err());
+        assert!(bucket.wait(1000.0, start + Duration::from_secs(15)).is_err());
+        assert!(bucket.wait(1000.0, start + Duration::from_secs(16)).is_ok());
         // A count larger than the burst is let through once, and paid off afterwards.
         assert!(bucket.take_many(2000.0, start + Duration::from_secs(16)).is_ok());
         assert!(bucket.take(start + Duration::from_secs(26)).is_err());

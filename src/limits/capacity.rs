@@ -74,7 +74,8 @@ pub fn capacity() -> (usize, &'static str) {
         ),
     ];
     let found = known.into_iter().filter_map(|(limit, why)| Some((limit?, why)));
-    let (cap, why) = found.min_by_key(|(limit, _)| *limit).unwrap_or((1000, "a guess, for want of /proc"));
+    let (cap, why) =
+        found.min_by_key(|(limit, _)| *limit).unwrap_or((1000, "a default, because /proc is not available"));
     (cap.max(1), why)
 }
 

@@ -11,5 +11,5 @@ pub fn random_name() -> String {
 }
 
 fn random() -> u64 {
-    getrandom::u64().expect("the kernel has random numbers once it has booted")
+    getrandom::u64().expect("the kernel provides random numbers after booting")
 }

@@ -35,42 +35,42 @@ impl Default for Metrics {
         let seconds = |name: &str, help: &str| {
             add(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec())))
         };
-        let build = Opts::new("bobbin_build_info", "Always 1; the version is its label.");
+        let build = Opts::new("bobbin_build_info", "Always 1; the label has the version.");
         let build = add(&registry, IntGaugeVec::new(build, &["version"]));
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let lanes = Opts::new("bobbin_lane_queue", "Events that wait for a lane.");
+        let lanes = Opts::new("bobbin_lane_queue", "Events waiting for a lane.");
         let metrics = Metrics {
             connections: gauge("bobbin_connections", "WebSocket connections."),
             cap: gauge("bobbin_connections_max", "The cap on WebSocket connections."),
-            joins: counter("bobbin_joins_total", "Joins carried out."),
-            messages: counter("bobbin_messages_total", "Messages taken on from clients and scripts."),
-            deliveries: counter("bobbin_deliveries_total", "Message frames handed to clients' sockets."),
-            refused: counters("bobbin_refused_total", "Frames answered with an error, by its code.", "code"),
+            joins: counter("bobbin_joins_total", "Successful joins."),
+            messages: counter("bobbin_messages_total", "Messages accepted from clients and scripts."),
+            deliveries: counter("bobbin_deliveries_total", "Message frames written to clients' sockets."),
+            refused: counters("bobbin_refused_total", "Frames answered with an error, by code.", "code"),
             rejected: counters("bobbin_rejected_total", "WebSocket upgrades refused, by reason.", "reason"),
             http_refused: counters("bobbin_http_refused_total", "Plain requests refused, by status.", "status"),
-            limited: counters("bobbin_limited_total", "What was over a limit, by the limit.", "limit"),
-            cut: counter("bobbin_slow_clients_cut_total", "Clients cut for being too slow."),
-            rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect to even the load out."),
-            polls: gauge("bobbin_polls", "HTTP requests that wait for messages."),
-            backplane_up: gauge("bobbin_backplane_up", "1 while the backplane answers."),
-            reconnects: counter("bobbin_redis_reconnects_total", "Times Redis was found again after it was lost."),
-            keep: seconds("bobbin_keep_seconds", "From a message's arrival until it is kept."),
+            limited: counters("bobbin_limited_total", "Exceeded limits, by limit.", "limit"),
+            cut: counter("bobbin_slow_clients_cut_total", "Clients disconnected because they read too slowly."),
+            rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect elsewhere."),
+            polls: gauge("bobbin_polls", "HTTP requests waiting for messages."),
+            backplane_up: gauge("bobbin_backplane_up", "1 while the backplane responds."),
+            reconnects: counter("bobbin_redis_reconnects_total", "Times the connection to Redis was restored."),
+            keep: seconds("bobbin_keep_seconds", "Time from a message's arrival until it is kept."),
             delivery: seconds(
                 "bobbin_delivery_seconds",
-                "From a message's id until it is written to one lane's sockets.",
+                "Time from a message's id until it is written to one lane's sockets.",
             ),
             lane_queue: add(&registry, IntGaugeVec::new(lanes, &["lane"])),
-            publisher_queue: gauge("bobbin_publisher_queue", "Commands that wait for Redis or for its answer."),
+            publisher_queue: gauge("bobbin_publisher_queue", "Commands without a reply from Redis."),
             oldest: add(
                 &registry,
-                Gauge::new("bobbin_oldest_unacknowledged_seconds", "Age of the oldest command without an answer."),
+                Gauge::new("bobbin_oldest_unacknowledged_seconds", "Age of the oldest command without a reply."),
             ),
             process: Process::default(),
             registry,
         };
         metrics.process.register(&metrics.registry);
         // Create every series now: `rate` misses the first increment of a series that did not exist before.
-        ErrorCode::ALL.iter().for_each(|code| drop(metrics.refused.with_label_values(&[code.as_str()])));
+        ErrorCode::ALL.iter().for_each(|code| drop(metrics.refused.with_label_values(&[*code])));
         Limit::ALL.iter().for_each(|limit| drop(metrics.limited.with_label_values(&[limit.label()])));
         REASONS.iter().for_each(|reason| drop(metrics.rejected.with_label_values(&[*reason])));
         metrics

@@ -3,9 +3,11 @@
 //! Nothing here touches a socket, a thread or Redis: text goes in and values come out, or the reverse. So each rule of
 //! the wire contract about names, texts and ids is implemented and tested in one place.
 
+mod codes;
 mod message;
 mod name;
 
+pub use codes::{Close, ErrorCode};
 pub use message::{Id, is_body, message_body, message_json};
 pub use name::{
     Secret, clean_name, clean_text, fold_name, is_clean_name, is_client, is_mark, is_reference, is_room, mark,
@@ -16,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tungstenite::Bytes;
 use tungstenite::protocol::frame::{
-    CloseFrame, Frame,
-    coding::{CloseCode, Data, OpCode},
+    Frame,
+    coding::{Data, OpCode},
 };
 
 /// The sub-protocol's name in `Sec-WebSocket-Protocol` (RFC 6455, section 1.9).
@@ -153,120 +155,6 @@ pub enum ServerFrame<'a> {
     },
     /// The answer to `ping`.
     Pong,
-}
-
-/// The `code` of an `error` frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)] // Documented in the contract.
-pub enum ErrorCode {
-    BadFrame,
-    NotJoined,
-    AlreadyJoined,
-    NameInvalid,
-    NameTaken,
-    TextInvalid,
-    RateLimited,
-    Unauthorized,
-    Unavailable,
-    Full,
-    Banned,
-}
-
-impl ErrorCode {
-    /// All codes.
-    pub const ALL: [ErrorCode; 11] = {
-        use ErrorCode::*;
-        [
-            BadFrame,
-            NotJoined,
-            AlreadyJoined,
-            NameInvalid,
-            NameTaken,
-            TextInvalid,
-            RateLimited,
-            Unauthorized,
-            Unavailable,
-            Full,
-            Banned,
-        ]
-    };
-
-    /// The code as written in a frame.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ErrorCode::BadFrame => "bad_frame",
-            ErrorCode::NotJoined => "not_joined",
-            ErrorCode::AlreadyJoined => "already_joined",
-            ErrorCode::NameInvalid => "name_invalid",
-            ErrorCode::NameTaken => "name_taken",
-            ErrorCode::TextInvalid => "text_invalid",
-            ErrorCode::RateLimited => "rate_limited",
-            ErrorCode::Unauthorized => "unauthorized",
-            ErrorCode::Unavailable => "unavailable",
-            ErrorCode::Full => "full",
-            ErrorCode::Banned => "banned",
-        }
-    }
-}
-
-impl Serialize for ErrorCode {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-/// Why the server closes a connection; the number is the WebSocket close code (RFC 6455, section 7.4; 4001 to 4004 are
-/// the contract's own).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Close {
-    /// 1002: the client broke RFC 6455.
-    Protocol,
-    /// 1003: a binary frame.
-    Binary,
-    /// 1007: text that is not UTF-8.
-    NotUtf8,
-    /// 1008: no join in time, too many tries, too many refused frames.
-    Policy,
-    /// 1009: a message over [`MAX_MESSAGE_BYTES`].
-    TooBig,
-    /// 1012: this instance is shutting down or moving load to others; the client should reconnect.
-    GoingAway,
-    /// 1013: the client's backlog overflowed.
-    TooSlow,
-    /// 4001: the same client came back elsewhere.
-    TakenOver,
-    /// 4003: unauthorized too often.
-    Unauthorized,
-    /// 4004: the host removed this client.
-    SentAway,
-}
-
-impl Close {
-    fn parts(self) -> (u16, &'static str) {
-        match self {
-            Close::Protocol => (1002, "not a WebSocket frame"),
-            Close::Binary => (1003, "text frames only"),
-            Close::NotUtf8 => (1007, "text that is not UTF-8"),
-            Close::Policy => (1008, "no join in time, or too many refused frames"),
-            Close::TooBig => (1009, "over 16 KiB"),
-            Close::GoingAway => (1012, "reconnect after a random wait of up to 3 s"),
-            Close::TooSlow => (1013, "too slow"),
-            Close::TakenOver => (4001, "the same client came back elsewhere"),
-            Close::Unauthorized => (4003, "unauthorized too often"),
-            Close::SentAway => (4004, "sent away by the host"),
-        }
-    }
-
-    /// The close code.
-    pub fn number(self) -> u16 {
-        self.parts().0
-    }
-
-    /// The close frame as bytes for the socket.
-    pub fn bytes(self) -> Bytes {
-        let (code, reason) = self.parts();
-        encode(Frame::close(Some(CloseFrame { code: CloseCode::from(code), reason: reason.into() })))
-    }
 }
 
 /// A whole `typing` frame.

@@ -33,7 +33,7 @@ impl Session<'_> {
                 // Not counted as a refusal: a client that does not read is soon cut for that (1013).
                 self.app.limited(Limit::History, self.visitor.address);
                 let retry_ms = Some(PAGE_RETRY.as_millis() as u64);
-                return self.error(ErrorCode::RateLimited, "the last page is not read yet", None, retry_ms);
+                return self.error(ErrorCode::RateLimited, "the previous page has not been read yet", None, retry_ms);
             }
             std::thread::sleep(PAGE_LOOK);
         }
@@ -61,7 +61,7 @@ impl Session<'_> {
 
     pub(super) fn refuse_banned(&mut self, left: Duration) -> Result<(), End> {
         let retry_ms = Some(left.as_millis() as u64 + 1);
-        self.error(ErrorCode::Banned, "the host keeps you out for now", None, retry_ms)?;
+        self.error(ErrorCode::Banned, "you are banned for now", None, retry_ms)?;
         self.count_refusal()
     }
 

@@ -37,10 +37,11 @@ impl Session<'_> {
         if !self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose)) {
             self.unauthorized += 1;
             self.visitor.account.wrong_passphrase(now);
-            return self.refuse_join(ErrorCode::Unauthorized, "the passphrase is not right");
+            return self.refuse_join(ErrorCode::Unauthorized, "wrong passphrase");
         }
         let Some(name) = self.name(&join) else {
-            let why = "a name has 1 to 32 characters, at least one of them visible, and none that controls or reorders";
+            let why =
+                "a name has 1 to 32 characters, at least one of them visible, and no control or direction characters";
             return self.refuse_join(ErrorCode::NameInvalid, why);
         };
         let key = protocol::fold_name(&name);
@@ -96,7 +97,7 @@ impl Session<'_> {
                 self.app.lanes.post(self.id, SessionCommand::Leave);
                 return match error {
                     JoinError::Banned(left) => self.refuse_banned(left),
-                    JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "another client has this name"),
+                    JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "this name is taken"),
                     JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
                 };

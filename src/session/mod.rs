@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
         }
         let last_read = self.socket.get_ref().last_read;
         if now >= last_read + DEAD_AFTER {
-            return Err(End::Broken("nothing came for 45 s".to_owned()));
+            return Err(End::Broken("silent for 45 s".to_owned()));
         }
         if now >= self.next_ping {
             self.next_ping = now + PING_EVERY;
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),
             Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-                Err(End::Broken("it ended without a close frame".to_owned()))
+                Err(End::Broken("no close frame".to_owned()))
             }
             Err(Error::Protocol(_)) => Err(End::Refused(Close::Protocol)),
             Err(error) => Err(End::Broken(error.to_string())),
@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
     fn handle_text(&mut self, text: &str) -> Result<(), End> {
         let now = Instant::now();
         if !limits::is_shallow(text) {
-            return self.refuse(ErrorCode::BadFrame, "nested too deep", None);
+            return self.refuse(ErrorCode::BadFrame, "nested too deeply", None);
         }
         let frame = match serde_json::from_str(text) {
             Ok(frame) => frame,
@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
             return self.refuse_limit(refusal, reference.as_deref());
         }
         let Some(text) = protocol::clean_text(text) else {
-            let why = "a text has 1 to 4096 bytes, its trailing white space not counted";
+            let why = "a text has 1 to 4096 bytes, not counting trailing white space";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
         self.app.metrics.messages.inc();

@@ -33,7 +33,7 @@ impl Access {
             Some(_) => Some(read.parsed("USER_HEADER")?),
         };
         if user_header.is_some() && proxies == TrustedProxies::Unset {
-            let why = "USER_HEADER: needs TRUSTED_PROXIES, or anybody could name himself as another";
+            let why = "USER_HEADER: requires TRUSTED_PROXIES, or clients could claim any name";
             return Err(SettingError(why.to_owned()));
         }
         let most = 0..=1_000_000_000;

@@ -14,10 +14,10 @@ pub fn command() -> Command {
     let healthcheck = Arg::new("healthcheck")
         .long("healthcheck")
         .action(ArgAction::SetTrue)
-        .help("requests /healthz from the server on PORT of this machine; exit code 0 or 1");
+        .help("request /healthz from the server on PORT of this machine; exit code 0 or 1");
     let check = Arg::new("check").long("check").action(ArgAction::SetTrue).help(
-        "looks at the settings, the data or Redis, and the machine, and changes nothing; exit code 0, or 1 with warnings, \
-         or 2 with errors",
+        "check the settings, the data file or Redis, and the machine, without changing anything; exit code 0, \
+         1 (warnings) or 2 (errors)",
     );
     Command::new("bobbin")
         .version(env!("CARGO_PKG_VERSION"))
@@ -32,7 +32,7 @@ pub fn command() -> Command {
 }
 
 fn after_help() -> String {
-    let mut text = "A flag wins over its environment variable. Secrets have no flag, only variables:\n".to_owned();
+    let mut text = "A flag overrides its environment variable. Secrets have variables only:\n".to_owned();
     for (variable, _, help) in SPECS.iter().filter(|(variable, ..)| is_secret(variable)) {
         text.push_str(&format!("  {variable}: {help}\n"));
     }

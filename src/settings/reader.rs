@@ -60,6 +60,6 @@ impl Reader<'_> {
         // A secret value is not repeated in the error.
         let shown =
             if is_secret(variable) || value.contains('@') { "its value".to_owned() } else { format!("{value:?}") };
-        SettingError(format!("{variable}: {shown} is invalid; expected {takes}").replace('\n', " "))
+        SettingError(format!("{variable}: invalid value {shown}; expected {takes}").replace('\n', " "))
     }
 }

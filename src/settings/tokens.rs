@@ -111,7 +111,7 @@ fn is_token(text: &str) -> bool {
 fn poster(line: &str) -> Result<Poster, String> {
     let mut words = line.rsplitn(3, char::is_whitespace).map(str::trim);
     let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {
-        return Err("a line holds a name, a token and rooms".to_owned());
+        return Err("expected a name, a token and rooms".to_owned());
     };
     let name = protocol::clean_name(name).ok_or("the name has 1 to 32 visible characters")?;
     if !is_token(token) {
@@ -122,7 +122,7 @@ fn poster(line: &str) -> Result<Poster, String> {
         some => Some(some.split(',').map(str::to_owned).collect::<Vec<_>>()),
     };
     if let Some(wrong) = rooms.iter().flatten().find(|room| !protocol::is_room(room)) {
-        return Err(format!("{wrong:?} is no room; rooms are written a,b or *"));
+        return Err(format!("{wrong:?} is not a valid room; expected a,b or *"));
     }
     Ok(Poster::new(Some(&name), Token::new(token.to_owned()), rooms))
 }

@@ -54,7 +54,7 @@ impl ImportCall {
     pub(super) fn read(read: &Reader<'_>) -> Result<Option<ImportCall>, SettingError> {
         let Some(file) = read.0.get_one::<PathBuf>("import").cloned() else { return Ok(None) };
         let Some(redis) = redis_settings(read)? else {
-            return Err(SettingError("REDIS_ENDPOINT: --import needs to know where Redis is".to_owned()));
+            return Err(SettingError("REDIS_ENDPOINT: required by --import".to_owned()));
         };
         let life = Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?);
         Ok(Some(ImportCall { file, redis, life, replace: read.0.get_flag("replace") }))
@@ -66,8 +66,8 @@ pub(super) fn import() -> [Arg; 2] {
     let file = Arg::new("import").long("import").value_name("FILE").value_parser(clap::value_parser!(PathBuf));
     let replace = Arg::new("replace").long("replace").action(ArgAction::SetTrue).requires("import");
     [
-        file.help("moves the rooms of a data file to REDIS_ENDPOINT; it must not be in use"),
-        replace.help("with --import: rooms that exist on Redis are replaced by the file's"),
+        file.help("import the rooms of a data file into REDIS_ENDPOINT; no server may be using the file"),
+        replace.help("with --import: replace rooms that exist in Redis"),
     ]
 }
 
@@ -83,7 +83,7 @@ impl ToolCall {
         };
         let url = matches.get_one::<String>("url").cloned().unwrap_or_else(|| own.to_owned());
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(SettingError(format!("--url: {url:?} begins with neither http:// nor https://")));
+            return Err(SettingError(format!("--url: {url:?} starts with neither http:// nor https://")));
         }
         Ok(Some(ToolCall { tool, url: url.trim_end_matches('/').to_owned(), token }))
     }
@@ -114,32 +114,32 @@ fn which(matches: &ArgMatches) -> String {
 }
 
 pub(super) fn commands() -> [Command; 2] {
-    let room = || Arg::new("ROOM").required(true).help("the room's name");
+    let room = || Arg::new("ROOM").required(true).help("name of the room");
     let whom = || Arg::new("WHOM").required(true).help("a mark (the `by` of messages), or an IP address");
-    let url = || Arg::new("url").long("url").value_name("URL").help("the server; unset: PORT of this machine");
+    let url = || Arg::new("url").long("url").value_name("URL").help("URL of the server; unset: PORT of this machine");
     let minutes = Arg::new("minutes").long("minutes").value_name("N").value_parser(clap::value_parser!(u64));
     let admin = |name: &'static str, about: &'static str| Command::new(name).about(about).arg(url());
     [
         Command::new("admin")
-            .about("The host's tools, by ADMIN_TOKEN or ADMIN_TOKEN_FILE; answers are lines of JSON.")
+            .about("Administer a running server, with ADMIN_TOKEN or ADMIN_TOKEN_FILE; prints lines of JSON.")
             .subcommand_required(true)
             .subcommands([
-                admin("rooms", "All rooms, with people, messages and last activity."),
-                admin("people", "Who is in a room: name, mark, since when, address.").arg(room()),
-                admin("remove", "Removes one message, all of one person, or all.")
+                admin("rooms", "List all rooms, with people, messages and last activity."),
+                admin("people", "List the people in a room: name, mark, time of joining, address.").arg(room()),
+                admin("remove", "Remove one message, all of one client, or all.")
                     .arg(room())
-                    .arg(Arg::new("ID").help("the message's id"))
+                    .arg(Arg::new("ID").help("id of the message"))
                     .arg(Arg::new("by").long("by").value_name("MARK").help("all messages with this `by`"))
                     .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("all messages of the room"))
                     .group(ArgGroup::new("which").args(["ID", "by", "all"]).required(true)),
-                admin("ban", "Sends somebody away, and keeps him out.")
+                admin("ban", "Disconnect a client or an address and refuse its joins.")
                     .arg(whom())
-                    .arg(minutes.help("for how long; unset: 60")),
-                admin("bans", "Who is kept out."),
-                admin("lift", "Lets somebody in again.").arg(whom()),
+                    .arg(minutes.help("duration in minutes; unset: 60")),
+                admin("bans", "List the bans."),
+                admin("lift", "Lift a ban.").arg(whom()),
             ]),
         Command::new("export")
-            .about("Writes the whole log of a room as lines of JSON, oldest first, by ADMIN_TOKEN or PASSPHRASE.")
+            .about("Print the whole log of a room as lines of JSON, oldest first, with ADMIN_TOKEN or PASSPHRASE.")
             .arg(room())
             .arg(url()),
     ]

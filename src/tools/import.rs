@@ -42,11 +42,11 @@ impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ImportError::File(error) => write!(f, "can't import the file: {error}"),
-            ImportError::Redis(error) => write!(f, "can't import to redis: {error}"),
+            ImportError::Redis(error) => write!(f, "can't import into redis: {error}"),
             ImportError::Exist(rooms) => {
                 let more = if rooms.len() > LISTED { ", …" } else { "" };
                 let listed = rooms.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
-                write!(f, "{} rooms exist on redis already ({listed}{more}); --replace takes the file's", rooms.len())
+                write!(f, "these rooms exist in redis: {listed}{more}; --replace overwrites them")
             }
             ImportError::Output(error) => write!(f, "can't write: {error}"),
         }

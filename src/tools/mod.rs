@@ -41,12 +41,12 @@ impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ToolError::Refused(401, _) => {
-                f.write_str("refused: set ADMIN_TOKEN or ADMIN_TOKEN_FILE as the server has it")
+                f.write_str("refused: set ADMIN_TOKEN or ADMIN_TOKEN_FILE to the server's value")
             }
             ToolError::Refused(status, why) => write!(f, "refused with {status}: {}", why.trim()),
             ToolError::Http(error) => write!(f, "can't reach the server: {error}"),
             ToolError::Output(error) => write!(f, "can't write: {error}"),
-            ToolError::NotBobbin => f.write_str("the answer is not one of Bobbin's; is --url right?"),
+            ToolError::NotBobbin => f.write_str("this is not a Bobbin server; check --url"),
         }
     }
 }

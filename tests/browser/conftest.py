@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from harness import ROOT, Link, Person, Redis, Task, some_room
+from harness import ROOT, Link, Person, Redis, Instance, some_room
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -40,12 +40,12 @@ def redis(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tasks(redis):
+def instances(redis):
     """Two instances on one Redis."""
-    pair = [Task(redis, HISTORY_MESSAGES=6000, DRAIN_SECONDS=1) for _ in range(2)]
+    pair = [Instance(redis, HISTORY_MESSAGES=6000, DRAIN_SECONDS=1) for _ in range(2)]
     yield pair
-    codes = [task.stop() for task in pair]
-    logs = "".join(line for task in pair for line in task.log)
+    codes = [instance.stop() for instance in pair]
+    logs = "".join(line for instance in pair for line in instance.log)
     assert "panicked" not in logs and codes == [0, 0], logs
 
 
@@ -56,7 +56,7 @@ def room():
 
 @pytest.fixture
 def own(tmp_path):
-    """Starts things for one test: own.redis(), own.task(redis, SETTING=…), own.link(task). All are ended after it."""
+    """Starts things for one test: own.redis(), own.instance(redis, SETTING=…), own.link(instance). All are ended after it."""
 
     class Own:
         def __init__(self):
@@ -69,11 +69,11 @@ def own(tmp_path):
         def redis(self):
             return self._keep(Redis(tmp_path))
 
-        def task(self, redis=None, **settings):
-            return self._keep(Task(redis, **settings))
+        def instance(self, redis=None, **settings):
+            return self._keep(Instance(redis, **settings))
 
-        def link(self, task, **how):
-            return self._keep(Link(task, **how))
+        def link(self, instance, **how):
+            return self._keep(Link(instance, **how))
 
     own = Own()
     yield own
@@ -81,7 +81,7 @@ def own(tmp_path):
         if isinstance(thing, Link):
             thing.close()
         elif thing.process.poll() is None:
-            if isinstance(thing, Task):
+            if isinstance(thing, Instance):
                 thing.process.kill()
                 thing.process.wait()
             else:

@@ -1,4 +1,4 @@
-"""What the browser tests share: the real binary as a `Task`, a real redis-server as `Redis`, a `Link` between a
+"""What the browser tests share: the real binary as a `Instance`, a real redis-server as `Redis`, a `Link` between a
 browser and an instance (which can be cut, frozen and redirected), a `Talker` that uses the wire contract without a
 browser, and a `Person` using the page.
 
@@ -89,7 +89,7 @@ class Redis:
         self.process.wait()
 
 
-class Task:
+class Instance:
     """One running binary; `log` is everything it wrote to stderr."""
 
     def __init__(self, redis=None, **settings):
@@ -101,14 +101,14 @@ class Task:
         self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.log = []
         threading.Thread(target=self._read, daemon=True).start()
-        self.port = int(poll("the task listens", self._listening))
+        self.port = int(poll("the instance listens", self._listening))
 
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
 
     def _listening(self):
-        assert self.process.poll() is None, f"the task ended: {''.join(self.log)}"
+        assert self.process.poll() is None, f"the instance ended: {''.join(self.log)}"
         found = re.search(r"listening on http://\S*?:(\d+)", "".join(self.log))
         return found and found[1]
 
@@ -122,8 +122,8 @@ class Link:
     more, `freeze` passes nothing on while both ends consider it open, and `to` leads new connections to another
     instance."""
 
-    def __init__(self, task, rewrite=None):
-        self.to(task)
+    def __init__(self, instance, rewrite=None):
+        self.to(instance)
         self.rewrite = rewrite  # (from, to): bytes towards the instance
         self.frozen = False
         self.pairs = []
@@ -132,8 +132,8 @@ class Link:
         self.open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def to(self, task):
-        self.target = task.port
+    def to(self, instance):
+        self.target = instance.port
 
     def _accept(self):
         while True:
@@ -194,8 +194,8 @@ class Link:
 class Talker:
     """A person in a room without a browser."""
 
-    def __init__(self, task, room, name, **join):
-        self.socket = connect(f"ws://127.0.0.1:{task.port}/ws/{room}", max_size=2**20, ping_interval=None)
+    def __init__(self, instance, room, name, **join):
+        self.socket = connect(f"ws://127.0.0.1:{instance.port}/ws/{room}", max_size=2**20, ping_interval=None)
         self.send(type="join", name=name, client=uuid.uuid4().hex, **join)
         self.welcome = self.next("welcome")
 

@@ -14,14 +14,14 @@ os.environ.setdefault("BOBBIN", str(Path(__file__).resolve().parents[2] / "targe
 from playwright.sync_api import sync_playwright
 
 from conftest import CHROMIUM, FLAGS
-from harness import Person, Talker, Task, some_room
+from harness import Person, Talker, Instance, some_room
 
 # Chromium's own presets: milliseconds from request to answer, bytes per second.
 LINES = {"Fast 3G": (562.5, 180_000), "3G with 300 ms": (300, 200_000)}
 SECONDS = int(os.environ.get("SECONDS", 30))
 
 
-def form_time(browser, task, line):
+def form_time(browser, instance, line):
     latency, rate = LINES[line]
     times = []
     for _ in range(5):
@@ -31,19 +31,19 @@ def form_time(browser, task, line):
         session.send("Network.enable")
         session.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency, "downloadThroughput": rate, "uploadThroughput": rate / 2})
         start = time.monotonic()
-        page.goto(f"http://127.0.0.1:{task.port}/", wait_until="commit")
+        page.goto(f"http://127.0.0.1:{instance.port}/", wait_until="commit")
         page.wait_for_function("() => document.querySelector('#join')?.open && document.activeElement.id === 'name'", polling=20)
         times.append(time.monotonic() - start)
         context.close()
     return statistics.median(times)
 
 
-def frames(browser, task):
+def frames(browser, instance):
     """Frames per second, for each second, while 50 messages per second arrive and the CPU is throttled to a quarter."""
     room = some_room()
     context = browser.new_context(viewport={"width": 1180, "height": 760})
-    ada = Person(context.new_page(), f"http://127.0.0.1:{task.port}").go(room).join("Ada").joined()
-    bob = Talker(task, room, "Bob")
+    ada = Person(context.new_page(), f"http://127.0.0.1:{instance.port}").go(room).join("Ada").joined()
+    bob = Talker(instance, room, "Bob")
     bob.say(*(f"line {i}, before the burst, with some words in it" for i in range(300)))
     ada.sees("line 299,")
     context.new_cdp_session(ada.page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
@@ -69,18 +69,18 @@ def frames(browser, task):
     return min(counts), statistics.median(counts)
 
 
-def worst_texts(browser, task):
+def worst_texts(browser, instance):
     texts = (("plain words, " * 316)[:4096], "https://a" + ")" * 4080, "`" * 4096, ("*a **b " * 600)[:4096])
-    return [build_time(browser, task, text) for text in texts]
+    return [build_time(browser, instance, text) for text in texts]
 
 
-def build_time(browser, task, text):
+def build_time(browser, instance, text):
     """The page's longest task while the room's 50 messages are rendered."""
     room = some_room()
-    Talker(task, room, "Bob").say(*[text] * 50)
+    Talker(instance, room, "Bob").say(*[text] * 50)
     context = browser.new_context()
     context.add_init_script("window.long = []; new PerformanceObserver((list) => long.push(...list.getEntries().map((e) => e.duration))).observe({ type: 'longtask', buffered: true });")
-    ada = Person(context.new_page(), f"http://127.0.0.1:{task.port}").go(room).join("Ada").joined()
+    ada = Person(context.new_page(), f"http://127.0.0.1:{instance.port}").go(room).join("Ada").joined()
     ada.wait("() => document.querySelectorAll('.message').length === 50", timeout=60_000)
     ada.page.wait_for_timeout(500)
     longest = max(ada.page.evaluate("window.long"), default=0)
@@ -88,11 +88,11 @@ def build_time(browser, task, text):
     return longest
 
 
-def sizes(task):
+def sizes(instance):
     paths = ["/", "/app.js", "/chat.js", "/style.css", "/favicon.svg", "/manifest.webmanifest"]
     packed = 0
     for path in paths:
-        with urlopen(Request(f"http://127.0.0.1:{task.port}{path}", headers={"Accept-Encoding": "gzip"})) as answer:
+        with urlopen(Request(f"http://127.0.0.1:{instance.port}{path}", headers={"Accept-Encoding": "gzip"})) as answer:
             packed += len(answer.read())
     source = sum(file.stat().st_size for file in (Path(__file__).resolve().parents[2] / "static").iterdir() if file.suffix != ".png" and file.name != "404.html")
     return packed, source
@@ -100,19 +100,19 @@ def sizes(task):
 
 with sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-    task = Task(HISTORY_MESSAGES=6000)
+    instance = Instance(HISTORY_MESSAGES=6000)
     what = sys.argv[1:] or ["sizes", "form", "frames", "texts"]
     if "sizes" in what:
-        packed, source = sizes(task)
+        packed, source = sizes(instance)
         print(f"size: {packed} bytes compressed, {source} bytes of source")
     if "form" in what:
         for line in LINES:
-            print(f"form ready on {line}: {form_time(browser, task, line):.2f} s (median of 5)")
+            print(f"form ready on {line}: {form_time(browser, instance, line):.2f} s (median of 5)")
     if "frames" in what:
-        least, median = frames(browser, task)
+        least, median = frames(browser, instance)
         print(f"frames per second, 50 messages per second for {SECONDS} s, CPU slowed down 4 times: least {least}, median {median:.0f}")
     if "texts" in what:
-        plain, *worst = worst_texts(browser, task)
+        plain, *worst = worst_texts(browser, instance)
         print(f"longest task with 50 texts of 4,096 bytes: plain {plain:.0f} ms, worst {', '.join(f'{time:.0f}' for time in worst)} ms")
     browser.close()
-    task.stop()
+    instance.stop()

@@ -18,19 +18,19 @@ FAKE = """
 """
 
 
-def test_nothing_is_asked_until_one_chooses(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", script=FAKE)
+def test_nothing_is_asked_until_one_chooses(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", script=FAKE)
     expect(ada("#notify")).to_have_value("off")
     ada.look_away()
-    Talker(tasks[1], room, "Bob").say("@Ada hello")
+    Talker(instances[1], room, "Bob").say("@Ada hello")
     ada.sees("@Ada hello")
     assert ada.page.evaluate("[window.asked, window.notes.length]") == [0, 0]
 
 
 @pytest.mark.parametrize("choice, expected", [("mentions", ["hey @ada, look", "@Ada!"]), ("all", ["to nobody", "hey @ada, look", "to @Adam", "@Ada!"])])
-def test_notifications_when_hidden(visit, tasks, room, choice, expected):
-    ada = visit(tasks[0], room, "Ada", script=FAKE)
-    bob = Talker(tasks[1], room, "Bob")
+def test_notifications_when_hidden(visit, instances, room, choice, expected):
+    ada = visit(instances[0], room, "Ada", script=FAKE)
+    bob = Talker(instances[1], room, "Bob")
     ada("#notify").select_option(choice)
     ada.wait("() => window.asked === 1")
     bob.say("@Ada while looking")
@@ -47,16 +47,16 @@ def test_notifications_when_hidden(visit, tasks, room, choice, expected):
     expect(ada("#notify")).to_have_value(choice)
 
 
-def test_a_refused_permission_is_said(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", script=FAKE + "window.answer = 'denied';")
+def test_a_refused_permission_is_said(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", script=FAKE + "window.answer = 'denied';")
     ada("#notify").select_option("all")
     expect(ada("#notify")).to_have_value("off")
     expect(ada("#notify-hint")).to_contain_text("does not allow")
 
 
-def test_a_mention_stands_out(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = Talker(tasks[1], room, "Bob")
+def test_a_mention_stands_out(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = Talker(instances[1], room, "Bob")
     bob.say("dear @Ada, this is for you", "and mail@Ada.example is not", "nor @Adam", "@Bob is I")
     row = ada.sees("this is for you")
     expect(row.locator("mark")).to_have_text("@Ada")
@@ -66,10 +66,10 @@ def test_a_mention_stands_out(visit, tasks, room):
     expect(ada("span.mention")).to_have_text("@Bob")
 
 
-def test_a_screen_reader_is_told_of_new_messages_politely(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
+def test_a_screen_reader_is_told_of_new_messages_politely(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
     bob.say("history is not read out")
-    ada = visit(tasks[0], room, "Ada")
+    ada = visit(instances[0], room, "Ada")
     ada.sees("history")
     log = ada.page.get_by_role("log")
     bob.say("hello")

@@ -5,16 +5,16 @@ import time
 
 from playwright.sync_api import expect
 
-from harness import Redis, Talker, Task, poll
+from harness import Redis, Talker, Instance, poll
 
 STATUS = "#status p span"
 
 
 def test_a_cut_line_comes_back_and_nothing_is_missed(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     bob.say("before")
     ada.sees("before")
     link.cut()
@@ -30,7 +30,7 @@ def test_a_cut_line_comes_back_and_nothing_is_missed(visit, own, room):
 
 
 def test_a_short_cut_is_not_shown_at_all(visit, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = visit(link, room, "Ada")
     ada.page.evaluate("""() => {
         window.shown = 0;
@@ -47,8 +47,8 @@ def test_a_short_cut_is_not_shown_at_all(visit, own, room):
 
 
 def test_a_dead_line_is_noticed_within_thirty_seconds(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
     link.freeze()  # nothing passes in either direction, and no end is signalled
     start = time.monotonic()
@@ -59,10 +59,10 @@ def test_a_dead_line_is_noticed_within_thirty_seconds(visit, own, room):
 
 
 def test_offline_and_back(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.freeze()
     ada.page.context.set_offline(True)
     expect(ada(STATUS)).to_contain_text("You are offline")
@@ -83,15 +83,15 @@ def test_offline_and_back(visit, own, room):
 
 def test_the_task_restarts_under_the_page(visit, own, room):
     redis = own.redis()
-    task = own.task(redis, DRAIN_SECONDS=1)
-    link = own.link(task)
+    instance = own.instance(redis, DRAIN_SECONDS=1)
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
     ada.say("before")
     ada.sees("before")
-    task.stop()
+    instance.stop()
     expect(ada(STATUS)).to_contain_text("restarting")
     ada.say("while it restarts")
-    link.to(own.task(redis))
+    link.to(own.instance(redis))
     ada.joined(timeout=20_000)
     ada.sent()
     expect(ada(STATUS)).to_be_hidden()
@@ -101,7 +101,7 @@ def test_the_task_restarts_under_the_page(visit, own, room):
 
 def test_a_drained_task_hands_over_to_the_other_one_unseen_by_others(visit, own, room):
     redis = own.redis()
-    first, second = own.task(redis, DRAIN_SECONDS=1), own.task(redis)
+    first, second = own.instance(redis, DRAIN_SECONDS=1), own.instance(redis)
     link = own.link(first)
     ada = visit(link, room, "Ada")
     bob = visit(second, room, "Bob")
@@ -118,8 +118,8 @@ def test_a_drained_task_hands_over_to_the_other_one_unseen_by_others(visit, own,
 
 def test_redis_goes_away_and_comes_back(visit, own, room):
     redis = own.redis()
-    ada = visit(own.task(redis), room, "Ada")
-    bob = visit(own.task(redis), room, "Bob")
+    ada = visit(own.instance(redis), room, "Ada")
+    bob = visit(own.instance(redis), room, "Bob")
     ada.say("before")
     bob.sees("before")
     redis.pause()
@@ -136,10 +136,10 @@ def test_redis_goes_away_and_comes_back(visit, own, room):
 
 def test_redis_comes_back_empty_and_the_page_says_what_is_gone(visit, own, room):
     redis = own.redis()
-    task = own.task(redis)
-    link = own.link(task)
+    instance = own.instance(redis)
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     bob.say("seen")
     ada.sees("seen")
     link.cut()
@@ -147,16 +147,16 @@ def test_redis_comes_back_empty_and_the_page_says_what_is_gone(visit, own, room)
     link.mend()
     ada.joined()
     expect(ada(".notice", has_text="has lost all messages")).to_have_count(1)
-    Talker(task, room, "Cleo").say("after")
+    Talker(instance, room, "Cleo").say("after")
     ada.sees("after")
     assert ada.texts() == ["seen", "after"]
 
 
 def test_more_than_five_hundred_missed_are_paged_in(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     bob.say("line 0.")
     ada.sees("line 0.")
     link.cut()
@@ -174,10 +174,10 @@ def test_more_than_five_hundred_missed_are_paged_in(visit, own, room):
 
 
 def test_a_lost_receipt_is_asked_for_again_and_nothing_is_said_twice(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     # The page's own socket swallows the first receipt, like a connection that breaks at the wrong moment.
-    deaf = """
+    swallow = """
         const listen = Object.getOwnPropertyDescriptor(WebSocket.prototype, 'onmessage');
         let swallowed = 0;
         Object.defineProperty(WebSocket.prototype, 'onmessage', { set(handler) {
@@ -187,8 +187,8 @@ def test_a_lost_receipt_is_asked_for_again_and_nothing_is_said_twice(visit, own,
             });
         } });
     """
-    ada = visit(link, room, "Ada", script=deaf)
-    bob = Talker(task, room, "Bob")
+    ada = visit(link, room, "Ada", script=swallow)
+    bob = Talker(instance, room, "Bob")
     ada.say("say it once")
     ada.sent()
     ada.say("next")
@@ -199,10 +199,10 @@ def test_a_lost_receipt_is_asked_for_again_and_nothing_is_said_twice(visit, own,
 
 def test_a_backlog_that_overflowed_is_caught_up_with(visit, own, room):
     """A page that sleeps while others talk is cut (1013), and resumes when it wakes."""
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.freeze()
     bob.say(*(f"{i}. {'x' * 2000}" for i in range(400)))
     link.thaw()
@@ -210,8 +210,8 @@ def test_a_backlog_that_overflowed_is_caught_up_with(visit, own, room):
     ada.joined()
 
 
-def test_what_the_server_will_not_bear_is_said_and_not_tried_again(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", script="""
+def test_what_the_server_will_not_bear_is_said_and_not_tried_again(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", script="""
         const send = WebSocket.prototype.send;
         WebSocket.prototype.send = function (text) {
             send.call(this, text);

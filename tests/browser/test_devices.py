@@ -9,8 +9,8 @@ from harness import FakeServer, Talker
 PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True}
 
 
-def test_on_touch_enter_breaks_the_line_and_the_button_sends(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", **PHONE)
+def test_on_touch_enter_breaks_the_line_and_the_button_sends(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", **PHONE)
     expect(ada("#text")).to_have_attribute("enterkeyhint", "enter")
     ada("#text").press_sequentially("one")
     ada("#text").press("Enter")
@@ -20,8 +20,8 @@ def test_on_touch_enter_breaks_the_line_and_the_button_sends(visit, tasks, room)
     ada.sees("one\ntwo")
 
 
-def test_times_and_you_are_there_at_narrow_widths(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", **PHONE)
+def test_times_and_you_are_there_at_narrow_widths(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", **PHONE)
     ada.say("first")
     ada.say("second")
     ada.sent()
@@ -34,18 +34,18 @@ def test_times_and_you_are_there_at_narrow_widths(visit, tasks, room):
     expect(row.locator("time")).to_be_visible()
 
 
-def test_forced_colours_have_borders(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", forced_colors="active")
+def test_forced_colours_have_borders(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", forced_colors="active")
     ada.say("mine")
     ada.sees("mine")
     for part in (".own .body", "#composer", "#send"):
         assert ada(part).first.evaluate("(node) => parseFloat(getComputedStyle(node).borderTopWidth)") >= 1, part
 
 
-def test_without_javascript_it_says_so_and_nothing_else(browser, tasks):
+def test_without_javascript_it_says_so_and_nothing_else(browser, instances):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"http://127.0.0.1:{tasks[0].port}/")
+    page.goto(f"http://127.0.0.1:{instances[0].port}/")
     shot = page.locator("noscript")
     assert "needs JavaScript" in shot.evaluate("(node) => node.innerText")  # Playwright itself skips this element
     box = shot.bounding_box()
@@ -53,9 +53,9 @@ def test_without_javascript_it_says_so_and_nothing_else(browser, tasks):
     context.close()
 
 
-def test_on_paper_there_is_the_conversation_alone(visit, tasks, room):
-    Talker(tasks[1], room, "Bob").say(*(f"line {i}" for i in range(40)))
-    ada = visit(tasks[0], room, "Ada")
+def test_on_paper_there_is_the_conversation_alone(visit, instances, room):
+    Talker(instances[1], room, "Bob").say(*(f"line {i}" for i in range(40)))
+    ada = visit(instances[0], room, "Ada")
     ada.sees("line 39")
     ada.page.emulate_media(media="print")
     expect(ada("#sidebar")).to_be_hidden()
@@ -64,9 +64,9 @@ def test_on_paper_there_is_the_conversation_alone(visit, tasks, room):
     expect(ada.message("line 3").last).to_be_visible()
 
 
-def test_two_tabs_keep_their_own_drafts(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    tab = visit(tasks[0], room, beside=ada)
+def test_two_tabs_keep_their_own_drafts(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    tab = visit(instances[0], room, beside=ada)
     expect(tab("#join-problem")).to_contain_text("in another tab")
     tab.join("Bob").joined()
     ada("#text").fill("Ada's draft")
@@ -77,16 +77,16 @@ def test_two_tabs_keep_their_own_drafts(visit, tasks, room):
         expect(person("#text")).to_have_value(draft)
 
 
-def test_a_draft_outlives_its_tab(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_a_draft_outlives_its_tab(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada("#text").fill("not finished")
     ada.page.close(run_before_unload=True)
-    again = visit(tasks[0], room, beside=ada).joined()
+    again = visit(instances[0], room, beside=ada).joined()
     expect(again("#text")).to_have_value("not finished")
 
 
-def test_a_pasted_picture_is_refused_in_words(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_a_pasted_picture_is_refused_in_words(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada("#text").evaluate("""(box) => {
         const data = new DataTransfer();
         data.items.add(new File(['x'], 'x.png', { type: 'image/png' }));
@@ -95,9 +95,9 @@ def test_a_pasted_picture_is_refused_in_words(visit, tasks, room):
     expect(ada("#hint")).to_contain_text("Only text can be sent")
 
 
-def test_fifty_links_are_not_fifty_stops_of_the_tab_key(visit, tasks, room):
+def test_fifty_links_are_not_fifty_stops_of_the_tab_key(visit, instances, room):
     server = FakeServer()
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     for i in range(50):
         server.message(f"see https://example.org/{i}")
     ada.sees("example.org/49")
@@ -121,8 +121,8 @@ def test_fifty_links_are_not_fifty_stops_of_the_tab_key(visit, tasks, room):
     expect(ada("#text")).to_be_focused()
 
 
-def test_it_can_be_installed(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_it_can_be_installed(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     manifest = ada.page.evaluate("""async () => {
         const link = document.querySelector('link[rel=manifest]');
         const found = await (await fetch(link.href)).json();
@@ -142,7 +142,7 @@ def test_embedded_it_is_usable_at_320_by_400(visit, own, room):
 
     class Site(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = f'<iframe src="http://127.0.0.1:{task.port}/r/{room}" width="320" height="400" style="border:0"></iframe>'.encode()
+            body = f'<iframe src="http://127.0.0.1:{instance.port}/r/{room}" width="320" height="400" style="border:0"></iframe>'.encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
@@ -153,8 +153,8 @@ def test_embedded_it_is_usable_at_320_by_400(visit, own, room):
 
     site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=site.serve_forever, daemon=True).start()
-    task = own.task(FRAME_ANCESTORS=f"http://localhost:{site.server_port}")
-    ada = visit(task, room)
+    instance = own.instance(FRAME_ANCESTORS=f"http://localhost:{site.server_port}")
+    ada = visit(instance, room)
     ada.page.goto(f"http://localhost:{site.server_port}/")
     frame = ada.page.frame_locator("iframe")
     frame.locator("#name").fill("Ada")

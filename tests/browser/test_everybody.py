@@ -20,9 +20,9 @@ def violations(person):
     return [f"{v['id']}: {v['help']}: {[node['html'][:120] for node in v['nodes']][:3]}" for v in found["violations"]]
 
 
-def busy_room(tasks, room, ada):
-    bob = Talker(tasks[1], room, "Bob")
-    cast = [Talker(tasks[1], room, name) for name in ("Cleo", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jim", "Kit", "Lea")]
+def busy_room(instances, room, ada):
+    bob = Talker(instances[1], room, "Bob")
+    cast = [Talker(instances[1], room, name) for name in ("Cleo", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jim", "Kit", "Lea")]
     for person in cast:
         person.say(f"I am here, says `{person.welcome['name']}`")
     bob.say("@Ada see https://example.org", "```\ncode\n```", "👍")
@@ -35,13 +35,13 @@ def busy_room(tasks, room, ada):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1180, 390])
-def test_axe_finds_nothing(visit, tasks, room, scheme, width):
+def test_axe_finds_nothing(visit, instances, room, scheme, width):
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}, "reduced_motion": "reduce"}
-    ada = visit(tasks[0], room, **options)
+    ada = visit(instances[0], room, **options)
     expect(ada("#join")).to_be_visible()
     assert violations(ada) == []
     ada.join("Ada").joined()
-    bob = busy_room(tasks, room, ada)
+    bob = busy_room(instances, room, ada)
     assert violations(ada) == []
     if width < 500:
         ada("#open-drawer").click()
@@ -55,7 +55,7 @@ def test_axe_finds_nothing(visit, tasks, room, scheme, width):
     expect(ada(".new")).to_have_count(1)
     ada.scroll(-900)
     assert violations(ada) == []
-    tab = visit(tasks[0], room, beside=ada)
+    tab = visit(instances[0], room, beside=ada)
     expect(tab("#join-problem")).to_contain_text("another tab")
     assert violations(tab) == []
     tab.page.keyboard.press("Enter")
@@ -64,10 +64,10 @@ def test_axe_finds_nothing(visit, tasks, room, scheme, width):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_names_colour_is_readable(visit, tasks, room, scheme):
+def test_every_names_colour_is_readable(visit, instances, room, scheme):
     """All 24 hues as the browser renders them on the page's background, and the letter in the avatar."""
-    ada = visit(tasks[0], room, "Ada", color_scheme=scheme)
-    Talker(tasks[1], room, "Bob").say("hello")
+    ada = visit(instances[0], room, "Ada", color_scheme=scheme)
+    Talker(instances[1], room, "Bob").say("hello")
     ada.sees("hello")
     worst = ada.page.evaluate("""() => {
         const row = document.querySelector('.message:not(.own)');
@@ -101,10 +101,10 @@ def settled(person):
     }""")
 
 
-def test_the_keyboard_alone_does_everything(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
+def test_the_keyboard_alone_does_everything(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
     bob.say(*(f"line {i}" for i in range(80)))
-    ada = visit(tasks[0], room)
+    ada = visit(instances[0], room)
     key = ada.page.keyboard
     focus = lambda: ada.page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
     assert focus() == "name"
@@ -138,8 +138,8 @@ def test_the_keyboard_alone_does_everything(visit, tasks, room):
     assert focus() == "text"
 
 
-def test_the_drawer_by_keyboard(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", viewport={"width": 390, "height": 760})
+def test_the_drawer_by_keyboard(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", viewport={"width": 390, "height": 760})
     key = ada.page.keyboard
     expect(ada("#sidebar")).to_be_hidden()
     ada("#open-drawer").focus()
@@ -155,12 +155,12 @@ def test_the_drawer_by_keyboard(visit, tasks, room):
 
 
 @pytest.mark.parametrize("viewport", [(320, 480), (590, 380)], ids=["320 px wide", "200% zoom of a small laptop"])
-def test_small_and_enlarged(visit, tasks, room, viewport):
+def test_small_and_enlarged(visit, instances, room, viewport):
     """At 200% zoom a window of 1180 by 760 shows 590 by 380 CSS pixels."""
-    ada = visit(tasks[0], room, viewport={"width": viewport[0], "height": viewport[1]})
+    ada = visit(instances[0], room, viewport={"width": viewport[0], "height": viewport[1]})
     expect(ada.page.get_by_role("button", name="Join")).to_be_in_viewport()
     ada.join("Ada").joined()
-    busy_room(tasks, room, ada)
+    busy_room(instances, room, ada)
     assert ada.page.evaluate("document.documentElement.scrollWidth") <= viewport[0]
     for part in ("h1", "#invite", "#open-drawer", "#text", "#send"):
         expect(ada(part)).to_be_in_viewport(ratio=1)
@@ -172,41 +172,41 @@ def test_small_and_enlarged(visit, tasks, room, viewport):
     ada("#close-drawer").click()
 
 
-def test_text_alone_enlarged(visit, tasks, room):
+def test_text_alone_enlarged(visit, instances, room):
     """A larger font size in the browser makes the page larger."""
-    ada = visit(tasks[0], room, "Ada")
-    busy_room(tasks, room, ada)
+    ada = visit(instances[0], room, "Ada")
+    busy_room(instances, room, ada)
     ada.page.evaluate("document.documentElement.style.setProperty('font-size', '32px')")
     assert ada.page.evaluate("document.documentElement.scrollWidth") <= 1180
     expect(ada("#send")).to_be_in_viewport(ratio=1)
 
 
-def test_less_motion(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", reduced_motion="reduce")
-    Talker(tasks[1], room, "Bob").send(type="typing", active=True)
+def test_less_motion(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", reduced_motion="reduce")
+    Talker(instances[1], room, "Bob").send(type="typing", active=True)
     expect(ada("#typing")).to_have_text("Bob is typing")
     assert ada("#typing").evaluate("(line) => getComputedStyle(line, '::after').animationName") == "none"
 
 
-def test_it_works_without_storage(visit, tasks, room):
+def test_it_works_without_storage(visit, instances, room):
     forbid = """
         for (const kind of ['localStorage', 'sessionStorage']) {
             Object.defineProperty(window, kind, { get() { throw new DOMException('forbidden', 'SecurityError'); } });
         }
     """
-    ada = visit(tasks[0], room, script=forbid)
-    bob = visit(tasks[1], room, "Bob")
+    ada = visit(instances[0], room, script=forbid)
+    bob = visit(instances[1], room, "Bob")
     ada.join("Ada").joined()
     ada.say("no storage here")
     bob.sees("no storage here")
 
 
-def test_the_policy_is_strict_and_nothing_offends_it(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", script="window.offences = []; addEventListener('securitypolicyviolation', (e) => window.offences.push(e.violatedDirective));")
+def test_the_policy_is_strict_and_nothing_offends_it(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", script="window.offences = []; addEventListener('securitypolicyviolation', (e) => window.offences.push(e.violatedDirective));")
     answers = {}
     ada.page.on("response", lambda response: answers.update({response.url: response}))
     ada.look_away()
-    Talker(tasks[1], room, "Bob").say("@Ada a badge on the icon is a data: image")
+    Talker(instances[1], room, "Bob").say("@Ada a badge on the icon is a data: image")
     expect(ada.page).to_have_title(re.compile(r"^\(1\)"))
     ada.page.reload()
     ada.joined()

@@ -38,8 +38,8 @@ def person(fox):
     assert not problems, problems
 
 
-def test_people_talk(person, tasks, room):
-    ada, bob = person(tasks[0], room, "Ada"), person(tasks[1], room, "Bob")
+def test_people_talk(person, instances, room):
+    ada, bob = person(instances[0], room, "Ada"), person(instances[1], room, "Bob")
     bob.type("#text", "hel")
     ada.wait("document.querySelector('#typing').textContent === 'Bob is typing'")
     ada.say("Good morning")
@@ -55,10 +55,10 @@ def test_people_talk(person, tasks, room):
 
 def test_a_cut_line_and_a_restart_lose_nothing(person, own, room):
     redis = own.redis()
-    task = own.task(redis, DRAIN_SECONDS=1)
-    link = own.link(task)
+    instance = own.instance(redis, DRAIN_SECONDS=1)
+    link = own.link(instance)
     ada = person(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     bob.say("before")
     ada.sees("before")
     link.cut()
@@ -71,8 +71,8 @@ def test_a_cut_line_and_a_restart_lose_nothing(person, own, room):
     ada.sent()
     assert ada.texts() == ["before", "meanwhile", "from the train"]
     bob.leave()
-    task.stop()
-    link.to(own.task(redis))
+    instance.stop()
+    link.to(own.instance(redis))
     ada.say("while it restarts")
     ada.joined(30)
     ada.sent()
@@ -80,7 +80,7 @@ def test_a_cut_line_and_a_restart_lose_nothing(person, own, room):
 
 
 def test_the_form_says_what_is_wrong(person, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = person(link, room, None)
     ada.wait("document.querySelector('#join').open")
     link.cut()
@@ -91,10 +91,10 @@ def test_the_form_says_what_is_wrong(person, own, room):
 
 
 def test_another_room_without_leaving_the_page(person, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = person(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.cut()
     ada.say("left behind")
     ada.type("#go-room", f"{room}-b\ue007")
@@ -105,9 +105,9 @@ def test_another_room_without_leaving_the_page(person, own, room):
 
 
 @pytest.mark.parametrize("size", [(1180, 760), (450, 560)], ids=["desk", "narrow"])
-def test_hostile_texts_stay_in_their_place(person, tasks, room, size):
-    ada = person(tasks[0], room, "Ada", size=size)
-    bob = Talker(tasks[1], room, "Mary-Lou")
+def test_hostile_texts_stay_in_their_place(person, instances, room, size):
+    ada = person(instances[0], room, "Ada", size=size)
+    bob = Talker(instances[1], room, "Mary-Lou")
     bob.say(*TEXTS.values(), "https://a" + ")" * 4080, "the end")
     ada.sees("the end")
     assert ada.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -122,8 +122,8 @@ def test_hostile_texts_stay_in_their_place(person, tasks, room, size):
     assert ada.evaluate("document.querySelectorAll('#list img, #list script, #list b').length") == 0
 
 
-def test_random_names_and_texts_make_no_exception(person, tasks, room):
-    ada = person(tasks[0], room, "Ada")
+def test_random_names_and_texts_make_no_exception(person, instances, room):
+    ada = person(instances[0], room, "Ada")
     wrong = ada.evaluate("(async () => {" + TOOLS.replace("SEED", "2") + """
         const wrong = [];
         for (let i = 0; i < 3000 && wrong.length < 5; i++) {

@@ -23,9 +23,9 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("size", [(1180, 760), (320, 560)], ids=["desk", "narrow"])
-def test_hostile_texts_do_no_harm_to_the_layout(visit, tasks, room, size):
-    ada = visit(tasks[0], room, "Ada", viewport={"width": size[0], "height": size[1]})
-    bob = Talker(tasks[1], room, "Bob")
+def test_hostile_texts_do_no_harm_to_the_layout(visit, instances, room, size):
+    ada = visit(instances[0], room, "Ada", viewport={"width": size[0], "height": size[1]})
+    bob = Talker(instances[1], room, "Bob")
     ada.page.on("dialog", lambda dialog: ada.problems.append("a dialog"))
     for text in TEXTS.values():
         bob.say(text)
@@ -54,9 +54,9 @@ def test_hostile_texts_do_no_harm_to_the_layout(visit, tasks, room, size):
     assert set(ada("#list a").evaluate_all("(links) => links.map((link) => getComputedStyle(link).unicodeBidi)")) == {"isolate"}
 
 
-def test_a_long_message_is_folded_and_can_be_unfolded(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    Talker(tasks[1], room, "Bob").say("\n".join(f"line {i}" for i in range(200)))
+def test_a_long_message_is_folded_and_can_be_unfolded(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    Talker(instances[1], room, "Bob").say("\n".join(f"line {i}" for i in range(200)))
     row = ada.sees("line 0")
     height = row.bounding_box()["height"]
     assert height < 500
@@ -67,11 +67,11 @@ def test_a_long_message_is_folded_and_can_be_unfolded(visit, tasks, room):
 
 
 @pytest.mark.parametrize("size", [(1180, 760), (320, 560)], ids=["desk", "narrow"])
-def test_hostile_names_stay_in_their_place(visit, tasks, room, size):
-    ada = visit(tasks[0], room, "Ada", viewport={"width": size[0], "height": size[1]})
+def test_hostile_names_stay_in_their_place(visit, instances, room, size):
+    ada = visit(instances[0], room, "Ada", viewport={"width": size[0], "height": size[1]})
     names = ["<b>Bob</b><script>", "W" * 32, "Z" + "\u0335\u0353\u0321\u0302\u0311" * 6, "\ufdfd" * 20, "אבג 123", "constructor", "__proto__", "$&.*+?(){}|[]\\"]
     for name in names:
-        talker = Talker(tasks[1], room, name)
+        talker = Talker(instances[1], room, name)
         talker.send(type="typing", active=True)
         talker.say(f"from {len(name)}", "@" + name)
     ada.say("hello " + " ".join("@" + name for name in names))

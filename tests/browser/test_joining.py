@@ -12,7 +12,7 @@ AT_ONCE = 3000  # ms within which the form explains an error
 
 
 def test_a_dead_server_is_said_in_the_form_and_tried_again(visit, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = visit(link, room)
     link.cut()
     ada.join("Ada")
@@ -22,7 +22,7 @@ def test_a_dead_server_is_said_in_the_form_and_tried_again(visit, own, room):
 
 
 def test_a_server_that_does_not_answer_is_said_in_the_form(visit, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = visit(link, room)
     expect(ada("#join")).to_be_visible()
     link.freeze()
@@ -33,18 +33,18 @@ def test_a_server_that_does_not_answer_is_said_in_the_form(visit, own, room):
 
 
 def test_a_full_server_is_said_in_its_own_words(visit, own, room):
-    task = own.task(MAX_CONNECTIONS=1)
-    bob = Talker(task, room, "Bob")
-    ada = visit(task, room).join("Ada")
-    expect(ada(PROBLEM)).to_contain_text("all connections are taken", timeout=AT_ONCE)
+    instance = own.instance(MAX_CONNECTIONS=1)
+    bob = Talker(instance, room, "Bob")
+    ada = visit(instance, room).join("Ada")
+    expect(ada(PROBLEM)).to_contain_text("all connections are in use", timeout=AT_ONCE)
     bob.leave()
     ada.joined(timeout=20_000)
 
 
 def test_a_proxy_that_rewrites_host_is_named(visit, own, room):
     """nginx's default behaviour."""
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     link.rewrite = (f"Host: 127.0.0.1:{link.port}".encode(), b"Host: bobbin.internal:3000")
     ada = visit(link, room).join("Ada")
     expect(ada(PROBLEM)).to_contain_text("bobbin.internal:3000", timeout=AT_ONCE)
@@ -53,9 +53,9 @@ def test_a_proxy_that_rewrites_host_is_named(visit, own, room):
 
 def test_redis_away_is_said_in_the_form(visit, own, room):
     redis = own.redis()
-    task = own.task(redis)
-    Talker(task, room, "Bob")
-    ada = visit(task, room)
+    instance = own.instance(redis)
+    Talker(instance, room, "Bob")
+    ada = visit(instance, room)
     redis.pause()
     ada.join("Ada")
     expect(ada(PROBLEM)).to_contain_text("cannot reach its store", timeout=AT_ONCE)
@@ -64,29 +64,29 @@ def test_redis_away_is_said_in_the_form(visit, own, room):
 
 
 @pytest.mark.parametrize("code, words", [("full", "no place left"), ("rate_limited", "Too many people")])
-def test_what_passes_is_said_and_tried_again(visit, tasks, room, code, words):
+def test_what_passes_is_said_and_tried_again(visit, instances, room, code, words):
     server = FakeServer()
     server.answers["join"] = lambda frame: server.send(type="error", code=code, message="no", retry_ms=200)
-    ada = visit(tasks[0], room, fake=server).join("Ada")
+    ada = visit(instances[0], room, fake=server).join("Ada")
     expect(ada(PROBLEM)).to_contain_text(words)
     del server.answers["join"]
     ada.joined()
 
 
-def test_sent_away_by_the_host(visit, tasks, room):
+def test_sent_away_by_the_host(visit, instances, room):
     server = FakeServer()
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     server.answers["join"] = lambda frame: server.send(type="error", code="banned", message="no")
-    server.socket.close(code=4004, reason="sent away by the host")
+    server.socket.close(code=4004, reason="removed by the host")
     expect(ada("#away-title")).to_have_text("Sent away")
     ada("#come-back").click()
     expect(ada(PROBLEM)).to_contain_text("sent you away")
 
 
 def test_after_a_refusal_a_dead_line_does_not_hold_one_up(visit, own, room):
-    task = own.task()
-    link = own.link(task)
-    Talker(task, room, "Ada")
+    instance = own.instance()
+    link = own.link(instance)
+    Talker(instance, room, "Ada")
     ada = visit(link, room).join("Ada")
     expect(ada(PROBLEM)).to_contain_text("in use")
     link.freeze()
@@ -98,10 +98,10 @@ def test_after_a_refusal_a_dead_line_does_not_hold_one_up(visit, own, room):
     assert time.monotonic() - start < 8
 
 
-def test_a_name_in_use_offers_the_next_one_in_one_click(visit, tasks, room):
-    Talker(tasks[1], room, "Ada")
-    Talker(tasks[1], room, "Ada 2")
-    phone = visit(tasks[0], room).join("Ada")
+def test_a_name_in_use_offers_the_next_one_in_one_click(visit, instances, room):
+    Talker(instances[1], room, "Ada")
+    Talker(instances[1], room, "Ada 2")
+    phone = visit(instances[0], room).join("Ada")
     expect(phone(PROBLEM)).to_contain_text("perhaps by you on another device")
     other = phone("#join-other")
     expect(other).to_have_text("Join as Ada 2")
@@ -110,9 +110,9 @@ def test_a_name_in_use_offers_the_next_one_in_one_click(visit, tasks, room):
     expect(phone("#my-name")).to_have_text("Ada 3")
 
 
-def test_changing_ones_name_keeps_the_place_until_the_new_one_is_granted(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_changing_ones_name_keeps_the_place_until_the_new_one_is_granted(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     ada("#rename").click()
     expect(ada("#join-title")).to_contain_text("Change your name")
     ada.join("Bob")
@@ -137,9 +137,9 @@ def test_changing_ones_name_keeps_the_place_until_the_new_one_is_granted(visit, 
     expect(ada.message("I am").locator(".head bdi")).to_contain_text("You, as")
 
 
-def test_the_proxy_names_the_user(visit, tasks, room):
+def test_the_proxy_names_the_user(visit, instances, room):
     server = FakeServer()
-    ada = visit(tasks[0], room, fake=server, script="""
+    ada = visit(instances[0], room, fake=server, script="""
         new MutationObserver((_, all) => document.documentElement && (document.documentElement.dataset.access = 'user', all.disconnect())).observe(document, { childList: true });
     """).joined()
     assert "name" not in server.received[0]
@@ -148,31 +148,31 @@ def test_the_proxy_names_the_user(visit, tasks, room):
 
 
 def test_the_passphrase_is_asked_once_in_a_browser(visit, own, room):
-    task = own.task(PASSPHRASE="open sesame")
-    ada = visit(task, room)
+    instance = own.instance(PASSPHRASE="open sesame")
+    ada = visit(instance, room)
     expect(ada("#join-hint")).to_be_hidden()
     ada.join("Ada", "open sesame").joined()
-    tab = visit(task, f"{room}-b", beside=ada)
+    tab = visit(instance, f"{room}-b", beside=ada)
     tab.joined()
 
 
 def test_the_form_says_what_this_is(visit, own, room):
-    ada = visit(own.task(HISTORY_MESSAGES=250, HISTORY_DAYS=7), room)
+    ada = visit(own.instance(HISTORY_MESSAGES=250, HISTORY_DAYS=7), room)
     expect(ada("#join-about")).to_have_text("A chat room. Anyone who has the link can read and write here. The last 250 messages stay, for up to 7 days.")
-    ada = visit(own.task(PASSPHRASE="sesame"), room)
+    ada = visit(own.instance(PASSPHRASE="sesame"), room)
     expect(ada("#join-about")).to_contain_text("the link and the passphrase")
 
 
-def test_nothing_can_be_written_before_the_join(visit, tasks, room):
-    ada = visit(tasks[0], room)
+def test_nothing_can_be_written_before_the_join(visit, instances, room):
+    ada = visit(instances[0], room)
     expect(ada("#join")).to_be_visible()
     assert ada.page.evaluate("document.querySelector('#main').inert && document.querySelector('#sidebar').inert")
     ada.join("Ada").joined()
     expect(ada("#text")).to_be_focused()
 
 
-def test_a_new_private_room_cannot_be_guessed(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_a_new_private_room_cannot_be_guessed(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     seen = set()
     for _ in range(3):
         ada("#new-room").click()
@@ -183,8 +183,8 @@ def test_a_new_private_room_cannot_be_guessed(visit, tasks, room):
 
 
 def test_behind_a_proxy_that_logs_people_in_no_name_is_asked(visit, own, room):
-    task = own.task(USER_HEADER="Remote-User", TRUSTED_PROXIES="127.0.0.1/32")
-    link = own.link(task, rewrite=(b"\r\nHost: ", b"\r\nRemote-User: Grace\r\nHost: "))
+    instance = own.instance(USER_HEADER="Remote-User", TRUSTED_PROXIES="127.0.0.1/32")
+    link = own.link(instance, rewrite=(b"\r\nHost: ", b"\r\nRemote-User: Grace\r\nHost: "))
     grace = visit(link, room).joined()
     expect(grace("#my-name")).to_have_text("Grace")
     expect(grace("#rename")).to_be_hidden()

@@ -8,7 +8,7 @@ from harness import FakeServer, Talker, poll
 
 
 def test_going_to_another_room_does_not_leave_the_page(visit, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = visit(link, room, "Ada")
     ada.page.evaluate("window.same = true")
     ada("#go-room").fill(f"{room}-b")
@@ -33,10 +33,10 @@ def test_going_to_another_room_does_not_leave_the_page(visit, own, room):
 
 
 def test_what_waits_goes_out_from_another_room(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.cut()
     ada.say("written in the first room")
     ada.say("and a second one")
@@ -51,10 +51,10 @@ def test_what_waits_goes_out_from_another_room(visit, own, room):
 
 
 def test_what_waits_survives_the_tab_and_goes_out_from_the_next_one(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.cut()
     ada.say("before I close it")
     ada.sees("before I close it")
@@ -65,7 +65,7 @@ def test_what_waits_survives_the_tab_and_goes_out_from_the_next_one(visit, own, 
 
 
 def test_what_waits_can_be_discarded(visit, own, room):
-    link = own.link(own.task())
+    link = own.link(own.instance())
     ada = visit(link, room, "Ada")
     link.cut()
     ada.say("on second thoughts")
@@ -78,24 +78,24 @@ def test_what_waits_can_be_discarded(visit, own, room):
 
 
 def test_two_tabs_say_each_message_once(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
     other = visit(link, f"{room}-b", beside=ada)
     other.joined()
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     for i in range(10):
         ada.say(f"{i}.")
     ada.sent()
     bob.say("end")
-    newcomer = Talker(task, room, "Cleo")
+    newcomer = Talker(instance, room, "Cleo")
     seen = [m["text"] for m in newcomer.welcome["messages"]]
     assert seen == [f"{i}." for i in range(10)] + ["end"]
 
 
 def test_five_hundred_written_at_once_keep_the_servers_pace(visit, own, room):
-    task = own.task(RATE_LIMIT=60)
-    ada = visit(task, room, "Ada", script="""
+    instance = own.instance(RATE_LIMIT=60)
+    ada = visit(instance, room, "Ada", script="""
         window.refusals = 0;
         const listen = Object.getOwnPropertyDescriptor(WebSocket.prototype, 'onmessage');
         Object.defineProperty(WebSocket.prototype, 'onmessage', { set(handler) {
@@ -114,15 +114,15 @@ def test_five_hundred_written_at_once_keep_the_servers_pace(visit, own, room):
     ada.wait("() => !Object.keys(localStorage).some((key) => key.includes('.out.'))", timeout=40_000)
     assert 0 < ada.page.evaluate("window.refusals") < 15, ada.page.evaluate("window.refusals")
     expect(ada("body")).to_have_attribute("data-state", "joined")
-    welcome = Talker(task, room, "Bob", since="1-1").welcome
+    welcome = Talker(instance, room, "Bob", since="1-1").welcome
     assert [m["text"] for m in welcome["messages"]] == [f"line {i}." for i in range(500)]
 
 
-def test_a_receipt_is_ones_own_only_with_ones_own_mark(visit, tasks, room):
+def test_a_receipt_is_ones_own_only_with_ones_own_mark(visit, instances, room):
     server = FakeServer()
     refs = []
     server.answers["message"] = lambda frame: refs.append(frame["ref"])
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     ada.say("mine")
     poll("it was sent", lambda: ada.page.wait_for_timeout(20) or refs)
     server.message("somebody else's under the same ref", ref=refs[0])
@@ -132,8 +132,8 @@ def test_a_receipt_is_ones_own_only_with_ones_own_mark(visit, tasks, room):
     expect(ada(".sending")).to_have_count(0)
 
 
-def test_damaged_storage_does_no_harm(visit, tasks, room):
-    ada = visit(tasks[0], room, script="""
+def test_damaged_storage_does_no_harm(visit, instances, room):
+    ada = visit(instances[0], room, script="""
         if (!sessionStorage.done) {
             const bad = ['{', '5', '"x"', 'null', '[null]', '{"a":1}', '[[]]'];
             const keys = ['client', 'name', 'rooms', 'notify', 'passphrase', `read.${location.pathname.slice(3)}`, `draft.${location.pathname.slice(3)}`, 'out.abc', 'out.def'];

@@ -22,10 +22,10 @@ def take(person, name):
     assert person.page.screenshot(path=path, animations="disabled").startswith(b"\x89PNG")
 
 
-def conversation(task, room, ada):
-    ben, cleo = (Talker(task, room, name) for name in ("Ben", "Cleo Marsh"))
+def conversation(instance, room, ada):
+    ben, cleo = (Talker(instance, room, name) for name in ("Ben", "Cleo Marsh"))
     ben.say("Morning! Did the deploy go through?")
-    cleo.say("At 9:40. I watched it roll: every task drained, nobody noticed.", "Not one “left the room” in the logs 🎉")
+    cleo.say("At 9:40. I watched it roll: every instance drained, nobody noticed.", "Not one “left the room” in the logs 🎉")
     ada.say("I was on the train the whole time. Two tunnels, and everything I wrote arrived in order.")
     ada.sent()
     ben.say("Ha. What did you do, switch to paper?")
@@ -43,22 +43,22 @@ def conversation(task, room, ada):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_of_the_form_and_a_conversation(visit, own, scheme, size):
-    task = own.task()
-    ada = visit(task, "weaving", color_scheme=scheme, **SIZES[size])
+    instance = own.instance()
+    ada = visit(instance, "weaving", color_scheme=scheme, **SIZES[size])
     expect(ada("#join")).to_be_visible()
     ada("#name").fill("Ada")
     take(ada, f"join-{size}-{scheme}")
     ada.join("Ada").joined()
-    conversation(task, "weaving", ada)
+    conversation(instance, "weaving", ada)
     take(ada, f"conversation-{size}-{scheme}")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_of_being_offline(visit, own, scheme):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, "weaving", "Ada", color_scheme=scheme, **SIZES["phone"])
-    conversation(task, "weaving", ada)
+    conversation(instance, "weaving", ada)
     link.cut()
     ada.page.context.set_offline(True)
     expect(ada("#status p")).to_contain_text("You are offline")
@@ -69,10 +69,10 @@ def test_pictures_of_being_offline(visit, own, scheme):
 
 
 def test_picture_of_the_drawer(visit, own):
-    task = own.task()
-    ada = visit(task, "garden", "Ada", **SIZES["phone"])
+    instance = own.instance()
+    ada = visit(instance, "garden", "Ada", **SIZES["phone"])
     ada.go("weaving").joined()
-    conversation(task, "weaving", ada)
+    conversation(instance, "weaving", ada)
     ada("#open-drawer").click()
     expect(ada("#close-drawer")).to_be_focused()
     ada("#sidebar").evaluate("async (node) => Promise.all(node.getAnimations().map((a) => a.finished))")
@@ -80,10 +80,10 @@ def test_picture_of_the_drawer(visit, own):
 
 
 def test_picture_of_the_other_tab(visit, own):
-    task = own.task()
-    ada = visit(task, "weaving", "Ada", **SIZES["desk"])
-    conversation(task, "weaving", ada)
-    tab = visit(task, "weaving", beside=ada)
+    instance = own.instance()
+    ada = visit(instance, "weaving", "Ada", **SIZES["desk"])
+    conversation(instance, "weaving", ada)
+    tab = visit(instance, "weaving", beside=ada)
     expect(tab("#join-problem")).to_contain_text("another tab")
     tab.page.keyboard.press("Enter")
     expect(ada("#away")).to_be_visible()
@@ -91,13 +91,13 @@ def test_picture_of_the_other_tab(visit, own):
 
 
 def test_picture_of_coming_back_to_news(visit, own):
-    task = own.task()
-    ada = visit(task, "weaving", "Ada", **SIZES["desk"])
-    ben, cleo = conversation(task, "weaving", ada)
+    instance = own.instance()
+    ada = visit(instance, "weaving", "Ada", **SIZES["desk"])
+    ben, cleo = conversation(instance, "weaving", ada)
     ada.look_away()
-    ben.say("Read it. One question about the leases.", "When a task dies, who tells the others that its people have left?")
-    cleo.say("Whichever task reaps first. The script lets only one of them announce it.")
-    ada.sees("Whichever task")
+    ben.say("Read it. One question about the leases.", "When an instance dies, who tells the others that its people have left?")
+    cleo.say("Whichever instance reaps first. The script lets only one of them announce it.")
+    ada.sees("Whichever instance")
     ada.look_back()
     expect(ada(".new")).to_have_count(1)
     take(ada, "news-desk-light")

@@ -7,18 +7,18 @@ from playwright.sync_api import expect
 from harness import Talker
 
 
-def test_the_name_is_remembered(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_the_name_is_remembered(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada.page.reload()
     ada.joined()
     ada.page.close()
-    again = visit(tasks[0], room, beside=ada)
+    again = visit(instances[0], room, beside=ada)
     again.joined()
     expect(again("#my-name")).to_have_text("Ada")
 
 
-def test_a_name_is_folded_and_a_bad_one_refused(visit, tasks, room):
-    ada = visit(tasks[0], room)
+def test_a_name_is_folded_and_a_bad_one_refused(visit, instances, room):
+    ada = visit(instances[0], room)
     for name in ("", "   ", "x" * 33, "a\u202eb"):
         ada.join(name)
         expect(ada("#join-problem")).to_contain_text("1 to 32 characters")
@@ -26,17 +26,17 @@ def test_a_name_is_folded_and_a_bad_one_refused(visit, tasks, room):
     expect(ada("#my-name")).to_have_text("Ada Lovelace")
 
 
-def test_a_name_that_is_taken(visit, tasks, room):
-    Talker(tasks[1], room, "Ada")
-    ada = visit(tasks[0], room)
+def test_a_name_that_is_taken(visit, instances, room):
+    Talker(instances[1], room, "Ada")
+    ada = visit(instances[0], room)
     ada.join("ADA")
     expect(ada("#join-problem")).to_contain_text("is in use here")
     ada.join("Ada 2").joined()
 
 
-def test_changing_ones_name(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_changing_ones_name(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     ada.say("I am Ada")
     ada.sees("I am Ada")
     ada("#rename").click()
@@ -49,8 +49,8 @@ def test_changing_ones_name(visit, tasks, room):
 
 
 def test_the_passphrase(visit, own, room):
-    task = own.task(PASSPHRASE="open sesame")
-    ada = visit(task, room)
+    instance = own.instance(PASSPHRASE="open sesame")
+    ada = visit(instance, room)
     expect(ada("#passphrase")).to_be_visible()
     ada.join("Ada")
     expect(ada("#join-problem")).to_have_text("This chat asks for a passphrase.")
@@ -63,8 +63,8 @@ def test_the_passphrase(visit, own, room):
 
 
 def test_the_passphrase_wrong_too_often(visit, own, room):
-    task = own.task(PASSPHRASE="open sesame")
-    ada = visit(task, room).join("Ada")
+    instance = own.instance(PASSPHRASE="open sesame")
+    ada = visit(instance, room).join("Ada")
     expect(ada("#join-problem")).to_have_text("This chat asks for a passphrase.")
     for word in ("open barley", "open oats", "open rye", "open wheat"):
         ada.join("Ada", word)
@@ -74,11 +74,11 @@ def test_the_passphrase_wrong_too_often(visit, own, room):
     ada.join("Ada", "open sesame").joined()
 
 
-def test_taken_over_in_another_tab_and_back(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_taken_over_in_another_tab_and_back(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     ada("#text").fill("half")
-    tab = visit(tasks[0], room, beside=ada)
+    tab = visit(instances[0], room, beside=ada)
     # The second tab knows of the first, and asks before it takes the place over.
     expect(tab("#join-problem")).to_contain_text("in another tab")
     expect(tab("#name")).to_have_value("Ada")
@@ -105,9 +105,9 @@ def test_taken_over_in_another_tab_and_back(visit, tasks, room):
     expect(bob(".notice")).to_have_count(0)
 
 
-def test_two_tabs_of_one_browser_can_be_two_people(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    tab = visit(tasks[0], room, beside=ada)
+def test_two_tabs_of_one_browser_can_be_two_people(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    tab = visit(instances[0], room, beside=ada)
     expect(tab("#join-problem")).to_contain_text("in another tab")
     tab.join("Bob").joined()
     tab.say("hello myself")
@@ -119,8 +119,8 @@ def test_two_tabs_of_one_browser_can_be_two_people(visit, tasks, room):
     expect(ada("#my-name")).to_have_text("Ada")
 
 
-def test_rooms_by_address_and_by_the_switcher(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_rooms_by_address_and_by_the_switcher(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     expect(ada("h1")).to_have_text(f"#{room}")
     ada("#go-room").fill("No such room!")
     ada("#go-room").press("Enter")
@@ -140,9 +140,9 @@ def test_rooms_by_address_and_by_the_switcher(visit, tasks, room):
     expect(ada.page).to_have_url(f"{ada.url}/")
 
 
-def test_rooms_do_not_hear_each_other(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[0], f"{room}-b", "Bob")
+def test_rooms_do_not_hear_each_other(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[0], f"{room}-b", "Bob")
     ada.say("in one")
     ada.sees("in one")
     bob.say("in two")
@@ -150,8 +150,8 @@ def test_rooms_do_not_hear_each_other(visit, tasks, room):
     assert (ada.texts(), bob.texts()) == (["in one"], ["in two"])
 
 
-def test_the_invitation_is_a_link_to_the_room(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", permissions=["clipboard-read", "clipboard-write"])
+def test_the_invitation_is_a_link_to_the_room(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", permissions=["clipboard-read", "clipboard-write"])
     ada("#invite").click()
     expect(ada("#invite")).to_have_text("Link copied")
     assert ada.page.evaluate("navigator.clipboard.readText()") == f"{ada.url}/r/{room}"

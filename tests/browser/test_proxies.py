@@ -21,7 +21,7 @@ http {{
         listen 127.0.0.1:{port};
         location = /chat {{ return 308 /chat/; }}
         location /chat/ {{
-            proxy_pass http://127.0.0.1:{task}{slash};
+            proxy_pass http://127.0.0.1:{instance}{slash};
             proxy_http_version 1.1;
             proxy_set_header Host $http_host;
             proxy_set_header Upgrade $http_upgrade;
@@ -41,7 +41,7 @@ http://127.0.0.1:{port} {{
     bind 127.0.0.1
     redir /chat /chat/
     {directive} /chat/* {{
-        reverse_proxy 127.0.0.1:{task}
+        reverse_proxy 127.0.0.1:{instance}
     }}
 }}
 """
@@ -58,7 +58,7 @@ frontend web
     {strip}
     default_backend bobbin
 backend bobbin
-    server one 127.0.0.1:{task}
+    server one 127.0.0.1:{instance}
 """
 WAYS = {
     "nginx": (["nginx", "-c", "{file}"], NGINX, {"slash": ""}),
@@ -71,10 +71,10 @@ WAYS = {
 
 
 class Proxy:
-    def __init__(self, way, tmp, task):
+    def __init__(self, way, tmp, instance):
         # A free port from the system may be lost to a client's socket before the proxy listens.
         for attempt in range(5):
-            self._start(way, tmp, task)
+            self._start(way, tmp, instance)
             try:
                 poll(f"{way} listens: {tmp}/log", self._listens)
                 return
@@ -82,11 +82,11 @@ class Proxy:
                 if attempt == 4 or self.process.poll() is None:
                     raise
 
-    def _start(self, way, tmp, task):
+    def _start(self, way, tmp, instance):
         command, template, values = WAYS[way]
         self.port = free_port()
         file = tmp / "proxy.conf"
-        file.write_text(template.format(tmp=tmp, port=self.port, task=task.port, **values))
+        file.write_text(template.format(tmp=tmp, port=self.port, instance=instance.port, **values))
         log = open(tmp / "log", "w")
         env = {"HOME": str(tmp), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_CONFIG_HOME": str(tmp), "XDG_DATA_HOME": str(tmp)}
         self.process = subprocess.Popen([part.format(file=file) for part in command], stdout=log, stderr=log, env=env)
@@ -105,11 +105,11 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def under_chat(tmp_path_factory):
-    from harness import Task
+    from harness import Instance
 
-    task = Task(BASE_PATH="/chat")
-    yield task
-    task.stop()
+    instance = Instance(BASE_PATH="/chat")
+    yield instance
+    instance.stop()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -11,18 +11,18 @@ ROWS = "document.querySelectorAll('#list > li').length"
 AT_END = "(() => { const s = document.querySelector('#scroller'); return s.scrollHeight - s.scrollTop - s.clientHeight < 4 })()"
 
 
-def test_a_room_opens_at_its_end_with_its_history(visit, tasks, room):
-    Talker(tasks[1], room, "Bob").say(*(f"line {i}" for i in range(30)))
-    ada = visit(tasks[0], room, "Ada")
+def test_a_room_opens_at_its_end_with_its_history(visit, instances, room):
+    Talker(instances[1], room, "Bob").say(*(f"line {i}" for i in range(30)))
+    ada = visit(instances[0], room, "Ada")
     ada.sees("line 29")
     assert ada.texts() == [f"line {i}" for i in range(30)]
     assert ada.page.evaluate(AT_END)
     expect(ada(".edge")).to_have_text("These are the oldest messages kept.")
 
 
-def test_scrolling_up_loads_older_messages_without_a_jump(visit, tasks, room):
-    Talker(tasks[1], room, "Bob").say(*(f"line {i} {'word ' * (i % 40)}" for i in range(400)))
-    ada = visit(tasks[0], room, "Ada")
+def test_scrolling_up_loads_older_messages_without_a_jump(visit, instances, room):
+    Talker(instances[1], room, "Bob").say(*(f"line {i} {'word ' * (i % 40)}" for i in range(400)))
+    ada = visit(instances[0], room, "Ada")
     ada.sees("line 399 ")
     top = "document.querySelector('#scroller').getBoundingClientRect().top"
     first = f"[...document.querySelectorAll('.message')].find((row) => row.getBoundingClientRect().bottom > {top} + 5)"
@@ -42,10 +42,10 @@ def test_scrolling_up_loads_older_messages_without_a_jump(visit, tasks, room):
     ada.sees("line 0 ")
 
 
-def test_when_scrolled_up_a_button_counts_the_new_ones(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
+def test_when_scrolled_up_a_button_counts_the_new_ones(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
     bob.say(*(f"line {i}" for i in range(60)))
-    ada = visit(tasks[0], room, "Ada")
+    ada = visit(instances[0], room, "Ada")
     ada.sees("line 59")
     expect(ada("#jump")).to_be_hidden()
     ada.scroll(-500)
@@ -62,18 +62,18 @@ def test_when_scrolled_up_a_button_counts_the_new_ones(visit, tasks, room):
     assert ada.page.evaluate(AT_END)
 
 
-def test_saying_something_goes_to_the_end(visit, tasks, room):
-    Talker(tasks[1], room, "Bob").say(*(f"line {i}" for i in range(60)))
-    ada = visit(tasks[0], room, "Ada")
+def test_saying_something_goes_to_the_end(visit, instances, room):
+    Talker(instances[1], room, "Bob").say(*(f"line {i}" for i in range(60)))
+    ada = visit(instances[0], room, "Ada")
     ada.sees("line 59")
     ada.scroll(-600)
     ada.say("mine")
     expect(ada.message("mine")).to_be_in_viewport()
 
 
-def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
-    ada = visit(tasks[0], room, "Ada")
+def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
+    ada = visit(instances[0], room, "Ada")
     bob.say("seen")
     ada.sees("seen")
     expect(ada.page).to_have_title(f"#{room} · Bobbin")
@@ -97,10 +97,10 @@ def test_a_line_marks_where_reading_stopped_and_the_title_counts(visit, tasks, r
     expect(ada(".new")).to_have_count(0)
 
 
-def test_the_line_is_not_drawn_under_the_readers_eyes(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
+def test_the_line_is_not_drawn_under_the_readers_eyes(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
     bob.say(*(f"old {i}" for i in range(60)))
-    ada = visit(tasks[0], room, "Ada")
+    ada = visit(instances[0], room, "Ada")
     ada.sees("old 59")
     ada.page.reload()
     ada.joined()
@@ -118,18 +118,18 @@ def test_the_line_is_not_drawn_under_the_readers_eyes(visit, tasks, room):
     expect(ada(".new")).to_have_count(1)
 
 
-def test_the_title_counts_in_a_tab_that_is_not_painted(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_the_title_counts_in_a_tab_that_is_not_painted(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada.page.evaluate("() => { window.requestAnimationFrame = () => 0; }")
     ada.look_away()
-    Talker(tasks[1], room, "Bob").say("one", "two")
+    Talker(instances[1], room, "Bob").say("one", "two")
     expect(ada.page).to_have_title(f"(2) #{room} · Bobbin")
 
 
-def test_coming_back_another_day_the_line_is_in_sight(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
+def test_coming_back_another_day_the_line_is_in_sight(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
     bob.say(*(f"old {i}" for i in range(20)))
-    ada = visit(tasks[0], room, "Ada")
+    ada = visit(instances[0], room, "Ada")
     ada.sees("old 19")
     ada.page.goto("about:blank")
     bob.say(*(f"new {i} {'word ' * 30}" for i in range(30)))
@@ -139,9 +139,9 @@ def test_coming_back_another_day_the_line_is_in_sight(visit, tasks, room):
     assert "new 0 " in ada.page.evaluate("document.querySelector('.new').nextElementSibling.textContent")
 
 
-def test_five_thousand_messages_stay_smooth(visit, tasks, room):
-    bob = Talker(tasks[0], room, "Bob")
-    ada = visit(tasks[0], room, "Ada")
+def test_five_thousand_messages_stay_smooth(visit, instances, room):
+    bob = Talker(instances[0], room, "Bob")
+    ada = visit(instances[0], room, "Ada")
     bob.say(*(f"line {i} and some more words to read" for i in range(5000)))
     ada.sees("line 4999 ", timeout=20_000)
     assert ada.page.evaluate(ROWS) < 260
@@ -178,9 +178,9 @@ def test_five_thousand_messages_stay_smooth(visit, tasks, room):
     assert ada.page.evaluate(ROWS) < 260
 
 
-def test_a_full_house_of_history_can_be_scrolled_back_from_the_server(visit, tasks, room):
-    Talker(tasks[0], room, "Bob").say(*(f"line {i}." for i in range(1200)))
-    ada = visit(tasks[1], room, "Ada")
+def test_a_full_house_of_history_can_be_scrolled_back_from_the_server(visit, instances, room):
+    Talker(instances[0], room, "Bob").say(*(f"line {i}." for i in range(1200)))
+    ada = visit(instances[1], room, "Ada")
     ada.sees("line 1199.")
 
     def top():

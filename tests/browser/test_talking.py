@@ -7,9 +7,9 @@ from playwright.sync_api import expect
 from harness import Talker
 
 
-def test_a_message_crosses_between_two_tasks(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_a_message_crosses_between_two_tasks(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     ada.say("Good morning")
     row = bob.sees("Good morning")
     expect(row.locator(".name")).to_have_text("Ada")
@@ -18,9 +18,9 @@ def test_a_message_crosses_between_two_tasks(visit, tasks, room):
     assert ada.texts() == bob.texts() == ["Good morning", "And to you"]
 
 
-def test_the_count_and_the_names_are_those_of_both_tasks(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_the_count_and_the_names_are_those_of_both_tasks(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     for person in (ada, bob):
         expect(person("#people-count")).to_have_text("2")
         expect(person("#people bdi")).to_have_text(["Ada", "Bob"])
@@ -29,9 +29,9 @@ def test_the_count_and_the_names_are_those_of_both_tasks(visit, tasks, room):
     expect(ada("#people bdi")).to_have_text(["Ada"])
 
 
-def test_typing_is_seen_by_others_and_not_by_oneself(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_typing_is_seen_by_others_and_not_by_oneself(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     bob("#text").press_sequentially("hel")
     expect(ada("#typing")).to_have_text("Bob is typing")
     expect(bob("#typing")).to_have_text("")
@@ -40,9 +40,9 @@ def test_typing_is_seen_by_others_and_not_by_oneself(visit, tasks, room):
     expect(ada("#typing")).to_have_text("")
 
 
-def test_typing_of_two_and_of_several(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    others = [Talker(tasks[i % 2], room, name) for i, name in enumerate(["Bob", "Cleo", "Dan"])]
+def test_typing_of_two_and_of_several(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    others = [Talker(instances[i % 2], room, name) for i, name in enumerate(["Bob", "Cleo", "Dan"])]
     others[0].send(type="typing", active=True)
     expect(ada("#typing")).to_have_text("Bob is typing")
     others[1].send(type="typing", active=True)
@@ -55,10 +55,10 @@ def test_typing_of_two_and_of_several(visit, tasks, room):
     expect(ada("#typing")).to_have_text("", timeout=8000)
 
 
-def test_comings_and_goings_are_gathered_into_one_quiet_line(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_comings_and_goings_are_gathered_into_one_quiet_line(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada.say("hello")
-    crowd = [Talker(tasks[i % 2], room, f"Guest {i}") for i in range(5)]
+    crowd = [Talker(instances[i % 2], room, f"Guest {i}") for i in range(5)]
     expect(ada(".notice")).to_have_text(["5 people joined"])
     crowd[0].leave()
     crowd[1].leave()
@@ -69,23 +69,23 @@ def test_comings_and_goings_are_gathered_into_one_quiet_line(visit, tasks, room)
     expect(ada(".notice")).to_have_text(["3 people joined", "3 people left"])
 
 
-def test_a_reload_is_not_told_to_others(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_a_reload_is_not_told_to_others(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     expect(ada(".notice")).to_have_text([re.compile("Bob.* joined")])
     bob.say("brb")
     bob.page.reload()
     bob.joined()
     bob.say("back")
     ada.sees("back")
-    cleo = Talker(tasks[1], room, "Cleo")
+    cleo = Talker(instances[1], room, "Cleo")
     cleo.leave()
     expect(ada(".notice")).to_have_count(1)
 
 
-def test_messages_of_one_person_are_grouped_and_own_ones_told_apart(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = Talker(tasks[1], room, "Bob")
+def test_messages_of_one_person_are_grouped_and_own_ones_told_apart(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = Talker(instances[1], room, "Bob")
     bob.say("one", "two", "three")
     ada.sees("three")
     ada.say("mine")
@@ -102,17 +102,17 @@ def test_messages_of_one_person_are_grouped_and_own_ones_told_apart(visit, tasks
     expect(head).to_have_css("opacity", "1")
 
 
-def test_a_name_has_one_colour_for_everybody(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
-    Talker(tasks[0], room, "Cleo").say("hi")
+def test_a_name_has_one_colour_for_everybody(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
+    Talker(instances[0], room, "Cleo").say("hi")
     hues = [person.sees("hi").evaluate("(row) => row.style.getPropertyValue('--hue')") for person in (ada, bob)]
     assert hues[0] == hues[1] != ""
 
 
-def test_links_code_and_emoji(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = Talker(tasks[1], room, "Bob")
+def test_links_code_and_emoji(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = Talker(instances[1], room, "Bob")
     bob.say(
         "see https://example.org/a_(b)?q=1&r=2. Or (http://example.org/x), not javascript:alert(1) nor ftp://example.org",
         "use `let x = <b>1</b>` *here*",

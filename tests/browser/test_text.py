@@ -23,8 +23,8 @@ def in_page(person, script, seed=1):
     return person.page.evaluate("async () => {" + TOOLS.replace("SEED", str(seed)) + script + "}")
 
 
-def test_no_name_and_no_text_makes_an_exception_or_markup_of_its_own(visit, tasks, room):
-    ada = visit(tasks[0], room)
+def test_no_name_and_no_text_makes_an_exception_or_markup_of_its_own(visit, instances, room):
+    ada = visit(instances[0], room)
     wrong = in_page(ada, """
         const wrong = [];
         const tags = new Set(['A', 'CODE', 'PRE', 'STRONG', 'EM', 'MARK', 'SPAN', 'BLOCKQUOTE', 'DIV', 'BUTTON']);
@@ -56,10 +56,10 @@ def test_no_name_and_no_text_makes_an_exception_or_markup_of_its_own(visit, task
     assert wrong == []
 
 
-def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, tasks, room):
+def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, instances, room):
     """A ratio, so that the machine's speed does not matter; the texts are the worst that 4,096 bytes can hold for each of
     the steps. The first of them took 105 ms where a plain text took 0.1."""
-    ada = visit(tasks[0], room)
+    ada = visit(instances[0], room)
     ratios = in_page(ada, """
         const fill = (text) => text.repeat(4096 / text.length);
         const worst = {
@@ -90,12 +90,12 @@ def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, tasks, roo
     assert not slow, (ratios["plain"], slow)
 
 
-def test_fifty_of_the_worst_block_the_page_hardly_longer_than_plain_ones(visit, tasks, room):
+def test_fifty_of_the_worst_block_the_page_hardly_longer_than_plain_ones(visit, instances, room):
     """They blocked it for 6 s."""
 
     def blocked(text, room):
-        Talker(tasks[1], room, "Bob").say(*[text] * 50)
-        ada = visit(tasks[0], room, script="window.long = []; new PerformanceObserver((l) => long.push(...l.getEntries().map((e) => e.duration))).observe({ type: 'longtask', buffered: true });")
+        Talker(instances[1], room, "Bob").say(*[text] * 50)
+        ada = visit(instances[0], room, script="window.long = []; new PerformanceObserver((l) => long.push(...l.getEntries().map((e) => e.duration))).observe({ type: 'longtask', buffered: true });")
         ada.join("Ada").joined()
         expect(ada(".message")).to_have_count(50)
         ada.page.wait_for_timeout(300)
@@ -105,9 +105,9 @@ def test_fifty_of_the_worst_block_the_page_hardly_longer_than_plain_ones(visit, 
     assert worst < 8 * max(plain, 60), (plain, worst)
 
 
-def test_bold_italic_quotes_and_code(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = Talker(tasks[1], room, "Bob")
+def test_bold_italic_quotes_and_code(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = Talker(instances[1], room, "Bob")
     bob.say(
         "marks: **bold *both* bold** and *italic*, not 2*3*4, not snake * case *, not **open",
         "> quoted **well**\n> second\nanswer\n>no quote",
@@ -125,18 +125,18 @@ def test_bold_italic_quotes_and_code(visit, tasks, room):
     expect(row.locator("a")).to_have_attribute("href", "https://example.org/*a*b")
 
 
-def test_a_row_that_cannot_be_drawn_shows_its_text_and_the_others_are_there(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", script="URL.canParse = () => { throw new Error('out of order'); };")
-    Talker(tasks[1], room, "Bob").say("before", "see https://example.org", "after")
+def test_a_row_that_cannot_be_drawn_shows_its_text_and_the_others_are_there(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", script="URL.canParse = () => { throw new Error('out of order'); };")
+    Talker(instances[1], room, "Bob").say("before", "see https://example.org", "after")
     ada.sees("after")
     assert ada.texts() == ["before", "Bob: see https://example.org", "after"]
     assert ada.problems and all("a row cannot be drawn" in problem for problem in ada.problems)
     ada.problems.clear()
 
 
-def test_code_and_messages_can_be_copied(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada", permissions=["clipboard-read", "clipboard-write"])
-    Talker(tasks[1], room, "Bob").say("take this:\n```sh\nls -l\n```")
+def test_code_and_messages_can_be_copied(visit, instances, room):
+    ada = visit(instances[0], room, "Ada", permissions=["clipboard-read", "clipboard-write"])
+    Talker(instances[1], room, "Bob").say("take this:\n```sh\nls -l\n```")
     row = ada.sees("take this")
     row.hover()
     row.get_by_role("button", name="Copy code").click()
@@ -146,9 +146,9 @@ def test_code_and_messages_can_be_copied(visit, tasks, room):
     ada.wait("async () => (await navigator.clipboard.readText()).startsWith('take this:')")
 
 
-def test_a_reply_quotes_the_message_and_names_its_author(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    bob = visit(tasks[1], room, "Bob")
+def test_a_reply_quotes_the_message_and_names_its_author(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    bob = visit(instances[1], room, "Bob")
     bob.say("first line\nsecond line")
     row = ada.sees("first line")
     row.hover()
@@ -166,9 +166,9 @@ def test_a_reply_quotes_the_message_and_names_its_author(visit, tasks, room):
     expect(bob("#text")).to_have_value("> @Ada: I agree\n")
 
 
-def test_the_conversation_can_be_saved_as_text(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
-    Talker(tasks[1], room, "Bob").say("one", "two\nlines")
+def test_the_conversation_can_be_saved_as_text(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
+    Talker(instances[1], room, "Bob").say("one", "two\nlines")
     ada.sees("two")
     with ada.page.expect_download() as download:
         ada("#save").click()
@@ -177,9 +177,9 @@ def test_the_conversation_can_be_saved_as_text(visit, tasks, room):
     assert "] Bob: one\n" in text and "] Bob: two\nlines\n" in text
 
 
-def test_what_the_host_removes_disappears_at_once(visit, tasks, room):
+def test_what_the_host_removes_disappears_at_once(visit, instances, room):
     server = FakeServer()
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     for i in range(1, 7):
         server.message(f"text {i}.")
     ada.sees("text 6.")

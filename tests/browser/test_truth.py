@@ -8,29 +8,29 @@ from playwright.sync_api import expect
 from harness import FakeServer, Talker, fake_message
 
 
-def test_a_hyphen_or_any_other_mark_in_a_name_blanks_nobodys_room(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_a_hyphen_or_any_other_mark_in_a_name_blanks_nobodys_room(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     names = ["Mary-Lou", "a-b-c", *(f"x{mark}y" for mark in "!\"#$%&'()*+,./:;<=>?@[\\]^_`{|}~-")]
     for name in names:
-        Talker(tasks[1], room, name).say(f"I am @{name}")
+        Talker(instances[1], room, name).say(f"I am @{name}")
     ada.sees(f"I am @{names[-1]}")
-    newcomer = visit(tasks[1], room, "Zoe")
+    newcomer = visit(instances[1], room, "Zoe")
     newcomer.sees("I am @Mary-Lou")
     expect(ada(".message .mention")).to_have_text([f"@{name}" for name in names])
     ada.say("@Mary-Lou hello")
     newcomer.sees("@Mary-Lou hello")
 
 
-def test_a_stranger_under_a_departed_name_does_not_get_her_messages(visit, tasks, room):
-    first = Talker(tasks[1], room, "Ada")
+def test_a_stranger_under_a_departed_name_does_not_get_her_messages(visit, instances, room):
+    first = Talker(instances[1], room, "Ada")
     first.say("I am the first Ada")
     first.leave()
-    ada = visit(tasks[0], room).join("Ada").joined()
+    ada = visit(instances[0], room).join("Ada").joined()
     ada.say("I am the second")
     row = ada.sees("I am the first Ada")
     assert "own" not in row.get_attribute("class").split()
     expect(row.locator(".name")).to_have_text("Ada")
-    bob = visit(tasks[1], room, "Bob")
+    bob = visit(instances[1], room, "Bob")
     bob.sees("I am the second")
     marks = bob(".message .mark").evaluate_all("(marks) => marks.map((mark) => [mark.title, mark.textContent + mark.style.cssText])")
     assert len(marks) == 2 and marks[0] != marks[1], marks
@@ -42,17 +42,17 @@ def test_a_stranger_under_a_departed_name_does_not_get_her_messages(visit, tasks
     assert "lead" not in again.get_attribute("class").split()
 
 
-def test_who_is_announced_again_did_not_join(visit, tasks, room):
+def test_who_is_announced_again_did_not_join(visit, instances, room):
     server = FakeServer(names=["Ada", "Bob"], participants=2)
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     server.send(type="presence", joined=["Ada", "Bob", "Cleo"], left=[], participants=3)
     expect(ada(".notice")).to_have_text([re.compile("^.Cleo. joined$")])
 
 
-def test_a_thousand_people_and_oneself_among_them(visit, tasks, room):
+def test_a_thousand_people_and_oneself_among_them(visit, instances, room):
     names = sorted(f"Guest {i:04}" for i in range(1000))
     server = FakeServer(names=names[:100], participants=1000)
-    ada = visit(tasks[0], room, "Zoe", fake=server)
+    ada = visit(instances[0], room, "Zoe", fake=server)
     expect(ada("#people li", has_text="you")).to_have_count(1)
     expect(ada("#people li")).to_have_count(100)
     expect(ada("#people-rest")).to_have_text("and 900 more")
@@ -64,9 +64,9 @@ def test_a_thousand_people_and_oneself_among_them(visit, tasks, room):
     expect(ada("#people li", has_text="you")).to_have_count(1)
 
 
-def test_more_missed_than_is_loaded_is_not_called_fifty(visit, tasks, room):
-    bob = Talker(tasks[1], room, "Bob")
-    ada = visit(tasks[0], room, "Ada")
+def test_more_missed_than_is_loaded_is_not_called_fifty(visit, instances, room):
+    bob = Talker(instances[1], room, "Bob")
+    ada = visit(instances[0], room, "Ada")
     bob.say("read this")
     ada.sees("read this")
     ada.page.goto("about:blank")
@@ -87,13 +87,13 @@ def test_more_missed_than_is_loaded_is_not_called_fifty(visit, tasks, room):
 
 
 def test_a_server_restarted_without_its_messages_is_said_now_and_later(visit, own, room):
-    task = own.task(DRAIN_SECONDS=0)
-    link = own.link(task)
+    instance = own.instance(DRAIN_SECONDS=0)
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
     ada.say("it was here")
     ada.sent()
-    task.stop()
-    link.to(own.task())
+    instance.stop()
+    link.to(own.instance())
     ada.joined(timeout=20_000)
     expect(ada(".notice")).to_have_text(["The server has lost all messages: what stands above is only on this page."])
     ada.page.reload()
@@ -101,9 +101,9 @@ def test_a_server_restarted_without_its_messages_is_said_now_and_later(visit, ow
     expect(ada(".edge")).to_have_text("The messages that were here are no longer kept.")
 
 
-def test_five_thousand_paged_from_the_server_and_back_are_never_more_than_300_rows(visit, tasks, room):
-    Talker(tasks[0], room, "Bob").say(*(f"line {i}." for i in range(5000)))
-    ada = visit(tasks[1], room, "Ada")
+def test_five_thousand_paged_from_the_server_and_back_are_never_more_than_300_rows(visit, instances, room):
+    Talker(instances[0], room, "Bob").say(*(f"line {i}." for i in range(5000)))
+    ada = visit(instances[1], room, "Ada")
     ada.sees("line 4999.")
     most, nodes = ada.page.evaluate("""async () => {
         const scroller = document.querySelector('#scroller');
@@ -124,12 +124,12 @@ def test_five_thousand_paged_from_the_server_and_back_are_never_more_than_300_ro
     assert most <= 300 and nodes < 3000, (most, nodes)
 
 
-def test_days_and_waiting_messages_count_as_rows_too(visit, tasks, room):
+def test_days_and_waiting_messages_count_as_rows_too(visit, instances, room):
     day = 86_400_000
     history = [{**fake_message(i, f"day {i}."), "id": f"{1_700_000_000_000 + i * day}-0", "at": 1_700_000_000_000 + i * day} for i in range(500)]
     server = FakeServer(messages=history, last=history[-1]["id"])
     server.answers["message"] = lambda frame: None
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     assert ada.page.evaluate("document.querySelectorAll('#list > li').length") <= 300
     ada.page.evaluate("""() => { for (let i = 0; i < 400; i++) {
         document.querySelector('#text').value = `mine ${i}`;
@@ -141,21 +141,21 @@ def test_days_and_waiting_messages_count_as_rows_too(visit, tasks, room):
 
 
 @pytest.mark.parametrize("way", ["refused", "missing"])
-def test_notifications_that_the_browser_does_not_show_are_said(visit, tasks, room, way):
+def test_notifications_that_the_browser_does_not_show_are_said(visit, instances, room, way):
     script = {"refused": "window.Notification = class { static permission = 'granted'; static async requestPermission() { return 'granted'; } constructor() { throw new TypeError('Illegal constructor'); } };", "missing": "delete window.Notification;"}[way]
-    ada = visit(tasks[0], room, "Ada", script=script)
+    ada = visit(instances[0], room, "Ada", script=script)
     ada("#notify").select_option("all")
     if way == "refused":
         ada.look_away()
-        Talker(tasks[1], room, "Bob").say("look")
+        Talker(instances[1], room, "Bob").say("look")
         ada.sees("look")
     expect(ada("#notify-hint")).to_contain_text("shows no notifications")
     expect(ada("#notify")).to_have_value("off")
 
 
-def test_steady_messages_are_announced(visit, tasks, room):
+def test_steady_messages_are_announced(visit, instances, room):
     server = FakeServer()
-    ada = visit(tasks[0], room, "Ada", fake=server)
+    ada = visit(instances[0], room, "Ada", fake=server)
     for i in range(25):
         server.message(f"steady {i}")
         ada.page.wait_for_timeout(100)

@@ -5,8 +5,8 @@ from playwright.sync_api import expect
 from harness import Talker, poll
 
 
-def test_enter_sends_shift_enter_breaks_and_the_box_grows(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_enter_sends_shift_enter_breaks_and_the_box_grows(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     box = ada("#text")
     low = box.bounding_box()["height"]
     box.press_sequentially("one")
@@ -22,8 +22,8 @@ def test_enter_sends_shift_enter_breaks_and_the_box_grows(visit, tasks, room):
     assert box.bounding_box()["height"] < 0.4 * 760
 
 
-def test_nothing_but_white_space_is_not_sent(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_nothing_but_white_space_is_not_sent(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada("#text").fill("  \n ")
     expect(ada("#send")).to_be_disabled()
     ada("#text").press("Enter")
@@ -32,8 +32,8 @@ def test_nothing_but_white_space_is_not_sent(visit, tasks, room):
     assert ada.texts() == ["real"]
 
 
-def test_a_draft_survives_a_reload_and_belongs_to_its_room(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_a_draft_survives_a_reload_and_belongs_to_its_room(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada("#text").fill("half a thou")
     ada.page.reload()
     ada.joined()
@@ -50,8 +50,8 @@ def test_a_draft_survives_a_reload_and_belongs_to_its_room(visit, tasks, room):
 
 
 def test_a_message_shows_at_once_as_pending_then_as_sent(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
     link.freeze()
     ada.say("slowly")
@@ -63,10 +63,10 @@ def test_a_message_shows_at_once_as_pending_then_as_sent(visit, own, room):
     assert ada.texts() == ["slowly"]
 
 
-def test_a_refused_message_says_why_and_can_be_tried_again_or_discarded(visit, tasks, room):
+def test_a_refused_message_says_why_and_can_be_tried_again_or_discarded(visit, instances, room):
     # No real server refuses what the page considers valid, so the page's length check is disabled.
     lenient = "TextEncoder.prototype.encode = () => new Uint8Array(0);"
-    ada = visit(tasks[0], room, "Ada", script=lenient)
+    ada = visit(instances[0], room, "Ada", script=lenient)
     ada.say("x" * 5000)
     row = ada("li.failed")
     expect(row.locator("time")).to_have_text("Not sent")
@@ -79,8 +79,8 @@ def test_a_refused_message_says_why_and_can_be_tried_again_or_discarded(visit, t
     expect(ada("li.failed")).to_have_count(0)
 
 
-def test_near_the_limit_a_counter_counts_bytes(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_near_the_limit_a_counter_counts_bytes(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     counter = ada("#counter")
     ada("#text").fill("é" * 1700)
     expect(counter).to_be_hidden()
@@ -97,33 +97,33 @@ def test_near_the_limit_a_counter_counts_bytes(visit, tasks, room):
     ada.sees("é" * 2048)
 
 
-def test_up_arrow_in_an_empty_box_brings_the_last_text_back(visit, tasks, room):
-    ada = visit(tasks[0], room, "Ada")
+def test_up_arrow_in_an_empty_box_brings_the_last_text_back(visit, instances, room):
+    ada = visit(instances[0], room, "Ada")
     ada.say("helo wrold")
     ada.sees("helo wrold")
-    Talker(tasks[1], room, "Bob").say("what?")
+    Talker(instances[1], room, "Bob").say("what?")
     ada.sees("what?")
     ada("#text").press("ArrowUp")
     expect(ada("#text")).to_have_value("helo wrold")
 
 
 def test_too_fast_is_slowed_down_and_nothing_is_lost(visit, own, room):
-    task = own.task(RATE_LIMIT=5)
-    ada = visit(task, room, "Ada")
+    instance = own.instance(RATE_LIMIT=5)
+    ada = visit(instance, room, "Ada")
     texts = [f"quick {i}" for i in range(26)]
     for text in texts:
         ada.say(text)
     ada.wait("(n) => document.querySelectorAll('.message').length === n && !document.querySelector('.sending, .waiting')", len(texts), timeout=15_000)
     assert ada.texts() == texts
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     assert [m["text"] for m in bob.welcome["messages"]] == texts
 
 
 def test_messages_that_a_reload_interrupts_still_go_out_once(visit, own, room):
-    task = own.task()
-    link = own.link(task)
+    instance = own.instance()
+    link = own.link(instance)
     ada = visit(link, room, "Ada")
-    bob = Talker(task, room, "Bob")
+    bob = Talker(instance, room, "Bob")
     link.freeze()
     ada.say("one")
     ada.say("two")

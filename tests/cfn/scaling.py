@@ -49,7 +49,7 @@ class Rules:
     target: float | None = None  # target tracking on connections used, for scaling out only
     target_cooldown: float = 0
     cap: int | None = None  # maximum sessions per task; None: unlimited
-    shed: float = 0  # sessions per second that a task over its share asks to move
+    rebalance: float = 0  # sessions per second that a task over its share asks to move
 
     def adjust(self, capacity, breach, steps):
         """The capacity after one step, rounded as by Application Auto Scaling; None if no step matches."""
@@ -76,7 +76,7 @@ ARTICLE = Rules(
 )
 
 
-def from_template(world, cap=850, shed=10):
+def from_template(world, cap=850, rebalance=10):
     """The rules of a resolved chat-service stack. A full task (850 sessions) is then at 85 % of its CPU."""
     parts = {
         key: p
@@ -127,14 +127,14 @@ def from_template(world, cap=850, shed=10):
         tracking.get("TargetValue"),
         tracking.get("ScaleOutCooldown", 0),
         cap,
-        shed,
+        rebalance,
     )
 
 
 @dataclasses.dataclass
 class Task:
     sockets: float = 0.0
-    shedding: bool = False
+    rebalancing: bool = False
 
 
 class Service:
@@ -144,7 +144,7 @@ class Service:
         self.rules, self.cost, self.now = rules, cost, 0
         self.tasks = [Task(sessions / rules.smallest) for _ in range(rules.smallest)]  # running tasks
         self.starting = []  # when each starting task will run
-        self.waiting = self.dropped = self.shed = 0.0
+        self.waiting = self.dropped = self.moved = 0.0
         self.actions = []  # (time, +n or -n)
         self.out_until = self.in_until = self.tracked_until = -math.inf
         self.base = self.tracked_base = rules.smallest  # capacity before the scale-out whose cooldown is running
@@ -188,7 +188,7 @@ class Service:
                     "hottest": max(self.cpus()),
                     "waiting": self.waiting,
                     "dropped": self.dropped,
-                    "shed": self.shed,
+                    "moved": self.moved,
                     "wanted": wanted,
                 }
             )
@@ -203,12 +203,12 @@ class Service:
         average = self.connected / len(self.tasks)
         for task in self.tasks:
             over = task.sockets - average
-            task.shedding = over > 0 and (task.shedding or over > average / 2 and over >= 200)
-            if task.shedding:
-                moved = min(self.rules.shed * STEP, over)
+            task.rebalancing = over > 0 and (task.rebalancing or over > average / 2 and over >= 200)
+            if task.rebalancing:
+                moved = min(self.rules.rebalance * STEP, over)
                 task.sockets -= moved
                 self.waiting += moved
-                self.shed += moved
+                self.moved += moved
 
     def connect(self):
         """Waiting clients connect: with a cap, to the least loaded tasks, up to the cap; without one, evenly."""
@@ -333,7 +333,7 @@ def table(runs):
             f"{r.served:.0f}",
             f"{max(x['waiting'] for x in r.log):.0f}",
             f"{r.log[-1]['dropped']:.0f}",
-            f"{r.log[-1]['shed']:.0f}",
+            f"{r.log[-1]['moved']:.0f}",
         )
         for (load, name), r in runs.items()
     ]

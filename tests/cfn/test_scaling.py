@@ -112,9 +112,9 @@ def test_our_numbers_without_a_cap_of_our_own():
     assert jump.served <= 15 and jump.reversals == 0
 
 
-def test_shedding_is_what_cools_the_first_tasks():
+def test_rebalancing_relieves_the_first_tasks():
     rules = from_template(world("as it comes"), cap=16_000)
-    with_it, without = load("jump", rules), load("jump", dataclasses.replace(rules, shed=0))
+    with_it, without = load("jump", rules), load("jump", dataclasses.replace(rules, rebalance=0))
     assert without.hot_minutes > 3 * with_it.hot_minutes
 
 

@@ -46,7 +46,7 @@ impl Cluster {
             self.end(planned);
         }
         // Two kinds end when the system has recovered from them, which `look_around` detects.
-        let by_itself = planned.fault == Fault::PubsubDeaf
+        let by_itself = planned.fault == Fault::PubsubStale
             || planned.fault == Fault::InstanceDrain && matches!(self.store, Store::Redis(_));
         if !by_itself {
             self.stage.ledger.close(window);
@@ -99,9 +99,9 @@ impl Cluster {
                 Fault::WireDown => proxy.hold(None, Some(Which::All)),
                 Fault::PubsubCut => _ = proxy.cut(Which::Pubsub),
                 Fault::OtherCut => _ = proxy.cut(Which::Other),
-                Fault::PubsubDeaf => {
-                    proxy.deafen();
-                    self.deaf.push((slot, window));
+                Fault::PubsubStale => {
+                    proxy.make_stale();
+                    self.stale.push((slot, window));
                 }
                 Fault::WireSlow => proxy.delay(delay),
                 other => unreachable!("{other} does not strike a wire"),

@@ -141,7 +141,7 @@ impl Room<'_> {
         joined.into_iter().any(|(welcome, connection)| {
             let from = (welcome + 1000).max(id.at() + 1000);
             let to = connection.end().min(lost);
-            let faults = || self.windows.iter().filter(|w| w.deafens && w.touches(connection.instance));
+            let faults = || self.windows.iter().filter(|w| w.withholds && w.touches(connection.instance));
             let settled = |w: &Window| w.to.saturating_add(SETTLE);
             // If there is an undisturbed moment at all, then the beginning is one, or the moment at which a fault has
             // just settled.
@@ -239,7 +239,7 @@ fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: 
         };
         let welcome = owner.welcome.unwrap_or_default();
         let fresh = welcome + 12_000 > at;
-        let touched = |w: &Window| w.deafens && w.touches(owner.instance) && w.from < at && w.to + SETTLE > at;
+        let touched = |w: &Window| w.withholds && w.touches(owner.instance) && w.from < at && w.to + SETTLE > at;
         let calm = owner.end() + 5000 > at && !windows.iter().any(touched);
         let left = book.departures.iter().any(|left| welcome <= *left && *left <= at + 3000);
         let lost = losses.iter().any(|loss| loss.at > at.saturating_sub(20_000) && loss.at < at + 3000);
@@ -274,8 +274,9 @@ fn seen_leaving(verdict: &mut Verdict, book: &Book, all: &[&Book], windows: &[Wi
             let Some(connection) = other.connections.iter().find(here) else {
                 continue;
             };
-            let touched =
-                |w: &Window| w.deafens && w.touches(connection.instance) && w.from < change.at && w.to + SETTLE > long;
+            let touched = |w: &Window| {
+                w.withholds && w.touches(connection.instance) && w.from < change.at && w.to + SETTLE > long
+            };
             if !windows.iter().any(touched) {
                 let story = format!(
                     "{} was told at {} that {name} left, who sat on instance {} since {}",

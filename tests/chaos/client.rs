@@ -189,7 +189,7 @@ impl Client {
     }
 
     /// Records a received message frame, in the shared facts and in the client's own book. Returns its id.
-    pub fn note(&mut self, frame: &serde_json::Value, connection: usize) -> Option<Id> {
+    pub fn record(&mut self, frame: &serde_json::Value, connection: usize) -> Option<Id> {
         let Some((id, facts)) = parse(frame) else {
             self.broken("not a message as the contract has it", frame.to_string());
             return None;

@@ -21,7 +21,7 @@ use std::time::Duration;
 pub const DRAIN_SECONDS: u64 = 2;
 /// A stale subscription must be detected within this time: a heartbeat (5 s), the wait for the probe (5 s), and a
 /// margin.
-const DEAF_AT_MOST: At = 14_000;
+const STALE_AT_MOST: At = 14_000;
 
 pub struct Cluster {
     pub store: Store,
@@ -29,7 +29,7 @@ pub struct Cluster {
     /// Instances that have received SIGTERM, and when.
     pub draining: Vec<(Running, At)>,
     /// The slots whose subscription is stale, with the number of the window.
-    pub deaf: Vec<(usize, usize)>,
+    pub stale: Vec<(usize, usize)>,
     pub stage: Arc<Stage>,
     pub rng: Rng,
     /// The number of strangers so far; each has a name of its own.
@@ -67,7 +67,7 @@ impl Cluster {
             store,
             instances: Vec::new(),
             draining: Vec::new(),
-            deaf: Vec::new(),
+            stale: Vec::new(),
             stage,
             rng: Rng::new(seed, 2000),
             strangers: 0,
@@ -166,18 +166,18 @@ impl Cluster {
                 self.stage.ledger.remark(format!("instance {} ended by itself: {status}\n{log}", running.slot));
             }
         }
-        for (slot, window) in std::mem::take(&mut self.deaf) {
+        for (slot, window) in std::mem::take(&mut self.stale) {
             let Store::Redis(pair) = &self.store else { continue };
-            match pair.proxies[slot].deaf_since() {
+            match pair.proxies[slot].stale_since() {
                 None => self.stage.ledger.close(window),
-                Some(since) if now > self.sound_since(slot, window, since).saturating_add(DEAF_AT_MOST) => {
+                Some(since) if now > self.sound_since(slot, window, since).saturating_add(STALE_AT_MOST) => {
                     let since = clock::show(since);
                     self.stage
                         .ledger
-                        .remark(format!("instance {slot} did not find its subscription deaf since {since}"));
+                        .remark(format!("instance {slot} did not detect its stale subscription since {since}"));
                     pair.proxies[slot].cut(Which::Pubsub);
                 }
-                Some(_) => self.deaf.push((slot, window)),
+                Some(_) => self.stale.push((slot, window)),
             }
         }
     }
@@ -185,13 +185,13 @@ impl Cluster {
     /// Since when no other fault has touched an instance.
     fn sound_since(&self, slot: usize, own: usize, since: At) -> At {
         let windows = self.stage.ledger.windows.lock().expect("nobody panics holding it");
-        let others = windows.iter().enumerate().filter(|(i, w)| *i != own && w.deafens && w.touches(slot));
+        let others = windows.iter().enumerate().filter(|(i, w)| *i != own && w.withholds && w.touches(slot));
         others.map(|(_, w)| w.to).fold(since, At::max)
     }
 
     /// Waits until all drained instances have ended and all stale subscriptions have been detected.
     pub fn wait_settled(&mut self) {
-        while !self.draining.is_empty() || !self.deaf.is_empty() {
+        while !self.draining.is_empty() || !self.stale.is_empty() {
             self.look_around();
             thread::sleep(Duration::from_millis(50));
         }

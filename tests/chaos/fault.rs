@@ -30,7 +30,7 @@ pub enum Fault {
     /// The other connections are reset.
     OtherCut,
     /// The subscription delivers nothing more, although its connection looks healthy.
-    PubsubDeaf,
+    PubsubStale,
     /// All data is delayed by about a tenth of a second.
     WireSlow,
     /// kill -9, and a replacement after a while.
@@ -50,7 +50,7 @@ pub enum Fault {
     /// A client leaves with a close frame and returns later.
     ClientLeave,
     /// A client that reads nothing.
-    SlowDeaf,
+    SlowStalled,
     /// A client that reads one byte per second.
     SlowSip,
     /// A client that stops in the middle of a frame that it sends.
@@ -64,11 +64,11 @@ pub enum Fault {
 }
 
 pub const REDIS: &[Fault] = &[RedisRestart, RedisWipe, RedisHang, RedisPromote, RedisDemote, RedisReadOnly, RedisFull];
-pub const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, PubsubCut, OtherCut, PubsubDeaf, WireSlow];
+pub const WIRES: &[Fault] = &[WireReset, WireUp, WireDown, PubsubCut, OtherCut, PubsubStale, WireSlow];
 pub const INSTANCE: &[Fault] = &[InstanceKill, InstanceFreeze, InstanceDrain];
 pub const MACHINE: &[Fault] = &[ClockJump, LogLost];
 pub const CLIENT: &[Fault] =
-    &[ClientCut, ClientAway, ClientLeave, SlowDeaf, SlowSip, SlowHalf, Greedy, Impostor, Crowd, ClientCut];
+    &[ClientCut, ClientAway, ClientLeave, SlowStalled, SlowSip, SlowHalf, Greedy, Impostor, Crowd, ClientCut];
 
 impl Fault {
     /// Whether the fault is the clients' own behaviour.
@@ -89,7 +89,7 @@ impl Fault {
     }
 
     /// Whether it can keep messages from an instance's clients.
-    pub fn deafens(self) -> bool {
+    pub fn withholds(self) -> bool {
         !self.is_clients() && !MACHINE.contains(&self)
     }
 
@@ -118,7 +118,7 @@ impl fmt::Display for Fault {
             WireDown => "blackhole from Redis",
             PubsubCut => "connection with pub/sub cut",
             OtherCut => "connections without pub/sub cut",
-            PubsubDeaf => "subscription deaf",
+            PubsubStale => "subscription stale",
             WireSlow => "Redis far away",
             InstanceKill => "instance killed (-9), restarted",
             InstanceFreeze => "instance frozen, then goes on",
@@ -128,7 +128,7 @@ impl fmt::Display for Fault {
             ClientCut => "clients cut off",
             ClientAway => "client asleep, comes back",
             ClientLeave => "client leaves, comes back",
-            SlowDeaf => "slow client: reads nothing",
+            SlowStalled => "slow client: reads nothing",
             SlowSip => "slow client: a byte per second",
             SlowHalf => "slow client: stops within a frame",
             Greedy => "client asks for history without end",

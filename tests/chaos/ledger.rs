@@ -85,7 +85,7 @@ pub struct Window {
     /// Whether it stops the instance itself.
     pub stops: bool,
     /// Whether it can keep messages from an instance's clients (client faults cannot).
-    pub deafens: bool,
+    pub withholds: bool,
 }
 
 impl Window {

@@ -4,7 +4,7 @@
 //!
 //!     cargo test --release --test chaos                          60 s, a new seed each time
 //!     SECONDS=600 SEED=7 cargo test --release --test chaos       longer, and a run repeated
-//!     cargo test --release --test chaos -- 20 7 Redis Deaf       20 s, seed 7, only faults with these words
+//!     cargo test --release --test chaos -- 20 7 Redis Stale      20 s, seed 7, only faults with these words
 //!     BACKPLANE=file cargo test --release --test chaos           on a data file
 //!
 //! It sees the system as its users do: it uses the wire contract, sends signals to processes, and proxies the

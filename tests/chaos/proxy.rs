@@ -3,7 +3,7 @@
 //!
 //! It does to a connection only what TCP allows: bytes are late, or the connection ends; none is lost or changed in the
 //! middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP retransmits),
-//! even if its sender has given up and closed. The one exception is a *deaf* subscription: there, published messages
+//! even if its sender has given up and closed. The one exception is a *stale* subscription: there, published messages
 //! vanish while everything else on the connection works, as after a failover to a server that does not know the
 //! subscription.
 
@@ -65,8 +65,8 @@ struct Link {
     redis: TcpStream,
     /// Whether it has subscribed to something.
     subscribed: AtomicBool,
-    /// When it was made deaf; 0 if it was not.
-    deaf_since: AtomicU64,
+    /// When it was made stale; 0 if it was not.
+    stale_since: AtomicU64,
     /// Whether a fault ended it: then the pumps must not pass on an orderly end.
     cut: AtomicBool,
     pumps: AtomicU64,
@@ -133,19 +133,19 @@ impl Proxy {
         cut
     }
 
-    /// Makes the current subscriptions deaf for good; later ones are not.
-    pub fn deafen(&self) -> usize {
+    /// Makes the current subscriptions stale for good; later ones are not.
+    pub fn make_stale(&self) -> usize {
         let links = self.links(Which::Pubsub);
         for link in &links {
-            let _ = link.deaf_since.compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
+            let _ = link.stale_since.compare_exchange(0, clock::now().max(1), SeqCst, SeqCst);
         }
         links.len()
     }
 
-    /// Since when the oldest open deaf subscription has been deaf.
-    pub fn deaf_since(&self) -> Option<At> {
+    /// Since when the oldest open stale subscription has been stale.
+    pub fn stale_since(&self) -> Option<At> {
         let links = self.links(Which::Pubsub);
-        let since = links.iter().map(|link| link.deaf_since.load(SeqCst));
+        let since = links.iter().map(|link| link.stale_since.load(SeqCst));
         since.filter(|&at| at > 0).min()
     }
 
@@ -172,7 +172,7 @@ impl Shared {
             instance,
             redis,
             subscribed: AtomicBool::new(false),
-            deaf_since: AtomicU64::new(0),
+            stale_since: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             pumps: AtomicU64::new(2),
         });
@@ -209,8 +209,8 @@ impl Shared {
             }
             let sent = if way == Way::Down && link.subscribed.load(SeqCst) {
                 unfinished.extend_from_slice(bytes);
-                let deaf = link.deaf_since.load(SeqCst) > 0;
-                to.write_all(&take_replies(&mut unfinished, deaf))
+                let stale = link.stale_since.load(SeqCst) > 0;
+                to.write_all(&take_replies(&mut unfinished, stale))
             } else {
                 to.write_all(bytes)
             };
@@ -242,8 +242,8 @@ impl Shared {
     }
 }
 
-/// Takes all whole replies out of `stream`, without the published messages if the subscription is deaf.
-fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
+/// Takes all whole replies out of `stream`, without the published messages if the subscription is stale.
+fn take_replies(stream: &mut Vec<u8>, stale: bool) -> Vec<u8> {
     let mut whole = Vec::new();
     let mut done = 0;
     while done < stream.len() {
@@ -251,7 +251,7 @@ fn take_replies(stream: &mut Vec<u8>, deaf: bool) -> Vec<u8> {
             break;
         };
         let reply = &stream[done..done + length];
-        if !(deaf && resp::is_published(reply)) {
+        if !(stale && resp::is_published(reply)) {
             whole.extend_from_slice(reply);
         }
         done += length;

@@ -107,12 +107,12 @@ fn recoveries(ledger: &Ledger, windows: &[Window], instances: usize) -> Vec<Opti
     let one = |i: usize, instance: usize| -> Option<At> {
         let healed = windows[i].to;
         let first = *receipts[instance].get(receipts[instance].partition_point(|at| *at < healed))?;
-        let others = windows.iter().enumerate().filter(|(j, w)| *j != i && w.deafens && w.touches(instance));
+        let others = windows.iter().enumerate().filter(|(j, w)| *j != i && w.withholds && w.touches(instance));
         let disturbed = others.into_iter().any(|(_, w)| w.from < first && w.to > healed);
         (!disturbed).then(|| first - healed)
     };
     let all = (0..windows.len()).map(|i| {
-        let touched = (0..instances).filter(|instance| windows[i].deafens && windows[i].touches(*instance));
+        let touched = (0..instances).filter(|instance| windows[i].withholds && windows[i].touches(*instance));
         touched.filter_map(|instance| one(i, instance)).max()
     });
     all.collect()

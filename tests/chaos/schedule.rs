@@ -33,7 +33,7 @@ impl Planned {
             to: At::MAX,
             refuses: self.fault.refuses(),
             stops: self.fault.stops(),
-            deafens: self.fault.deafens(),
+            withholds: self.fault.withholds(),
         }
     }
 }
@@ -109,8 +109,8 @@ fn duration(fault: Fault, length: At, rng: &mut Rng) -> At {
         // Sometimes long enough to miss more than the 500 messages that one welcome holds.
         ClientAway => rng.range(1000, if length >= 40_000 { 25_000 } else { 9000 }),
         ClientLeave => rng.range(100, 3000),
-        SlowDeaf | SlowSip | SlowHalf | Greedy | Impostor | Crowd => rng.range(2000, 6000),
-        WireReset | PubsubCut | OtherCut | PubsubDeaf | LogLost | ClientCut => 0,
+        SlowStalled | SlowSip | SlowHalf | Greedy | Impostor | Crowd => rng.range(2000, 6000),
+        WireReset | PubsubCut | OtherCut | PubsubStale | LogLost | ClientCut => 0,
     }
 }
 

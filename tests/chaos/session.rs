@@ -283,7 +283,7 @@ impl<'a> Session<'a> {
 
     /// Handles a message, live or in the welcome.
     fn message(&mut self, frame: &Value) {
-        let Some(id) = self.client.note(frame, self.connection) else {
+        let Some(id) = self.client.record(frame, self.connection) else {
             return;
         };
         let key = frame["ref"].as_str().unwrap_or_default();
@@ -323,7 +323,7 @@ impl<'a> Session<'a> {
             return; // requested at random: must not hide what the live stream left out
         };
         for (message, id) in messages.iter().zip(&ids) {
-            if *id > since && self.client.note(message, self.connection).is_some() && self.client.is_mine(message) {
+            if *id > since && self.client.record(message, self.connection).is_some() && self.client.is_mine(message) {
                 self.client.receipt(message, *id, self.connection, self.instance);
             }
         }

@@ -107,7 +107,7 @@ fn place(book: &Book, connection: &Connection) -> String {
 
 fn faults(windows: &[Window], from: At, until: At) -> String {
     let mut story = String::new();
-    for window in windows.iter().filter(|w| w.deafens && w.from <= until && w.to.saturating_add(6000) >= from) {
+    for window in windows.iter().filter(|w| w.withholds && w.from <= until && w.to.saturating_add(6000) >= from) {
         let instance = window.instance.map_or("all instances".into(), |instance| format!("instance {instance}"));
         let to = if window.to == At::MAX { "the end".into() } else { show(window.to) };
         let _ = write!(story, "\n    fault: {} ({instance}), {} to {to}", window.what, show(window.from));

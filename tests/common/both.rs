@@ -1,6 +1,6 @@
 //! Tests for all backplanes: written once, and run in memory, on a data file and with Redis.
 
-use super::{DataFile, Redis, Task};
+use super::{DataFile, Instance, Redis};
 use std::ops::Deref;
 
 /// Which backplane a test runs on.
@@ -14,7 +14,7 @@ pub enum Backplane {
 /// One instance, and its Redis or file, if any. (The instance is dropped first, so that its log does not fill with
 /// errors.)
 pub struct Server {
-    task: Task,
+    instance: Instance,
     pub redis: Option<Redis>,
     pub file: Option<DataFile>,
 }
@@ -23,25 +23,25 @@ impl Backplane {
     #[track_caller]
     pub fn start(self, settings: &[(&str, &str)]) -> Server {
         match self {
-            Backplane::Memory => Server { task: Task::start(settings), redis: None, file: None },
+            Backplane::Memory => Server { instance: Instance::start(settings), redis: None, file: None },
             Backplane::File => {
                 let file = DataFile::new();
-                Server { task: file.start(settings), redis: None, file: Some(file) }
+                Server { instance: file.start(settings), redis: None, file: Some(file) }
             }
             Backplane::Redis => {
                 // Small stream nodes, because Redis trims a log by whole nodes, by default of 100 entries.
                 let redis = Redis::start();
-                Server { task: Task::on(&redis, settings), redis: Some(redis), file: None }
+                Server { instance: Instance::on(&redis, settings), redis: Some(redis), file: None }
             }
         }
     }
 }
 
 impl Deref for Server {
-    type Target = Task;
+    type Target = Instance;
 
-    fn deref(&self) -> &Task {
-        &self.task
+    fn deref(&self) -> &Instance {
+        &self.instance
     }
 }
 

@@ -118,6 +118,18 @@ impl Client {
         client
     }
 
+    /// Connects and sends a join with these fields; returns the connection and the answer.
+    pub fn join_with(addr: SocketAddr, room: &str, fields: Value) -> (Client, Value) {
+        let mut client = Client::connect(addr, room);
+        let mut join = json!({"type": "join"});
+        for (name, value) in fields.as_object().expect("an object") {
+            join[name] = value.clone();
+        }
+        client.send(join);
+        let answer = client.next();
+        (client, answer)
+    }
+
     /// Sends a join on this connection; panics if the answer is not `welcome`.
     #[track_caller]
     pub fn enter(&mut self, name: &str, since: Option<&str>) {
@@ -151,7 +163,7 @@ impl Client {
     /// Sends a text frame that need not be JSON.
     #[track_caller]
     pub fn send_text(&mut self, text: &str) {
-        self.note("->", text);
+        self.record("->", text);
         if let Err(e) = self.ws.send(Message::text(text)) {
             self.fail(&format!("cannot send: {e}"));
         }
@@ -159,13 +171,13 @@ impl Client {
 
     /// Sends one frame; a connection that has ended meanwhile is not a failure.
     pub fn send_or_end(&mut self, frame: Value) {
-        self.note("->", &frame.to_string());
+        self.record("->", &frame.to_string());
         let _ = self.ws.send(Message::text(frame.to_string()));
     }
 
     /// Sends one data frame of any kind, with arbitrary bytes.
     pub fn send_data(&mut self, kind: Data, bytes: &[u8]) {
-        self.note("->", &format!("{kind:?} frame, {} bytes", bytes.len()));
+        self.record("->", &format!("{kind:?} frame, {} bytes", bytes.len()));
         let frame = Frame::message(bytes.to_vec(), OpCode::Data(kind), true);
         let _ = self.ws.send(Message::Frame(frame)); // the server may have cut the connection already
     }
@@ -177,7 +189,7 @@ impl Client {
 
     /// Writes bytes below the WebSocket layer.
     pub fn send_raw(&mut self, bytes: &[u8]) {
-        self.note("->", &format!("{} raw bytes", bytes.len()));
+        self.record("->", &format!("{} raw bytes", bytes.len()));
         let _ = self.ws.get_mut().write_all(bytes);
     }
 
@@ -239,6 +251,21 @@ impl Client {
     #[track_caller]
     pub fn see_leave(&mut self, name: &str) -> Value {
         self.until(&format!("{name} leaves"), |f| f["type"] == "presence" && has(&f["left"], name))
+    }
+
+    /// Asserts that close frames of another client at this address are announced within 250 ms.
+    pub fn sees_a_leave_within_250_ms(&mut self, addr: SocketAddr) {
+        let mut times = Vec::new();
+        for _ in 0..7 {
+            let bob = Client::join(addr, &self.room.clone(), "Bob");
+            self.see_join("Bob");
+            let start = Instant::now();
+            bob.leave();
+            self.see_leave("Bob");
+            times.push(start.elapsed());
+        }
+        times.sort();
+        assert!(times[3] < Duration::from_millis(250), "the median of {times:?}"); // single ones may be slow
     }
 
     /// Takes the first waiting frame that matches, or waits for one; `what` describes it in a failure.
@@ -327,7 +354,7 @@ impl Client {
     /// Leaves in order: sends a close frame and receives the server's answer.
     #[track_caller]
     pub fn leave(mut self) {
-        self.note("->", "close");
+        self.record("->", "close");
         let _ = self.ws.close(None);
         self.end();
     }
@@ -375,7 +402,7 @@ impl Client {
         self.ws.get_ref().set_read_timeout(Some(left)).expect("a timeout above zero");
         match self.ws.read() {
             Ok(Message::Text(text)) => {
-                self.note("<-", &text);
+                self.record("<-", &text);
                 let frame: Value = match serde_json::from_str(&text) {
                     Ok(frame) => frame,
                     Err(e) => self.fail(&format!("not JSON: {e}")),
@@ -384,13 +411,13 @@ impl Client {
                 self.inbox.push_back(frame);
             }
             Ok(Message::Ping(_)) => {
-                self.note("<-", "ping");
+                self.record("<-", "ping");
                 self.pings += 1;
                 let _ = self.ws.flush(); // tungstenite has queued the pong
             }
             Ok(Message::Close(frame)) => {
                 let code = frame.map_or(1005, |f| f.code.into());
-                self.note("<-", &format!("close {code}"));
+                self.record("<-", &format!("close {code}"));
                 let _ = self.ws.flush();
                 self.end = Some(End::Close(code));
                 return false;
@@ -403,7 +430,7 @@ impl Client {
                 return false;
             }
             Err(e) => {
-                self.note("<-", &format!("the end: {e}"));
+                self.record("<-", &format!("the end: {e}"));
                 self.end = Some(End::Cut);
                 return false;
             }
@@ -411,7 +438,7 @@ impl Client {
         true
     }
 
-    fn note(&mut self, arrow: &str, text: &str) {
+    fn record(&mut self, arrow: &str, text: &str) {
         let at = self.start.elapsed().as_secs_f64();
         let short: String = text.chars().take(400).collect();
         let _ = writeln!(self.transcript, "{at:8.3} {arrow} {short}");

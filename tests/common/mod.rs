@@ -22,7 +22,6 @@ pub use client::{Client, End};
 pub use data_file::DataFile;
 pub use faulty::Faulty;
 pub use instance::Instance;
-pub use instance::{self as task, Instance as Task};
 pub use redis::Redis;
 
 pub use serde_json::{Value, json};

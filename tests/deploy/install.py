@@ -98,7 +98,7 @@ def test_it_runs_as_nobody_special_with_all_of_its_places(machine):
         assert re.search(rf"^{name}:\s+0+$", status, re.M), status
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.M) and re.search(r"^Seccomp:\s+2$", status, re.M), status
     # Files and threads suffice for the number of connections that the kernel's limit on memory maps allows.
-    assert "connections, by vm.max_map_count" in machine.journal()
+    assert "connections, limited by vm.max_map_count" in machine.journal()
     score = machine.run("systemd-analyze", "security", "--no-pager", "bobbin").splitlines()[-1]
     assert float(re.search(r"(\d+\.\d+) OK", score)[1]) <= 1.3, score
 
@@ -132,7 +132,7 @@ def test_it_comes_back_after_a_crash_and_a_wrong_setting_is_said(machine):
     redis = "RATE_LIMIT=20\\nREDIS_ENDPOINT=127.0.0.1:1\\nDATA_FILE="
     machine.run("sed", "--in-place", f"s/RATE_LIMIT=fast/{redis}/", "/etc/default/bobbin")
     machine.run("systemctl", "restart", "bobbin")
-    assert "rooms are on redis" in machine.journal()
+    assert "rooms are in redis" in machine.journal()
     machine.run("sed", "--in-place", "/^REDIS_ENDPOINT=/d; /^DATA_FILE=/d", "/etc/default/bobbin")
     machine.run("systemctl", "restart", "bobbin")
 

@@ -56,7 +56,7 @@ fn man_page() -> Result<Vec<u8>, std::io::Error> {
     }
     rest.control("SH", ["EXIT STATUS"]);
     for (code, meaning) in [
-        ("0", "It ended in order, after SIGTERM or SIGINT."),
+        ("0", "It shut down in order, after SIGTERM or SIGINT."),
         ("1", "It can't start: the address is taken, say. The log says why."),
         ("2", "A setting or a flag is wrong; one line on stderr names it."),
         ("70", "An internal error. Its place is on stderr, and whatever started the process should start it again."),

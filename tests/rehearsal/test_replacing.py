@@ -74,4 +74,4 @@ def test_three_tasks_are_replaced_and_nobody_notices(stage):
         assert (one.left, one.came, one.problems, one.participants) == ([], [], [], PEOPLE), one.name
         assert set(one.ends) == {1012}, (one.name, one.ends)
     for task in old_tasks:
-        assert "ended in order" in "".join(task.log)
+        assert "stopped in order" in "".join(task.log)

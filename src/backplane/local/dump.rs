@@ -34,7 +34,7 @@ impl Dump {
     /// [`DataError`].
     pub fn open(path: &Path) -> Result<Dump, DataError> {
         if !path.is_file() {
-            return Err(DataError::Unusable(format!("{}: there is no such file", path.display())));
+            return Err(DataError::Unusable(format!("{}: no such file", path.display())));
         }
         let (conn, file) = file::open(Some(path))?;
         Ok(Dump { conn, _file: file })

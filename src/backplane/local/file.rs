@@ -45,13 +45,13 @@ pub enum DataError {
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DataError::InUse => f.write_str("another process uses it"),
-            DataError::Foreign => f.write_str("it is not a file of Bobbin's"),
+            DataError::InUse => f.write_str("another process is using it"),
+            DataError::Foreign => f.write_str("it is not Bobbin's"),
             DataError::Newer { version, known } => {
-                write!(f, "it has version {version}, and this program knows versions up to {known}; use a newer one")
+                write!(f, "its version is {version}, but this program supports versions up to {known}; use a newer one")
             }
             DataError::Damaged(how) => {
-                write!(f, "it is damaged ({how}); restore a backup, or save what can be read (docs/storage.md)")
+                write!(f, "it is corrupt ({how}); restore a backup, or recover what is readable (docs/storage.md)")
             }
             DataError::Unusable(why) | DataError::Disk(why) => f.write_str(why),
         }
@@ -157,7 +157,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     if let Ok(found) = path.canonicalize() {
         return Ok(found);
     }
-    let name = path.file_name().ok_or_else(|| io::Error::other("it is not the path of a file"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::other("not the path of a file"))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = parent.canonicalize().map_err(|error| io::Error::other(format!("{}: {error}", parent.display())))?;
     Ok(parent.join(name))

@@ -2,12 +2,16 @@
 //! file.
 
 use crossbeam_channel::Sender;
+use rusqlite::{Connection, params};
 
 use super::clock;
-use super::room_log::{self, Log};
+use super::room_log::{self, Log, id, pair};
 use super::rooms::{LocalRoom, Rooms, complain};
 use crate::backplane::{Arrival, JoinError, Leave, Page, Room, Seat, Span};
-use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
+use crate::protocol::{Id, PAGE_BYTES, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
+
+/// The size of a `message` frame without its body, in bytes.
+const FRAME_BYTES: usize = 90;
 
 /// A page to read once the batch is committed.
 pub enum Wanted {
@@ -71,5 +75,67 @@ impl Rooms {
     /// Messages below this id are too old to be shown.
     fn floor(&self) -> Id {
         room_log::floor(clock::show_from(self.limits.retention.life))
+    }
+}
+
+impl Log {
+    /// The newest messages between two ids (exclusive), oldest first, and whether there are older ones down to `floor`.
+    pub fn newest(&self, conn: &Connection, after: Id, before: Id, limit: usize, floor: Id) -> rusqlite::Result<Page> {
+        let (mut messages, _) = self.read(conn, "DESC", after.max(floor), before, limit)?;
+        messages.reverse();
+        let first = messages.first().map_or(before, |(id, _)| *id);
+        Ok(Page { messages, more: self.exists(conn, floor, first)? })
+    }
+
+    /// The newest id in the log, not counting removed messages.
+    pub fn newest_id(&self, conn: &Connection, floor: Id) -> rusqlite::Result<Id> {
+        let (newest, _) = self.read(conn, "DESC", floor, room_log::or_end(None), 1)?;
+        Ok(newest.first().map_or(Id::default(), |(id, _)| *id))
+    }
+
+    /// The oldest messages between two ids (exclusive), and whether there are more.
+    pub fn oldest(&self, conn: &Connection, after: Id, before: Id, limit: usize) -> rusqlite::Result<Page> {
+        let (messages, more) = self.read(conn, "ASC", after, before, limit)?;
+        Ok(Page { messages, more })
+    }
+
+    fn read(
+        &self,
+        conn: &Connection,
+        order: &str,
+        after: Id,
+        before: Id,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<(Id, String)>, bool)> {
+        let mut statement = conn.prepare_cached(&format!(
+            "SELECT ms, seq, body FROM messages
+             WHERE room = ? AND (ms, seq) > (?, ?) AND (ms, seq) < (?, ?) AND body IS NOT NULL
+             ORDER BY ms {order}, seq {order}"
+        ))?;
+        let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
+        let mut rows = statement.query(params![self.number(), after_ms, after_seq, before_ms, before_seq])?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let body: String = row.get(2)?;
+            bytes += body.len() + FRAME_BYTES;
+            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
+                return Ok((found, true));
+            }
+            found.push((id(row, 0)?, body));
+        }
+        Ok((found, false))
+    }
+
+    /// Whether messages after `since` are no longer kept: `since` itself is not, and it is not the newest id. A message
+    /// removed through the admin API still counts as kept.
+    pub fn has_gap(&self, conn: &Connection, since: Id, floor: Id) -> rusqlite::Result<bool> {
+        if since == self.last {
+            return Ok(false);
+        }
+        if since == Id::default() {
+            return Ok(self.is_trimmed() || self.exists(conn, since, floor)?);
+        }
+        let mut itself = conn.prepare_cached("SELECT 1 FROM messages WHERE (room, ms, seq) = (?, ?, ?)")?;
+        Ok(since <= floor || !itself.exists(self.at(since))?)
     }
 }

@@ -76,7 +76,7 @@ impl Rooms {
     }
 
     /// Takes a seat, or takes it over from the client's older session.
-    pub fn sit(&mut self, seat: &Seat) -> Result<(), JoinError> {
+    pub fn acquire(&mut self, seat: &Seat) -> Result<(), JoinError> {
         if let Some(left) = self.bans.left(seat) {
             return Err(JoinError::Banned(left));
         }

@@ -1,19 +1,16 @@
-//! The SQL of one room's log: adding, reading and trimming messages, and recognizing a `ref`.
+//! The SQL of one room's log: adding and trimming messages, and recognizing a `ref`. Reading is in `pages.rs`.
 //!
 //! The functions need only a connection. Those that write are called within its transaction.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
-use crate::backplane::Page;
 use crate::backplane::admin::Removal;
-use crate::protocol::{Id, PAGE_BYTES};
+use crate::protocol::Id;
 use crate::settings::Retention;
 
 /// The most messages trimmed from a room at a time, so that a large excess delays nobody.
 const TRIM: usize = 1000;
-/// The size of a `message` frame without its body, in bytes.
-const FRAME_BYTES: usize = 90;
 /// A bound after all messages; SQLite's integers are signed.
 const END: Id = Id { ms: i64::MAX as u64, seq: i64::MAX as u64 };
 
@@ -174,7 +171,7 @@ impl Log {
             }
             last = Some(id);
             let bytes: Option<usize> = row.get(2)?;
-            // One that the host removed was lost before.
+            // Deleting the row of a removed message loses nothing more.
             self.trimmed |= bytes.is_some();
             self.messages = self.messages.saturating_sub(1);
             self.bytes = self.bytes.saturating_sub(bytes.unwrap_or_default());
@@ -190,7 +187,7 @@ impl Log {
         let mut values: Vec<Value> = vec![self.number.into()];
         let condition = match removal {
             Removal::All => {
-                // What was lost before is gone by the host's will too: the log begins anew.
+                // Whatever was trimmed before does not matter any more: the log starts anew.
                 self.trimmed = false;
                 ""
             }
@@ -219,55 +216,8 @@ impl Log {
         Ok(found.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// The newest messages between two ids (exclusive), oldest first, and whether there are older ones down to `floor`.
-    pub fn newest(&self, conn: &Connection, after: Id, before: Id, limit: usize, floor: Id) -> rusqlite::Result<Page> {
-        let (mut messages, _) = self.read(conn, "DESC", after.max(floor), before, limit)?;
-        messages.reverse();
-        let first = messages.first().map_or(before, |(id, _)| *id);
-        Ok(Page { messages, more: self.exists(conn, floor, first)? })
-    }
-
-    /// The newest id in the log, not counting messages that the host removed.
-    pub fn newest_id(&self, conn: &Connection, floor: Id) -> rusqlite::Result<Id> {
-        let (newest, _) = self.read(conn, "DESC", floor, END, 1)?;
-        Ok(newest.first().map_or(Id::default(), |(id, _)| *id))
-    }
-
-    /// The oldest messages between two ids (exclusive), and whether there are more.
-    pub fn oldest(&self, conn: &Connection, after: Id, before: Id, limit: usize) -> rusqlite::Result<Page> {
-        let (messages, more) = self.read(conn, "ASC", after, before, limit)?;
-        Ok(Page { messages, more })
-    }
-
-    fn read(
-        &self,
-        conn: &Connection,
-        order: &str,
-        after: Id,
-        before: Id,
-        limit: usize,
-    ) -> rusqlite::Result<(Vec<(Id, String)>, bool)> {
-        let mut statement = conn.prepare_cached(&format!(
-            "SELECT ms, seq, body FROM messages
-             WHERE room = ? AND (ms, seq) > (?, ?) AND (ms, seq) < (?, ?) AND body IS NOT NULL
-             ORDER BY ms {order}, seq {order}"
-        ))?;
-        let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
-        let mut rows = statement.query(params![self.number, after_ms, after_seq, before_ms, before_seq])?;
-        let (mut found, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.next()? {
-            let body: String = row.get(2)?;
-            bytes += body.len() + FRAME_BYTES;
-            if found.len() == limit || (bytes > PAGE_BYTES && !found.is_empty()) {
-                return Ok((found, true));
-            }
-            found.push((id(row, 0)?, body));
-        }
-        Ok((found, false))
-    }
-
     /// Whether there are messages between two ids (exclusive).
-    fn exists(&self, conn: &Connection, after: Id, before: Id) -> rusqlite::Result<bool> {
+    pub fn exists(&self, conn: &Connection, after: Id, before: Id) -> rusqlite::Result<bool> {
         let ((after_ms, after_seq), (before_ms, before_seq)) = (pair(after), pair(before));
         conn.prepare_cached(
             "SELECT 1 FROM messages
@@ -276,20 +226,8 @@ impl Log {
         .exists(params![self.number, after_ms, after_seq, before_ms, before_seq])
     }
 
-    /// Whether messages after `since` are no longer kept: `since` itself is not, and it is not the newest id. A message
-    /// removed through the admin API still counts as kept.
-    pub fn has_gap(&self, conn: &Connection, since: Id, floor: Id) -> rusqlite::Result<bool> {
-        if since == self.last {
-            return Ok(false);
-        }
-        if since == Id::default() {
-            return Ok(self.trimmed || self.exists(conn, since, floor)?);
-        }
-        let mut itself = conn.prepare_cached("SELECT 1 FROM messages WHERE (room, ms, seq) = (?, ?, ?)")?;
-        Ok(since <= floor || !itself.exists(self.at(since))?)
-    }
-
-    fn at(&self, id: Id) -> [i64; 3] {
+    /// The key of a message with this id.
+    pub fn at(&self, id: Id) -> [i64; 3] {
         let (ms, seq) = pair(id);
         [self.number, ms, seq]
     }

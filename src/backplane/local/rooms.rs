@@ -121,11 +121,11 @@ impl Rooms {
     pub fn describe(&self) -> String {
         match self.store.path() {
             Some(path) => format!(
-                "rooms are in {}: {} have messages; what has a receipt is on the disk",
+                "rooms are in {}, {} of them with messages; a receipt means that a message is on disk",
                 path.display(),
                 self.stored
             ),
-            None => "rooms are in memory and end with this process; DATA_FILE would keep them".to_owned(),
+            None => "rooms are in memory and are lost when this process ends; set DATA_FILE to keep them".to_owned(),
         }
     }
 
@@ -188,7 +188,7 @@ impl Rooms {
     /// the thread.
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
-            Command::Join { seat, since, reply } => match self.sit(&seat) {
+            Command::Join { seat, since, reply } => match self.acquire(&seat) {
                 Ok(()) => self.pages.push_back(Wanted::Arrival(seat, since, reply)),
                 Err(error) => drop(reply.send(Err(error))),
             },
@@ -312,8 +312,8 @@ impl Rooms {
             return;
         }
         match &health {
-            Ok(()) => log::info!("the rooms can be written again"),
-            Err(why) => log::error!("the rooms can't be written, so messages are refused: {why}"),
+            Ok(()) => log::info!("rooms can be written again"),
+            Err(why) => log::error!("rooms can't be written, so messages are refused: {why}"),
         }
         (self.listener)(Event::Status(health.is_ok()));
     }
@@ -357,6 +357,6 @@ impl Rooms {
 
 /// Logs that reading the file failed.
 pub fn complain(error: &rusqlite::Error) -> Unavailable {
-    log::warn!("the rooms can't be read: {error}");
+    log::warn!("rooms can't be read: {error}");
     Unavailable
 }

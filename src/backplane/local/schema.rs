@@ -84,7 +84,7 @@ fn copy_beside(conn: &Connection, file: &Path, version: i64) -> Result<(), DataE
     let _ = fs::remove_file(&part);
     conn.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
     fs::rename(&part, &copy).map_err(|error| DataError::Unusable(format!("{}: {error}", copy.display())))?;
-    log::info!("{} is of version {version} and is brought up to date; a copy is in {}", file.display(), copy.display());
+    log::info!("upgrading {} from version {version}; a copy is in {}", file.display(), copy.display());
     Ok(())
 }
 

@@ -25,7 +25,7 @@ const FORGET: (usize, usize) = (500, 2);
 const STATEMENTS: usize = 64;
 
 /// Why the store is down when its file has been moved.
-const GONE: &str = "the data file was removed or replaced; put it back, or start again";
+const GONE: &str = "the data file was removed or replaced; put it back, or restart";
 
 /// The database that holds the rooms, on disk or in memory.
 pub struct Store {

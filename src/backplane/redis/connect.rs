@@ -42,7 +42,7 @@ impl fmt::Display for LinkError {
         match self {
             LinkError::Io(error) if is_timeout(error) => f.write_str("no answer in time"),
             LinkError::Io(error) => error.fmt(f),
-            LinkError::Refused(command, error) => write!(f, "{command} was refused: {error:?}"),
+            LinkError::Refused(command, error) => write!(f, "{command} was rejected: {error:?}"),
             LinkError::Read(error) if error.is_timeout() => f.write_str("no answer in time"),
             LinkError::Read(error) => error.fmt(f),
             LinkError::Unsuitable(why) => f.write_str(why),
@@ -106,7 +106,7 @@ impl Server {
             ConnectionAddr::TcpTls { host, port, .. } => {
                 (host.clone(), *port, Some(tls_config(settings.authorities.as_deref())?))
             }
-            other => return Err(LinkError::Unsuitable(format!("{other} is neither redis:// nor rediss://"))),
+            other => return Err(LinkError::Unsuitable(format!("{other} is neither redis nor rediss"))),
         };
         let redis = info.redis_settings();
         let password = settings.password.as_deref().or(redis.password());
@@ -222,7 +222,7 @@ fn check_server(hello: &Value) -> Result<(), LinkError> {
         found.and_then(|(_, value)| text(value)).unwrap_or_default()
     };
     if field("role") == "replica" {
-        return Err(LinkError::Unsuitable("this Redis is a replica, which refuses to write".to_owned()));
+        return Err(LinkError::Unsuitable("this Redis is a replica, which rejects writes".to_owned()));
     }
     let version = field("version");
     let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));

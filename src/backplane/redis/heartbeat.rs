@@ -131,7 +131,7 @@ fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Fa
                 Ok(_) => break,
                 // A room spoilt by another program must not cost the other rooms their leases.
                 Err(Failure::Refused(code)) if code == "WRONGTYPE" => {
-                    log::warn!("{}: leases cannot be renewed, a key is of another type", renewal.room);
+                    log::warn!("{}: leases can't be renewed, because a key has the wrong type", renewal.room);
                     break;
                 }
                 Err(failure) => return Err(failure),

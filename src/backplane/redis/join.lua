@@ -17,7 +17,7 @@ if value then
   if held and not back then return {} end
   if back then redis.call('PUBLISH', channel, 'k' .. old_session) end
 end
-sit(key, session, by, address, string.format('%.0f', now), name)
+acquire(key, session, by, address, string.format('%.0f', now), name)
 expire()
 local stamp
 if back and old_name == name then stamp = next_stamp() else stamp = announce(session, {name}, {old_name}) end

@@ -164,7 +164,7 @@ impl Backplane for Redis {
         });
         match &arrival {
             // The stamp is in microseconds.
-            Ok(arrival) => core.rooms.sit(seat, arrival.stamp / 1000),
+            Ok(arrival) => core.rooms.acquire(seat, arrival.stamp / 1000),
             Err(_) => core.rooms.exit(&seat.room),
         }
         // A ban made meanwhile did not find this seat.
@@ -179,7 +179,7 @@ impl Backplane for Redis {
 
     fn leave(&self, seat: &Seat, how: Leave) {
         let core = &self.core;
-        let Some(taken) = core.rooms.rise(seat) else { return };
+        let Some(taken) = core.rooms.release(seat) else { return };
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire(lease) => {

@@ -42,7 +42,7 @@ local function keep_keys()
   redis.call('PEXPIRE', who, LEASE + 60000)
 end
 
-local function sit(key, session, by, address, since, name)
+local function acquire(key, session, by, address, since, name)
   redis.call('HSET', who, key, table.concat({session, by, address, since, name}, ' '))
   redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
 end

@@ -170,7 +170,7 @@ impl Reader {
     fn replied(&mut self, reply: Value) -> Result<(), LinkError> {
         self.silent_looks = 0;
         let Some(pending) = self.core.pipeline.take_oldest() else {
-            return Err(LinkError::Unsuitable("Redis sent a reply that nobody waits for".to_owned()));
+            return Err(LinkError::Unsuitable("Redis sent an unexpected reply".to_owned()));
         };
         let Value::ServerError(error) = reply else {
             (pending.done)(Ok(reply));
@@ -187,7 +187,7 @@ impl Reader {
         }
         if Instant::now() >= self.quiet_until {
             self.quiet_until = Instant::now() + Duration::from_secs(1);
-            log::warn!("redis refused a command: {error:?}");
+            log::warn!("redis rejected a command: {error:?}");
         }
         (pending.done)(Err(Failure::Refused(error.code().to_owned())));
         if ends_use(&error) { Err(LinkError::Refused("a command", error)) } else { Ok(()) }
@@ -244,7 +244,7 @@ impl Reader {
                     (core.sink)(Event::TakenOver(session));
                 }
             }
-            None => log::debug!("{room}: what was published is not ours"),
+            None => log::debug!("{room}: ignoring a publication that is not Bobbin's"),
         }
     }
 }

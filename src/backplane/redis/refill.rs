@@ -110,7 +110,7 @@ impl Refiller {
             Err(Failure::Refused(why)) if why == "WRONGTYPE" => Err(why),
             // Any other error is a temporary state of the server: it is loading its data, or has just become a replica.
             Err(Failure::Refused(why)) => {
-                log::debug!("{room}: its log cannot be read now ({why})");
+                log::debug!("{room}: the log can't be read at the moment ({why})");
                 std::thread::sleep(PAUSE);
                 return self.handle.queue_room(room);
             }
@@ -118,11 +118,11 @@ impl Refiller {
         // If another program has written to the log, this room continues as if it had been read, and the others are
         // unaffected.
         let part = part.unwrap_or_else(|why| {
-            log::warn!("{room}: its log cannot be read ({why}) and is passed over");
+            log::warn!("{room}: the log can't be read ({why}) and is skipped");
             LogPart { end: Some(target), ..LogPart::default() }
         });
         if part.skipped > 0 {
-            log::warn!("{room}: {} entries that are no messages of Bobbin are passed over", part.skipped);
+            log::warn!("{room}: skipping {} log entries that are not Bobbin's messages", part.skipped);
         }
         for (id, body) in part.messages {
             self.deliver(&room, id, &body);

@@ -22,7 +22,7 @@ for number, value in ipairs(values) do
     if not value and again then joined[#joined + 1] = ARGV[i + 5] end
     -- An older session of the same client has it: Redis has lost that this session took it over.
     if not value and again or holder == by and since < tonumber(ARGV[i + 4]) then
-      sit(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+      acquire(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
     else
       lost[#lost + 1] = number - 1
       lost[#lost + 1] = holder == by and '1' or '0'

@@ -18,7 +18,7 @@ pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
 
 /// Logs a reply that does not have the script's form, because another program wrote to our keys.
 pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
-    log::warn!("redis: a reply was not understood: {what:?}");
+    log::warn!("redis: unexpected reply: {what:?}");
     Unavailable
 }
 

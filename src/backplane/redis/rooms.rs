@@ -73,7 +73,7 @@ impl Rooms {
     }
 
     /// A join has succeeded.
-    pub fn sit(&self, seat: &Seat, since: u64) {
+    pub fn acquire(&self, seat: &Seat, since: u64) {
         if let Some(state) = self.state().rooms.get_mut(&seat.room) {
             state.joining -= 1;
             state.seats.insert(seat.session, Taken { seat: seat.clone(), since });
@@ -81,7 +81,7 @@ impl Rooms {
     }
 
     /// Removes the session's seat and returns it, if there is one.
-    pub fn rise(&self, seat: &Seat) -> Option<Taken> {
+    pub fn release(&self, seat: &Seat) -> Option<Taken> {
         let mut taken = None;
         self.remove(&seat.room, |state| taken = state.seats.remove(&seat.session));
         taken

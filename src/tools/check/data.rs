@@ -20,21 +20,21 @@ pub(super) fn look(path: Option<&Path>) -> Finding {
     let Some(path) = path else {
         return Finding::warning(
             "data",
-            "rooms are in memory and end with the process; set DATA_FILE or REDIS_ENDPOINT",
+            "rooms are in memory and are lost when the process ends; set DATA_FILE or REDIS_ENDPOINT",
         );
     };
     let shown = path.display();
     match header(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => missing(path),
         Err(error) => {
-            Finding::error("data", format!("DATA_FILE {shown} can't be used: {error}; see its owner and mode"))
+            Finding::error("data", format!("DATA_FILE {shown} can't be used: {error}; check its owner and mode"))
         }
-        Ok(header) if header.is_empty() => Finding::ok("data", format!("{shown} is empty, and will be filled")),
+        Ok(header) if header.is_empty() => Finding::ok("data", format!("{shown} is empty, and will be used")),
         Ok(header) if !is_ours(&header) => {
-            Finding::error("data", format!("DATA_FILE {shown} is another program's; name a file of its own"))
+            Finding::error("data", format!("DATA_FILE {shown} belongs to another program; choose another file"))
         }
-        Ok(_) if is_locked(path) => Finding::ok("data", format!("{shown} is in use by a server that runs now")),
-        Ok(_) => Finding::ok("data", format!("{shown} can be written")),
+        Ok(_) if is_locked(path) => Finding::ok("data", format!("{shown} is in use by a running server")),
+        Ok(_) => Finding::ok("data", format!("{shown} is writable")),
     }
 }
 
@@ -43,12 +43,14 @@ fn missing(path: &Path) -> Finding {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // An unnamed temporary file, which disappears when closed.
     match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(folder) {
-        Ok(_) => Finding::ok("data", format!("{} will be made", path.display())),
+        Ok(_) => Finding::ok("data", format!("{} will be created", path.display())),
         Err(error) => {
             let folder = folder.display();
             Finding::error(
                 "data",
-                format!("DATA_FILE can't be made in {folder}: {error}; make the folder, or give it to this user"),
+                format!(
+                    "DATA_FILE can't be created in {folder}: {error}; create the folder, or make it writable for this user"
+                ),
             )
         }
     }

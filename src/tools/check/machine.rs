@@ -23,10 +23,10 @@ fn port(settings: &Settings) -> Finding {
     match TcpListener::bind((bind, port)) {
         Ok(_) => Finding::ok("port", format!("{port} on {bind} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Finding::warning("port", format!("{port} on {bind} is in use; fine if it is this server that runs there"))
+            Finding::warning("port", format!("{port} on {bind} is in use; fine if this server is already running"))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::error("port", format!("{port} may not be used; take one over 1023, or add CAP_NET_BIND_SERVICE"))
+            Finding::error("port", format!("{port} is not permitted; use one above 1023, or add CAP_NET_BIND_SERVICE"))
         }
         Err(error) => {
             Finding::error("port", format!("can't listen on {bind}: {error}; set BIND to an address of this machine"))
@@ -40,11 +40,11 @@ fn connections(settings: &Settings) -> Finding {
     match settings.max_connections {
         Some(wanted) if wanted > cap => Finding::warning(
             "connections",
-            format!("up to {cap}, not MAX_CONNECTIONS={wanted}: {why} bears no more; {remedy}"),
+            format!("up to {cap} rather than MAX_CONNECTIONS={wanted}, limited by {why}; {remedy}"),
         ),
-        Some(wanted) => Finding::ok("connections", format!("up to {wanted} (MAX_CONNECTIONS); {why} bears {cap}")),
-        None if cap < SMALL_CAP => Finding::warning("connections", format!("up to {cap}, capped by {why}; {remedy}")),
-        None => Finding::ok("connections", format!("up to {cap}, capped by {why}; for more, {remedy}")),
+        Some(wanted) => Finding::ok("connections", format!("up to {wanted} (MAX_CONNECTIONS); {why} allows {cap}")),
+        None if cap < SMALL_CAP => Finding::warning("connections", format!("up to {cap}, limited by {why}; {remedy}")),
+        None => Finding::ok("connections", format!("up to {cap}, limited by {why}; for more, {remedy}")),
     }
 }
 
@@ -56,11 +56,11 @@ fn remedy(why: &str) -> &'static str {
         }
         "threads (RLIMIT_NPROC)" => "raise LimitNPROC= in the unit, or ulimit -u",
         "kernel.threads-max" => "raise it with sysctl",
-        "vm.max_map_count" => "raise it with sysctl, four for each connection",
+        "vm.max_map_count" => "raise it with sysctl, four per connection",
         "the container's pids.max" => "raise TasksMax= in the unit, or --pids-limit of the container",
         "address space (RLIMIT_AS)" => "raise LimitAS= in the unit, or ulimit -v",
-        "the container's memory.max" => "give it more memory, 42 KiB for each connection",
-        _ => "take a machine with more memory, 42 KiB for each connection",
+        "the container's memory.max" => "give it more memory, 42 KiB per connection",
+        _ => "use a machine with more memory, 42 KiB per connection",
     }
 }
 

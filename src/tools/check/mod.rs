@@ -74,7 +74,7 @@ pub fn run(settings: Result<&Settings, &SettingError>, output: &mut impl Write) 
 }
 
 fn look(settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("settings", "all are understood")];
+    let mut findings = vec![Finding::ok("settings", "all are valid")];
     findings.extend(machine::look(settings));
     findings.extend(access(settings));
     match &settings.redis {
@@ -89,17 +89,17 @@ fn access(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let user = settings.access.user_header.as_ref();
     findings.push(match user {
-        Some(header) => Finding::ok("access", format!("people are whom a trusted proxy names in {header}")),
+        Some(header) => Finding::ok("access", format!("people are named by a trusted proxy in {header}")),
         None if !settings.admits(None) => Finding::ok("access", "people need the passphrase"),
-        None if settings.bind.is_loopback() => Finding::ok("access", "whoever is on this machine can join"),
+        None if settings.bind.is_loopback() => Finding::ok("access", "anyone on this machine can join"),
         None => Finding::warning(
             "access",
-            "whoever reaches the port can join; set PASSPHRASE, or USER_HEADER behind a proxy that logs people in",
+            "anyone who reaches the port can join; set PASSPHRASE, or USER_HEADER behind a login proxy",
         ),
     });
     findings.push(match settings.tokens.admin {
-        Some(_) => Finding::ok("admin", "the host's tools are open to ADMIN_TOKEN"),
-        None => Finding::ok("admin", "the host's tools are off; ADMIN_TOKEN would open them"),
+        Some(_) => Finding::ok("admin", "the admin API is on, with ADMIN_TOKEN"),
+        None => Finding::ok("admin", "the admin API is off; set ADMIN_TOKEN to turn it on"),
     });
     let readable = settings.secret_files.iter().filter(|file| machine::is_readable_by_all(file));
     findings.extend(readable.map(|file| {

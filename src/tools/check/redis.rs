@@ -53,7 +53,7 @@ const TRIED: &[&str] = &[
 pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
     let server = match Server::new(settings) {
         Ok(server) => server,
-        Err(error) => return vec![Finding::error("redis", format!("{error}; see REDIS_ENDPOINT and REDIS_CA_FILE"))],
+        Err(error) => return vec![Finding::error("redis", format!("{error}; check REDIS_ENDPOINT and REDIS_CA_FILE"))],
     };
     let mut connection = match server.open() {
         Ok(connection) => connection,
@@ -65,9 +65,9 @@ pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
 
 fn remedy(error: &LinkError) -> &'static str {
     match error {
-        LinkError::Refused(..) => "see REDIS_PASSWORD, and the user in REDIS_ENDPOINT",
-        LinkError::Unsuitable(_) => "use the primary of a newer Redis, or of Valkey",
-        _ => "is it running, and does a firewall let this machine through? See REDIS_ENDPOINT and REDIS_TLS",
+        LinkError::Refused(..) => "check REDIS_PASSWORD, and the user in REDIS_ENDPOINT",
+        LinkError::Unsuitable(_) => "use the primary of a newer Redis or Valkey",
+        _ => "is it running, and does a firewall allow this machine? Check REDIS_ENDPOINT and REDIS_TLS",
     }
 }
 
@@ -86,7 +86,7 @@ fn look_closer(server: &Server, connection: &mut Connection) -> Result<Vec<Findi
             findings.push(eviction(field("maxmemory"), field("maxmemory_policy")));
         }
         None => {
-            let unknown = format!("{server} answers; INFO is not permitted, so persistence and eviction are not known");
+            let unknown = format!("{server} answers; INFO is not permitted, so persistence and eviction are unknown");
             findings.push(Finding::warning("redis", unknown));
         }
     }
@@ -112,10 +112,10 @@ fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, Lin
 fn persistence(appends: bool, saves: Option<&str>) -> Finding {
     match saves {
         _ if appends => Finding::ok("persistence", "every message is appended to a file"),
-        Some("") => Finding::warning("persistence", "none: a restart of Redis loses all; set appendonly yes"),
+        Some("") => Finding::warning("persistence", "none: a restart of Redis loses everything; set appendonly yes"),
         _ => Finding::warning(
             "persistence",
-            "snapshots at most: a crash of Redis loses the newest messages; set appendonly yes",
+            "snapshots only: a crash of Redis loses the newest messages; set appendonly yes",
         ),
     }
 }
@@ -126,7 +126,7 @@ fn eviction(limit: &str, policy: &str) -> Finding {
         (_, "noeviction") => Finding::ok("memory", "nothing is evicted; at maxmemory, messages are refused"),
         ("0", _) => Finding::warning(
             "memory",
-            format!("{policy} would evict messages if there were a maxmemory; set maxmemory-policy noeviction"),
+            format!("{policy} would evict messages if maxmemory were set; set maxmemory-policy noeviction"),
         ),
         _ => Finding::error(
             "memory",
@@ -153,15 +153,16 @@ fn time(connection: &mut Connection) -> Result<[Finding; 2], LinkError> {
     let trip = format!("{:.1} ms", took.as_secs_f64() * 1000.0);
     Ok([
         match took > FAR {
-            true => {
-                Finding::warning("round trip", format!("{trip}, which every message pays twice; bring Redis closer"))
-            }
+            true => Finding::warning("round trip", format!("{trip}, twice per message; use a Redis nearby")),
             false => Finding::ok("round trip", trip),
         },
         match apart > CLOCKS {
             true => Finding::warning(
                 "clock",
-                format!("Redis's clock is {:.1} s off this machine's; set both by NTP", apart.as_secs_f64()),
+                format!(
+                    "Redis's clock differs from this machine's by {:.1} s; synchronize both with NTP",
+                    apart.as_secs_f64()
+                ),
             ),
             false => Finding::ok("clock", format!("{} ms apart", apart.as_millis())),
         },
@@ -189,7 +190,7 @@ fn permissions(connection: &mut Connection) -> Result<Finding, LinkError> {
         }
     }
     Ok(match refused.is_empty() {
-        true => Finding::ok("permissions", "the user may do all that is needed"),
-        false => Finding::error("permissions", format!("Redis refuses {}; see the user's ACL", refused.join(", "))),
+        true => Finding::ok("permissions", "the user has all needed permissions"),
+        false => Finding::error("permissions", format!("Redis rejects {}; check the user's ACL", refused.join(", "))),
     })
 }

@@ -50,7 +50,7 @@ pub struct Entrance {
     /// How many may be connecting at a time.
     pub window: usize,
     /// If set, the group stops reading once it has joined, and has a receive buffer of this size.
-    pub deaf: Option<usize>,
+    pub stalled: Option<usize>,
     /// If set, each client leaves this long after it has joined, with a close frame.
     pub stay: Option<Duration>,
     pub deadline: Duration,
@@ -58,7 +58,7 @@ pub struct Entrance {
 
 impl Default for Entrance {
     fn default() -> Entrance {
-        Entrance { window: 256, deaf: None, stay: None, deadline: Duration::from_secs(120) }
+        Entrance { window: 256, stalled: None, stay: None, deadline: Duration::from_secs(120) }
     }
 }
 
@@ -75,7 +75,7 @@ struct Client {
     room: Rc<str>,
     /// The beginning of a frame that is not complete yet.
     partial: Vec<u8>,
-    deaf: bool,
+    stalled: bool,
     opened: Instant,
     stay: Option<Duration>,
 }
@@ -259,7 +259,7 @@ impl Crowd {
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_linger(Some(Duration::ZERO))?;
-        if let Some(size) = entrance.deaf {
+        if let Some(size) = entrance.stalled {
             socket.set_recv_buffer_size(size)?;
         }
         // Each source address has about 28,000 ports of its own.
@@ -272,9 +272,9 @@ impl Crowd {
         }
         let wanted = epoll::EventFlags::OUT;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), wanted)?;
-        let deaf = entrance.deaf.is_some();
+        let stalled = entrance.stalled.is_some();
         let (stage, opened, stay) = (Stage::Connecting, Instant::now(), entrance.stay);
-        self.clients.push(Client { socket: Some(socket), stage, room, partial: Vec::new(), deaf, opened, stay });
+        self.clients.push(Client { socket: Some(socket), stage, room, partial: Vec::new(), stalled, opened, stay });
         Ok(())
     }
 
@@ -395,7 +395,7 @@ impl Crowd {
                 self.clients[index].stage = Stage::Joined;
                 let took = self.clients[index].opened.elapsed().as_micros() as u64;
                 self.entered.saturating_record(took.max(1));
-                if self.clients[index].deaf
+                if self.clients[index].stalled
                     && let Some(socket) = &self.clients[index].socket
                 {
                     let _ = epoll::delete(&self.epoll, socket);

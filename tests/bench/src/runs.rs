@@ -309,20 +309,20 @@ impl Bench {
 
     /// The same run with and without clients that do not read.
     pub fn slow(&self) -> io::Result<Value> {
-        let (clients, deaf, size, rate) = (500, 25, 1000, 100.0);
+        let (clients, stalled, size, rate) = (500, 25, 1000, 100.0);
         let (part, rounds) = (seconds(5), 1);
         let mut results: [Vec<Value>; 2] = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            for (number, deaf) in [0, deaf].into_iter().enumerate() {
-                say(&format!("{clients} clients, {deaf} of them not reading"));
+            for (number, stalled) in [0, stalled].into_iter().enumerate() {
+                say(&format!("{clients} clients, {stalled} of them not reading"));
                 let (server, mut crowd) = self.start(self.bobbin())?;
                 let names = crowd::rooms("slow", clients, clients);
-                crowd.enter(names.iter().skip(deaf).cloned(), Entrance::default())?;
-                let not_reading = Entrance { deaf: Some(4096), ..Entrance::default() };
-                crowd.enter(names.iter().take(deaf).cloned(), not_reading)?;
+                crowd.enter(names.iter().skip(stalled).cloned(), Entrance::default())?;
+                let not_reading = Entrance { stalled: Some(4096), ..Entrance::default() };
+                crowd.enter(names.iter().take(stalled).cloned(), not_reading)?;
                 everyone(&crowd, clients, &server)?;
                 settle(&mut crowd)?;
-                let room = crowd::talk(0, clients - deaf, clients - deaf);
+                let room = crowd::talk(0, clients - stalled, clients - stalled);
                 let (before, mut most, mut whole) = (process::status(server.pid(), "VmRSS"), 0, true);
                 let meter = Meter::start(&server, &self.redis, &mut crowd);
                 for _ in 0..3 {
@@ -338,9 +338,9 @@ impl Bench {
         let ratio = |key: &str| round_to(with[key].as_f64().unwrap_or(0.0) / without[key].as_f64().unwrap_or(1.0), 2);
         let growth = |run: &Value| run["rss_growth_kb"].as_f64().unwrap_or(0.0);
         Ok(json!({
-            "clients": clients, "not_reading": deaf, "bytes": size, "messages_per_s": rate,
+            "clients": clients, "not_reading": stalled, "bytes": size, "messages_per_s": rate,
             "p99_ratio": ratio("p99_us"), "p50_ratio": ratio("p50_us"),
-            "kb_for_each_slow_client": round_to((growth(&with) - growth(&without)) / deaf as f64, 1),
+            "kb_for_each_slow_client": round_to((growth(&with) - growth(&without)) / stalled as f64, 1),
             "without": without, "with": with,
         }))
     }

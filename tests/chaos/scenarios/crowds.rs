@@ -12,7 +12,7 @@ together! {
         let addr = arena.stage.instances.lock().unwrap()[0];
         let until = clock::now() + 60_000;
         let start = clock::now();
-        let kinds = [Fault::SlowDeaf, Fault::SlowSip, Fault::SlowHalf];
+        let kinds = [Fault::SlowStalled, Fault::SlowSip, Fault::SlowHalf];
         let slow = kinds.map(|kind| (kind, strangers::start(kind, &arena.stage, addr, "talk".into(), format!("{kind:?}"), until)));
         for (kind, thread) in slow {
             let cut = thread.join().unwrap().unwrap_or_else(|| panic!("{kind:?} was not cut within 60 s"));
