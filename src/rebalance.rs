@@ -13,11 +13,11 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 const START: f64 = 1.5;
 /// A smaller surplus is not worth the reconnects.
 const MIN_SURPLUS: u64 = 200;
-/// A round ends this long after the last session was asked. Clients wait up to 3 s before they reconnect, and other
-/// instances report every 3 s: until then those on their way count nowhere.
+/// A round ends this long after the last session was asked. Clients wait up to 3 s before they reconnect, and instances
+/// report every 3 s: until then the moving sessions are counted nowhere.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// What the main thread keeps between two ticks.
+/// The state of rebalancing, kept by the main thread.
 pub struct Rebalancing {
     /// Sessions per second; 0: off.
     rate: u32,
@@ -25,9 +25,9 @@ pub struct Rebalancing {
     round: Option<Round>,
 }
 
-/// One evening-out, judged by the numbers at its start: those counted later lack the sessions that are on their way, so
-/// the average would look too low and too many would be asked. Only the number of instances may change: several new
-/// ones rarely come at once.
+/// A round of rebalancing. Its surplus is computed from the counts at its start: later ones lack the sessions on their
+/// way, so the average would be too low and too many would be asked. Only the number of instances is updated, because
+/// new ones rarely start at the same moment.
 struct Round {
     own: u64,
     sessions: u64,
@@ -37,7 +37,7 @@ struct Round {
 }
 
 impl Round {
-    /// How many are still to be asked.
+    /// How many sessions are still to be asked.
     fn rest(&self) -> u64 {
         (self.own - self.asked).saturating_sub(self.sessions / self.instances)
     }
@@ -49,7 +49,7 @@ impl Rebalancing {
         Rebalancing { rate, next_report: Instant::now() + REPORT_EVERY, round: None }
     }
 
-    /// To be called once per second.
+    /// Called once per second.
     pub fn tick(&mut self, app: &App) {
         if self.rate == 0 || app.draining.load(Relaxed) {
             return;
@@ -71,7 +71,7 @@ impl Rebalancing {
         }
     }
 
-    /// Starts a round if one is due, or brings the running one up to date.
+    /// Starts a round if one is due, or updates the current one.
     fn report(&mut self, own: u64, instances: u64, sessions: u64, now: Instant) {
         match &mut self.round {
             Some(round) if now < round.last_asked + SETTLE => round.instances = instances,

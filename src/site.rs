@@ -111,7 +111,7 @@ impl Site {
         request
     }
 
-    /// The canonical address of a path with capitals in its room's name, a slash at its end, or nothing after the base.
+    /// The canonical address of a path with capitals in its room, a trailing slash, or nothing after the base.
     pub fn elsewhere(&self, path: &str) -> Option<String> {
         if path == self.base {
             return Some(format!("{path}/"));

@@ -62,7 +62,7 @@ pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
 mod tests {
     use super::*;
 
-    /// Runs this test again as a process of its own, in which the thread panics.
+    /// Runs itself in a second process, in which the thread panics.
     #[test]
     fn a_panic_in_a_critical_thread_ends_the_process() {
         if std::env::var_os("PANIC").is_some() {

@@ -29,7 +29,7 @@ ordinary_tests() {
     for file in tests/*.rs; do echo "--test $(basename "$file" .rs)"; done
 }
 
-# A suite that hangs is ended: none takes half as long, even beside other work.
+# A hanging suite is ended after this time; none takes half as long, even on a busy machine.
 LIMIT_SECONDS=900
 attempt() {
     timeout $LIMIT_SECONDS bash -euo pipefail -c 'suite "$1"' - "$1" >"$results/$1.out" 2>&1

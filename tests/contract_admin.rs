@@ -141,7 +141,7 @@ both! {
     fn an_emptied_room_begins_anew(at) {
         let server = at.start(&[SETTINGS, &[("HISTORY_MESSAGES", "5")]].concat());
         let mut ada = Client::join(server.addr, "tea", "Ada");
-        // Some are lost to the limit before the host removes the rest.
+        // Some are trimmed before the rest is removed.
         for n in 0..300 {
             ada.say(&format!("m{n}"));
         }
@@ -149,11 +149,11 @@ both! {
         let bob = Client::join(server.addr, "tea", "Bob");
         assert_eq!((&bob.welcome["last"], &bob.welcome["messages"]), (&json!("0-0"), &json!([])));
         let (one, two) = (ada.say("one"), ada.say("two"));
-        // Who comes back with that cursor has missed nothing that is not kept.
+        // A client that resumes from that cursor has missed nothing that is still kept.
         let bob = Client::back(server.addr, "tea", "Bob", &bob.secret, Some("0-0"));
         assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"]), (&json!(false), &json!([one, two])));
         assert_eq!(bob.welcome["last"], two["id"]);
-        // Where only the newest was removed, the one before it is the newest again.
+        // If only the newest was removed, the one before it is the newest again.
         let path = format!("rooms/tea/messages/{}", two["id"].as_str().expect("an id"));
         admin(server.addr, "DELETE", &path, "");
         let cleo = Client::join(server.addr, "tea", "Cleo");

@@ -109,7 +109,7 @@ both! {
         assert_eq!((again.status, again.header("etag")), (304, Some(etag.as_str())));
         let head = connection.request("HEAD", MESSAGES, "");
         assert_eq!((head.status, head.header("content-length")), (200, first.header("content-length")));
-        // Of an answer that is empty too: the reader knows it from `after`.
+        // An empty answer has one too: the reader knows it from `after`.
         let empty = connection.request("GET", &format!("{MESSAGES}?after={id}"), "");
         assert!(empty.header("etag").is_some_and(|etag| etag.contains(&id)), "{empty:?}");
         say(server.addr, "two");

@@ -95,7 +95,8 @@ fn capitals_and_a_last_slash_lead_to_the_room() {
         let response = get(instance.addr, path);
         assert_eq!((response.status, response.header("location")), (308, Some(room)), "{path}");
     }
-    // Scripts and programs too, and with their query. A browser follows no redirect of a WebSocket; the line says why.
+    // Scripts and other programs are redirected too, with their query. Browsers do not follow a WebSocket's redirect;
+    // the line explains it.
     for (path, to) in [
         ("/r/Team?x=1&y", "/r/team?x=1&y"),
         ("/r/Team/messages?after=1-0", "/r/team/messages?after=1-0"),

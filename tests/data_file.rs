@@ -244,7 +244,7 @@ fn a_log_keeps_to_its_bytes_in_memory_and_on_a_file() {
     for instance in [Instance::start(&settings), file.start(&settings)] {
         let mut ada = Client::join(instance.addr, "tea", "Ada");
         let said: Vec<Value> = (0..50).map(|n| ada.say(&format!("{n:03}{}", "x".repeat(4_000)))).collect();
-        // As many of the newest as fit: 32 of 4,003 bytes would, if a body had no name and no mark.
+        // As many of the newest as fit: 32 of 4,003 bytes would, without the names and marks in their bodies.
         let log = common::http::get(instance.addr, "/r/tea/messages?after=0-0&limit=500").text();
         let kept: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert!((30..=32).contains(&kept.len()), "{} kept", kept.len());
@@ -269,7 +269,7 @@ fn past_the_most_rooms_no_new_one_is_opened_in_memory_and_on_a_file() {
         let empty = Client::join(instance.addr, "second", "Bob");
         let _third = Client::join(instance.addr, "third", "Cleo");
         rooms_full(instance);
-        // Those there are go on, and one that nobody is in and that has no messages makes place.
+        // Existing rooms continue, and an empty room without messages makes space for another.
         Client::join(instance.addr, "first", "Eve").say("undisturbed");
         empty.leave();
         poll_until("there is place", PATIENCE, || {

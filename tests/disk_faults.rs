@@ -93,14 +93,14 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
     let mut cleo = Client::join(instance.addr, "milk", "Cleo");
     faulty.set(-1, 0);
     let held = ada.post("under way");
-    // Promise 2 holds for it too, and for whoever speaks before anybody can know that the disk hangs.
+    // Promise 2 holds here too, even for a message sent before anyone can know that the disk hangs.
     let start = Instant::now();
     let waiting = bob.post("with it, or behind it");
     for (client, key) in [(&mut ada, &held), (&mut bob, &waiting)] {
         assert_eq!(client.expect_error("unavailable")["ref"], key.as_str());
         assert!(start.elapsed() < Duration::from_secs(2), "refused after {:?}", start.elapsed());
     }
-    // So are those who read, and whoever leaves meanwhile has left when it is back.
+    // Readers are refused too, and a client that leaves meanwhile has left when the disk is back.
     cleo.send(json!({"type": "history", "before": "9-0"}));
     cleo.expect_error("unavailable");
     bob.leave();

@@ -131,7 +131,7 @@ fn lines_of_code(path: &str) -> usize {
     code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
 }
 
-/// The limit is exact; the lines that the table states may be a tenth off.
+/// The limit is exact; the line counts in the table may be off by a tenth.
 #[test]
 fn the_way_of_a_message_can_be_read_in_an_afternoon() {
     let teaching = fs::read_to_string(root().join("docs/teaching.md")).expect("the reading list");

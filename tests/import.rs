@@ -41,7 +41,7 @@ fn rooms_move_to_an_empty_redis_and_clients_go_on_where_they_were() {
     let mut back = Client::back(instance.addr, "tea", "Ada", &ada.secret, tea[4]["id"].as_str());
     assert_eq!(back.welcome["messages"], json!(tea[5..]));
     assert_eq!(back.welcome["gap"], false);
-    // Who was kept out is kept out there.
+    // Bans are imported too.
     let secret = eve.secret.clone();
     eve = Client::connect(instance.addr, "tea");
     eve.secret = secret;

@@ -64,7 +64,7 @@ fn a_log_keeps_to_its_bytes() {
     assert_eq!(bob.messages().last(), Some(&last));
 }
 
-/// Only Redis's clock decides what is too old: an instance whose own is a month ahead trims nothing away.
+/// Redis's clock alone decides what is too old: an instance whose own clock is a month ahead trims nothing.
 #[test]
 fn an_instance_that_is_a_month_ahead_trims_nothing() {
     let redis = Redis::start();
@@ -79,14 +79,14 @@ fn an_instance_that_is_a_month_ahead_trims_nothing() {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let ahead = Instance::on(&redis, &clock);
-    // Its log is where its clock shows.
+    // The instance's log shows its clock.
     let today =
         |instance: &Instance| instance.log().lines().next().map(|line| line.chars().take(10).collect::<String>());
     assert_ne!(today(&ahead), today(&right), "its clock is wrong");
     let mut bob = Client::join(ahead.addr, "tea", "Bob");
     let said = bob.say("from the month to come");
     assert_eq!(ada.hear("from the month to come"), said);
-    std::thread::sleep(Duration::from_secs(7)); // two heartbeats, which trim
+    std::thread::sleep(Duration::from_secs(7)); // long enough for two heartbeats, which trim
     assert_eq!(redis.cmd::<usize>("XLEN bobbin:{tea}:log"), 11);
     let cyd = Client::back(right.addr, "tea", "Cyd", &unique("a-secret-for-cyd"), Some("0-0"));
     assert_eq!((cyd.messages().len(), &cyd.welcome["gap"]), (11, &json!(false)));

@@ -53,6 +53,21 @@ fn no_source_file_is_over_400_lines() {
     }
 }
 
+/// Counts from a function's first line to its closing brace, which rustfmt puts under the first line's indentation.
+#[test]
+fn no_function_is_over_60_lines() {
+    for path in files("src", &["rs"]) {
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (start, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("fn ") && !line.contains("//")) {
+            let end = format!("{}}}", " ".repeat(line.len() - line.trim_start().len()));
+            let length = lines[start..].iter().position(|line| *line == end).unwrap_or(0) + 1;
+            let is_one = line.trim_start().split("fn ").next().is_some_and(|before| before.len() < 20);
+            assert!(!is_one || length <= 60, "{}: {length} lines: {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn the_map_names_every_module() {
     let map = read("src/lib.rs");

@@ -446,7 +446,8 @@ together! {
             let (mut said, mut backlog) = (0, None);
             while backlog.is_none() {
                 said += ada.say(&text).to_string().len() + 4;
-                // It is said to have a backlog only when it surely has one, so the time counts from later on.
+                // Counts as having a backlog only when it certainly has one, so the measured time starts late rather
+                // than early.
                 backlog = (said > queues(&instance, &slow) + 16 * 1024).then(Instant::now);
             }
             ada.patience = seconds(30);
@@ -467,7 +468,7 @@ together! {
             ada.say(&text);
             http::metric(instance.addr, CUT) == 1.0
         });
-        // It has five seconds, of which it uses three.
+        // It has five seconds, and uses three.
         ada.quiet("Slow leaving", seconds(3), |f| f["type"] == "presence" && f["left"] != json!([]));
         slow.expect_close(1013);
         let back = Client::back(instance.addr, "tea", "Slow", &slow.secret, None);

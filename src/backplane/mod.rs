@@ -27,8 +27,8 @@ pub type SessionId = u64;
 /// never shown leaving. While the connection is open, the instance renews the lease every [`HEARTBEAT`].
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// The lease of a client that was cut because it does not read. With the 10 s of silence before it, one heartbeat and one
-/// second of gathered notices it is less than the 25 s within which the client must be out of the room.
+/// The lease of a client that was cut because it does not read. With the preceding 10 s without progress, one heartbeat
+/// and one second of gathered notices it adds up to less than the 25 s within which the client must have left the room.
 pub const CUT_LEASE: Duration = Duration::from_secs(10);
 
 /// Interval at which leases are renewed and expired ones cleared. One lease, one heartbeat and one second of gathered
@@ -131,7 +131,7 @@ impl From<Unavailable> for JoinError {
 pub enum Leave {
     /// The client closed: the seat is released at once, and the room is notified.
     Now,
-    /// The connection broke: the lease, of this length from now on, runs out, unless the client returns before.
+    /// The connection broke: a lease of this length runs out, unless the client returns before.
     Expire(Duration),
 }
 

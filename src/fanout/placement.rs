@@ -16,7 +16,7 @@ const ONE_LANE: u32 = 32;
 /// The most lanes: a room's lanes are a 64-bit set.
 pub const MAX_LANES: usize = 64;
 
-/// Which lanes have how many sessions. Locked only for look-ups.
+/// The number of sessions per lane, in all and per room. Locked only for look-ups.
 pub struct Placement {
     lanes: usize,
     counts: Mutex<Counts>,

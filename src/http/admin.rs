@@ -137,7 +137,8 @@ fn lift(id: &str, app: &App) -> Result<Answer, Answer> {
     json(200, &serde_json::json!({ "lifted": target }))
 }
 
-/// A part of a path without its percent-encoding (RFC 3986, section 2.1): scripts encode the colons of an IPv6 address.
+/// Decodes percent-encoding in a part of a path (RFC 3986, section 2.1), because scripts encode the colons of an IPv6
+/// address.
 fn decoded(part: &str) -> Option<String> {
     let mut pieces = part.split('%');
     let mut bytes = pieces.next()?.as_bytes().to_vec();

@@ -62,7 +62,7 @@ fn is_open(request: &Request<()>, app: &App) -> bool {
 /// The user named by the proxy, if the peer is one of the configured proxies and names one.
 ///
 /// # Errors
-/// 400 if there are two, one of which may be the client's own; 401 if it cannot be a name.
+/// 400 if two are named, one of which may come from the client; 401 if it is not a valid name.
 fn user(request: &Request<()>, peer: &Peer, app: &App) -> Result<Option<Arc<str>>, Answer> {
     let access = &app.settings.access;
     let Some(header) = access.user_header.as_ref().filter(|_| access.proxies.names(peer.address)) else {

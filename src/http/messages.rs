@@ -232,7 +232,7 @@ fn lines(page: &Page) -> String {
     text
 }
 
-/// The newest id known to the reader after this answer and a hash of the messages, because removing a message also
+/// The newest id the reader knows after this answer, and a hash of the messages, because removing a message also
 /// changes the answer.
 fn etag(page: &Page, after: Option<Id>, lines: &str) -> String {
     let newest = page.messages.last().map(|(id, _)| *id).or(after).unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! Values and arithmetic only. Callers decide what to refuse and how to answer.
 
+mod account;
 mod accounts;
 mod address;
 mod bucket;
@@ -12,7 +13,8 @@ mod nesting;
 mod random;
 mod slots;
 
-pub use accounts::{Account, Accounts, Connected, PerAddress};
+pub use account::{Account, Connected, PerAddress};
+pub use accounts::Accounts;
 pub use address::{Network, TrustedProxies, counted_as, is_private};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
 pub use capacity::{CONNECTION_STACK, MAX_SPARE_STACKS, capacity};

@@ -1,4 +1,4 @@
-//! The codes by which programs recognize what the server refuses: those of `error` frames, and of close frames.
+//! The codes by which programs recognize refusals: those of `error` frames, and those of close frames.
 
 use serde::Serialize;
 use tungstenite::Bytes;

@@ -283,7 +283,7 @@ impl<'a> Session<'a> {
             false => Leave::Expire(LEASE),
         });
         if wire.is_cut() {
-            // The lane still writes: the client may yet read why.
+            // The lane is still writing; this gives the client time to read the reason.
             std::thread::sleep(CLOSE_GRACE);
         } else if matches!(end, End::Refused(_)) {
             socket::linger(&wire.tcp);

@@ -1,5 +1,5 @@
-//! `bobbin --import FILE`: moves the rooms of a data file to Redis and keeps all ids, so that clients resume where they
-//! were. Bans are moved as well.
+//! `bobbin --import FILE`: moves the rooms and bans of a data file to Redis and keeps all ids, so that clients resume
+//! where they were.
 //!
 //! Each room is first written under a temporary key, and appears complete when that is renamed. Presence is not moved:
 //! clients rejoin by themselves.

@@ -1,4 +1,4 @@
-"""What the browser tests share: the real binary as a `Instance`, a real redis-server as `Redis`, a `Link` between a
+"""What the browser tests share: the real binary as an `Instance`, a real redis-server as `Redis`, a `Link` between a
 browser and an instance (which can be cut, frozen and redirected), a `Talker` that uses the wire contract without a
 browser, and a `Person` using the page.
 
@@ -47,7 +47,7 @@ def some_room():
 
 
 def redis_user():
-    """The user that docs/redis.md gives Bobbin, as arguments of redis-server; its password is `open`."""
+    """The Redis user in docs/redis.md, as arguments of redis-server; its password is `open`."""
     lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
     user = next(line for line in lines if line.startswith("ACL SETUSER bobbin "))
     return ["--user", *user.removeprefix("ACL SETUSER ").replace("PASSWORD", "open").split()]

@@ -1,5 +1,5 @@
 //! Inspects the healed system: is every client up to date, does it know who is present, and what does the log contain?
-//! Waits with a deadline, then returns what still is wrong.
+//! Waits with a deadline, then returns what is still wrong.
 
 use super::client;
 use super::clock::{self, At};

@@ -22,7 +22,7 @@ pub struct Session<'a> {
     instance: usize,
     /// The newest id received on this connection, or its `since`: the next one must be greater.
     last: Id,
-    /// See [`super::ledger::Connection::hole`].
+    /// What the welcome left out and is not fetched yet, see [`super::ledger::Connection::hole`].
     hole: Option<(Id, Id)>,
     /// History requests in order: whether it is for the hole, `before`, and when it was sent.
     asked: VecDeque<(bool, Id, At)>,
@@ -320,7 +320,7 @@ impl<'a> Session<'a> {
             self.client.broken("a page of history out of order", format!("before {before}: {ids:?}"));
         }
         let Some((since, _)) = self.hole.filter(|(_, oldest)| for_hole && *oldest == before) else {
-            return; // requested at random: must not hide what the live stream left out
+            return; // a random request, whose page must not count as a delivery
         };
         for (message, id) in messages.iter().zip(&ids) {
             if *id > since && self.client.record(message, self.connection).is_some() && self.client.is_mine(message) {

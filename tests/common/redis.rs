@@ -11,8 +11,9 @@ use std::time::Duration;
 /// The password of the user `bobbin`.
 pub const PASSWORD: &str = "open";
 
-/// A redis-server on 127.0.0.1, with the user that docs/redis.md gives Bobbin: whatever is started on it may do that and no
-/// more. The tests themselves are the default user, who may do all. Dropping it kills the process and removes its directory.
+/// A redis-server on 127.0.0.1, with the user in docs/redis.md, as which instances connect, so that they have no other
+/// permissions. The tests themselves use the default user, who has all. Dropping it kills the process and removes its
+/// directory.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,
@@ -50,7 +51,7 @@ impl Redis {
         self.args = args.iter().map(ToString::to_string).collect();
     }
 
-    /// As a value for `REDIS_ENDPOINT`: with the documented user, or just the address where it has TLS or a password.
+    /// A value for `REDIS_ENDPOINT`: with the documented user, or only the address if the server has TLS or a password.
     pub fn endpoint(&self) -> String {
         if self.has("--tls-port") || self.has("--requirepass") {
             self.addr().to_string()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Threads that attack.
 const THREADS: usize = 8;
-/// New connections per second, whatever the attack: more would measure the attacker, who shares the processors.
+/// New connections per second, whatever the attack: more would measure the attacker, which shares the processors.
 const CONNECTIONS: usize = 2000;
 /// Empty frames masked with zeros.
 const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];

@@ -46,7 +46,7 @@ class Person:
                     compression=None,
                     ping_interval=None,
                     proxy=None,
-                    max_queue=None,  # or a socket with 16 unread frames does not read the answer to its close frame
+                    max_queue=None,  # or a socket with 16 unread frames never reads the answer to its close frame
                 ) as socket:
                     if "Set-Cookie" in socket.response.headers:
                         self.cookie = socket.response.headers["Set-Cookie"].partition(";")[0]

@@ -27,7 +27,7 @@ def poll(what, probe, patience=20):
 
 
 def redis_user():
-    """The user that docs/redis.md gives Bobbin, as arguments of redis-server; its password is `open`."""
+    """The Redis user in docs/redis.md, as arguments of redis-server; its password is `open`."""
     lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
     user = next(line for line in lines if line.startswith("ACL SETUSER bobbin "))
     return ["--user", *user.removeprefix("ACL SETUSER ").replace("PASSWORD", "open").split()]

@@ -122,7 +122,7 @@ def comes_back(proxy, name):
     try:
         Client(proxy, name)
     except ConnectionClosed:
-        return False  # it met the old instance's last moment
+        return False  # the old instance was just ending
     except InvalidStatus as refused:
         assert refused.response.status_code in (502, 503), refused
         return False

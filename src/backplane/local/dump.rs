@@ -84,7 +84,7 @@ impl Dump {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Who is kept out.
+    /// The bans in force.
     ///
     /// # Errors
     /// [`DataError`].

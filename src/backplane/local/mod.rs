@@ -2,8 +2,8 @@
 //!
 //! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
 //! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
-//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables; `watch.rs` steps in while the disk hangs. Its
-//! neighbour `redis/` sends the same commands to a server instead.
+//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables. `watch.rs` answers for it while the disk
+//! hangs. Its neighbour `redis/` sends the same commands to a server instead.
 
 mod admin;
 mod clock;
@@ -94,10 +94,10 @@ enum Command {
 }
 
 impl Local {
-    /// Opens the file (`None`: in memory) and starts the thread, and the one that watches it.
+    /// Opens the file (`None`: in memory), and starts the thread and the one that watches it.
     ///
     /// # Errors
-    /// The file cannot be used, or the thread cannot be started.
+    /// The file cannot be used, or a thread cannot be started.
     pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
         let (commands, inbox) = bounded(QUEUE);
         let condition = Condition::new();

@@ -35,7 +35,7 @@ pub struct Rooms {
     pub store: Store,
     pub limits: Limits,
     pub listener: EventSink,
-    /// Shared with the handle and with the thread that watches this one.
+    /// Shared with the handle and with the watching thread.
     pub condition: Condition,
     pub rooms: HashMap<Room, LocalRoom>,
     /// Leases of broken connections, in the order in which they end.
@@ -163,8 +163,8 @@ impl Rooms {
         }
     }
 
-    /// Executes a batch: the commands that were put off, the first one, and those queued behind it. Returns the channel of
-    /// whoever stops the thread.
+    /// Executes a batch: the commands put off while the disk hung, the first one, and those queued behind it. Returns
+    /// the channel of whoever stops the thread.
     fn carry_out_all(
         &mut self,
         put_off: Vec<Command>,

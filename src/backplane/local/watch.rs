@@ -1,5 +1,5 @@
-//! A disk that hangs: the rooms' thread then waits in a system call, and whoever handed it something must be refused in
-//! time all the same. That is done by a thread of its own, which looks after the other one.
+//! A hanging disk: the rooms' thread is then blocked in a system call, and senders must still be refused in time. A
+//! second thread watches it and does that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,30 +9,30 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::Command;
 use crate::backplane::{Event, EventSink, Health, SessionId};
 
-/// A batch that takes longer is not waited for. With the look that finds it and the refusals, this is less than the 2 s in
-/// which a sender has its answer.
+/// A batch that takes longer counts as hanging. Including the time to notice that and to refuse, this is less than the
+/// 2 s within which senders are answered.
 const STALL: Duration = Duration::from_millis(1500);
-/// How often it is looked.
+/// How often the thread is checked.
 const LOOK: Duration = Duration::from_millis(200);
-/// Why nothing is kept meanwhile.
+/// Reported while the disk hangs.
 const STALLED: &str = "the disk does not answer";
 
-/// How the rooms' thread is, for the handle and for the thread that looks after it.
+/// The state of the rooms' thread, shared with the handle and the watching thread.
 #[derive(Clone)]
 pub struct Condition(Arc<Mutex<Inner>>);
 
 struct Inner {
     health: Health,
-    /// Since when the batch at hand is carried out.
+    /// Since when the current batch has been running.
     busy_since: Option<Instant>,
-    /// Whose messages are in it.
+    /// The authors of its messages.
     under_way: Vec<(SessionId, Option<String>)>,
-    /// Commands that came meanwhile and must not be lost.
+    /// Commands that arrived meanwhile and must not be lost.
     put_off: Vec<Command>,
 }
 
 impl Condition {
-    /// Of a thread that waits for commands.
+    /// The state of a thread that waits for commands.
     pub fn new() -> Condition {
         let (under_way, put_off) = (Vec::new(), Vec::new());
         Condition(Arc::new(Mutex::new(Inner { health: Ok(()), busy_since: None, under_way, put_off })))
@@ -42,31 +42,31 @@ impl Condition {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A batch begins; returns what was put off before.
+    /// A batch begins; returns the commands put off before.
     pub fn begin(&self) -> Vec<Command> {
         let mut inner = self.lock();
         inner.busy_since = Some(Instant::now());
         std::mem::take(&mut inner.put_off)
     }
 
-    /// The batch holds a message of this session's.
+    /// Records that the batch contains a message of this session.
     pub fn take_in(&self, session: SessionId, reference: Option<&str>) {
         self.lock().under_way.push((session, reference.map(str::to_owned)));
     }
 
-    /// The batch is done.
+    /// The batch has ended.
     pub fn end(&self) {
         let mut inner = self.lock();
         inner.busy_since = None;
         inner.under_way.clear();
     }
 
-    /// Sets what [`Condition::health`] is while nothing hangs; returns what it was.
+    /// Sets what [`Condition::health`] returns unless the disk hangs; returns the previous value.
     pub fn set_health(&self, health: Health) -> Health {
         std::mem::replace(&mut self.lock().health, health)
     }
 
-    /// Whether messages are kept, and if not, why.
+    /// Whether writing works, and if not, why.
     pub fn health(&self) -> Health {
         let inner = self.lock();
         if inner.is_stalled() { Err(STALLED.to_owned()) } else { inner.health.clone() }
@@ -77,9 +77,9 @@ impl Condition {
         self.lock().is_stalled()
     }
 
-    /// Refuses what waits whenever the disk hangs, until the rooms' thread ends and drops the other end of `ended`. Messages
-    /// of the batch at hand may be kept in the end; then their senders get their receipts after all, and those who sent
-    /// them again have the same `ref`.
+    /// Refuses waiting commands whenever the disk hangs, until the rooms' thread ends and drops the other end of
+    /// `ended`. Messages of the current batch may be kept in the end; their senders then receive a receipt after the
+    /// refusal, and those who resent them used the same `ref`.
     pub fn watch(&self, inbox: &Receiver<Command>, ended: &Receiver<()>, listener: &EventSink) {
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
             while self.is_stalled() {
@@ -92,7 +92,7 @@ impl Condition {
                         listener(Event::Refused { session: seat.session, reference });
                     }
                     Ok(kept @ (Command::Leave { .. } | Command::Stop { .. })) => self.lock().put_off.push(kept),
-                    // Dropping the rest refuses it, for there is nobody to answer.
+                    // Dropping the others refuses them: their callers see the channel close.
                     Ok(_) => {}
                     Err(_) => break,
                 }

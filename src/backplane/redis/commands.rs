@@ -28,8 +28,8 @@ use crate::settings::Retention;
 const BANS: &str = include_str!("bans.lua");
 const BANS_KEY: &str = "bobbin:bans";
 
-/// Bans somebody for this many milliseconds, on a connection that has loaded no scripts. Instances read the bans again with
-/// every heartbeat.
+/// Bans a target for this many milliseconds, over a connection that has not loaded the scripts. Instances read the bans
+/// again with every heartbeat.
 pub fn add_ban(target: &str, ms: u128) -> Vec<u8> {
     let mut command = cmd("EVAL");
     command.arg(BANS).arg(1).arg(BANS_KEY).arg(BANS_KEY).arg("add").arg(target).arg(ms.to_string());

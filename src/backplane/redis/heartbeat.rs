@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// rosters are not compared for it. Every instance may first renew its own seats, after the longest reconnect delay (5 s)
 /// and one heartbeat.
 pub const GRACE: Duration = Duration::from_secs(10);
-/// A heartbeat that comes this much too late means that the process was stopped.
+/// A heartbeat that is late by this much means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
 /// The heartbeat's thread.
@@ -59,8 +59,8 @@ impl Heartbeat {
     }
 
     fn beat(&mut self, up_since: Instant) {
-        // Seats that are gone were lost with Redis's data, and are restored; unless this process was stopped, so that
-        // another instance expired them. Then their clients, if still connected, rejoin, so that the room never shows
+        // Seats that are gone were lost with Redis's data, and are restored, unless this process was stopped: then
+        // another instance expired them, and their clients, if still connected, rejoin, so that the room never shows
         // someone who is not there.
         let again = !self.core.slept.load(Relaxed);
         match renew_all(&self.core, again, Instant::now() + LEASE) {

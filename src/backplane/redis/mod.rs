@@ -183,7 +183,7 @@ impl Backplane for Redis {
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire(lease) => {
-                // If the connection is lost, the lease is that of the last heartbeat.
+                // If the connection is lost, the lease of the last heartbeat applies.
                 let lease = core.commands.renew(&seat.room, [&taken], lease, false, false);
                 let _ = core.pipeline.append(lease, Priority::Urgent, drop);
                 core.pipeline.flush();

@@ -8,7 +8,8 @@ local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- A key that another program has overwritten would lock the room forever. The instances know what it held, and renew it.
+-- A key overwritten by another program would lock the room forever. Delete it: the instances know what it held, and
+-- renew it.
 for key, used in pairs({[here] = redis.pcall('ZCARD', here), [who] = redis.pcall('HGET', who, '')}) do
   if type(used) == 'table' and string.find(used.err or '', '^WRONGTYPE') then
     redis.log(redis.LOG_WARNING, key .. ' is of another type and is deleted')

@@ -26,8 +26,8 @@ if not upto and #removed == 0 then return {rest, 0} end
 
 local count = upto and redis.call('XLEN', log) or #removed
 if upto then redis.call('XTRIM', log, 'MAXLEN', 0) else redis.call('XDEL', log, unpack(removed)) end
--- Also adjusts the count of entries ever added, or their absence would look like a gap. After "all" the log begins anew, so
--- what was trimmed before is no gap either. (Redis before 7.0 has no such count.)
+-- Also adjusts the count of entries ever added, or their absence would look like a gap. After "all" the log starts
+-- anew, so earlier trimming is no gap either. (Redis before 7.0 has no such count.)
 local info, trimmed = redis.call('XINFO', 'STREAM', log), ''
 for i = 1, #info, 2 do info[info[i]] = info[i + 1] end
 if info['entries-added'] then

@@ -89,7 +89,7 @@ fn a_join_storm_costs_each_client_a_notice_a_second() {
         let mut some: Vec<Client> = Vec::new();
         for n in names {
             some.push(Client::join(addrs[n % addrs.len()], "storm", &format!("c{n}")));
-            // On a busy machine this takes longer than the 45 s after which one who answers no ping is dropped.
+            // On a busy machine this takes longer than the 45 s after which a client that answers no ping is dropped.
             if some.len().is_multiple_of(25) {
                 some.iter_mut().for_each(|client| assert_eq!(client.ended(), None));
             }
