@@ -83,9 +83,33 @@ fn the_map_names_every_module() {
     }
 }
 
+/// The modules that a text refers to as `crate::name` or in `crate::{name, name::{…}}`.
+fn modules_used(text: &str) -> Vec<String> {
+    let mut used = Vec::new();
+    for rest in text.split("crate::").skip(1) {
+        let (mut depth, mut is_start) = (0, true);
+        for part in rest.split_inclusive(['{', '}', ',', ';']) {
+            if depth <= 1 && is_start {
+                used.push(part.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            }
+            match part.chars().last() {
+                Some('{') => depth += 1,
+                Some('}') => depth -= 1,
+                _ => {}
+            }
+            is_start = part.ends_with([',', '{']);
+            if depth <= 0 {
+                break;
+            }
+        }
+    }
+    used
+}
+
 /// `lib.rs` declares the modules in reading order, and each may use only those below it.
 #[test]
 fn imports_point_down_the_map() {
+    assert_eq!(modules_used("use crate::{a::{b, c}, d,\n e::f}; crate::g::h, i"), ["", "a", "d", "e", "g"]);
     let map = read("src/lib.rs");
     let order: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let place = |module: &str| order.iter().position(|other| *other == module);
@@ -93,12 +117,11 @@ fn imports_point_down_the_map() {
         let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("below src");
         let own = inside.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
         let Some(from) = place(&own) else { continue };
-        for line in read(&path).lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for used in line.split("crate::").skip(1) {
-                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let up = place(&used).is_some_and(|to| to < from);
-                assert!(!up, "{}: {own} uses {used}, which is above it: {line}", path.display());
-            }
+        let text = read(&path);
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for used in modules_used(&code.join("\n")) {
+            let up = place(&used).is_some_and(|to| to < from);
+            assert!(!up, "{}: {own} uses {used}, which is above it", path.display());
         }
     }
 }
