@@ -7,7 +7,8 @@ use std::process::Output;
 
 fn import(file: &DataFile, redis: &Redis, more: &[&str]) -> Output {
     let mut command = Instance::command();
-    command.env("REDIS_ENDPOINT", redis.endpoint()).args(["--import", &file.path()]).args(more);
+    // Renaming keys is not among the permissions of the server's own user.
+    command.env("REDIS_ENDPOINT", redis.addr().to_string()).args(["--import", &file.path()]).args(more);
     command.output().expect("it runs")
 }
 
@@ -36,7 +37,7 @@ fn rooms_move_to_an_empty_redis_and_clients_go_on_where_they_were() {
     let mark = eve.welcome["by"].as_str().expect("a mark");
     let until = "(unixepoch() + 60) * 1000";
     file.sql(&format!("INSERT INTO bans VALUES (NULL, '{mark}', NULL, {until}), (NULL, NULL, '192.0.2.7', 1000)"));
-    says(&import(&file, &redis, &[]), 0, "imported 50 messages in 2 rooms, and 1 bans");
+    says(&import(&file, &redis, &[]), 0, "imported 50 messages in 2 rooms; bans: 1");
     let instance = Instance::on(&redis, &[]);
     let mut back = Client::back(instance.addr, "tea", "Ada", &ada.secret, tea[4]["id"].as_str());
     assert_eq!(back.welcome["messages"], json!(tea[5..]));

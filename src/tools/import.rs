@@ -93,8 +93,8 @@ pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError
     let bans = dump.bans()?;
     let add = bans.iter().map(|ban| add_ban(&ban.target.to_string(), ban.left.as_millis()));
     ask(&mut redis, "EVAL", add.collect())?;
-    let and_bans = if bans.is_empty() { String::new() } else { format!(", and {} bans", bans.len()) };
-    writeln!(output, "imported {messages} messages in {moved} rooms{and_bans}").map_err(ImportError::Output)
+    let bans = bans.len();
+    writeln!(output, "imported {messages} messages in {moved} rooms; bans: {bans}").map_err(ImportError::Output)
 }
 
 fn log_key(room: &str) -> String {

@@ -48,7 +48,7 @@ impl fmt::Display for DataError {
             DataError::InUse => f.write_str("another process is using it"),
             DataError::Foreign => f.write_str("it is not Bobbin's"),
             DataError::Newer { version, known } => {
-                write!(f, "its version is {version}, but this program supports versions up to {known}; use a newer one")
+                write!(f, "it has version {version}, but this program supports versions up to {known}; use a newer one")
             }
             DataError::Damaged(how) => {
                 write!(f, "it is corrupt ({how}); restore a backup, or recover what is readable (docs/storage.md)")
