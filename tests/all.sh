@@ -11,7 +11,7 @@ only=" $* "
 # The command of a suite.
 suite() {
     case $1 in
-    ordinary) FUZZ_SECONDS=60 cargo test --locked --lib --bins $(ordinary_tests) ;;
+    ordinary) FUZZ_SECONDS=60 cargo test --locked --no-fail-fast --lib --bins $(ordinary_tests) ;;
     docs) cargo test --locked --doc ;;
     faults) cargo test --locked --test faults -- --test-threads=6 ;;
     # A fixed seed, so that a failure is due to the change rather than to chance. `make chaos` picks new seeds.

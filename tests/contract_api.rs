@@ -232,7 +232,7 @@ fn each_refusal_has_its_status() {
     refused(&post(server.addr, MESSAGES, &bearer(TOKEN), &"x".repeat(70_000)), 413);
     let chunked = bearer(TOKEN) + "Transfer-Encoding: chunked\r\n";
     refused(&request(server.addr, "POST", MESSAGES, &chunked), 411);
-    refused(&post(server.addr, "/r/NoRoom/messages", &bearer(TOKEN), "hi"), 404);
+    refused(&post(server.addr, "/r/no.room/messages", &bearer(TOKEN), "hi"), 404);
     let method = request(server.addr, "DELETE", MESSAGES, "");
     refused(&method, 405);
     assert_eq!(method.header("allow"), Some("GET, HEAD, POST"));
