@@ -280,3 +280,16 @@ fn past_the_most_rooms_no_new_one_is_opened_in_memory_and_on_a_file() {
     let on_file = file.start(&settings);
     assert_eq!(Client::join(on_file.addr, "first", "Fay").welcome["messages"].as_array().map(Vec::len), Some(2));
 }
+
+#[test]
+fn a_ref_is_forgotten_after_half_an_hour_even_in_a_silent_room() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[]);
+    Client::join(instance.addr, "tea", "Ada").say("with a ref");
+    instance.kill();
+    assert_eq!(file.sql("SELECT count(*) FROM refs"), "1");
+    // Half an hour of service.
+    file.sql("UPDATE clock SET ran = ran + 1800000");
+    let _instance = file.start(&[]);
+    poll_until("the ref is gone", PATIENCE, || file.sql("SELECT count(*) FROM refs") == "0");
+}

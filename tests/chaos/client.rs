@@ -12,6 +12,7 @@ use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, See
 use super::rng::Rng;
 use super::session::Session;
 use super::stage::{Order, Role, Stage};
+use super::story;
 use super::wire::{Got, Wire};
 use serde_json::json;
 use std::sync::Arc;
@@ -290,7 +291,8 @@ impl Client {
     fn judge_close(&self, code: u16) {
         self.count(&format!("close {code}"));
         if !matches!(code, 1012 | 1013) {
-            self.broken("closed with a code for no good reason", code.to_string());
+            let story = story::closed(&self.stage.ledger.book(self.role.index), code);
+            self.broken("closed with a code for no good reason", story);
         }
     }
 

@@ -14,6 +14,7 @@ const PING_EVERY: At = 10_000;
 const DEAD_AFTER: At = 30_000;
 const IMPATIENT_AFTER: At = 4000;
 const SILENT_AFTER: At = 3000;
+const READ_FIRST: At = 1000;
 
 pub struct Session<'a> {
     client: &'a mut Client,
@@ -72,10 +73,10 @@ impl<'a> Session<'a> {
             }
             match self.wire.read(Duration::from_millis(40)) {
                 Got::Frame(frame) => {
-                    self.heard = clock::now();
+                    self.hear();
                     self.frame(&frame);
                 }
-                Got::Nothing { heard: true } => self.heard = clock::now(),
+                Got::Nothing { heard: true } => self.hear(),
                 Got::Nothing { heard: false } if clock::now() > self.heard + DEAD_AFTER => {
                     self.wire.cut(false);
                     return End::Broken("dead: nothing came for 30 s".into());
@@ -139,6 +140,16 @@ impl<'a> Session<'a> {
             }
         }
         self.page_back(now)
+    }
+
+    /// Something came. After a silence, the answers to what was sent into it come first: to send it all again before
+    /// they are read would be twenty refused frames too many.
+    fn hear(&mut self) {
+        if self.is_silent() {
+            let later = clock::now() + READ_FIRST;
+            self.client.pending.iter_mut().for_each(|(_, due)| *due = later.max(*due));
+        }
+        self.heard = clock::now();
     }
 
     fn is_silent(&self) -> bool {

@@ -52,6 +52,18 @@ pub fn message(room: &Room, id: Id) -> String {
     story
 }
 
+/// What a client sent on the connection that was just closed, in its last seconds.
+pub fn closed(book: &Book, code: u16) -> String {
+    let Some((number, connection)) = book.connections.iter().enumerate().next_back() else { return code.to_string() };
+    let mut story = format!("{code}\n    {}\n   ", place(book, connection));
+    let recently = connection.end().saturating_sub(15_000);
+    for attempt in book.attempts.iter().filter(|a| a.connection == number && a.at > recently) {
+        let answer = attempt.answer.map(|(at, answer)| format!("{answer:?} {}", show(at)));
+        let _ = write!(story, " {} {} ({})", show(attempt.at), attempt.message, answer.unwrap_or_default());
+    }
+    story
+}
+
 /// The outcome of one message that was sent.
 pub fn sending(book: &Book, message: usize, windows: &[Window]) -> String {
     let sent = book.messages[message].first_sent;

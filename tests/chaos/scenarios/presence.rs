@@ -51,6 +51,15 @@ together! {
         }
     }
 
+    /// SIGSTOP while everybody has much to say: what piles up meanwhile comes all at once and is refused in part, and
+    /// nobody is closed for it.
+    fn a_frozen_instance_closes_nobody() {
+        let mut arena = calm(&[Talk::one("talk", 24, 300, 8)], &[]);
+        let full = Planned { fault: Fault::RedisFull, from: 500, to: 8000, instance: None };
+        arena.cluster.run(&[full, fault(Fault::InstanceFreeze, 1, 7900, 11_000)], 19_500);
+        all_held(&arena.finish());
+    }
+
     /// A reconnected instance compares the presence its clients know with the actual one. Publications that were sent
     /// before and arrive only afterwards are no news: a join is announced once.
     fn a_notice_that_is_late_is_not_told_twice() {
