@@ -95,8 +95,16 @@ pub struct Losses(pub Vec<Loss>);
 impl Losses {
     /// When a message was lost that is not in the log at the end, if a loss explains that.
     pub fn lost_at(&self, id: Id, log: &Log) -> Option<At> {
-        let explains = |loss: &&Loss| loss.from <= id.at() && id.at() <= loss.at;
-        (!log.contains_key(&id)).then(|| Some(self.0.iter().find(explains)?.at)).flatten()
+        self.may_have_lost(id, log).first().copied()
+    }
+
+    /// All such moments. A replica that is promoted may have had the message, so that a later loss took it; a Redis that
+    /// comes back empty has lost everything.
+    fn may_have_lost(&self, id: Id, log: &Log) -> Vec<At> {
+        let explains = |loss: &&Loss| loss.from <= id.at() && id.at() <= loss.at && !log.contains_key(&id);
+        let losses: Vec<&Loss> = self.0.iter().filter(explains).collect();
+        let count = losses.iter().position(|loss| loss.from == 0).map_or(losses.len(), |total| total + 1);
+        losses[..count].iter().map(|loss| loss.at).collect()
     }
 }
 
@@ -216,12 +224,15 @@ fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
 fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) {
     let joined = |c: &Connection| Some((c.since.filter(|id| id.ms > 0)?, c.welcome?, c.opened, c.gap));
     for (since, welcome, opened, gap) in book.connections.iter().filter_map(joined) {
-        let lost = log.and_then(|log| losses.lost_at(since, log));
+        let lost = log.map(|log| losses.may_have_lost(since, log)).unwrap_or_default();
         // At the moment of a loss, either value is correct.
         let open = losses.0.iter().any(|loss| opened < loss.at + OPEN && loss.at < welcome);
-        if !open && gap != lost.is_some_and(|lost| lost < welcome) {
-            let lost = lost.map_or("kept".into(), |at| format!("lost at {}", show(at)));
-            let story = format!("{} joined at {} with since={since}, {lost}: gap is {gap}", book.name, show(welcome));
+        let (before, after) = (lost.iter().any(|at| *at < welcome), lost.iter().any(|at| *at >= welcome));
+        if !open && if gap { !before } else { before && !after } {
+            let lost: Vec<String> = lost.into_iter().map(show).collect();
+            let at = show(welcome);
+            let story =
+                format!("{} joined at {at} with since={since}, lost at one of {lost:?}: gap is {gap}", book.name);
             verdict.broken.push(Broken { what: "gap is wrong", story });
         }
     }
