@@ -47,8 +47,8 @@ impl Bulk {
         self.idle().retain(|(since, _)| since.elapsed() < IDLE_TIME);
     }
 
-    /// Called when the main connection has ended: the next one may lead to another server, so no connection of the pool
-    /// may outlive it.
+    /// Called when the main connection has ended, and when there is a new one: it may lead to another server, so no
+    /// connection of the pool may outlive the one or be older than the other.
     pub fn forget(&self) {
         self.generation.fetch_add(1, SeqCst);
         self.idle().clear();
