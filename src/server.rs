@@ -31,8 +31,9 @@ use crate::{http::accept, notify, threads};
 
 /// Connections waiting to be accepted: enough for a whole room that reconnects at once.
 const BACKLOG: i32 = 4096;
-/// Joins under way in the backplane at a time. A message may have to wait for this many, but not for more.
-const JOINS: usize = 64;
+/// Joins under way in the backplane at a time; others wait. They take Redis about 2 ms, which is how long a message may
+/// have to wait for them.
+const JOINS: usize = 32;
 /// Sizes of socket buffers requested from the kernel, in bytes; it allocates twice as much. By default they would grow
 /// to megabytes for a client that does not read, or from which the server does not read.
 const SEND_BUFFER: usize = 128 * 1024;

@@ -16,7 +16,6 @@ use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::Connected;
 use crate::lobby::Guest;
 use crate::session::{self, transport};
-use crate::threads;
 
 /// The client must receive each answer in full within this time.
 pub const WRITE_TIME: Duration = Duration::from_secs(10);
@@ -59,18 +58,18 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     let mut wait = HEAD_TIME;
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
-        let request = match read_head(socket, &mut buffer, wait) {
-            Ok(request) => app.site.without_base(request?),
+        let next = read_head(socket, &mut buffer, wait, |request, buffer| {
+            guest.stir();
+            respond(&app.site.without_base(request), buffer, socket, peer, app)
+        });
+        match next {
+            Ok(Some(Next::Request)) => wait = KEEP_ALIVE,
+            Ok(Some(Next::Session(upgraded))) => return Some((upgraded, buffer)),
+            Ok(Some(Next::End) | None) => return None,
             Err(refusal) => {
                 write_last(socket, refusal, false);
                 return None;
             }
-        };
-        guest.stir();
-        match threads::on_temporary_stack(|| respond(&request, &mut buffer, socket, peer, app)) {
-            Next::Request => wait = KEEP_ALIVE,
-            Next::Session(upgraded) => return Some((upgraded, buffer)),
-            Next::End => return None,
         }
         guest.stir();
     }

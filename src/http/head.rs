@@ -20,21 +20,33 @@ pub const HEAD_TIME: Duration = Duration::from_secs(5);
 /// server does not close a connection on which a request is under way.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// Reads a complete head and removes it from the buffer. `None` if the client closed or sent nothing in time.
+/// Reads a complete head, removes it from the buffer, and has the request answered on the temporary stack on which it was
+/// parsed. `None` if the client closed or sent nothing in time.
 ///
 /// # Errors
 /// The refusal: 400, 408 or 431.
 #[inline(never)]
-pub fn read_head(socket: &TcpStream, buffer: &mut Vec<u8>, wait: Duration) -> Result<Option<Request<()>>, Answer> {
+pub fn read_head<R>(
+    socket: &TcpStream,
+    buffer: &mut Vec<u8>,
+    wait: Duration,
+    mut answer: impl FnMut(Request<()>, &mut Vec<u8>) -> R,
+) -> Result<Option<R>, Answer> {
     let mut deadline = Instant::now() + if buffer.is_empty() { wait } else { HEAD_TIME };
     let mut chunk = [0; 512];
     loop {
-        if let Some((request, length)) = threads::on_temporary_stack(|| parse(buffer))? {
-            if length > MAX_HEAD {
-                return Err(Answer::refusal(431, "the head is over 8 KiB"));
+        let mut parse_and_answer = |buffer: &mut Vec<u8>| match parse(buffer)? {
+            Some((_, length)) if length > MAX_HEAD => Err(Answer::refusal(431, "the head is over 8 KiB")),
+            Some((request, length)) => {
+                buffer.drain(..length);
+                Ok(Some(answer(request, buffer)))
             }
-            buffer.drain(..length);
-            return Ok(Some(request));
+            None => Ok(None),
+        };
+        if !buffer.is_empty()
+            && let Some(answered) = threads::on_temporary_stack(|| parse_and_answer(buffer))?
+        {
+            return Ok(Some(answered));
         }
         if buffer.len() > MAX_HEAD {
             return Err(Answer::refusal(431, "the head is over 8 KiB"));

@@ -1,31 +1,32 @@
 //! Limits how many threads do something at once; the others wait in line for a limited time.
 
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Bounds how many threads do something at once. Waiting threads need no rate limit: the faster the work completes, the
 /// more of them get through, and never more than `width` at a time.
 pub struct Gate {
-    /// Holds one token per free place; waiting threads queue on the channel.
-    free: Receiver<()>,
-    back: Sender<()>,
+    /// The number of free places.
+    free: Mutex<usize>,
+    /// Signalled when a place becomes free. Not a channel: its receivers yield the processor several times before they
+    /// sleep, which hundreds of waiting threads feel.
+    freed: Condvar,
 }
 
 impl Gate {
     /// A gate that lets `width` threads through at a time.
     pub fn new(width: usize) -> Gate {
-        let (back, free) = bounded(width);
-        for _ in 0..width {
-            let _ = back.send(());
-        }
-        Gate { free, back }
+        Gate { free: Mutex::new(width), freed: Condvar::new() }
     }
 
     /// Waits for a place; `None` if none is free by the deadline.
     pub fn enter(&self, deadline: Instant) -> Option<Pass<'_>> {
-        let free = self.free.try_recv().is_ok() || self.free.recv_deadline(deadline).is_ok();
-        free.then_some(Pass(self))
+        let left = deadline.saturating_duration_since(Instant::now());
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(free, left, |free| *free == 0);
+        let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
+        *free = free.checked_sub(1)?;
+        Some(Pass(self))
     }
 }
 
@@ -34,8 +35,8 @@ pub struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        // Never full: this place's token was taken out of the channel.
-        let _ = self.0.back.try_send(());
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
     }
 }
 

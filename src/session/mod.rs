@@ -38,6 +38,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// Interval of the server's pings, and an encoded empty ping frame (RFC 6455, section 5.5.2).
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING: &[u8] = &[0x89, 0];
+/// How late work that is due by the clock may be in a session that has joined. While the socket's read timeout is within
+/// this time of the right one it stays as it is, which saves a system call per frame.
+const LATENESS: Duration = Duration::from_secs(1);
 /// Idle time after which a peer is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
 /// This many refused frames within this time end the connection.
@@ -92,6 +95,8 @@ struct Session<'a> {
     unauthorized: u32,
     join_by: Instant,
     next_ping: Instant,
+    /// The socket's, as it was last set.
+    read_timeout: Duration,
     messages: Bucket,
     others: Bucket,
     /// Limits the bytes of text frames.
@@ -126,6 +131,7 @@ impl<'a> Session<'a> {
             join_by: now + JOIN_TIME,
             // Jitter: after many simultaneous joins, the pings are spread out.
             next_ping: now + PING_EVERY.mul_f64(0.5 + limits::jitter() / 2.0),
+            read_timeout: Duration::ZERO,
             messages: Bucket::new(rate, rate * BURST_SECONDS, now),
             others,
             texts: Bucket::new(text_rate, text_rate * TEXT_BURST, now),
@@ -169,7 +175,11 @@ impl<'a> Session<'a> {
             next = next.min(self.join_by).min(now + DRAIN_LOOK);
         }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
-        Ok(self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?)
+        if self.seat.is_none() || !(wait..=wait + LATENESS).contains(&self.read_timeout) {
+            self.read_timeout = wait;
+            self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?;
+        }
+        Ok(())
     }
 
     /// Reads one frame; `None` if it was not text, or none arrived in time.

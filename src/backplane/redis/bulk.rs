@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use redis::Value;
 
 use super::commands::Commands;
 use super::connect::{Connection, LinkError, Server};
 use super::pipeline::{Failure, PATIENCE, Reply};
+use crate::limits::Gate;
 use crate::threads;
 
 /// Reads under way at a time, each on its own connection.
@@ -23,8 +23,8 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 pub struct Bulk {
     server: Server,
     commands: Arc<Commands>,
-    /// Holds one token per read under way; when it is full, the next one waits.
-    turns: (Sender<()>, Receiver<()>),
+    /// Bounds the reads under way.
+    turns: Gate,
     /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
     /// Incremented when the main connection ends. A read that began before may come from another server, which lags
@@ -35,7 +35,7 @@ pub struct Bulk {
 impl Bulk {
     /// An empty pool.
     pub fn new(server: Server, commands: Arc<Commands>) -> Bulk {
-        Bulk { server, commands, turns: bounded(CONNECTIONS), idle: Mutex::default(), generation: AtomicU64::new(0) }
+        Bulk { server, commands, turns: Gate::new(CONNECTIONS), idle: Mutex::default(), generation: AtomicU64::new(0) }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
@@ -56,10 +56,10 @@ impl Bulk {
 
     /// Sends commands and reads their replies; waits for its turn until `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
-        self.turns.0.send_deadline((), deadline).map_err(|_| Failure::Down)?;
+        let turn = self.turns.enter(deadline).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection's own is too small if no temporary stack is free.
         let result = threads::on_ample_stack(|| self.exchange(commands));
-        let _ = self.turns.1.try_recv();
+        drop(turn);
         result.map_err(|error| {
             log::debug!("redis: a bulk read failed: {error}");
             Failure::Down

@@ -4,7 +4,8 @@
 -- "late".
 -- While its lease lasts, a name belongs to its client. The same client takes it over silently (its older session is
 -- notified on the channel); any other is refused.
--- Returns {} if the name is taken, else {stamp, participants, newest id, {value of who, ...}} with at most 100 values.
+-- Returns {} if the name is taken, else {stamp, participants, newest id, values of who}: at most 100, joined by newlines
+-- because one string is read faster than a hundred.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if now > tonumber(ARGV[8]) then return 'late' end
@@ -26,4 +27,6 @@ keep_keys()
 local from = may_expire and string.format('(%.0f', now) or '-inf'
 local some = redis.call('ZRANGEBYSCORE', here, from, '+inf', 'LIMIT', 0, 100)
 local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-return {stamp, count(), newest and newest[1] or '0-0', redis.call('HMGET', who, unpack(some))}
+local values = {}
+for _, value in ipairs(redis.call('HMGET', who, unpack(some))) do values[#values + 1] = value or nil end
+return {stamp, count(), newest and newest[1] or '0-0', table.concat(values, '\n')}

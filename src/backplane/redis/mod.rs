@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 
 use self::bulk::Bulk;
 use self::commands::{Commands, Part, excluded};
@@ -48,15 +48,9 @@ use crate::limits;
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
 use crate::settings::Retention;
 
-/// Joins under way at a time; others wait. They take Redis about 2 ms, which is how long a message may have to wait for
-/// them.
-const JOINS: usize = 32;
-
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
     core: Arc<Core>,
-    /// Holds one token per join under way; when it is full, the next one waits.
-    joins: (Sender<()>, Receiver<()>),
 }
 
 impl Redis {
@@ -86,13 +80,12 @@ impl Redis {
         });
         Reader::start(core.clone(), server)?;
         Heartbeat::start(core.clone())?;
-        Ok(Redis { core, joins: bounded(JOINS) })
+        Ok(Redis { core })
     }
 
     /// Takes the seat. If the reply is lost or late, releases it, in case it was taken.
     fn take_seat(&self, seat: &Seat, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
-        self.joins.0.send_deadline((), deadline).map_err(|_| JoinError::Unavailable)?;
         let (to, answer) = bounded(1);
         let (reading, room) = (core.clone(), seat.room.clone());
         // After this time the caller has given up, and the client may have joined elsewhere.
@@ -106,9 +99,7 @@ impl Redis {
             // The receiver is gone if the reply was late.
             let _ = to.send(seated);
         });
-        let answer = answer.recv_deadline(deadline);
-        let _ = self.joins.1.try_recv();
-        match answer {
+        match answer.recv_deadline(deadline) {
             Ok(Ok(Some(seated))) => Ok(seated),
             Ok(Ok(None)) => Err(JoinError::NameTaken),
             Ok(Err(Unavailable)) | Err(_) => {

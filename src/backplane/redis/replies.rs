@@ -99,7 +99,7 @@ pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
         stamp: stamp.parse().map_err(not_understood)?,
         participants: from_value(participants)?,
         newest: newest.parse().map_err(not_understood)?,
-        names: roster(people)?.1,
+        names: text(people).unwrap_or_default().split('\n').filter_map(shown_name).collect(),
     }))
 }
 
@@ -108,12 +108,17 @@ pub fn roster(value: Value) -> Result<(u64, Vec<String>), Unavailable> {
     let Value::Array(values) = value else { return Err(not_understood(value)) };
     let (mut stamp, mut names) = (0, Vec::with_capacity(values.len()));
     for value in values.into_iter().filter_map(text) {
-        match value.splitn(5, ' ').nth(4) {
-            Some(name) => names.extend(is_clean_name(name).then(|| name.to_owned())),
-            None => stamp = value.parse().unwrap_or(0),
+        match value.parse() {
+            Ok(newest) => stamp = newest,
+            Err(_) => names.extend(shown_name(&value)),
         }
     }
     Ok((stamp, names))
+}
+
+/// The shown name in a value of the hash `who`.
+fn shown_name(value: &str) -> Option<String> {
+    value.splitn(5, ' ').nth(4).filter(|name| is_clean_name(name)).map(str::to_owned)
 }
 
 /// The reply of `renew.lua`.

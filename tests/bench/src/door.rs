@@ -20,7 +20,7 @@ impl Bench {
     /// everyone, and the highest rate of deliveries.
     pub fn large(&self) -> io::Result<Value> {
         let clients = self.pick(2000, 10_000);
-        let (paced, rate) = (seconds(self.pick(3, 15)), 4.0);
+        let (paced, saturated, rate) = (seconds(self.pick(2, 15)), seconds(self.pick(1, 5)), 4.0);
         let mut result = Map::new();
         for recipe in &self.servers {
             say(&format!("{clients} clients into one room: {}", recipe.name));
@@ -40,7 +40,7 @@ impl Bench {
             let whole = crowd.paced(&room, rate, paced, SIZE)?;
             let mut figures = meter.stop(&crowd, whole);
             let meter = Meter::start(&server, &self.redis, &mut crowd);
-            let whole = crowd.saturated(&room, IN_FLIGHT, seconds(self.pick(2, 5)), SIZE)?;
+            let whole = crowd.saturated(&room, IN_FLIGHT, saturated, SIZE)?;
             figures["saturated"] = meter.stop(&crowd, whole);
             figures["connect_s"] = json!(round_to(took.as_secs_f64(), 2));
             figures["connect_server_cpu_s"] = json!(used[0]);

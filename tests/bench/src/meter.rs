@@ -101,7 +101,8 @@ impl Memory {
 }
 
 pub fn settle(crowd: &mut Crowd) -> io::Result<()> {
-    crowd.settle(Duration::from_millis(1500), seconds(10))
+    // Notices in large rooms are gathered for up to 1 s.
+    crowd.settle(Duration::from_millis(1200), seconds(10))
 }
 
 pub fn everyone(crowd: &Crowd, expected: usize, server: &Server) -> io::Result<()> {

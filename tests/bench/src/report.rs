@@ -49,6 +49,10 @@ pub fn tables(results: &Value) -> String {
     let about = results["about"].as_object().cloned().unwrap_or_default();
     let about: Vec<String> = about.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
     let _ = writeln!(out, "\n{}\n", about.join(" · "));
+    let taken: Vec<String> = (results["taken"].as_object().into_iter().flatten())
+        .map(|(run, when)| format!("{run}: {}", plain(when)))
+        .collect();
+    let _ = writeln!(out, "Runs and their dates: {}\n", taken.join(" · "));
     for (key, run) in results.as_object().into_iter().flatten() {
         if let Some(failed) = run["failed"].as_str() {
             let _ = writeln!(out, "{key} FAILED: {failed}\n");
@@ -82,7 +86,7 @@ pub fn tables(results: &Value) -> String {
                 );
                 by_server(&mut out, &title, &run["servers"], RUSH);
             }
-            "about" => {}
+            "about" | "taken" => {}
             _ => {
                 let _ = writeln!(out, "### {key}\n");
                 let mut rows = Vec::new();

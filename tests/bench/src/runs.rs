@@ -59,7 +59,7 @@ impl Bench {
     /// deliveries per second.
     pub fn fanout(&self) -> io::Result<Value> {
         let (clients, rounds) = (1000, self.pick(1, 3));
-        let (paced, saturated) = (seconds(self.pick(3, 5)), seconds(self.pick(2, 4)));
+        let (paced, saturated) = (seconds(self.pick(2, 5)), seconds(self.pick(1, 4)));
         let mut samples: Vec<Vec<Value>> = vec![Vec::new(); self.servers.len()];
         let mut latency: Vec<Histogram<u64>> = self.servers.iter().map(|_| Ledger::new().latency).collect();
         for round in 0..rounds {
@@ -137,7 +137,7 @@ impl Bench {
 
     /// Memory as idle connections are added, in rooms of 100, and the time to connect them.
     pub fn memory(&self) -> io::Result<Value> {
-        let steps: &[usize] = self.pick(&[500, 2000], &[1000, 2500, 5000, 10_000]);
+        let steps: &[usize] = self.pick(&[2000], &[1000, 2500, 5000, 10_000]);
         let mut servers = Map::new();
         for recipe in self.servers.iter().filter(|recipe| !["floor", "file"].contains(&recipe.name)) {
             say(&format!("memory against connections: {}", recipe.name));
@@ -165,7 +165,7 @@ impl Bench {
     /// Whether cost depends on the size of the room rather than on the number of rooms: the same messages in one room
     /// of 10 and spread over 1,000 rooms of 10, and their cost to a second instance with no client in those rooms.
     pub fn rooms(&self) -> io::Result<Value> {
-        let (rooms, rate, time) = (self.pick(200, 1000), 200.0, seconds(self.pick(3, 8)));
+        let (rooms, rate, time) = (self.pick(200, 1000), 200.0, seconds(self.pick(2, 8)));
         let mut result = Map::new();
         for (name, rooms) in [("one_room_of_10", 1), ("many_rooms_of_10", rooms)] {
             say(&format!("{rooms} rooms of 10"));
@@ -223,7 +223,7 @@ impl Bench {
     /// The cost of a join with its leave, alternately in a small room and in a large one.
     pub fn joins(&self) -> io::Result<Value> {
         let (small, large) = (50, self.pick(1000, 5000));
-        let (rate, time, rounds) = (100.0, seconds(self.pick(3, 5)), 2);
+        let (rate, time, rounds) = (100.0, seconds(self.pick(2, 5)), self.pick(1, 2));
         say(&format!("joins in a room of {small} and in one of {large}"));
         let (server, mut crowd) = self.start(self.bobbin())?;
         crowd.enter(crowd::rooms("small", small, small), Entrance::default())?;

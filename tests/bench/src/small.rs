@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::crowd::{self, Entrance};
 use crate::dialect::Dialect;
-use crate::meter::{Meter, everyone, median_of, round_to, say, seconds, settle};
+use crate::meter::{Meter, everyone, round_to, say, seconds, settle};
 use crate::runs::{Bench, SIZE};
 
 /// The number of rooms, the people in each, and the total messages per second to try.
@@ -29,53 +29,39 @@ const QUICK_TOWNS: &[Town] = &[(100, 10, &[2000.0])];
 const IN_FLIGHT: usize = 256;
 
 impl Bench {
-    /// Every server in every town in turn, for some rounds.
+    /// Every server in every town in turn.
     pub fn small(&self) -> io::Result<Value> {
-        let rounds = self.pick(1, 2);
-        let time = seconds(2);
+        let time = seconds(self.pick(2, 3));
         let servers: Vec<_> = self.servers.iter().filter(|recipe| recipe.name != "floor").collect();
-        let mut samples = vec![Vec::new(); servers.len()];
-        for round in 0..rounds {
-            for &(rooms, each, rates) in self.pick(QUICK_TOWNS, TOWNS) {
-                for (number, recipe) in servers.iter().enumerate() {
-                    say(&format!("{rooms} rooms of {each}, round {} of {rounds}: {}", round + 1, recipe.name));
-                    let (server, mut crowd) = self.start(recipe)?;
-                    let clients = rooms * each;
-                    crowd.enter(crowd::rooms("small", clients, each), Entrance::default())?;
-                    everyone(&crowd, clients, &server)?;
-                    settle(&mut crowd)?;
-                    let talk = crowd::talk(0, clients, each);
-                    crowd.paced(&talk, rates[0], seconds(1), SIZE)?;
-                    let mut points = Vec::new();
-                    for &rate in rates {
-                        let meter = Meter::start(&server, &self.redis, &mut crowd);
-                        let whole = crowd.paced(&talk, rate, time, SIZE)?;
-                        let mut point = meter.stop(&crowd, whole);
-                        point["rooms"] = json!(rooms);
-                        point["each"] = json!(each);
-                        point["messages_per_s"] = json!(rate);
-                        points.push(point);
-                    }
-                    samples[number].push((round, points));
+        let mut points = vec![Vec::new(); servers.len()];
+        for &(rooms, each, rates) in self.pick(QUICK_TOWNS, TOWNS) {
+            for (recipe, points) in servers.iter().zip(&mut points) {
+                say(&format!("{rooms} rooms of {each}: {}", recipe.name));
+                let (server, mut crowd) = self.start(recipe)?;
+                let clients = rooms * each;
+                crowd.enter(crowd::rooms("small", clients, each), Entrance::default())?;
+                everyone(&crowd, clients, &server)?;
+                settle(&mut crowd)?;
+                let talk = crowd::talk(0, clients, each);
+                crowd.paced(&talk, rates[0], seconds(1), SIZE)?;
+                for &rate in rates {
+                    let meter = Meter::start(&server, &self.redis, &mut crowd);
+                    let whole = crowd.paced(&talk, rate, time, SIZE)?;
+                    let mut point = meter.stop(&crowd, whole);
+                    point["rooms"] = json!(rooms);
+                    point["each"] = json!(each);
+                    point["messages_per_s"] = json!(rate);
+                    points.push(point);
                 }
             }
         }
-        let mut result = Map::new();
-        for (recipe, samples) in servers.iter().zip(samples) {
-            let of_round = |round| samples.iter().filter(move |(of, _)| *of == round).flat_map(|(_, points)| points);
-            let by_round: Vec<Vec<&Value>> = (0..rounds).map(|round| of_round(round).collect()).collect();
-            let points = (0..by_round[0].len()).map(|point| {
-                let samples: Vec<Value> = by_round.iter().map(|points| points[point].clone()).collect();
-                median_of(&samples)
-            });
-            result.insert(recipe.name.to_owned(), points.collect());
-        }
-        Ok(Value::Object(result))
+        let by_server = servers.iter().zip(points).map(|(recipe, points)| (recipe.name.to_owned(), points.into()));
+        Ok(Value::Object(by_server.collect()))
     }
 
     /// The highest rate of messages kept and delivered to everyone, in 200 rooms of 5.
     pub fn kept(&self) -> io::Result<Value> {
-        let (rooms, each, time) = (200, 5, seconds(self.pick(2, 5)));
+        let (rooms, each, time) = (200, 5, seconds(self.pick(1, 5)));
         let mut result = Map::new();
         for recipe in self.servers.iter().filter(|recipe| recipe.name != "floor") {
             say(&format!("messages per second in {rooms} rooms of {each}: {}", recipe.name));
