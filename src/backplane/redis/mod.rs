@@ -109,8 +109,14 @@ impl Redis {
         }
     }
 
-    /// The part of the log for a `welcome`.
-    fn welcome_page(&self, room: &Room, since: Option<Id>, deadline: Instant) -> Result<LogPart, Unavailable> {
+    /// The part of the log for a `welcome`, up to at least `newest`.
+    fn welcome_page(
+        &self,
+        room: &Room,
+        since: Option<Id>,
+        newest: Id,
+        deadline: Instant,
+    ) -> Result<LogPart, Unavailable> {
         let part = Part {
             order: "XREVRANGE",
             from: "+".to_owned(),
@@ -120,6 +126,10 @@ impl Redis {
         };
         let reply = self.core.bulk.ask_one(self.core.commands.page(room, &part), deadline)?;
         let mut page = log_part(reply)?;
+        if page.newest < newest {
+            // Read from a server that lags behind, such as a primary that has just been demoted.
+            return Err(Unavailable);
+        }
         page.messages.reverse();
         Ok(page)
     }
@@ -140,14 +150,14 @@ impl Backplane for Redis {
         }
         core.rooms.enter(&seat.room)?;
         let arrival = self.take_seat(seat, deadline).and_then(|mut seated| {
-            let page = self.welcome_page(&seat.room, since, deadline).inspect_err(|_| {
+            let page = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
                 core.pipeline.send_reliably(core.commands.leave(seat));
             })?;
             seated.names.sort_unstable();
             Ok(Arrival {
                 participants: seated.participants,
                 names: seated.names,
-                last: page.newest.max(seated.newest),
+                last: page.newest,
                 gap: page.gap,
                 stamp: seated.stamp,
                 page: Page { messages: page.messages, more: page.more },
