@@ -67,7 +67,7 @@ def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, instances,
     """A ratio, so that the machine's speed does not matter; the texts are the worst that 4,096 bytes can hold for each of
     the steps. The first of them took 105 ms where a plain text took 0.1."""
     ada = visit(instances[0], room)
-    ratios = in_page(ada, """
+    slow = in_page(ada, """
         const fill = (text) => text.repeat(4096 / text.length);
         const worst = {
             brackets: 'https://a' + ')'.repeat(4080), opened: 'https://a' + '('.repeat(4080), links: fill('http://a '), broken: fill('http://['),
@@ -87,14 +87,15 @@ def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, instances,
             return least / 10;
         };
         // Linear: four times the text takes some four times as long, whatever it is.
-        const ratios = {};
         const plain = Math.max(0.05, best(fill('plain words, ').slice(0, 4096)));
-        for (const [name, text] of Object.entries(worst)) ratios[name] = [best(text), best(text) / Math.max(0.02, best(text.slice(0, 1024)))];
-        return { plain, ratios };
+        const measured = (text) => [best(text), best(text) / Math.max(0.02, best(text.slice(0, 1024)))];
+        const isSlow = ([time, ratio]) => time > 60 * plain || ratio > 9;
+        // What another process disturbed is measured again; what is slow is slow each time.
+        return Object.entries(worst)
+            .map(([name, text]) => [name, plain, [1, 2, 3].reduce((last) => (last && !isSlow(last) ? last : measured(text)), null)])
+            .filter(([, , last]) => isSlow(last));
     """)
-    print(ratios)
-    slow = {name: both for name, both in ratios["ratios"].items() if both[0] > 60 * ratios["plain"] or both[1] > 9}
-    assert not slow, (ratios["plain"], slow)
+    assert slow == []
 
 
 def test_fifty_of_the_worst_block_the_page_hardly_longer_than_plain_ones(visit, instances, room):
