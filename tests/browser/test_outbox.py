@@ -46,7 +46,7 @@ def test_what_waits_goes_out_from_another_room(visit, own, room):
     expect(ada("#waiting")).to_contain_text(f"2 messages of \u2068Ada\u2069 for #{room} wait")
     link.mend()
     ada.joined(timeout=20_000)
-    assert [bob.next("message", 20)["text"] for _ in range(2)] == ["written in the first room", "and a second one"]
+    assert [bob.next("message", 40)["text"] for _ in range(2)] == ["written in the first room", "and a second one"]
     expect(ada("#waiting li")).to_have_count(0)
     expect(ada("h1")).to_have_text(f"#{room}-b")
 
