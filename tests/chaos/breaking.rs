@@ -153,8 +153,8 @@ impl Cluster {
             }
             Fault::LogLost => self.instances[slot].instance.lose_log_reader(),
             Fault::ClientCut => self.order(5, 25, Order::Cut),
-            Fault::ClientAway => self.order(1, 5, Order::Away(planned.to - planned.from)),
-            Fault::ClientLeave => self.order(1, 4, Order::Leave(planned.to - planned.from)),
+            Fault::ClientAway => self.order(1, 5, Order::Away(clock::now() + planned.to - planned.from)),
+            Fault::ClientLeave => self.order(1, 4, Order::Leave(clock::now() + planned.to - planned.from)),
             kind => {
                 self.strangers += 1;
                 let addr = self.instances[slot].instance.addr;

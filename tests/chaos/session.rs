@@ -105,10 +105,10 @@ impl<'a> Session<'a> {
                 let wait = if self.client.rng.chance(50) { 0 } else { 300 };
                 Some((End::Away(wait), false))
             }
-            Order::Away(time) => Some((End::Away(time), false)),
-            Order::Leave(time) => {
+            Order::Away(until) => Some((End::Away(until.saturating_sub(clock::now())), false)),
+            Order::Leave(until) => {
                 self.client.stage.ledger.book(self.client.role.index).departures.push(clock::now());
-                Some((End::Away(time), true))
+                Some((End::Away(until.saturating_sub(clock::now())), true))
             }
         }
     }

@@ -22,14 +22,15 @@ pub struct Stage {
     pub orders: Vec<Mutex<Option<Order>>>,
 }
 
-/// What the director orders a client to do.
+/// What the director orders a client to do, once it is connected. Times are those at which it may come back: a client that
+/// is not connected when the order comes must not stay away after everything is healed.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
     /// Its connection breaks, without a close frame.
     Cut,
-    /// Its connection breaks and it stays away for this many milliseconds.
+    /// Its connection breaks and it stays away until then.
     Away(At),
-    /// It sends a close frame and stays away for this many milliseconds.
+    /// It sends a close frame and stays away until then.
     Leave(At),
 }
 
