@@ -100,6 +100,7 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
         assert_eq!(client.expect_error("unavailable")["ref"], key.as_str());
         assert!(start.elapsed() < Duration::from_secs(2), "refused after {:?}", start.elapsed());
     }
+    ada.until("status down", |f| f["type"] == "status" && f["backplane"] == "down");
     // Readers are refused too, and a client that leaves meanwhile has left when the disk is back.
     cleo.send(json!({"type": "history", "before": "9-0"}));
     cleo.expect_error("unavailable");
@@ -116,9 +117,46 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
     faulty.set(0, 0);
     assert_eq!(ada.hear("under way")["ref"], held.as_str());
     ada.see_leave("Bob");
-    poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
-    ada.say("it is back");
+    recovers(&instance, &mut ada);
     ada.never("the refused message", |f| f["type"] == "message" && f["ref"] == key.as_str());
+}
+
+#[test]
+fn a_slow_disk_refuses_nothing_that_has_a_receipt() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let instance = faulty.start(&[("DATA_FILE", &file.path())]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    ada.say("before");
+    ada.take(Duration::from_millis(1500)); // until the clock, which is written once per second, has been written
+    // Less than what counts as hanging; but the message, and then the clock, together take longer.
+    faulty.set(-1000, 0);
+    ada.say("slow");
+    ada.quiet("a refusal after the receipt", Duration::from_secs(2), |f| f["type"] == "error" || f["type"] == "status");
+    assert_eq!(get(instance.addr, "/readyz").status, 200);
+}
+
+#[test]
+fn a_comeback_that_a_hanging_disk_refuses_shows_nobody_leaving() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let instance = faulty.start(&[("DATA_FILE", &file.path())]);
+    let ada = Client::join(instance.addr, "tea", "Ada");
+    let mut bob = Client::join(instance.addr, "tea", "Bob");
+    bob.say("before");
+    bob.take(Duration::from_millis(1500)); // until the clock, which is written once per second, has been written
+    faulty.set(-1, 0);
+    let mut back = Client::connect(instance.addr, "tea");
+    back.secret.clone_from(&ada.secret);
+    // Spelled differently, so that there is something to write.
+    assert_eq!(back.try_enter("ADA", None)["code"], "unavailable");
+    faulty.set(0, 0);
+    poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    // The same connection may try again, and is not taken for its own older session.
+    back.enter("ADA", None);
+    assert_eq!(back.welcome["participants"], 2);
+    bob.say("after");
+    bob.never("ADA leaves", |f| f["type"] == "presence" && f["participants"] != 2);
+    back.fence();
+    assert_eq!(back.ended(), None);
 }
 
 #[test]

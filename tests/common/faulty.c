@@ -2,8 +2,8 @@
  * without root.
  * 
  * The file named by FAULTY contains one line, read anew at every call: an errno with which writing, syncing and
- * growing a data file (a path that contains "/chat.db") fails, 0 for none, -1 for calls that hang until that changes;
- * and the seconds by which the wall clock is ahead. */
+ * growing a data file (a path that contains "/chat.db") fails, 0 for none, -1 for calls that hang until that changes,
+ * and below that the milliseconds that syncing takes; and the seconds by which the wall clock is ahead. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -31,7 +31,7 @@ static void orders(long *error, long *ahead)
 }
 
 /* Whether a call on this file fails; errno is set then. */
-static int fails(int file)
+static int fails(int file, int is_sync)
 {
     char link[64], path[512];
     long error, ahead;
@@ -42,6 +42,10 @@ static int fails(int file)
     if (length < 0) return 0;
     path[length] = 0;
     if (!strstr(path, "/chat.db")) return 0;
+    if (error < -1) {
+        if (is_sync) usleep(-error * 1000);
+        return 0;
+    }
     while (error < 0) {
         usleep(10000);
         orders(&error, &ahead);
@@ -54,37 +58,37 @@ static int fails(int file)
 
 ssize_t write(int file, const void *bytes, size_t count)
 {
-    return fails(file) ? -1 : REAL(write)(file, bytes, count);
+    return fails(file, 0) ? -1 : REAL(write)(file, bytes, count);
 }
 
 ssize_t pwrite(int file, const void *bytes, size_t count, off_t at)
 {
-    return fails(file) ? -1 : REAL(pwrite)(file, bytes, count, at);
+    return fails(file, 0) ? -1 : REAL(pwrite)(file, bytes, count, at);
 }
 
 ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t at)
 {
-    return fails(file) ? -1 : REAL(pwrite64)(file, bytes, count, at);
+    return fails(file, 0) ? -1 : REAL(pwrite64)(file, bytes, count, at);
 }
 
 int ftruncate(int file, off_t length)
 {
-    return fails(file) ? -1 : REAL(ftruncate)(file, length);
+    return fails(file, 0) ? -1 : REAL(ftruncate)(file, length);
 }
 
 int ftruncate64(int file, off64_t length)
 {
-    return fails(file) ? -1 : REAL(ftruncate64)(file, length);
+    return fails(file, 0) ? -1 : REAL(ftruncate64)(file, length);
 }
 
 int fsync(int file)
 {
-    return fails(file) ? -1 : REAL(fsync)(file);
+    return fails(file, 1) ? -1 : REAL(fsync)(file);
 }
 
 int fdatasync(int file)
 {
-    return fails(file) ? -1 : REAL(fdatasync)(file);
+    return fails(file, 1) ? -1 : REAL(fdatasync)(file);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time)

@@ -35,7 +35,8 @@ impl Faulty {
         faulty
     }
 
-    /// Writing fails with this error from now on (0: it succeeds), and the wall clock is this many seconds ahead.
+    /// Writing fails with this error from now on (0: it succeeds, -1: it hangs, -1000: syncing takes 1,000 ms), and the
+    /// wall clock is this many seconds ahead.
     pub fn set(&self, error: i32, ahead: i64) {
         let next = self.orders.with_extension("next");
         std::fs::write(&next, format!("{error} {ahead}")).expect("a small file");

@@ -20,7 +20,7 @@ mod watch;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 pub use self::file::{DataError, lock_of};
 use self::rooms::Rooms;
@@ -34,8 +34,8 @@ use crate::threads;
 
 /// Capacity of the command queue. A session that finds it full waits, so clients cannot outrun the rooms.
 const QUEUE: usize = 1024;
-/// How long a session waits for a place in the queue, and for its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a session waits for a place in the queue and its answer, so that clients are answered within 2 s.
+const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// The handle used by sessions. Dropping the last one ends the thread.
 pub struct Local {
@@ -57,7 +57,13 @@ enum Command {
     Join {
         seat: Seat,
         since: Option<Id>,
+        /// When the caller gives up; the seat is not taken after that.
+        deadline: Instant,
         reply: Sender<Result<Arrival, JoinError>>,
+    },
+    /// Releases a seat that a join has taken after its caller gave up.
+    GiveBack {
+        seat: Seat,
     },
     Leave {
         seat: Seat,
@@ -67,6 +73,8 @@ enum Command {
         seat: Seat,
         body: String,
         reference: Option<String>,
+        /// See [`Condition::submit`].
+        number: u64,
         since: Instant,
     },
     Post {
@@ -106,8 +114,8 @@ impl Local {
         log::info!("{}", rooms.describe());
         let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
         let (alive, ended) = bounded(0);
-        let (watched, waiting, refuse) = (condition.clone(), inbox.clone(), listener.clone());
-        threads::spawn_critical("local-watch", move || watched.watch(&waiting, &ended, &refuse)).map_err(unusable)?;
+        let (watched, publish) = (condition.clone(), listener.clone());
+        threads::spawn_critical("local-watch", move || watched.watch(&ended, &publish)).map_err(unusable)?;
         let serve = move || {
             let _alive = alive;
             rooms.serve(&inbox);
@@ -116,21 +124,33 @@ impl Local {
         Ok(Local { commands, listener, condition })
     }
 
+    /// Has a command executed, unless the disk hangs.
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unavailable> {
+        if self.condition.is_stalled() {
+            return Err(Unavailable);
+        }
+        self.request(Instant::now() + PATIENCE, command).map_err(|_| Unavailable)
+    }
+
+    /// Queues a command and waits for its answer. After `Disconnected` it is not executed, after `Timeout` it may be.
+    fn request<T>(&self, deadline: Instant, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, RecvTimeoutError> {
         let (reply, answer) = bounded(1);
-        self.commands.send_timeout(command(reply), PATIENCE).map_err(|_| Unavailable)?;
-        answer.recv_timeout(PATIENCE).map_err(|_| Unavailable)
+        self.commands.send_deadline(command(reply), deadline).map_err(|_| RecvTimeoutError::Disconnected)?;
+        answer.recv_deadline(deadline)
     }
 }
 
 impl Backplane for Local {
     fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
-        let arrival = self.ask(|reply| Command::Join { seat: seat.clone(), since, reply });
-        if arrival.is_err() {
-            // The join may still be executed after its caller has given up; this returns the seat then.
-            self.leave(seat, Leave::Now);
+        if self.condition.is_stalled() {
+            return Err(JoinError::Unavailable);
         }
-        arrival?
+        let deadline = Instant::now() + PATIENCE;
+        let arrival = self.request(deadline, |reply| Command::Join { seat: seat.clone(), since, deadline, reply });
+        if matches!(arrival, Err(RecvTimeoutError::Timeout)) {
+            let _ = self.commands.send(Command::GiveBack { seat: seat.clone() });
+        }
+        arrival.unwrap_or(Err(JoinError::Unavailable))
     }
 
     fn leave(&self, seat: &Seat, how: Leave) {
@@ -139,15 +159,22 @@ impl Backplane for Local {
     }
 
     fn say(&self, seat: &Seat, body: String, reference: Option<String>) {
-        let since = Instant::now();
-        let command = Command::Say { seat: seat.clone(), body, reference: reference.clone(), since };
-        if self.condition.is_stalled() || self.commands.send_timeout(command, PATIENCE).is_err() {
-            (self.listener)(Event::Refused { session: seat.session, reference });
+        let Some(number) = self.condition.submit(seat.session, reference.clone()) else {
+            return (self.listener)(Event::Refused { session: seat.session, reference });
+        };
+        let command = Command::Say { seat: seat.clone(), body, reference, number, since: Instant::now() };
+        if self.commands.send_timeout(command, PATIENCE).is_err()
+            && let Some(refusal) = self.condition.answer(number)
+        {
+            (self.listener)(refusal);
         }
     }
 
     fn typing(&self, room: &Room, json: String) {
-        let _ = self.commands.try_send(Command::Typing { room: room.clone(), json });
+        // While the disk hangs, the queue is left to those who leave.
+        if !self.condition.is_stalled() {
+            let _ = self.commands.try_send(Command::Typing { room: room.clone(), json });
+        }
     }
 
     fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
@@ -178,6 +205,6 @@ impl Backplane for Local {
     }
 
     fn stop(&self, _deadline: Duration) {
-        let _ = self.ask(|reply| Command::Stop { reply });
+        let _ = self.request(Instant::now() + PATIENCE, |reply| Command::Stop { reply });
     }
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use super::clock;
 use super::room_log::{self, Log, id, pair};
 use super::rooms::{LocalRoom, Rooms, complain};
-use crate::backplane::{Arrival, JoinError, Leave, Page, Room, Seat, Span};
+use crate::backplane::{Arrival, JoinError, Page, Room, Seat, Span};
 use crate::protocol::{Id, PAGE_BYTES, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 
 /// The size of a `message` frame without its body, in bytes.
@@ -27,8 +27,9 @@ impl Rooms {
             Wanted::Arrival(seat, since, reply) => {
                 let arrival = self.arrival(&seat.room, since).map_err(|error| complain(&error).into());
                 let is_read = arrival.is_ok();
-                if reply.send(arrival).is_err() || !is_read {
-                    self.leave(&seat, Leave::Now);
+                // A caller that has timed out gives the seat back itself, and may have taken it again.
+                if reply.send(arrival).is_ok() && !is_read {
+                    self.give_back(&seat);
                 }
             }
             Wanted::History(room, span, limit, reply) => {

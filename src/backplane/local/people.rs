@@ -30,6 +30,8 @@ pub struct Person {
     session: Option<SessionId>,
     /// When the lease ends; `None` while the connection is open.
     expires: Option<Instant>,
+    /// Whether the client took the seat over from its older session.
+    came_back: bool,
 }
 
 impl LocalRoom {
@@ -66,7 +68,8 @@ impl Rooms {
         for [room, key, by, name] in load(self.store.conn())? {
             let (name_of_room, key): (Room, Arc<str>) = (room.into(), key.into());
             let (name, by, since) = (name.into(), by.into(), clock::unix_ms());
-            let person = Person { name, by, since, address: None, session: None, expires: Some(expires) };
+            let (address, session, came_back) = (None, None, false);
+            let person = Person { name, by, since, address, session, expires: Some(expires), came_back };
             self.expiring.push_back((expires, name_of_room.clone(), key.clone()));
             let log = Log::load(self.store.conn(), &name_of_room)?.unwrap_or_default();
             let room = self.rooms.entry(name_of_room).or_insert_with(|| LocalRoom::new(log));
@@ -83,10 +86,12 @@ impl Rooms {
         self.open(&seat.room)?;
         let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
         let mut change = Change { about: Some(seat.session), ..Change::default() };
-        let (mut taken_over, mut since) = (None, clock::unix_ms());
+        let (mut taken_over, mut came_back, mut since) = (None, false, clock::unix_ms());
         match room.people.get(&seat.key) {
             Some(old) if old.by == seat.by => {
-                (taken_over, since) = (old.session, old.since);
+                // After a join that was answered too late, the session itself has it.
+                taken_over = old.session.filter(|session| *session != seat.session);
+                (came_back, since) = (true, old.since);
                 if old.name != seat.name {
                     change.left.push(old.name.to_string());
                     change.joined.push(seat.name.to_string());
@@ -101,7 +106,7 @@ impl Rooms {
         }
         let (name, by) = (seat.name.clone(), seat.by.clone());
         let (address, session) = (Some(seat.address), Some(seat.session));
-        let person = Person { name, by, since, address, session, expires: None };
+        let person = Person { name, by, since, address, session, expires: None, came_back };
         self.seats_are_behind |= self.store.write(|conn| put(conn, &seat.room, &seat.key, &person)).is_err();
         room.people.insert(seat.key.clone(), person);
         self.outcomes.extend(taken_over.map(|session| Outcome::Event(Event::TakenOver(session))));
@@ -128,6 +133,13 @@ impl Rooms {
                 self.announce(&seat.room, Change { left, about: Some(seat.session), ..Change::default() });
             }
         }
+    }
+
+    /// Releases the seat of a join that was answered with an error or too late. A client that came back keeps its lease.
+    pub fn give_back(&mut self, seat: &Seat) {
+        let person = self.rooms.get(&seat.room).and_then(|room| room.people.get(&seat.key));
+        let came_back = person.is_some_and(|person| person.came_back);
+        self.leave(seat, if came_back { Leave::Expire(LEASE) } else { Leave::Now });
     }
 
     fn forget_seat(&mut self, room: &Room, key: &str) {

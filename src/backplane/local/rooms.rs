@@ -75,8 +75,8 @@ impl LocalRoom {
 
 /// Who waits for a message to be kept.
 pub enum Author {
-    /// A session, and the message's `ref`.
-    Session(SessionId, Option<String>),
+    /// A session, and the message's number in [`Condition`].
+    Session(SessionId, u64),
     /// A caller of `post`; dropping this refuses the message.
     Caller(Sender<(Id, String)>),
 }
@@ -144,8 +144,8 @@ impl Rooms {
             if matches!(first, Err(RecvTimeoutError::Disconnected)) {
                 return;
             }
-            let put_off = self.condition.begin();
-            if let Some(stopped) = self.carry_out_all(put_off, first.ok(), inbox) {
+            self.condition.set_busy(true);
+            if let Some(stopped) = first.ok().and_then(|first| self.carry_out_all(first, inbox)) {
                 // Closing the file merges its write-ahead log into it.
                 drop(self);
                 let _ = stopped.send(());
@@ -159,25 +159,16 @@ impl Rooms {
                 self.tick(Instant::now());
                 tick_at = Instant::now() + TICK;
             }
-            self.condition.end();
+            self.condition.set_busy(false);
         }
     }
 
-    /// Executes a batch: the commands put off while the disk hung, the first one, and those queued behind it. Returns
-    /// the channel of whoever stops the thread.
-    fn carry_out_all(
-        &mut self,
-        put_off: Vec<Command>,
-        first: Option<Command>,
-        inbox: &Receiver<Command>,
-    ) -> Option<Sender<()>> {
-        if put_off.is_empty() && first.is_none() {
-            return None;
-        }
+    /// Executes a batch: a command and those queued behind it. Returns the channel of whoever stops the thread.
+    fn carry_out_all(&mut self, first: Command, inbox: &Receiver<Command>) -> Option<Sender<()>> {
         // Lets sessions that are about to send add to this transaction; see `Lane::run`.
         thread::yield_now();
         let mut stopped = None;
-        for command in put_off.into_iter().chain(first).chain(inbox.try_iter().take(BATCH - 1)) {
+        for command in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {
             stopped = self.carry_out(command).or(stopped);
         }
         self.finish();
@@ -188,14 +179,16 @@ impl Rooms {
     /// the thread.
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
-            Command::Join { seat, since, reply } => match self.acquire(&seat) {
+            Command::Join { deadline, .. } if deadline <= Instant::now() => {}
+            Command::Join { seat, since, reply, .. } => match self.acquire(&seat) {
                 Ok(()) => self.pages.push_back(Wanted::Arrival(seat, since, reply)),
                 Err(error) => drop(reply.send(Err(error))),
             },
             Command::Leave { seat, how } => self.leave(&seat, how),
-            Command::Say { seat, body, reference, since } => {
-                self.condition.take_in(seat.session, reference.as_deref());
-                let author = Author::Session(seat.session, reference.clone());
+            Command::GiveBack { seat } => self.give_back(&seat),
+            Command::Say { number, .. } if !self.condition.is_unanswered(number) => {}
+            Command::Say { seat, body, reference, number, since } => {
+                let author = Author::Session(seat.session, number);
                 self.say(&seat.room, (author, since), &seat.by, body, reference.as_deref());
             }
             Command::Post { room, by, body, reference, reply, since } => {
@@ -270,6 +263,7 @@ impl Rooms {
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
+        self.condition.set_busy(true);
         if !is_kept {
             self.seats_are_behind = true;
             self.reload(dirty.iter().map(|name| &**name));
@@ -284,8 +278,10 @@ impl Rooms {
                     self.publish(room, author, id, body, is_new);
                 }
                 Outcome::Said { author, .. } | Outcome::Refused(author) => {
-                    if let Author::Session(session, reference) = author {
-                        (self.listener)(Event::Refused { session, reference });
+                    if let Author::Session(_, number) = author
+                        && let Some(refusal) = self.condition.answer(number)
+                    {
+                        (self.listener)(refusal);
                     }
                 }
             }
@@ -294,6 +290,10 @@ impl Rooms {
 
     fn publish(&self, room: Room, author: Author, id: Id, body: String, is_new: bool) {
         let frame = protocol::text_frame(protocol::message_json(id, &body));
+        if let Author::Session(_, number) = author {
+            // It may have been refused meanwhile, but is not after its receipt.
+            let _ = self.condition.answer(number);
+        }
         match author {
             _ if is_new => (self.listener)(Event::Message { room, id, frame }),
             Author::Session(session, _) => (self.listener)(Event::Receipt { session, id, frame }),
@@ -304,10 +304,10 @@ impl Rooms {
         }
     }
 
-    /// Notifies the handle and the clients if the store went down or came back.
+    /// Notifies the log, the handle and the clients if the store went down or came back.
     fn report(&self) {
         let health = self.store.health();
-        let before = self.condition.set_health(health.clone());
+        let before = self.condition.set_health(health.clone(), &self.listener);
         if health.is_ok() == before.is_ok() {
             return;
         }
@@ -315,7 +315,6 @@ impl Rooms {
             Ok(()) => log::info!("rooms can be written again"),
             Err(why) => log::error!("rooms can't be written, so messages are refused: {why}"),
         }
-        (self.listener)(Event::Status(health.is_ok()));
     }
 
     /// Stores a log's row that the admin operations have changed.

@@ -4,8 +4,8 @@
 -- "late".
 -- While its lease lasts, a name belongs to its client. The same client takes it over silently (its older session is
 -- notified on the channel); any other is refused.
--- Returns {} if the name is taken, else {stamp, participants, newest id, values of who}: at most 100, joined by newlines
--- because one string is read faster than a hundred.
+-- Returns {} if the name is taken, else {stamp, participants, newest id, values of who, 1 if it was taken over, else 0}.
+-- The values are at most 100, joined by newlines because one string is read faster than a hundred.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if now > tonumber(ARGV[8]) then return 'late' end
@@ -16,7 +16,8 @@ if value then
   back = old_by == by
   local held = not may_expire or tonumber(redis.call('ZSCORE', here, key) or 0) > now
   if held and not back then return {} end
-  if back then redis.call('PUBLISH', channel, 'k' .. old_session) end
+  -- After a join whose answer was late, the session itself has it.
+  if back and old_session ~= session then redis.call('PUBLISH', channel, 'k' .. old_session) end
 end
 acquire(key, session, by, address, string.format('%.0f', now), name)
 expire()
@@ -29,4 +30,4 @@ local some = redis.call('ZRANGEBYSCORE', here, from, '+inf', 'LIMIT', 0, 100)
 local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local values = {}
 for _, value in ipairs(redis.call('HMGET', who, unpack(some))) do values[#values + 1] = value or nil end
-return {stamp, count(), newest and newest[1] or '0-0', table.concat(values, '\n')}
+return {stamp, count(), newest and newest[1] or '0-0', table.concat(values, '\n'), back and 1 or 0}

@@ -83,8 +83,9 @@ impl Redis {
         Ok(Redis { core })
     }
 
-    /// Takes the seat. If the reply is lost or late, releases it, in case it was taken.
-    fn take_seat(&self, seat: &Seat, deadline: Instant) -> Result<Seated, JoinError> {
+    /// Takes the seat. If the reply is lost or late, gives it back, in case it was taken. Only the reply says whether the
+    /// client took it over from its older session; without one, `is_back` is assumed.
+    fn take_seat(&self, seat: &Seat, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         let (to, answer) = bounded(1);
         let (reading, room) = (core.clone(), seat.room.clone());
@@ -103,9 +104,16 @@ impl Redis {
             Ok(Ok(Some(seated))) => Ok(seated),
             Ok(Ok(None)) => Err(JoinError::NameTaken),
             Ok(Err(Unavailable)) | Err(_) => {
-                core.pipeline.send_reliably(core.commands.leave(seat));
+                self.give_back(seat, is_back);
                 Err(JoinError::Unavailable)
             }
+        }
+    }
+
+    /// Releases the seat of a join that failed. A client that came back keeps the lease that it has from joining.
+    fn give_back(&self, seat: &Seat, came_back: bool) {
+        if !came_back {
+            self.core.pipeline.send_reliably(self.core.commands.leave(seat));
         }
     }
 
@@ -149,9 +157,9 @@ impl Backplane for Redis {
             return Err(JoinError::Banned(left));
         }
         core.rooms.enter(&seat.room)?;
-        let arrival = self.take_seat(seat, deadline).and_then(|mut seated| {
+        let arrival = self.take_seat(seat, since.is_some(), deadline).and_then(|mut seated| {
             let page = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
-                core.pipeline.send_reliably(core.commands.leave(seat));
+                self.give_back(seat, seated.came_back);
             })?;
             seated.names.sort_unstable();
             Ok(Arrival {

@@ -84,6 +84,8 @@ pub struct Seated {
     pub newest: Id,
     /// Shown names, at most 100.
     pub names: Vec<String>,
+    /// Whether the client took the seat over from its older session.
+    pub came_back: bool,
 }
 
 /// Parses the reply of `join.lua`: `None` if the name is taken.
@@ -92,7 +94,7 @@ pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
     if parts.is_empty() {
         return Ok(None);
     }
-    let [stamp, participants, newest, people] = <[Value; 4]>::try_from(parts).map_err(not_understood)?;
+    let [stamp, participants, newest, people, came_back] = <[Value; 5]>::try_from(parts).map_err(not_understood)?;
     let stamp: String = from_value(stamp)?;
     let newest: String = from_value(newest)?;
     Ok(Some(Seated {
@@ -100,6 +102,7 @@ pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
         participants: from_value(participants)?,
         newest: newest.parse().map_err(not_understood)?,
         names: text(people).unwrap_or_default().split('\n').filter_map(shown_name).collect(),
+        came_back: from_value(came_back)?,
     }))
 }
 
