@@ -54,7 +54,7 @@ chaos: ## the fault test, for SECONDS=60, with SEED=… to repeat one run, BACKP
 	tests/setup.sh redis-server faketime
 	SECONDS=$(SECONDS) cargo test --release --locked --test chaos
 
-bench: ## the benchmark beside its peers, some 35 quiet minutes; BENCH=--quick takes three
+bench: ## the benchmark beside its peers, about 40 quiet minutes; BENCH=--quick takes three
 	tests/setup.sh redis-server npm strace
 	cargo build --release --locked
 	cargo run --release --locked --manifest-path tests/bench/Cargo.toml --target-dir target/bench/tool -- $(BENCH)

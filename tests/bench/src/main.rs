@@ -27,9 +27,9 @@ use serde_json::{Value, json};
 const HELP: &str = "\
 Measures Bobbin beside its peers, on this machine only.
 
-  --quick          small sizes, under three minutes
-  --only A,B       only these runs: scripts, fanout, small, kept, large, memory, rooms, joins, start, stacks, and,
-                   which --quick leaves out, hops, idle, rush, sweep, slow, containers; the other figures in the
+  --quick          small sizes, without the server on a file, under three minutes
+  --only A,B       only these runs: scripts, fanout, small, kept, large, memory, rooms, start, and, which --quick
+                   leaves out, joins, stacks, hops, idle, rush, sweep, slow, containers; the other figures in the
                    folder stay as they are
   --servers A,B    only these servers: bobbin (through Redis), local (the same without Redis), file (with DATA_FILE),
                    socket.io, axum, uws, floor
@@ -40,7 +40,7 @@ Measures Bobbin beside its peers, on this machine only.
   --draw FILE      no run: print and draw the figures of this file
 ";
 
-/// All runs; `--quick` makes the first ten.
+/// All runs; `--quick` makes the first `QUICK`.
 const RUNS: [&str; 16] = [
     "scripts",
     "fanout",
@@ -49,8 +49,8 @@ const RUNS: [&str; 16] = [
     "large",
     "memory",
     "rooms",
-    "joins",
     "start",
+    "joins",
     "stacks",
     "hops",
     "idle",
@@ -59,6 +59,7 @@ const RUNS: [&str; 16] = [
     "slow",
     "containers",
 ];
+const QUICK: usize = 8;
 
 /// Marks the place of the tables in a Markdown file.
 const BEGIN: &str = "<!-- tables -->";
@@ -101,7 +102,7 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         quick: false,
         only: Vec::new(),
         some: false,
-        servers: peers::NAMES.map(str::to_owned).to_vec(),
+        servers: Vec::new(),
         bobbin: PathBuf::from("target/release/bobbin"),
         before: None,
         out: None,
@@ -127,8 +128,12 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
     if let Some(unknown) = options.only.iter().find(|run| !RUNS.contains(&run.as_str())) {
         return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
     }
+    if options.servers.is_empty() {
+        let all = peers::NAMES.into_iter().filter(|name| !options.quick || *name != "file");
+        options.servers = all.map(str::to_owned).collect();
+    }
     if options.only.is_empty() {
-        let runs = if options.quick { &RUNS[..10] } else { &RUNS };
+        let runs = if options.quick { &RUNS[..QUICK] } else { &RUNS };
         options.only = runs.iter().map(|run| (*run).to_owned()).collect();
     }
     Ok(options)
