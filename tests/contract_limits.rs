@@ -47,7 +47,8 @@ both! {
             r#"{"type":"typing"}"#, r#"{"type":"typing","active":"yes"}"#, r#"{"type":"history"}{}"#,
             r#"{"type":"welcome"}"#, r#"{"type":"message","text":"\ud800"}"#,
         ] {
-            let mut ada = Client::join(server.addr, "tea", "Ada");
+            // The name of the one before may be free only a moment after its close frame was answered.
+            let mut ada = Client::join(server.addr, "tea", &unique("A"));
             ada.send_text(text);
             ada.expect_error("bad_frame");
             ada.say("still here");

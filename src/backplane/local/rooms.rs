@@ -263,6 +263,7 @@ impl Rooms {
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
+        // Each commit has its own time before it counts as hanging.
         self.condition.set_busy(true);
         if !is_kept {
             self.seats_are_behind = true;
