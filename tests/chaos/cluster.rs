@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+/// What an instance may take beyond its drain: 6 s for sessions that do not answer, 3 s for a Redis that hangs, and a margin
+/// for a busy machine, in milliseconds.
+const DRAIN_MARGIN: At = 12_000;
 /// A setting of all instances.
 pub const DRAIN_SECONDS: u64 = 2;
 /// A stale subscription must be detected within this time: a heartbeat (5 s), the wait for the probe (5 s), and a
@@ -144,7 +147,7 @@ impl Cluster {
         for (mut old, since) in std::mem::take(&mut self.draining) {
             match old.instance.try_wait() {
                 Some(status) if status.success() => self.bury(old),
-                None if now < since + DRAIN_SECONDS * 1000 + 5000 => self.draining.push((old, since)),
+                None if now < since + DRAIN_SECONDS * 1000 + DRAIN_MARGIN => self.draining.push((old, since)),
                 status => {
                     let how = status.map_or("does not end".into(), |s| format!("ended with {s}"));
                     self.stage.ledger.remark(format!(
