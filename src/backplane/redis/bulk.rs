@@ -58,7 +58,7 @@ impl Bulk {
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
         let turn = self.turns.enter(deadline).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection's own is too small if no temporary stack is free.
-        let result = threads::on_ample_stack(|| self.exchange(commands));
+        let result = threads::on_ample_stack(|| self.exchange(commands, deadline));
         drop(turn);
         result.map_err(|error| {
             log::debug!("redis: a bulk read failed: {error}");
@@ -66,13 +66,15 @@ impl Bulk {
         })
     }
 
-    fn exchange(&self, commands: &[Vec<u8>]) -> Result<Vec<Reply>, LinkError> {
+    fn exchange(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, LinkError> {
         let generation = self.generation.load(SeqCst);
         let idle = self.idle().pop();
         // The server may have closed an idle connection, which shows only when it is used; then a new one is opened.
         let used = idle.map(|(_, connection)| exchange(connection, commands)).and_then(Result::ok);
         let (mut connection, mut replies) = match used {
             Some(done) => done,
+            // Redis hangs.
+            None if Instant::now() >= deadline => return Err(LinkError::NoAnswer),
             None => exchange(self.connect()?, commands)?,
         };
         if replies.iter().any(|reply| *reply == Err(Failure::Refused("NOSCRIPT".to_owned()))) {

@@ -113,6 +113,11 @@ impl Delivery {
         true
     }
 
+    /// Removes and returns the authors who wait for a receipt.
+    pub fn take_authors(&mut self) -> impl Iterator<Item = Author> {
+        self.unconfirmed.iter_mut().filter_map(|message| message.author.take())
+    }
+
     /// Whether some kept messages are still undelivered.
     pub fn has_unconfirmed(&self) -> bool {
         !self.unconfirmed.is_empty()

@@ -51,14 +51,14 @@ impl Heartbeat {
             }
             last = Instant::now();
             self.core.bulk.close_idle();
-            if let Ok(up_since) = self.core.health.since() {
+            if self.core.health.is_up() {
                 self.core.read_bans();
-                self.beat(up_since);
+                self.beat();
             }
         }
     }
 
-    fn beat(&mut self, up_since: Instant) {
+    fn beat(&mut self) {
         // Seats that are gone were lost with Redis's data, and are restored, unless this process was stopped: then
         // another instance expired them, and their clients, if still connected, rejoin, so that the room never shows
         // someone who is not there.
@@ -70,8 +70,10 @@ impl Heartbeat {
                 self.failed = Some(Instant::now());
             }
         }
-        let steady_since = self.failed.map_or(up_since, |failed| failed.max(up_since));
-        self.core.may_expire.store(steady_since.elapsed() > GRACE && self.core.health.is_up(), Relaxed);
+        // Read now, because the connection may have been replaced during the renewals.
+        let up_since = self.core.health.since().ok();
+        let is_steady = |since: Instant| self.failed.map_or(since, |failed| failed.max(since)).elapsed() > GRACE;
+        self.core.may_expire.store(up_since.is_some_and(is_steady), Relaxed);
         self.compare_at_last(Instant::now());
     }
 

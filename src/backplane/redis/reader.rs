@@ -70,6 +70,10 @@ impl Reader {
             let Err(lost) = self.serve();
             self.core.pipeline.disconnect();
             self.core.bulk.forget();
+            // Receipts that now have to wait for the next connection; with the same `ref` a message is kept only once.
+            for (session, reference) in self.core.rooms.take_authors() {
+                (self.core.sink)(Event::Refused { session, reference });
+            }
             self.core.health.set_down(lost.to_string());
             std::thread::sleep(backoff.next(started.elapsed()));
         }

@@ -174,6 +174,11 @@ impl Rooms {
         }
     }
 
+    /// Removes and returns the authors in all rooms who wait for a receipt.
+    pub fn take_authors(&self) -> Vec<Author> {
+        self.state().rooms.values_mut().flat_map(|state| state.delivery.take_authors()).collect()
+    }
+
     /// A joining client's welcome ends at this id.
     pub fn begin(&self, room: &Room, newest: Id) {
         let (now, mut state) = (Instant::now(), self.state());
