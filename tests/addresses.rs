@@ -51,7 +51,7 @@ fn new_connections_of_an_address_have_a_rate() {
     // Plain requests may be ten times as frequent, and a health check is never refused.
     let mut connection = Connection::open(instance.addr);
     let served = (0..150).filter(|_| get(instance.addr, "/").status == 200).count();
-    assert!((90..140).contains(&served), "{served}");
+    assert!((80..140).contains(&served), "a burst of 100, less the upgrades refused above: {served}");
     let refusal = get(instance.addr, "/");
     assert!(refusal.status == 429 && refusal.header("retry-after").is_some());
     assert!((0..200).all(|_| connection.request("GET", "/healthz", "").status == 200));
@@ -138,6 +138,53 @@ fn reading_the_log_has_a_rate_in_bytes() {
     other.expect("history");
     assert_eq!(request(instance.addr, "GET", "/r/tea/messages", "").status, 429);
     assert!(limited(&instance, "history") >= 1.0);
+}
+
+#[test]
+fn waiting_requests_of_an_address_are_counted() {
+    let instance = Instance::start(&[("ADDRESS_CONNECTIONS", "100")]);
+    let wait = |n: u8, seconds: u8| {
+        let mut waiting = Connection::over(connect(instance.addr, n));
+        waiting.write(format!("GET /r/tea/messages?after=9-0&wait={seconds} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        waiting
+    };
+    let before = instance.threads();
+    let mut held: Vec<Connection> = (0..32).map(|_| wait(1, 50)).collect();
+    poll_until("they wait", PATIENCE, || instance.threads() >= before + 32);
+    poll_until("all of them are counted", PATIENCE, || {
+        let mut more = wait(1, 1);
+        let answer = more.response(false);
+        if answer.status == 429 {
+            assert!(answer.header("retry-after").is_some(), "{answer:?}");
+        }
+        answer.status == 429
+    });
+    assert_eq!(wait(2, 1).response(false).status, 200, "another address does not notice");
+    held.pop();
+    poll_until("there is a place again", PATIENCE, || wait(1, 1).response(false).status == 200);
+}
+
+#[test]
+fn a_waiting_request_is_charged_for_what_it_reads_again() {
+    let instance = Instance::start(&[("ADDRESS_HISTORY_RATE", "10000")]);
+    let mut ada = join(instance.addr, 2, "tea", "Ada");
+    for n in 0..15 {
+        ada.say(&format!("{n} {}", "x".repeat(4000)));
+    }
+    let page = request(instance.addr, "GET", "/r/tea/messages", "");
+    let known = format!("If-None-Match: {}\r\n", page.header("etag").expect("an ETag"));
+    let start = Instant::now();
+    let answer = request(instance.addr, "GET", "/r/tea/messages?wait=25", &known);
+    assert_eq!(answer.status, 304, "{}", answer.text());
+    assert!(start.elapsed() < Duration::from_secs(20), "it read 60 kB twice per second for {:?}", start.elapsed());
+}
+
+#[test]
+fn refused_upgrades_count_as_requests() {
+    let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
+    let mut connection = Connection::open(instance.addr);
+    let statuses: Vec<u16> = (0..150).map(|_| connection.request("GET", "/ws/tea", "").status).collect();
+    assert!(statuses[0] == 426 && statuses.contains(&429), "{statuses:?}");
 }
 
 #[test]

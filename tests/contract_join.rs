@@ -134,6 +134,39 @@ both! {
         });
     }
 
+    fn a_stranger_at_a_full_room_does_not_keep_those_out_who_come_back(at) {
+        let server = at.start(&[("ROOM_PEOPLE", "2"), ("ADDRESS_CONNECTION_RATE", "0"), ("ADDRESS_JOINS", "0")]);
+        let (mut ada, mut bob) = (Client::join(server.addr, "tea", "Ada"), Client::join(server.addr, "tea", "Bob"));
+        let secret = ada.secret.clone();
+        for n in 0..30 {
+            let (mut cyd, mut again) = (Client::connect(server.addr, "tea"), Client::connect(server.addr, "tea"));
+            cyd.send(json!({"type": "join", "name": format!("Cyd{n}")}));
+            again.send(json!({"type": "join", "name": "Ada", "client": secret}));
+            assert_eq!(again.next()["type"], "welcome", "round {n}");
+            assert_eq!(cyd.next()["code"], "full", "round {n}");
+            ada = again;
+        }
+        ada.say("she is here");
+        bob.hear("she is here");
+        bob.never("nobody joined or left", |f| f["type"] == "presence");
+    }
+
+    fn two_who_join_a_new_room_at_once_are_refused_alike(at) {
+        let server = at.start(&[("ADDRESS_NEW_ROOMS", "1")]);
+        Client::join(server.addr, "tea", "Ada").say("the only room");
+        for n in 0..10 {
+            let room = format!("room-{n}");
+            let mut both = [(); 2].map(|()| Client::connect(server.addr, &room));
+            for (one, name) in both.iter_mut().zip(["Bob", "Cyd"]) {
+                one.send(json!({"type": "join", "name": name}));
+            }
+            for one in &mut both {
+                assert_eq!(one.next()["code"], "rate_limited", "{room}");
+            }
+        }
+        Client::join(server.addr, "tea", "Bob").say("this room is not new");
+    }
+
     fn after_a_refused_name_the_connection_may_try_again(at) {
         let server = at.start(&[]);
         let _ada = Client::join(server.addr, "tea", "Ada");

@@ -5,7 +5,7 @@
 mod common;
 
 use bobbin::backplane::local::{Limits, Local};
-use bobbin::backplane::{Backplane, Event, EventSink, Room, Seat, Span};
+use bobbin::backplane::{Backplane, Event, EventSink, Room, Seat, Span, Terms};
 use bobbin::protocol;
 use bobbin::settings::Retention;
 use common::DataFile;
@@ -13,6 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+const TERMS: Terms = Terms { people: 0, may_open: true };
 
 /// The rooms' thread, and the number of messages it has published.
 struct Rooms {
@@ -91,7 +93,7 @@ fn what_a_message_costs() {
             let path = file.path();
             let rooms = Rooms::open(on_file.then_some(Path::new(&path)), 1000);
             let seats: Vec<Seat> = (0..100).map(|room| seat(room, room as u64)).collect();
-            seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
+            seats.iter().for_each(|seat| drop(rooms.local.join(seat, None, TERMS).expect("joined")));
             rooms.say(&seats, 10_000);
             let (start, before, count) = (Instant::now(), cpu(), if burst == 1 { 5_000 } else { 100_000 });
             (0..count / burst).for_each(|_| rooms.say(&seats, burst));
@@ -110,7 +112,7 @@ fn what_a_message_costs() {
 fn sizes(file: &DataFile, part: usize, parts: usize) -> Vec<u64> {
     let rooms = Rooms::open(Some(Path::new(&file.path())), 100);
     let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
-    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
+    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None, TERMS).expect("joined")));
     let size = |ending| std::fs::metadata(file.beside(ending)).map_or(0, |found| found.len());
     let mut sizes = Vec::new();
     for _ in 0..parts {
@@ -139,7 +141,7 @@ fn a_million_messages_do_not_make_the_file_grow() {
     // Without refs, of which twenty minutes are kept: the logs alone.
     let rooms = Rooms::open(Some(Path::new(&path)), 1000);
     let seats: Vec<Seat> = (0..20).map(|room| seat(room, room as u64)).collect();
-    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None).expect("joined")));
+    seats.iter().for_each(|seat| drop(rooms.local.join(seat, None, TERMS).expect("joined")));
     let mut sizes = Vec::new();
     for _ in 0..20 {
         rooms.say_without_refs(&seats, 50_000);
@@ -177,7 +179,7 @@ fn quickness(file: &DataFile, rooms: usize) -> (f64, f64) {
     for n in 0..2000_usize {
         let seat = seat(1 + n * 7919 % rooms, n as u64);
         let start = Instant::now();
-        let arrival = open.local.join(&seat, None).expect("joined");
+        let arrival = open.local.join(&seat, None, TERMS).expect("joined");
         joins.push(start.elapsed());
         assert_eq!(arrival.page.messages.len(), 50);
         let start = Instant::now();

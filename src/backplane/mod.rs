@@ -56,11 +56,22 @@ pub struct Seat {
     pub address: IpAddr,
 }
 
+/// What a join may do. Checked before the seat is taken, and not for a client that comes back to its own seat.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The most people in the room; 0 is unlimited.
+    pub people: u64,
+    /// Whether the room may be a new one: without people and without messages.
+    pub may_open: bool,
+}
+
 /// What a client receives when it joins.
 #[derive(Debug)]
 pub struct Arrival {
     /// The number of people in the room, this client included.
     pub participants: u64,
+    /// Whether this join opened the room, see [`Terms::may_open`].
+    pub is_new_room: bool,
     /// Up to [`crate::protocol::WELCOME_NAMES`] shown names, sorted.
     pub names: Vec<String>,
     /// The end of the log, or the messages after `since`.
@@ -106,6 +117,10 @@ pub enum JoinError {
     Banned(Duration),
     /// The maximum number of rooms exists already.
     Full,
+    /// The room has [`Terms::people`] already.
+    RoomFull,
+    /// The room is new, and [`Terms::may_open`] is false.
+    MayNotOpen,
     /// The backplane is unavailable, see [`Unavailable`].
     Unavailable,
 }
@@ -244,7 +259,7 @@ pub trait Backplane: Admin + Send + Sync {
     ///
     /// # Errors
     /// [`JoinError`]; the seat is not taken then.
-    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError>;
+    fn join(&self, seat: &Seat, since: Option<Id>, terms: Terms) -> Result<Arrival, JoinError>;
 
     /// Releases a seat.
     fn leave(&self, seat: &Seat, how: Leave);

@@ -48,6 +48,11 @@ impl Polls {
         Some(Poll { polls: self, room: room.clone(), seen: bell.rung, _place: place })
     }
 
+    /// The number of places, free or taken.
+    pub fn places(&self) -> usize {
+        self.places.cap()
+    }
+
     /// The number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.places.taken()

@@ -33,7 +33,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     let address = access.proxies.client(peer.address, &forwarded.join(","));
     let account = app.accounts.of(address, now);
     let path = request.uri().path();
-    // Upgrades are counted as connections instead, and health checks are never refused.
+    // Upgrades are counted as connections instead (by `connection.rs`, if they are refused, as requests), and health checks are never refused.
     if !path.starts_with("/ws/") && !is_probe(path) {
         account.request(now).map_err(|refusal| {
             app.limited(refusal.limit, address);

@@ -87,10 +87,20 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
     };
     let mut body = Body::new(socket, buffer);
     let answer = match request.uri().path().strip_prefix("/ws/") {
-        Some(room) => match upgrade::open_session(request, room, socket, visitor, peer, app) {
-            Ok(upgraded) => return Next::Session(upgraded),
-            Err(refusal) => refusal,
-        },
+        Some(room) => {
+            let (account, address) = (visitor.account.clone(), visitor.address);
+            match upgrade::open_session(request, room, socket, visitor, peer, app) {
+                Ok(upgraded) => return Next::Session(upgraded),
+                // Not counted as a connection, so it counts as a plain request.
+                Err(refusal) => account.request(Instant::now()).map_or_else(
+                    |over| {
+                        app.limited(over.limit, address);
+                        Answer::too_much(&over)
+                    },
+                    |()| refusal,
+                ),
+            }
+        }
         None => routes::answer(request, &visitor, &mut body, app),
     };
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.

@@ -14,7 +14,8 @@ use super::body::Body;
 use super::pages::{Answer, JSON};
 use crate::app::App;
 use crate::backplane::{Page, Room, Span, Unavailable};
-use crate::limits;
+use crate::fanout::polls::Poll;
+use crate::limits::{self, Polling};
 use crate::protocol::{self, Id, RESUME_MESSAGES};
 use crate::session::Visitor;
 use crate::settings::tokens::{Poster, UNNAMED};
@@ -187,18 +188,14 @@ impl Query {
 
 fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
     auth::check_reader(request, visitor, app)?;
-    if !auth::is_host(request, app) {
-        visitor.account.may_read(Instant::now()).map_err(|refusal| {
-            app.limited(refusal.limit, visitor.address);
-            Answer::too_much(&refusal)
-        })?;
-    }
+    let may_read = || if auth::is_host(request, app) { Ok(()) } else { visitor.account.may_read(Instant::now()) };
+    may_read().map_err(|refusal| {
+        app.limited(refusal.limit, visitor.address);
+        Answer::too_much(&refusal)
+    })?;
     let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
     // Registered before the log is first read, so that no message in between is missed.
-    let mut poll = match query.wait.is_zero() {
-        true => None,
-        false => Some(app.polls.enter(room).ok_or_else(|| unavailable("too many requests are waiting; try again"))?),
-    };
+    let mut poll = if query.wait.is_zero() { None } else { Some(start_waiting(room, visitor, app)?) };
     let deadline = Instant::now() + query.wait;
     loop {
         let page = app.backplane.history(room, query.span(), query.limit);
@@ -208,19 +205,32 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         let known = super::pages::is_known(request, &etag);
         let now = Instant::now();
         let nothing_new = known || (query.after.is_some() && page.messages.is_empty());
-        if let Some(poll) = &mut poll
+        let waits = poll.is_some()
             && nothing_new
             && now < deadline
+            && may_read().is_ok()
             && !app.draining.load(Relaxed)
-            && !body.is_client_gone()
-        {
+            && !body.is_client_gone();
+        // A page read again costs as much as at first. To look in vain for new messages costs little.
+        if !waits || !lines.is_empty() {
+            visitor.account.has_read(lines.len(), now);
+        }
+        if waits && let Some((poll, _)) = &mut poll {
             poll.wait(deadline.min(now + REREAD));
             continue;
         }
-        visitor.account.has_read(lines.len(), now);
         let (status, lines) = if known { (304, String::new()) } else { (200, lines) };
         return Ok(Answer::new(status, "application/x-ndjson", lines.into_bytes()).with("ETag", etag));
     }
+}
+
+/// Takes a place among the waiting requests, and one of those of the address.
+fn start_waiting<'a>(room: &Room, visitor: &Visitor, app: &'a App) -> Result<(Poll<'a>, Polling), Answer> {
+    let share = visitor.account.poll(app.polls.places()).ok_or_else(|| {
+        Answer::refusal(429, "too many requests from this address are waiting").with("Retry-After", RETRY_AFTER)
+    })?;
+    let poll = app.polls.enter(room).ok_or_else(|| unavailable("too many requests are waiting; try again"))?;
+    Ok((poll, share))
 }
 
 fn lines(page: &Page) -> String {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
 
+/// One address may hold this part of the places for waiting requests.
+const POLLS_PART: usize = 4;
 /// The bursts allowed, as seconds of their rates. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
 /// those are fewer.
 const CONNECTION_BURST: f64 = 10.0;
@@ -58,6 +60,7 @@ pub struct Account {
 struct State {
     used: Instant,
     connections: usize,
+    polls: usize,
     new_connections: Bucket,
     requests: Bucket,
     joins: Bucket,
@@ -88,6 +91,7 @@ impl Account {
         let state = State {
             used: now,
             connections: 0,
+            polls: 0,
             new_connections: bucket(rate, CONNECTION_BURST),
             requests: bucket(rate * REQUESTS, CONNECTION_BURST),
             joins: Bucket::new(joins, join_burst, now),
@@ -177,12 +181,28 @@ impl Account {
         }
     }
 
-    /// Counts a room created by a join.
+    /// Counts a room that a join may create. If it does not, call [`Account::no_new_room`].
     ///
     /// # Errors
     /// The address has created too many.
     pub fn new_room(&self, now: Instant) -> Result<(), Refusal> {
         self.state(now).new_rooms.take(now).map_err(|wait| Refusal { limit: Limit::Rooms, wait })
+    }
+
+    /// Takes back a room counted by [`Account::new_room`].
+    pub fn no_new_room(&self) {
+        self.state(Instant::now()).new_rooms.charge(-1.0);
+    }
+
+    /// Counts a waiting request until the returned value is dropped; `None` if the address has its share of all
+    /// `places` already.
+    pub fn poll(self: &Arc<Account>, places: usize) -> Option<Polling> {
+        let mut state = self.state(Instant::now());
+        if self.limits.connections > 0 && state.polls >= places.div_ceil(POLLS_PART) {
+            return None;
+        }
+        state.polls += 1;
+        Some(Polling(self.clone()))
     }
 
     /// Whether the address may read from a log now.
@@ -213,6 +233,15 @@ pub struct Connected(Arc<Account>);
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.state(Instant::now()).connections -= 1;
+    }
+}
+
+/// A waiting request counted against its address until this is dropped. See [`Account::poll`].
+pub struct Polling(Arc<Account>);
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.0.state(Instant::now()).polls -= 1;
     }
 }
 

@@ -13,7 +13,7 @@ mod nesting;
 mod random;
 mod slots;
 
-pub use account::{Account, Connected, PerAddress};
+pub use account::{Account, Connected, PerAddress, Polling};
 pub use accounts::Accounts;
 pub use address::{Network, TrustedProxies, counted_as, is_private};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::end::End;
-use crate::backplane::{Arrival, JoinError, Leave, Seat, Unavailable};
+use crate::backplane::{Arrival, JoinError, Seat, Terms, Unavailable};
 use crate::fanout::lane::SessionCommand;
 use crate::limits::{self, Limit, Pass, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
@@ -89,8 +89,14 @@ impl Session<'_> {
         };
         let wire = self.socket.get_ref().wire.clone();
         self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
-        let arrival = self.app.backplane.join(&seat, since);
+        // Taken before it is known whether the room is new, and returned if it is not.
+        let new_room = self.visitor.account.new_room(Instant::now());
+        let terms = Terms { people: self.app.settings.access.room_people, may_open: new_room.is_ok() };
+        let arrival = self.app.backplane.join(&seat, since, terms);
         drop(pass);
+        if new_room.is_ok() && !arrival.as_ref().is_ok_and(|arrival| arrival.is_new_room) {
+            self.visitor.account.no_new_room();
+        }
         let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(error) => {
@@ -99,25 +105,15 @@ impl Session<'_> {
                     JoinError::Banned(left) => self.refuse_banned(left),
                     JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "this name is taken"),
                     JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
+                    JoinError::RoomFull => self.refuse_join(ErrorCode::Full, "this room is full"),
+                    JoinError::MayNotOpen => {
+                        let refusal = new_room.err().unwrap_or(Refusal { limit: Limit::Rooms, wait: COME_AGAIN });
+                        self.refuse_limit(refusal, None)
+                    }
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),
                 };
             }
         };
-        // Nobody else is here and nothing was ever written: this join created the room.
-        if arrival.participants <= 1
-            && arrival.last == Id::default()
-            && let Err(refusal) = self.visitor.account.new_room(Instant::now())
-        {
-            self.app.backplane.leave(&seat, Leave::Now);
-            self.app.lanes.post(self.id, SessionCommand::Leave);
-            return self.refuse_limit(refusal, None);
-        }
-        let most = self.app.settings.access.room_people;
-        if most > 0 && arrival.participants > most {
-            self.app.backplane.leave(&seat, Leave::Now);
-            self.app.lanes.post(self.id, SessionCommand::Leave);
-            return self.refuse_join(ErrorCode::Full, "this room is full");
-        }
         self.welcome(seat, &arrival)
     }
 

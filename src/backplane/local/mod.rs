@@ -27,7 +27,9 @@ use self::rooms::Rooms;
 pub use self::schema::APPLICATION_ID;
 use self::store::Store;
 use self::watch::Condition;
-use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
+use super::{
+    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Terms, Unavailable,
+};
 use crate::protocol::Id;
 use crate::settings::Retention;
 use crate::threads;
@@ -57,6 +59,7 @@ enum Command {
     Join {
         seat: Seat,
         since: Option<Id>,
+        terms: Terms,
         /// When the caller gives up; the seat is not taken after that.
         deadline: Instant,
         reply: Sender<Result<Arrival, JoinError>>,
@@ -141,12 +144,13 @@ impl Local {
 }
 
 impl Backplane for Local {
-    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
+    fn join(&self, seat: &Seat, since: Option<Id>, terms: Terms) -> Result<Arrival, JoinError> {
         if self.condition.is_stalled() {
             return Err(JoinError::Unavailable);
         }
         let deadline = Instant::now() + PATIENCE;
-        let arrival = self.request(deadline, |reply| Command::Join { seat: seat.clone(), since, deadline, reply });
+        let command = |reply| Command::Join { seat: seat.clone(), since, terms, deadline, reply };
+        let arrival = self.request(deadline, command);
         if matches!(arrival, Err(RecvTimeoutError::Timeout)) {
             let _ = self.commands.send(Command::GiveBack { seat: seat.clone() });
         }

@@ -15,7 +15,13 @@ const FRAME_BYTES: usize = 90;
 
 /// A page to read once the batch is committed.
 pub enum Wanted {
-    Arrival(Seat, Option<Id>, Sender<Result<Arrival, JoinError>>),
+    Arrival {
+        seat: Seat,
+        since: Option<Id>,
+        /// Decided when the seat was taken: by now others in the batch may be there too.
+        is_new_room: bool,
+        reply: Sender<Result<Arrival, JoinError>>,
+    },
     History(Room, Span, usize, Sender<Page>),
 }
 
@@ -24,8 +30,8 @@ impl Rooms {
     pub fn read_page(&mut self, wanted: Wanted) {
         // The receiver is gone only if the caller has timed out.
         match wanted {
-            Wanted::Arrival(seat, since, reply) => {
-                let arrival = self.arrival(&seat.room, since).map_err(|error| complain(&error).into());
+            Wanted::Arrival { seat, since, is_new_room, reply } => {
+                let arrival = self.arrival(&seat.room, since, is_new_room).map_err(|error| complain(&error).into());
                 let is_read = arrival.is_ok();
                 // A caller that has timed out gives the seat back itself, and may have taken it again.
                 if reply.send(arrival).is_ok() && !is_read {
@@ -40,7 +46,7 @@ impl Rooms {
         }
     }
 
-    fn arrival(&self, name: &Room, since: Option<Id>) -> rusqlite::Result<Arrival> {
+    fn arrival(&self, name: &Room, since: Option<Id>, is_new_room: bool) -> rusqlite::Result<Arrival> {
         let nobody = LocalRoom::new(Log::default());
         let (room, conn, floor) = (self.rooms.get(name).unwrap_or(&nobody), self.store.conn(), self.floor());
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
@@ -53,6 +59,7 @@ impl Rooms {
         };
         Ok(Arrival {
             participants: room.people.len() as u64,
+            is_new_room,
             names,
             page,
             last,

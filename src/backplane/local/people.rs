@@ -14,7 +14,8 @@ use super::room_log::Log;
 use super::rooms::{LocalRoom, Outcome, Rooms, complain};
 use super::{admin, clock};
 use crate::backplane::admin::{Occupant, Target};
-use crate::backplane::{Change, Event, JoinError, LEASE, Leave, Room, Seat, SessionId};
+use crate::backplane::{Change, Event, JoinError, LEASE, Leave, Room, Seat, SessionId, Terms};
+use crate::protocol::Id;
 
 /// A person in a room.
 pub struct Person {
@@ -78,13 +79,20 @@ impl Rooms {
         Ok(())
     }
 
-    /// Takes a seat, or takes it over from the client's older session.
-    pub fn acquire(&mut self, seat: &Seat) -> Result<(), JoinError> {
+    /// Takes a seat, or takes it over from the client's older session. Returns whether this opened the room.
+    pub fn acquire(&mut self, seat: &Seat, terms: Terms) -> Result<bool, JoinError> {
         if let Some(left) = self.bans.left(seat) {
             return Err(JoinError::Banned(left));
         }
         self.open(&seat.room)?;
         let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
+        let is_new_room = room.people.is_empty() && room.log.last == Id::default();
+        if is_new_room && !terms.may_open {
+            // It would count as a room until the next tick.
+            self.rooms.remove(&seat.room);
+            return Err(JoinError::MayNotOpen);
+        }
+        let is_full = terms.people > 0 && room.people.len() as u64 >= terms.people;
         let mut change = Change { about: Some(seat.session), ..Change::default() };
         let (mut taken_over, mut came_back, mut since) = (None, false, clock::unix_ms());
         match room.people.get(&seat.key) {
@@ -98,6 +106,7 @@ impl Rooms {
                 }
             }
             Some(old) if old.expires.is_none_or(|end| end > Instant::now()) => return Err(JoinError::NameTaken),
+            _ if is_full => return Err(JoinError::RoomFull),
             Some(old) => {
                 change.left.push(old.name.to_string());
                 change.joined.push(seat.name.to_string());
@@ -111,7 +120,7 @@ impl Rooms {
         room.people.insert(seat.key.clone(), person);
         self.outcomes.extend(taken_over.map(|session| Outcome::Event(Event::TakenOver(session))));
         self.announce(&seat.room, change);
-        Ok(())
+        Ok(is_new_room)
     }
 
     /// Releases a seat, if the session still holds it.

@@ -180,8 +180,8 @@ impl Rooms {
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
             Command::Join { deadline, .. } if deadline <= Instant::now() => {}
-            Command::Join { seat, since, reply, .. } => match self.acquire(&seat) {
-                Ok(()) => self.pages.push_back(Wanted::Arrival(seat, since, reply)),
+            Command::Join { seat, since, terms, reply, .. } => match self.acquire(&seat, terms) {
+                Ok(is_new_room) => self.pages.push_back(Wanted::Arrival { seat, since, is_new_room, reply }),
                 Err(error) => drop(reply.send(Err(error))),
             },
             Command::Leave { seat, how } => self.leave(&seat, how),

@@ -21,7 +21,7 @@ use std::time::Duration;
 use redis::{Cmd, cmd};
 
 use super::rooms::Taken;
-use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId};
+use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId, Terms};
 use crate::protocol::{Id, PAGE_BYTES};
 use crate::settings::Retention;
 
@@ -124,10 +124,11 @@ impl Commands {
     }
 
     /// Takes a seat, unless Redis's clock is past `latest`, in milliseconds.
-    pub fn join(&self, seat: &Seat, may_expire: bool, latest: u64) -> Vec<u8> {
+    pub fn join(&self, seat: &Seat, terms: Terms, may_expire: bool, latest: u64) -> Vec<u8> {
         let mut command = self.presence(&self.join, &seat.room, may_expire);
         command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
-        command.arg(seat.address.to_string()).arg(&*seat.name).arg(latest).get_packed_command()
+        command.arg(seat.address.to_string()).arg(&*seat.name).arg(latest);
+        command.arg(terms.people).arg(u8::from(terms.may_open)).get_packed_command()
     }
 
     /// Releases a seat.

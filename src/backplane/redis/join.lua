@@ -2,9 +2,12 @@
 -- ARGV[3..8]: folded name, session, mark, address, shown name, and the time until which the caller waits. A join
 -- delayed by the network must not take the seat from a newer session of the same client: after that time this returns
 -- "late".
+-- ARGV[9..10]: the most people in the room (0: unlimited), and "1" if the room may be new, without people and messages.
+-- Otherwise this returns "full" or "new".
 -- While its lease lasts, a name belongs to its client. The same client takes it over silently (its older session is
 -- notified on the channel); any other is refused.
--- Returns {} if the name is taken, else {stamp, participants, newest id, values of who, 1 if it was taken over, else 0}.
+-- Returns {} if the name is taken, else {stamp, participants, newest id, values of who, 1 if it was taken over, else 0, 1 if
+-- the room is new, else 0}.
 -- The values are at most 100, joined by newlines because one string is read faster than a hundred.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -19,6 +22,11 @@ if value then
   -- After a join whose answer was late, the session itself has it.
   if back and old_session ~= session then redis.call('PUBLISH', channel, 'k' .. old_session) end
 end
+local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+local people, most = count(), tonumber(ARGV[9])
+local is_new = people == 0 and not newest and not back
+if is_new and ARGV[10] ~= '1' then return 'new' end
+if most > 0 and people >= most and not back then return 'full' end
 acquire(key, session, by, address, string.format('%.0f', now), name)
 expire()
 local stamp
@@ -27,7 +35,7 @@ keep_keys()
 
 local from = may_expire and string.format('(%.0f', now) or '-inf'
 local some = redis.call('ZRANGEBYSCORE', here, from, '+inf', 'LIMIT', 0, 100)
-local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local values = {}
 for _, value in ipairs(redis.call('HMGET', who, unpack(some))) do values[#values + 1] = value or nil end
-return {stamp, count(), newest and newest[1] or '0-0', table.concat(values, '\n'), back and 1 or 0}
+newest = newest and newest[1] or '0-0'
+return {stamp, count(), newest, table.concat(values, '\n'), back and 1 or 0, is_new and 1 or 0}

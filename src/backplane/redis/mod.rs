@@ -43,7 +43,9 @@ use self::refill::Refill;
 use self::replies::{Kept, LogPart, Seated, from_value, kept, log_part};
 use self::rooms::Rooms;
 use super::admin::Bans;
-use super::{Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Unavailable};
+use super::{
+    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Terms, Unavailable,
+};
 use crate::limits;
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
 use crate::settings::Retention;
@@ -85,25 +87,25 @@ impl Redis {
 
     /// Takes the seat. If the reply is lost or late, gives it back, in case it was taken. Only the reply says whether the
     /// client took it over from its older session; without one, `is_back` is assumed.
-    fn take_seat(&self, seat: &Seat, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
+    fn take_seat(&self, seat: &Seat, terms: Terms, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         let (to, answer) = bounded(1);
         let (reading, room) = (core.clone(), seat.room.clone());
         // After this time the caller has given up, and the client may have joined elsewhere.
         let latest = core.on_redis_clock(deadline.min(Instant::now() + REDIS_TIMEOUT));
-        let command = core.commands.join(seat, core.may_expire.load(Relaxed), latest);
+        let command = core.commands.join(seat, terms, core.may_expire.load(Relaxed), latest);
         core.pipeline.send(command, move |reply| {
-            let seated = reply.map_err(Unavailable::from).and_then(replies::seated);
-            if let Ok(Some(seated)) = &seated {
+            let seated = reply.map_err(|error| Unavailable::from(error).into()).and_then(replies::seated);
+            if let Ok(seated) = &seated {
                 reading.seated(&room, seated);
             }
             // The receiver is gone if the reply was late.
             let _ = to.send(seated);
         });
         match answer.recv_deadline(deadline) {
-            Ok(Ok(Some(seated))) => Ok(seated),
-            Ok(Ok(None)) => Err(JoinError::NameTaken),
-            Ok(Err(Unavailable)) | Err(_) => {
+            Ok(Ok(seated)) => Ok(seated),
+            Ok(Err(refused)) if refused != JoinError::Unavailable => Err(refused),
+            Ok(Err(_)) | Err(_) => {
                 self.give_back(seat, is_back);
                 Err(JoinError::Unavailable)
             }
@@ -148,7 +150,7 @@ impl Redis {
 }
 
 impl Backplane for Redis {
-    fn join(&self, seat: &Seat, since: Option<Id>) -> Result<Arrival, JoinError> {
+    fn join(&self, seat: &Seat, since: Option<Id>, terms: Terms) -> Result<Arrival, JoinError> {
         let (core, deadline) = (&self.core, bulk::deadline());
         if !core.health.is_up_within(PATIENCE) {
             return Err(JoinError::Unavailable);
@@ -157,13 +159,14 @@ impl Backplane for Redis {
             return Err(JoinError::Banned(left));
         }
         core.rooms.enter(&seat.room)?;
-        let arrival = self.take_seat(seat, since.is_some(), deadline).and_then(|mut seated| {
+        let arrival = self.take_seat(seat, terms, since.is_some(), deadline).and_then(|mut seated| {
             let page = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
                 self.give_back(seat, seated.came_back);
             })?;
             seated.names.sort_unstable();
             Ok(Arrival {
                 participants: seated.participants,
+                is_new_room: seated.is_new_room,
                 names: seated.names,
                 last: page.newest,
                 gap: page.gap,

@@ -8,7 +8,7 @@ use tungstenite::Bytes;
 
 use super::commands::Commands;
 use crate::backplane::admin::{Removal, removed_frames};
-use crate::backplane::{Change, Unavailable};
+use crate::backplane::{Change, JoinError, Unavailable};
 use crate::protocol::{self, Id, is_body, is_clean_name};
 
 /// Converts a reply to a Rust value.
@@ -86,24 +86,35 @@ pub struct Seated {
     pub names: Vec<String>,
     /// Whether the client took the seat over from its older session.
     pub came_back: bool,
+    /// Whether this join opened the room.
+    pub is_new_room: bool,
 }
 
-/// Parses the reply of `join.lua`: `None` if the name is taken.
-pub fn seated(value: Value) -> Result<Option<Seated>, Unavailable> {
-    let Value::Array(parts) = value else { return Err(Unavailable) }; // "late"
-    if parts.is_empty() {
-        return Ok(None);
-    }
-    let [stamp, participants, newest, people, came_back] = <[Value; 5]>::try_from(parts).map_err(not_understood)?;
+/// Parses the reply of `join.lua`.
+pub fn seated(value: Value) -> Result<Seated, JoinError> {
+    let parts = match value {
+        Value::Array(parts) if parts.is_empty() => return Err(JoinError::NameTaken),
+        Value::Array(parts) => parts,
+        refusal => {
+            return Err(match text(refusal).as_deref() {
+                Some("full") => JoinError::RoomFull,
+                Some("new") => JoinError::MayNotOpen,
+                _ => JoinError::Unavailable, // "late"
+            });
+        }
+    };
+    let [stamp, participants, newest, people, came_back, is_new_room] =
+        <[Value; 6]>::try_from(parts).map_err(not_understood)?;
     let stamp: String = from_value(stamp)?;
     let newest: String = from_value(newest)?;
-    Ok(Some(Seated {
+    Ok(Seated {
         stamp: stamp.parse().map_err(not_understood)?,
         participants: from_value(participants)?,
         newest: newest.parse().map_err(not_understood)?,
         names: text(people).unwrap_or_default().split('\n').filter_map(shown_name).collect(),
         came_back: from_value(came_back)?,
-    }))
+        is_new_room: from_value(is_new_room)?,
+    })
 }
 
 /// The stamp of the newest change, and the shown names of all people in a room, from the values of the hash `who`.
