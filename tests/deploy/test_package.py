@@ -15,7 +15,7 @@ EXAMPLES = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin")).
 
 def settings():
     """The variables in the settings table."""
-    table = (ROOT / "src" / "settings" / "mod.rs").read_text()
+    table = (ROOT / "src" / "settings" / "table.rs").read_text()
     table = table[table.index("pub const SPECS") :].partition("];")[0]
     names = re.findall(r'\(\s*"([A-Z_]+)"', table)
     assert len(names) > 20
