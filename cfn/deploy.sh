@@ -76,7 +76,7 @@ build_and_push() {
     IMAGE=$REPOSITORY:$tag
     if [ -z "$DRY_RUN" ] &&
         aws ecr describe-images --repository-name "$ENV/chat" --image-ids "imageTag=$tag" >/dev/null 2>&1; then
-        echo "# $IMAGE is there already"
+        echo "# $IMAGE already exists"
         return
     fi
     take PASSWORD aws ecr get-login-password
@@ -143,7 +143,7 @@ deploy() {
     fi
     if [ -n "$DOMAIN" ]; then
         URL=https://$DOMAIN
-        echo "# in the DNS of $DOMAIN put a CNAME (or an alias) to $TARGET"
+        echo "# add a CNAME (or an alias) for $DOMAIN to $TARGET"
     else
         run curl --silent --show-error --fail --retry 30 --retry-delay 5 --retry-all-errors "$URL/healthz"
     fi
@@ -156,7 +156,7 @@ destroy() {
         run aws cloudformation delete-stack --stack-name "bobbin-$ENV-$name"
         run aws cloudformation wait stack-delete-complete --stack-name "bobbin-$ENV-$name"
     done
-    echo "# Redis left a last snapshot; to see it:"
+    echo "# Redis left a final snapshot; to list it:"
     echo "# aws elasticache describe-snapshots --replication-group-id $ENV-redis"
 }
 

@@ -57,7 +57,7 @@ const PAGE: &str = include_str!("../static/index.html");
 const LOST: &str = include_str!("../static/404.html");
 /// The part of the page's head that differs between rooms lies between these two markers.
 const ROOM_STARTS: &str = "<title>";
-const ROOM_ENDS: &str = "<!-- so far the room's own -->\n";
+const ROOM_ENDS: &str = "<!-- end of the room's own part -->\n";
 
 /// Everything that browsers can load.
 pub struct Site {

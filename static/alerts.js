@@ -9,7 +9,7 @@ const SAY_WITHIN = 1500; // and the longest time for that
 const FORGET_SAID = 15_000;
 
 const NOT_ALLOWED = 'The browser does not allow notifications from this page.';
-const NOT_SHOWN = 'This browser shows no notifications from web pages.';
+const NOT_SHOWN = 'This browser does not show notifications from web pages.';
 
 export class Alerts {
 	#toSay = [];

@@ -164,8 +164,8 @@ const troubleWords = (trouble, state) => (trouble && state !== 'joined' ? `${tro
 
 function statusWords({ trying, state, offline, restarting, backplane, trouble, by }) {
 	if (!trying) return '';
-	if (offline) return 'You are offline. What you write waits here and goes out when you are back.';
-	if (backplane === 'down') return 'The server cannot reach its store. What you write waits here until it can.';
+	if (offline) return 'You are offline. Your messages wait here and are sent when you are back.';
+	if (backplane === 'down') return 'The server cannot reach its storage. Your messages wait here until it can.';
 	if (state === 'joined') return '';
 	if (restarting) return 'The server is restarting. Back in a moment.';
 	if (!by) return trouble ? troubleWords(trouble, state) : 'Connecting…';

@@ -64,7 +64,7 @@ export async function refusalOf(url, signal) {
 	try {
 		const within = AbortSignal.any([signal, AbortSignal.timeout(2500)]);
 		const answer = await fetch(`${url}?origin=${location.origin}`, { cache: 'no-store', signal: within });
-		if (answer.status === 426) return { words: 'The server answers, but something on the way does not let WebSockets through.' };
+		if (answer.status === 426) return { words: 'The server answers, but something in between blocks WebSockets.' };
 		const isLine = answer.headers.get('content-type')?.startsWith('text/plain');
 		const line = isLine ? (await answer.text()).trim().slice(0, 200) : '';
 		return { words: `The server refuses: ${line || `status ${answer.status}`}.`, retryAfter: Number(answer.headers.get('retry-after')) };

@@ -180,7 +180,7 @@ export class Chat {
 }
 
 function gapWords(more, last, messages) {
-	if (last === '0-0') return 'The server has lost all messages: what stands above is only on this page.';
-	if (!more && messages.length < 500) return 'The server has lost its older messages: what stands above is only on this page.';
+	if (last === '0-0') return 'The server has lost all messages: those above exist only on this page.';
+	if (!more && messages.length < 500) return 'The server has lost its older messages: those above exist only on this page.';
 	return 'Some messages from while you were away are no longer kept.';
 }

@@ -21,9 +21,9 @@ const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.
 
 // Temporary reasons for a refused join; the page retries by itself.
 const TROUBLE = {
-	unavailable: 'The server cannot reach its store.',
-	rate_limited: 'Too many people are coming in at once.',
-	full: 'There is no place left here.',
+	unavailable: 'The server cannot reach its storage.',
+	rate_limited: 'Too many people are joining at once.',
+	full: 'This room or the server is full.',
 };
 
 export class Connection {
@@ -175,7 +175,7 @@ export class Connection {
 		this.#waitToOpen(code === 1012 ? Math.random() * 3000 : backOff(this.#tries++, 15_000));
 		this.#become('waiting');
 		if (!this.#opened) return this.#whyRefused();
-		return this.#explain(code === 1013 ? 'The line was too slow for what is said here.' : '');
+		return this.#explain(code === 1013 ? 'The connection was too slow for this room.' : '');
 	}
 
 	#waitToOpen(wait) {

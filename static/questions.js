@@ -3,19 +3,19 @@
 import { $, listen, onSubmit } from './base.js';
 
 const REFUSED = {
-	name_invalid: 'A name has 1 to 32 characters, and at least one that can be seen.',
-	unauthorized: 'That is not the passphrase.',
-	locked: 'The passphrase was wrong too often. Wait a moment, then try again.',
-	banned: 'The host of this chat has sent you away for a time.',
-	tab: 'You are here in another tab. Joining moves you to this one; under another name, you are two.',
+	name_invalid: 'A name has 1 to 32 characters, at least one of them visible.',
+	unauthorized: 'The passphrase is wrong.',
+	locked: 'Too many wrong passphrases. Wait a moment, then try again.',
+	banned: 'The host has banned you from this chat for a while.',
+	tab: 'You are here in another tab. Joining moves you to this one; under another name you appear twice.',
 };
 
 const AWAY = {
-	elsewhere: ['You are here in another tab', 'You went on there, so this tab has stepped aside.', 'Use this tab'],
+	elsewhere: ['You are here in another tab', 'You continued there, so this tab has disconnected.', 'Use this tab'],
 	policy: ['Disconnected', 'This page sent too much that the server could not accept.', 'Connect again'],
-	locked: ['Disconnected', 'The passphrase was wrong too often.', 'Connect again'],
-	banned: ['Sent away', 'The host of this chat has sent you away for a time.', 'Try again'],
-	broken: ['Not all of this page has arrived', 'A part of it could not be loaded.', 'Load it again'],
+	locked: ['Disconnected', 'Too many wrong passphrases.', 'Connect again'],
+	banned: ['Banned', 'The host has banned you from this chat for a while.', 'Try again'],
+	broken: ['This page is incomplete', 'A part of it could not be loaded.', 'Load it again'],
 };
 
 /** What this chat is, who can read it, and how long messages are kept. The server provides this in attributes of
@@ -89,7 +89,7 @@ export class Questions {
 		if (secret || document.documentElement.dataset.access === 'passphrase') passphrase.parentElement.hidden = false;
 		if (known.passphrase && !passphrase.value) passphrase.value = known.passphrase;
 		$('join-hint').hidden = !passphrase.parentElement.hidden || !this.usesName || Boolean(cancel);
-		const words = secret && !known.passphrase ? 'This chat asks for a passphrase.' : REFUSED[reason] ?? reason ?? '';
+		const words = secret && !known.passphrase ? 'This chat requires a passphrase.' : REFUSED[reason] ?? reason ?? '';
 		if (reason === 'name_taken') this.#offerAnother(known);
 		else this.problem(words);
 		(secret ? passphrase : name).select();

@@ -124,7 +124,7 @@ def test_redis_goes_away_and_comes_back(visit, own, room):
     bob.sees("before")
     redis.pause()
     ada.say("into the void")
-    expect(ada(STATUS)).to_contain_text("cannot reach its store", timeout=20_000)
+    expect(ada(STATUS)).to_contain_text("cannot reach its storage", timeout=20_000)
     expect(ada.message("into the void").locator("time")).to_have_text("Waiting")
     ada.say("and another")
     redis.resume()

@@ -58,12 +58,12 @@ def test_redis_away_is_said_in_the_form(visit, own, room):
     ada = visit(instance, room)
     redis.pause()
     ada.join("Ada")
-    expect(ada(PROBLEM)).to_contain_text("cannot reach its store", timeout=AT_ONCE)
+    expect(ada(PROBLEM)).to_contain_text("cannot reach its storage", timeout=AT_ONCE)
     redis.resume()
     ada.joined(timeout=20_000)
 
 
-@pytest.mark.parametrize("code, words", [("full", "no place left"), ("rate_limited", "Too many people")])
+@pytest.mark.parametrize("code, words", [("full", "is full"), ("rate_limited", "Too many people")])
 def test_what_passes_is_said_and_tried_again(visit, instances, room, code, words):
     server = FakeServer()
     server.answers["join"] = lambda frame: server.send(type="error", code=code, message="no", retry_ms=200)
@@ -78,9 +78,9 @@ def test_sent_away_by_the_host(visit, instances, room):
     ada = visit(instances[0], room, "Ada", fake=server)
     server.answers["join"] = lambda frame: server.send(type="error", code="banned", message="no")
     server.socket.close(code=4004, reason="removed by the host")
-    expect(ada("#away-title")).to_have_text("Sent away")
+    expect(ada("#away-title")).to_have_text("Banned")
     ada("#come-back").click()
-    expect(ada(PROBLEM)).to_contain_text("sent you away")
+    expect(ada(PROBLEM)).to_contain_text("banned you")
 
 
 def test_after_a_refusal_a_dead_line_does_not_hold_one_up(visit, own, room):

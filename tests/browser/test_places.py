@@ -53,10 +53,10 @@ def test_the_passphrase(visit, own, room):
     ada = visit(instance, room)
     expect(ada("#passphrase")).to_be_visible()
     ada.join("Ada")
-    expect(ada("#join-problem")).to_have_text("This chat asks for a passphrase.")
+    expect(ada("#join-problem")).to_have_text("This chat requires a passphrase.")
     expect(ada("#passphrase")).to_be_focused()
     ada.join("Ada", "open barley")
-    expect(ada("#join-problem")).to_have_text("That is not the passphrase.")
+    expect(ada("#join-problem")).to_have_text("The passphrase is wrong.")
     ada.join("Ada", "open sesame").joined()
     ada.page.reload()
     ada.joined()
@@ -65,12 +65,12 @@ def test_the_passphrase(visit, own, room):
 def test_the_passphrase_wrong_too_often(visit, own, room):
     instance = own.instance(PASSPHRASE="open sesame")
     ada = visit(instance, room).join("Ada")
-    expect(ada("#join-problem")).to_have_text("This chat asks for a passphrase.")
+    expect(ada("#join-problem")).to_have_text("This chat requires a passphrase.")
     for word in ("open barley", "open oats", "open rye", "open wheat"):
         ada.join("Ada", word)
-        expect(ada("#join-problem")).to_contain_text(re.compile("not the passphrase|too often"))
+        expect(ada("#join-problem")).to_contain_text(re.compile("passphrase is wrong|Too many wrong"))
         ada.page.wait_for_timeout(50)
-    expect(ada("#join-problem")).to_contain_text("too often")
+    expect(ada("#join-problem")).to_contain_text("Too many wrong")
     ada.join("Ada", "open sesame").joined()
 
 

@@ -95,7 +95,7 @@ def test_a_server_restarted_without_its_messages_is_said_now_and_later(visit, ow
     instance.stop()
     link.to(own.instance())
     ada.joined(timeout=20_000)
-    expect(ada(".notice")).to_have_text(["The server has lost all messages: what stands above is only on this page."])
+    expect(ada(".notice")).to_have_text(["The server has lost all messages: those above exist only on this page."])
     ada.page.reload()
     ada.joined()
     expect(ada(".edge")).to_have_text("The messages that were here are no longer kept.")
