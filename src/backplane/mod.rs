@@ -203,7 +203,7 @@ pub enum Event {
     TakenOver(SessionId),
     /// This session's client was banned.
     SentAway(SessionId),
-    /// This session's lease expired without its noticing; the client has to rejoin.
+    /// This session's lease expired before the session noticed; its client has to rejoin.
     Evicted(SessionId),
     /// A message from this instance was kept, this long after it was submitted. For the metrics only.
     Kept(Duration),

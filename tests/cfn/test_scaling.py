@@ -169,7 +169,7 @@ def test_every_promise_has_a_mutant():
 
 
 def test_table_and_plot_are_up_to_date():
-    """The committed files are what `python tests/cfn/plot.py` makes of the current templates."""
+    """The committed files match the output of `python tests/cfn/plot.py` for the current templates."""
     runs = scaling.run_all(from_template(world("as it comes")))
     print(scaling.table(runs))
     assert (HERE / "scaling.txt").read_text() == scaling.table(
