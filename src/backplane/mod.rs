@@ -162,7 +162,7 @@ pub enum Event {
         /// The whole encoded frame.
         frame: Bytes,
     },
-    /// The host removed messages.
+    /// Messages were removed through the admin API.
     Removed {
         /// The room.
         room: Room,

@@ -23,7 +23,7 @@ pub fn answer(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App)
     if app.settings.tokens.admin.is_none() {
         return pages::nothing_here();
     }
-    if !auth::is_host(request, app) {
+    if !auth::is_admin(request, app) {
         return auth::unauthorized("send ADMIN_TOKEN as Bearer authorization");
     }
     let answer = threads::on_ample_stack(|| route(request, path, body, app));

@@ -45,7 +45,7 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
     })?;
     let password = password(request);
     let offered = bearer(request).or(password.as_deref());
-    if app.settings.admits(offered) || is_host(request, app) {
+    if app.settings.admits(offered) || is_admin(request, app) {
         return Ok(());
     }
     if offered.is_some() {
@@ -55,7 +55,7 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
 }
 
 /// Whether the request carries the admin token.
-pub fn is_host(request: &Request<()>, app: &App) -> bool {
+pub fn is_admin(request: &Request<()>, app: &App) -> bool {
     let wanted = app.settings.tokens.admin.as_ref();
     bearer(request).is_some_and(|offered| wanted.is_some_and(|wanted| wanted.is(offered)))
 }

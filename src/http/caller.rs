@@ -56,7 +56,7 @@ fn is_probe(path: &str) -> bool {
 fn is_open(request: &Request<()>, app: &App) -> bool {
     let path = request.uri().path();
     let posts = *request.method() == Method::POST && request.headers().contains_key(header::AUTHORIZATION);
-    is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_host(request, app)
+    is_probe(path) || path == "/metrics" || path.starts_with("/admin/") || posts || auth::is_admin(request, app)
 }
 
 /// The user named by the proxy, if the peer is one of the configured proxies and names one.

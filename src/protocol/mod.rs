@@ -126,7 +126,7 @@ pub enum ServerFrame<'a> {
         /// Whether there are older messages.
         more: bool,
     },
-    /// The host removed messages.
+    /// Messages were removed through the admin API.
     Removed {
         /// The ids of these messages.
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,13 +18,13 @@ pub type Then = Box<dyn FnOnce(bool) + Send>;
 
 impl Local {
     /// Runs a job on the rooms' thread, and publishes its events once they are committed.
-    fn host<T: Send + 'static>(
+    fn run_job<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Rooms) -> Result<(T, Vec<Event>), Unavailable> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let listener = self.listener.clone();
         self.ask(|reply| {
-            Command::Host(Box::new(move |rooms| {
+            Command::Admin(Box::new(move |rooms| {
                 let done = job(rooms);
                 Box::new(move |is_kept| {
                     let done = done.ok().filter(|_| is_kept).map(|(value, events)| {
@@ -40,7 +40,7 @@ impl Local {
 
 impl Admin for Local {
     fn rooms(&self) -> Result<Vec<RoomSummary>, Unavailable> {
-        self.host(|rooms| {
+        self.run_job(|rooms| {
             let mut found = summaries(rooms.store.conn()).map_err(|error| super::rooms::complain(&error))?;
             for (name, room) in &rooms.rooms {
                 match found.iter_mut().find(|summary| *summary.room == **name) {
@@ -60,7 +60,7 @@ impl Admin for Local {
 
     fn people(&self, room: &Room) -> Result<Vec<Occupant>, Unavailable> {
         let name = room.clone();
-        self.host(move |rooms| {
+        self.run_job(move |rooms| {
             let mut people: Vec<Occupant> = rooms.rooms.get(&name).map(|room| room.occupants()).unwrap_or_default();
             people.sort_by(|one, other| one.name.cmp(&other.name));
             Ok((people, Vec::new()))
@@ -69,7 +69,7 @@ impl Admin for Local {
 
     fn remove(&self, room: &Room, removal: &Removal) -> Result<u64, Unavailable> {
         let (name, removal) = (room.clone(), removal.clone());
-        self.host(move |rooms| {
+        self.run_job(move |rooms| {
             let mut log = match rooms.rooms.get(&name) {
                 Some(room) => room.log.clone(),
                 None => Log::load(rooms.store.conn(), &name)
@@ -94,7 +94,7 @@ impl Admin for Local {
     fn ban(&self, target: &Target, time: Duration) -> Result<Ban, Unavailable> {
         let until = clock::unix_ms().saturating_add(time.as_millis() as u64);
         let ban = Ban { target: target.clone(), until, left: time };
-        self.host(move |rooms| {
+        self.run_job(move |rooms| {
             rooms.store.write(|conn| {
                 lift(conn, &ban.target)?;
                 let (by, address) = columns(&ban.target);
@@ -107,14 +107,14 @@ impl Admin for Local {
     }
 
     fn bans(&self) -> Result<Vec<Ban>, Unavailable> {
-        self.host(|rooms| {
+        self.run_job(|rooms| {
             Ok((read_bans(rooms.store.conn()).map_err(|error| super::rooms::complain(&error))?, Vec::new()))
         })
     }
 
     fn lift(&self, target: &Target) -> Result<bool, Unavailable> {
         let target = target.clone();
-        self.host(move |rooms| {
+        self.run_job(move |rooms| {
             let lifted = rooms.store.write(|conn| lift(conn, &target))?;
             rooms.load_bans();
             Ok((lifted > 0, Vec::new()))

@@ -98,7 +98,7 @@ enum Command {
         limit: usize,
         reply: Sender<Page>,
     },
-    Host(admin::Job),
+    Admin(admin::Job),
     Stop {
         reply: Sender<()>,
     },

@@ -200,7 +200,7 @@ impl Rooms {
             Command::History { room, span, limit, reply } => {
                 self.pages.push_back(Wanted::History(room, span, limit, reply));
             }
-            Command::Host(job) => {
+            Command::Admin(job) => {
                 let then = job(self);
                 self.outcomes.push(Outcome::Then(then));
             }

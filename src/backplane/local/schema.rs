@@ -22,7 +22,7 @@ const STEPS: &[&str] = &["
         messages INTEGER NOT NULL, bytes INTEGER NOT NULL, trimmed INTEGER NOT NULL);
 
     -- The logs. The key keeps a room's messages side by side, so a page of them is a few pages of the file. A message
-    -- that the host removed keeps its row, without a body, until it is trimmed: a client that saw it last has no gap.
+    -- removed through the admin API keeps its row, without a body, until it is trimmed: it causes no gap.
     CREATE TABLE messages (
         room INTEGER NOT NULL, ms INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT,
         PRIMARY KEY (room, ms, seq)) WITHOUT ROWID;
