@@ -17,8 +17,8 @@ const INTERNAL_ERROR: i32 = 70;
 const TEMPORARY_STACK: usize = 256 * 1024;
 /// The stack of threads without a size of their own, in bytes; Rust's default.
 const AMPLE_STACK: usize = 2 * 1024 * 1024;
-/// What the parser of a reply from Redis takes at most, in bytes, with as much again to spare. A debug build takes several
-/// times as much.
+/// The most stack that parsing a Redis reply takes, in bytes, doubled for safety. A debug build takes several times as
+/// much.
 const DEEP_WORK: usize = if cfg!(debug_assertions) { 1024 } else { 128 } * 1024;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 
@@ -55,8 +55,8 @@ pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Runs `work` on a stack that is large enough for anything, such as parsing a nested Redis reply: on the current one if it
-/// has room, because allocating another costs a dozen system calls and page faults.
+/// Runs `work`, such as parsing a nested Redis reply, on a stack that is large enough for anything: the current one if
+/// enough of it is left, because allocating another costs a dozen system calls and page faults.
 pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
     stacker::maybe_grow(DEEP_WORK, AMPLE_STACK, work)
 }

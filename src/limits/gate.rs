@@ -8,8 +8,8 @@ use std::time::Instant;
 pub struct Gate {
     /// The number of free places.
     free: Mutex<usize>,
-    /// Signalled when a place becomes free. Not a channel: its receivers yield the processor several times before they
-    /// sleep, which hundreds of waiting threads feel.
+    /// Signalled when a place becomes free. Not a channel, whose receivers yield the processor several times before
+    /// they sleep: with hundreds of waiting threads, that is noticeable.
     freed: Condvar,
 }
 

@@ -38,8 +38,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// Interval of the server's pings, and an encoded empty ping frame (RFC 6455, section 5.5.2).
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING: &[u8] = &[0x89, 0];
-/// How late work that is due by the clock may be in a session that has joined. While the socket's read timeout is within
-/// this time of the right one it stays as it is, which saves a system call per frame.
+/// How late the timed work of a joined session may be. The socket's read timeout is not updated while it is within this
+/// time of the exact one, which saves a system call per frame.
 const LATENESS: Duration = Duration::from_secs(1);
 /// Idle time after which a peer is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
@@ -95,7 +95,7 @@ struct Session<'a> {
     unauthorized: u32,
     join_by: Instant,
     next_ping: Instant,
-    /// The socket's, as it was last set.
+    /// The read timeout last set on the socket.
     read_timeout: Duration,
     messages: Bucket,
     others: Bucket,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(4);
 /// Memory counts as released when it is within this much of its earlier value, per instance, and has this long for it.
-/// An instance in memory also keeps the attackers' texts: of each address, by ADDRESS_TEXT_RATE, this much at once and
-/// this much per second.
+/// An instance in memory also keeps the attackers' texts: up to this much at once and this much per second for each
+/// address, as limited by ADDRESS_TEXT_RATE.
 const MEMORY_SLACK: u64 = 20 << 20;
 const TEXT_KEPT: (u64, u64) = (1 << 20, 128 << 10);
 const MEMORY_TIME: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-"""nginx with `auth_request` as in docs/security.md, and a stand-in for the login server: the user is whom the login names,
+"""nginx with `auth_request` as in docs/security.md, and a stand-in for the login server: the login decides the user,
 and nobody can choose another."""
 
 import re
@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 
 class Login(BaseHTTPRequestHandler):
-    """202 and the user for whoever has a cookie, else 401, like oauth2-proxy."""
+    """Answers 202 with the user if there is a cookie, else 401, like oauth2-proxy."""
 
     def do_GET(self):
         found = re.search(r"session-of=(\w+)", self.headers.get("Cookie", ""))
@@ -71,11 +71,11 @@ def test_the_user_is_whom_the_login_names(proxy):
     ada = Client(proxy, "Eve", additional_headers={"Cookie": "session-of=Ada"})
     assert ada.welcome["name"] == "Ada", "the name in the join does not count"
     assert ada.say("hello")["name"] == "Ada"
-    # What a client claims itself does not reach Bobbin.
+    # What a client claims to be does not reach Bobbin.
     forged = {"Cookie": "session-of=Bob", "Remote-User": "Ada"}
     bob = Client(proxy, "Ada", additional_headers=forged)
     assert (bob.welcome["name"], bob.welcome["participants"]) == ("Bob", 2)
-    # Nobody is in without a login, whatever he claims.
+    # Without a login nobody gets in, whatever they claim.
     assert proxy.get("/r/weaving", **{"Remote-User": "Ada"}).status == 401
     with pytest.raises(InvalidStatus) as refused:
         Client(proxy, "Ada", additional_headers={"Remote-User": "Ada"})

@@ -8,7 +8,7 @@
 -- notified on the channel); any other is refused.
 -- Returns {} if the name is taken, else {stamp, participants, newest id, values of who, 1 if it was taken over, else 0, 1 if
 -- the room is new, else 0}.
--- The values are at most 100, joined by newlines because one string is read faster than a hundred.
+-- The values are at most 100, joined by newlines because one string is parsed faster than a hundred.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if now > tonumber(ARGV[8]) then return 'late' end

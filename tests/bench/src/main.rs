@@ -196,7 +196,7 @@ fn measure(options: &Options, out: &Path) -> io::Result<Value> {
             eprintln!("  {run} failed: {error}");
             json!({ "failed": error.to_string() })
         });
-        // With --only, the other runs' figures may be older and of another build.
+        // With --only, the figures of the other runs may be older and from another build.
         let taken = ["date", "bobbin", "mode"].map(|key| results["about"][key].as_str().unwrap_or("–").to_owned());
         results["taken"][run] = json!(taken.join(", "));
         std::fs::write(out.join("figures.json"), serde_json::to_string_pretty(&results)? + "\n")?;

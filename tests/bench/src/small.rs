@@ -29,7 +29,7 @@ const QUICK_TOWNS: &[Town] = &[(100, 10, &[2000.0])];
 const IN_FLIGHT: usize = 256;
 
 impl Bench {
-    /// Every server in every town in turn.
+    /// Every server in every town, in turn.
     pub fn small(&self) -> io::Result<Value> {
         let time = seconds(self.pick(2, 3));
         let servers: Vec<_> = self.servers.iter().filter(|recipe| recipe.name != "floor").collect();
