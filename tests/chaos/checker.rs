@@ -98,8 +98,8 @@ impl Losses {
         self.may_have_lost(id, log).first().copied()
     }
 
-    /// All such moments. A replica that is promoted may have had the message, so that a later loss took it; a Redis that
-    /// comes back empty has lost everything.
+    /// When the message may have been lost: at any loss that covers it. A promoted replica may have had the message and a
+    /// later loss may have taken it; a Redis that restarts empty has lost everything.
     fn may_have_lost(&self, id: Id, log: &Log) -> Vec<At> {
         let explains = |loss: &&Loss| loss.from <= id.at() && id.at() <= loss.at && !log.contains_key(&id);
         let losses: Vec<&Loss> = self.0.iter().filter(explains).collect();

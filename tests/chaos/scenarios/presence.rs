@@ -51,8 +51,8 @@ together! {
         }
     }
 
-    /// SIGSTOP while everybody has much to say: what piles up meanwhile comes all at once and is refused in part, and
-    /// nobody is closed for it.
+    /// SIGSTOP under a high message rate: what accumulates meanwhile arrives at once and is partly refused, but no
+    /// connection is closed for it.
     fn a_frozen_instance_closes_nobody() {
         let mut arena = calm(&[Talk::one("talk", 24, 300, 8)], &[]);
         let full = Planned { fault: Fault::RedisFull, from: 500, to: 8000, instance: None };
