@@ -7,58 +7,59 @@
 //! The way of a message: its sender's [`session`] reads it and passes it to the [`backplane`], which keeps it and
 //! publishes it to all instances; on each of them [`fanout`] writes it to the sessions of that room.
 //!
-//! Modules are declared in reading order, and each uses only those below it.
+//! The modules in reading order; each uses only those below it:
+//!
+//! 1. [`server`] wires the parts together, waits for signals, and shuts down.
+//! 2. [`notify`] reports readiness and shutdown to systemd.
+//! 3. [`tools`] has the subcommands and `--check`: everything the binary does besides serving.
+//! 4. [`rebalance`] moves sessions to other instances after a scale-out.
+//! 5. [`http`] accepts connections, reads request heads, and answers plain HTTP.
+//! 6. [`session`] serves one WebSocket client, from its join to its end.
+//! 7. [`app`] is the state shared by all connection threads.
+//! 8. [`lobby`] holds the connections that have not joined, and closes one of them when slots run out.
+//! 9. [`fanout`] has the lanes, the threads that write to all WebSockets.
+//! 10. [`backplane`] keeps the rooms and connects the instances: one SQLite file, or Redis.
+//! 11. [`site`] prepares the page and its files for browsers.
+//! 12. [`settings`] reads flags and environment variables.
+//! 13. [`metrics`] counts for Prometheus and CloudWatch.
+//! 14. [`protocol`] has the frames of the wire contract, and the rules for names, texts and ids.
+//! 15. [`logging`] formats the log, and throttles repeated lines.
+//! 16. [`threads`] starts threads, and defines what a panic in one means.
+//! 17. [`limits`] has rates, the limits per address, and how many connections the machine can hold.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// Startup, signals and shutdown.
 pub mod server;
 
-// Notifies systemd of readiness and shutdown.
 pub mod notify;
 
-// Subcommands and `--check`: everything the binary does besides serving.
 pub mod tools;
 
-// Moves sessions to other instances after a scale-out.
 pub mod rebalance;
 
-// Accepts connections, reads request heads and answers plain HTTP.
 pub mod http;
 
-// One WebSocket client, from its join to its end.
 pub mod session;
 
-// State shared by all connection threads.
 pub mod app;
 
-// Connections that have not joined, and which of them is closed first when slots run out.
 pub mod lobby;
 
-// Lanes: the threads that write to all WebSockets.
 pub mod fanout;
 
-// Where rooms are kept, and how instances reach each other: one SQLite file or Redis.
 pub mod backplane;
 
-// The page and its files, as sent to browsers.
 pub mod site;
 
-// Settings, from flags and environment variables.
 pub mod settings;
 
-// Metrics, for Prometheus and CloudWatch.
 pub mod metrics;
 
-// The frames of the wire contract, and the rules for names, texts and ids.
 pub mod protocol;
 
-// The log format, and throttling of repeated lines.
 pub mod logging;
 
-// Starting threads: their names, stacks, and what a panic in one means.
 pub mod threads;
 
-// Limits per address, rates, and how many connections the machine can hold.
 pub mod limits;

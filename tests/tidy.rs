@@ -78,6 +78,9 @@ fn the_map_names_every_module() {
             assert!(map.contains(&format!("mod {stem};")), "lib.rs does not declare {stem}");
         }
     }
+    let described = map.lines().filter_map(|line| line.strip_prefix("//! ")?.split_once(". [`")?.1.split('`').next());
+    let declared = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    assert!(described.eq(declared), "lib.rs describes modules in another order");
     for rule in ["#![forbid(unsafe_code)]", "#![deny(missing_docs)]"] {
         assert!(map.contains(rule), "lib.rs lacks {rule}");
     }
