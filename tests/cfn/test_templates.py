@@ -91,7 +91,7 @@ def test_the_server_and_the_image_are_what_the_templates_think():
     def source(path):
         return (ROOT / "src" / path).read_text()
 
-    settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', source("settings/mod.rs"), re.M))
+    settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', source("settings/table.rs"), re.M))
     task = common.container(world("CPU alone"))
     assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
     assert set(re.findall(r'metric\("(\w+)"', source("metrics/emf.rs"))) == common.METRICS
