@@ -149,7 +149,7 @@ def test_notifications_that_the_browser_does_not_show_are_said(visit, instances,
         ada.look_away()
         Talker(instances[1], room, "Bob").say("look")
         ada.sees("look")
-    expect(ada("#notify-hint")).to_contain_text("shows no notifications")
+    expect(ada("#notify-hint")).to_contain_text("does not show notifications")
     expect(ada("#notify")).to_have_value("off")
 
 
