@@ -166,3 +166,13 @@ fn nothing_is_left_to_do_in_the_source() {
         }
     }
 }
+
+#[test]
+fn no_merge_left_its_markers() {
+    for dir in ["src", "static", "tests", "docs", "cfn"] {
+        for file in files(dir, &["rs", "lua", "js", "css", "html", "py", "sh", "md", "yml", "yaml"]) {
+            let is_marker = |line: &str| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ");
+            assert!(!read(&file).lines().any(is_marker), "{}", file.display());
+        }
+    }
+}
