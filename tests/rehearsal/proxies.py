@@ -64,7 +64,11 @@ class Proxy:
 
     @property
     def tls(self):
-        return ssl.create_default_context(cafile=self.authority)
+        """For WebSocket clients. They read and write on two threads, which OpenSSL does not support while it processes what
+        TLS 1.3 sends after the handshake (session tickets): now and then the request was never answered."""
+        context = ssl.create_default_context(cafile=self.authority)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
 
     def certificate(self):
         """A key and a certificate for localhost, in a file each, and both in one."""

@@ -1,5 +1,7 @@
 //! Many clients at once, and clients that do not read.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use super::*;
 use crate::common::{Instance, PATIENCE, Redis};
 use crate::strangers;
@@ -84,20 +86,33 @@ fn a_join_storm_costs_each_client_a_notice_a_second() {
     let instances: Vec<Instance> = (0..2).map(|_| Instance::on(&redis, &[("MAX_CONNECTIONS", "1500")])).collect();
     let start = Instant::now();
     let addrs: Vec<_> = instances.iter().map(|instance| instance.addr).collect();
+    let still_joining = AtomicUsize::new(CLIENTS);
     let join_some = |thread: usize| -> Vec<Client> {
         let names = (thread..CLIENTS).step_by(THREADS);
         let mut some: Vec<Client> = Vec::new();
+        // On a busy machine this takes longer than the 45 s after which a client that answers no ping is dropped.
+        let read_all = |some: &mut [Client]| some.iter_mut().for_each(|client| assert_eq!(client.ended(), None));
         for n in names {
             some.push(Client::join(addrs[n % addrs.len()], "storm", &format!("c{n}")));
-            // On a busy machine this takes longer than the 45 s after which a client that answers no ping is dropped.
+            still_joining.fetch_sub(1, SeqCst);
             if some.len().is_multiple_of(25) {
-                some.iter_mut().for_each(|client| assert_eq!(client.ended(), None));
+                read_all(&mut some);
             }
+        }
+        while still_joining.load(SeqCst) > 0 {
+            read_all(&mut some);
         }
         some
     };
     let mut clients: Vec<Client> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || join_some(thread))).collect();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn({
+                    let join_some = &join_some;
+                    move || join_some(thread)
+                })
+            })
+            .collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("all joined")).collect()
     });
     let joined = start.elapsed();
