@@ -1,5 +1,5 @@
-//! Proves that no secrets leak: one run at the most verbose log level, with marked secrets, names and texts in every
-//! place where one can occur, and a search of everything that the process reveals.
+//! Proves that no secrets leak: a server runs at the most verbose log level with marked secrets, names and texts wherever
+//! these can occur, and everything that it reveals is searched for the marks.
 
 mod common;
 

@@ -57,8 +57,7 @@ fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
         match app.accounts.of(peer, now).connect(free, cap, now) {
             Ok(connected) => Some(connected),
             Err(refusal) => {
-                app.limited(refusal.limit, peer);
-                return reject(&socket, Answer::too_much(&refusal));
+                return reject(&socket, Answer::over_limit(&refusal, peer, app));
             }
         }
     };

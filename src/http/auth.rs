@@ -39,10 +39,8 @@ fn password(request: &Request<()>) -> Option<String> {
 /// The refusal.
 pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Result<(), Answer> {
     let now = Instant::now();
-    visitor.account.may_try_passphrase(now).map_err(|refusal| {
-        app.limited(refusal.limit, visitor.address);
-        Answer::too_much(&refusal)
-    })?;
+    let may_try = visitor.account.may_try_passphrase(now);
+    may_try.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     let password = password(request);
     let offered = bearer(request).or(password.as_deref());
     if app.settings.admits(offered) || is_admin(request, app) {

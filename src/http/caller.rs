@@ -33,12 +33,9 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     let address = access.proxies.client(peer.address, &forwarded.join(","));
     let account = app.accounts.of(address, now);
     let path = request.uri().path();
-    // Upgrades are counted as connections instead (by `connection.rs`, if they are refused, as requests), and health checks are never refused.
+    // Upgrades count as connections or, if refused, as requests (`connection.rs`). Health checks are never refused.
     if !path.starts_with("/ws/") && !is_probe(path) {
-        account.request(now).map_err(|refusal| {
-            app.limited(refusal.limit, address);
-            Answer::too_much(&refusal)
-        })?;
+        account.request(now).map_err(|refusal| Answer::over_limit(&refusal, address, app))?;
     }
     let user = user(request, peer, app)?;
     if access.user_header.is_some() && user.is_none() && !is_open(request, app) {

@@ -92,13 +92,10 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
             match upgrade::open_session(request, room, socket, visitor, peer, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
                 // Not counted as a connection, so it counts as a plain request.
-                Err(refusal) => account.request(Instant::now()).map_or_else(
-                    |over| {
-                        app.limited(over.limit, address);
-                        Answer::too_much(&over)
-                    },
-                    |()| refusal,
-                ),
+                Err(refusal) => match account.request(Instant::now()) {
+                    Ok(()) => refusal,
+                    Err(over) => Answer::over_limit(&over, address, app),
+                },
             }
         }
         None => routes::answer(request, &visitor, &mut body, app),

@@ -189,10 +189,7 @@ impl Query {
 fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
     auth::check_reader(request, visitor, app)?;
     let may_read = || if auth::is_admin(request, app) { Ok(()) } else { visitor.account.may_read(Instant::now()) };
-    may_read().map_err(|refusal| {
-        app.limited(refusal.limit, visitor.address);
-        Answer::too_much(&refusal)
-    })?;
+    may_read().map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
     // Registered before the log is first read, so that no message in between is missed.
     let mut poll = if query.wait.is_zero() { None } else { Some(start_waiting(room, visitor, app)?) };

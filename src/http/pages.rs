@@ -3,6 +3,7 @@
 //! An [`Answer`] is a value; `connection.rs` writes it to the socket.
 
 use std::io::Cursor;
+use std::net::IpAddr;
 
 use tiny_http::{HTTPVersion, Header, Response};
 use tungstenite::http::{Method, Request, header};
@@ -44,6 +45,12 @@ impl Answer {
     /// An answer with the given status, content type and body.
     pub fn new(status: u16, kind: &str, body: Vec<u8>) -> Answer {
         Answer { status, headers: vec![("Content-Type", kind.to_owned())], body, connection: "" }
+    }
+
+    /// Counts and logs that an address exceeds a limit, and returns the answer.
+    pub fn over_limit(refusal: &Refusal, address: IpAddr, app: &App) -> Answer {
+        app.limited(refusal.limit, address);
+        Answer::too_much(refusal)
     }
 
     /// The answer when an address exceeds a limit.

@@ -115,10 +115,7 @@ fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Conn
         None
     } else {
         let connected = visitor.account.connect(cap.saturating_sub(app.sessions.taken()), cap, now);
-        Some(connected.map_err(|refusal| {
-            app.limited(refusal.limit, visitor.address);
-            Answer::too_much(&refusal)
-        })?)
+        Some(connected.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?)
     };
     let slot = take_slot(now + PLACE_TIME, app).ok_or_else(|| rejected("full", ALL_TAKEN))?;
     Ok((counted, slot))

@@ -294,7 +294,7 @@ class Run:
 
     @property
     def served(self):
-        """Minutes from the first time a client had to wait or a task was over 90 %, to the last."""
+        """Length of the overload in minutes: from the first to the last time that clients waited or a task was above 90 %."""
         bad = [row["time"] / 60 for row in self.log if row["waiting"] > 1 or row["hottest"] > 90]
         return bad[-1] - bad[0] + 1 if bad else 0
 

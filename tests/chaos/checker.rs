@@ -51,7 +51,7 @@ pub struct Verdict {
     pub broken: Vec<Broken>,
     /// Deliveries that a client could not have received before the data was lost.
     pub excused: usize,
-    /// The longest time a client waited for a refusal while nothing could be kept.
+    /// The longest wait for a refusal while no message could be kept.
     pub slowest_refusal: At,
 }
 

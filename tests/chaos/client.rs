@@ -3,9 +3,9 @@
 //! It resends messages without a receipt under the same ref; reconnects to another instance with `since` and its own
 //! `client` secret; pages back when a welcome could not hold everything it missed; pings every 10 s and considers a
 //! connection dead after 30 s of silence; and waits as the close code demands. It accepts a frame as its receipt only
-//! if `by` and `ref` are its own: half of the clients number their refs, so that many use the same ones. Violations
-//! that it can detect alone (ids that do not grow, a meaningless code) are recorded at once; those that need the whole
-//! ledger are left to `checker`.
+//! if `by` and `ref` are its own: half of the clients use counters as refs, which collide. Violations that it can detect
+//! alone (ids that do not grow, a meaningless code) are recorded at once; those that need the whole ledger are left to
+//! `checker`.
 
 use super::clock::{self, At};
 use super::ledger::{Answer, Attempt, Broken, Connection, Facts, Id, Message, Seen};

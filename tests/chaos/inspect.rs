@@ -104,8 +104,8 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// A stranger joins a room on an instance and checks its welcome. With `read`, returns the whole log, otherwise an
-/// empty one. The previous stranger may still be in the room for 250 ms, or longer on a busy machine.
+/// A stranger joins a room on an instance and checks its welcome. Returns the room's log if `read` is set, otherwise an
+/// empty log. The previous stranger may still be in the room for 250 ms, or longer on a busy machine.
 pub fn visit(stage: &Stage, addr: SocketAddr, instance: usize, room: &str, read: bool) -> Result<Log, String> {
     for _ in 0..20 {
         if let Ok(log) = look_in(stage, addr, instance, room, read) {

@@ -1,6 +1,6 @@
 /* Makes a process's disk or wall clock fail, through LD_PRELOAD, because no test could do that to the real ones
  * without root.
- * 
+ *
  * The file named by FAULTY contains one line, read anew at every call: an errno with which writing, syncing and
  * growing a data file (a path that contains "/chat.db") fails, 0 for none, -1 for calls that hang until that changes,
  * and below that the milliseconds that syncing takes; and the seconds by which the wall clock is ahead. */

@@ -27,8 +27,8 @@ pub struct Bulk {
     turns: Gate,
     /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
-    /// Incremented when the main connection ends. A read that began before may come from another server, which lags
-    /// behind.
+    /// Incremented when the main connection ends and when there is a new one. A read that began before may come from
+    /// another server, which lags behind.
     generation: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! The protocol of each server over its WebSocket: how a client joins a room, sends a message and answers keep-alives.
+//! The chat protocol of each server: joining a room, sending a message, answering keep-alives.
 //! Everything else in the benchmark is the same for all servers.
 
 use crate::ws;
