@@ -103,18 +103,10 @@ fn many_rooms(load: &Load) {
     );
     assert!(p99 < load.p99, "p99 {p99:?} of {} messages meanwhile", times.len());
     assert!(back < load.back, "back after {back:?}");
-    // Side by side, because a client that nobody reads answers no ping and is dropped after 45 s.
-    let share = load.rooms.div_ceil(JOINERS);
-    std::thread::scope(|scope| {
-        for some in clients.chunks_mut(share) {
-            scope.spawn(|| {
-                for client in some {
-                    client.until("up", |f| f["backplane"] == "up");
-                    client.say("here");
-                    assert_eq!(client.participants(), 1);
-                }
-            });
-        }
+    side_by_side(&mut clients, |client| {
+        client.until("up", |f| f["backplane"] == "up");
+        client.say("here");
+        assert_eq!(client.participants(), 1);
     });
     std::thread::sleep(Duration::from_secs(7)); // two heartbeats
     let mut connection = redis.connection().expect("a connection");
@@ -122,9 +114,17 @@ fn many_rooms(load: &Load) {
     (0..load.rooms).for_each(|n| _ = leases.cmd("ZCARD").arg(format!("bobbin:{{room-{n}}}:here")));
     let seats: Vec<usize> = leases.query(&mut connection).expect("their numbers");
     assert_eq!(seats, vec![1; load.rooms], "no lease is lost");
-    for client in &mut clients {
-        assert_eq!(client.ended(), None);
-    }
+    side_by_side(&mut clients, |client| assert_eq!(client.ended(), None));
+}
+
+/// Does something with each client, on several threads: one that is not read for 45 s answers no ping and is dropped.
+fn side_by_side(clients: &mut [Client], act: impl Fn(&mut Client) + Sync) {
+    let share = clients.len().div_ceil(JOINERS);
+    std::thread::scope(|scope| {
+        for some in clients.chunks_mut(share) {
+            scope.spawn(|| some.iter_mut().for_each(&act));
+        }
+    });
 }
 
 /// Two instances, the first behind a proxy.
