@@ -2,13 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bulk::Bulk;
 use super::commands::Commands;
 use super::delivery::Author;
 use super::health::ConnectionHealth;
-use super::heartbeat::GRACE;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
@@ -19,6 +18,10 @@ use crate::protocol::{self, Id};
 
 /// Leases renewed by one command; that takes Redis about 0.1 ms.
 pub const RENEW: usize = 250;
+/// After Redis came back or accepts renewals again, expired leases are not cleared for this time; after seats were lost,
+/// rosters are not compared for it. Every instance may first renew its own seats, after the longest reconnect delay (5 s)
+/// and one heartbeat.
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Shared by the handle and the three threads.
 pub struct Core {

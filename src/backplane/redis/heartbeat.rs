@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::core::{Core, RENEW};
+use super::core::{Core, GRACE, RENEW};
 use super::pipeline::{Failure, PATIENCE, Reply};
 use super::rooms::Taken;
 use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
@@ -15,10 +15,6 @@ use crate::threads;
 /// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
 /// thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// After Redis came back or accepts renewals again, expired leases are not cleared for this time; after seats were lost,
-/// rosters are not compared for it. Every instance may first renew its own seats, after the longest reconnect delay (5 s)
-/// and one heartbeat.
-pub const GRACE: Duration = Duration::from_secs(10);
 /// A heartbeat that is late by this much means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
