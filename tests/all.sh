@@ -42,13 +42,6 @@ row() {
         if [ "$only" != "  " ] && [[ "$only" != *" $name "* ]]; then continue; fi
         local start=$SECONDS outcome=passed
         attempt "$name" || outcome=FAILED
-        # Each suite gets a second try, and both outputs are shown. An occasional failure is a defect of the test or the
-        # server that must be fixed, but it does not stop everyone's work.
-        if [ $outcome = FAILED ]; then
-            sed "s/^/$name (first try): /" "$results/$name.out" | tail -n 200
-            outcome=passed
-            attempt "$name" || outcome=FAILED
-        fi
         printf '%-12s %-7s %4d s\n' "$name" "$outcome" $((SECONDS - start)) | tee "$results/$name.$outcome"
         if [ $outcome = FAILED ]; then
             sed "s/^/$name: /" "$results/$name.out" | tail -n 200
