@@ -13,6 +13,7 @@ use crate::logging::Throttle;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::site::Site;
+use crate::threads::Workers;
 
 /// Everything a connection's thread needs.
 pub struct App {
@@ -21,7 +22,9 @@ pub struct App {
     /// The threads that write to all WebSockets.
     pub lanes: Arc<Lanes>,
     /// Where rooms are kept.
-    pub backplane: Box<dyn Backplane>,
+    pub backplane: Arc<dyn Backplane>,
+    /// The threads that read pages of history for sessions.
+    pub page_readers: Workers,
     /// HTTP requests waiting for new messages.
     pub polls: Arc<Polls>,
     /// The post rate of each script, in the order in which the settings list them.

@@ -1,4 +1,5 @@
-//! The log: one line per entry, on stderr. A line that cannot be written is dropped.
+//! The log: one line per entry, on stderr. A line that cannot be written at once is dropped: neither a log reader that
+//! has ended nor one that hangs may stop the chat.
 //!
 //! `info` is for the life of the process, `debug` for what clients do, `warn` for refusals. Message texts are never
 //! logged.
@@ -9,7 +10,8 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use simple_logger::SimpleLogger;
 use time::OffsetDateTime;
@@ -49,7 +51,7 @@ pub fn start(level: LevelFilter, format: Format) {
         .with_threads(true);
     log::set_max_level(inner.max_level());
     // Fails only if a logger is already installed.
-    let _ = log::set_boxed_logger(Box::new(Logger { inner, format }));
+    let _ = log::set_boxed_logger(Box::new(Logger { inner, format, dropped: Mutex::new(0) }));
 }
 
 /// simple_logger uses `eprintln!`, which panics if stderr is closed: without this wrapper, a log reader that exits
@@ -57,6 +59,9 @@ pub fn start(level: LevelFilter, format: Format) {
 struct Logger {
     inner: SimpleLogger,
     format: Format,
+    /// The number of lines dropped since the last one. Locked while a line is written: the space that was found is then
+    /// still there.
+    dropped: Mutex<u64>,
 }
 
 impl Log for Logger {
@@ -65,17 +70,42 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.inner.enabled(record.metadata()) {
-            match self.format {
-                Format::Text => drop(catch_unwind(AssertUnwindSafe(|| self.inner.log(record)))),
-                Format::Json => drop(writeln!(io::stderr(), "{}", json_line(record, OffsetDateTime::now_utc()))),
-            }
+        if !self.inner.enabled(record.metadata()) {
+            return;
         }
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !has_space() {
+            *dropped += 1;
+            return;
+        }
+        if *dropped > 0 {
+            let missing = format_args!("{} log lines were dropped, because stderr was blocked", *dropped);
+            self.write(&Record::builder().level(Level::Warn).target(module_path!()).args(missing).build());
+            *dropped = 0;
+        }
+        self.write(record);
     }
 
     fn flush(&self) {
         self.inner.flush();
     }
+}
+
+impl Logger {
+    fn write(&self, record: &Record<'_>) {
+        match self.format {
+            Format::Text => drop(catch_unwind(AssertUnwindSafe(|| self.inner.log(record)))),
+            Format::Json => drop(writeln!(io::stderr(), "{}", json_line(record, OffsetDateTime::now_utc()))),
+        }
+    }
+}
+
+/// Whether stderr accepts a line without blocking. A pipe that polls as writable has space for 4 KiB (`PIPE_BUF`).
+fn has_space() -> bool {
+    let stderr = io::stderr();
+    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+    // An error is left to the write, which ignores it.
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
 }
 
 fn json_line(record: &Record<'_>, now: OffsetDateTime) -> String {

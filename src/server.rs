@@ -27,10 +27,15 @@ use crate::metrics::emf::{EMF_PERIOD, Emf};
 use crate::rebalance::Rebalancing;
 use crate::settings::Settings;
 use crate::site::Site;
-use crate::{http::accept, notify, threads};
+use crate::threads::{self, Workers};
+use crate::{http::accept, notify};
 
 /// Connections waiting to be accepted: enough for a whole room that reconnects at once.
 const BACKLOG: i32 = 4096;
+/// Threads that read pages of history, as many as the backplane reads at a time, and the requests waiting for them; each
+/// session has at most one.
+const PAGE_READERS: usize = 4;
+const MAX_PAGES: usize = 1024;
 /// Joins under way in the backplane at a time; others wait. They take Redis about 2 ms, which is how long a message may
 /// have to wait for them.
 const JOINS: usize = 32;
@@ -118,16 +123,16 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
     let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
-    let backplane: Box<dyn Backplane> = match &settings.redis {
+    let backplane: Arc<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
             let limits = Limits { retention: settings.retention, rooms: settings.max_rooms };
-            Box::new(Local::start(settings.data_file.as_deref(), limits, listener).map_err(StartError::Data)?)
+            Arc::new(Local::start(settings.data_file.as_deref(), limits, listener).map_err(StartError::Data)?)
         }
         Some(redis) => {
             let server = Server::new(redis).map_err(StartError::Redis)?;
             log::info!("rooms are in redis at {server}");
-            Box::new(Redis::start(server, &settings.retention, listener)?)
+            Arc::new(Redis::start(server, &settings.retention, listener)?)
         }
     };
     let (bearable, why) = limits::capacity();
@@ -147,6 +152,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         settings,
         lanes,
         backplane,
+        page_readers: Workers::start("pages", PAGE_READERS, MAX_PAGES)?,
         polls,
         metrics,
         sessions: Slots::new(cap),

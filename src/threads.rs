@@ -1,4 +1,4 @@
-//! How threads are started: with a name, a small stack, and a rule for panics.
+//! How threads are started: with a name, a small stack, and a rule for panics. Also a small pool.
 //!
 //! A panic in a session's thread ends only that session. Every other thread is critical: without it the state of the
 //! process would be undefined, so the process ends, and its supervisor restarts it.
@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::{Arc, LazyLock};
 use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{Sender, bounded};
 
 use crate::limits::{CONNECTION_STACK as STACK, MAX_SPARE_STACKS, Slots};
 
@@ -46,6 +48,33 @@ pub fn spawn_connection(number: u64, body: impl FnOnce() + Send + 'static) -> io
     Builder::new().name(format!("conn-{number}")).stack_size(STACK).spawn(body).map(drop)
 }
 
+/// A few threads that run jobs in the order in which they were queued.
+pub struct Workers(Sender<Job>);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Workers {
+    /// Starts `count` threads. At most `queue` jobs wait. The threads end when this is dropped.
+    ///
+    /// # Errors
+    /// The system cannot start a thread.
+    pub fn start(name: &str, count: usize, queue: usize) -> io::Result<Workers> {
+        let (to, jobs) = bounded::<Job>(queue);
+        for number in 1..=count {
+            let jobs = jobs.clone();
+            // A job is on behalf of one session, so its panic, which has been printed, ends only the job.
+            let run = move || jobs.iter().for_each(|job| drop(catch_unwind(AssertUnwindSafe(job))));
+            spawn_critical(&format!("{name}-{number}"), run)?;
+        }
+        Ok(Workers(to))
+    }
+
+    /// Queues a job. Returns whether there was space for it.
+    pub fn try_run(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        self.0.try_send(Box::new(job)).is_ok()
+    }
+}
+
 /// Runs `work` on a temporary stack. Stack pages, once touched, stay in memory as long as their thread lives, and
 /// sessions live long. If all temporary stacks are in use, `work` runs on the thread's own stack.
 pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
@@ -77,6 +106,25 @@ mod tests {
         again.args(["--exact", "threads::tests::a_panic_in_a_critical_thread_ends_the_process"]);
         let ended = again.env("PANIC", "1").output().expect("it runs");
         assert_eq!(ended.status.code(), Some(INTERNAL_ERROR));
+    }
+
+    #[test]
+    fn jobs_are_bounded_and_outlive_a_panic() {
+        let workers = Workers::start("test", 1, 1).expect("a thread");
+        let (release, held) = bounded::<()>(0);
+        let (to, done) = bounded(2);
+        assert!(workers.try_run(move || held.recv().unwrap_or_else(|_| panic!("as planned"))));
+        // The first job is taken off the queue at some point; then there is space for one more.
+        let queue = |number: u32| {
+            let to = to.clone();
+            workers.try_run(move || to.send(number).expect("the test receives"))
+        };
+        while !queue(1) {
+            std::thread::yield_now();
+        }
+        assert!(!queue(2), "one runs and one waits");
+        drop(release);
+        assert_eq!(done.recv(), Ok(1));
     }
 
     #[test]

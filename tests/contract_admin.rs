@@ -197,8 +197,12 @@ both! {
         assert_eq!(ada.end(), End::Close(4004));
         let mut again = Client::connect(server.addr, "tea");
         assert_eq!(again.try_enter("Bob", None)["code"], "banned");
+        let answer = get(server.addr, "/r/tea/messages");
+        refused(&answer, 403);
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
         // The admin API still works from there.
         admin(server.addr, "DELETE", "bans/127.0.0.1", "");
+        assert_eq!(get(server.addr, "/r/tea/messages").status, 200);
         again.enter("Bob", None);
         // Scripts encode the colons of an IPv6 address.
         admin(server.addr, "POST", "bans", r#"{"address":"2001:db8:1:2::9"}"#);

@@ -1,10 +1,10 @@
 //! Proves that systemd can follow the process's life (`Type=notify`): "ready" is sent once it listens and "stopping"
 //! when it drains, to a socket in the file system and to an abstract one, and a missing manager makes no difference.
-//! Nor does stopping and continuing it by signals.
+//! Nor does stopping and continuing it by signals, or a log reader that hangs.
 
 mod common;
 
-use common::http::get;
+use common::http::{Connection, get};
 use common::*;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -69,4 +69,24 @@ fn a_process_that_is_stopped_and_continued_keeps_its_sessions() {
     poll_until("the process continues", PATIENCE, || state() != 'T');
     ada.post("still here");
     bob.hear("still here");
+}
+
+#[test]
+fn a_log_reader_that_hangs_stops_nothing() {
+    const SETTINGS: &[(&str, &str)] =
+        &[("RUST_LOG", "debug"), ("ADDRESS_CONNECTION_RATE", "0"), ("LOG_FORMAT", "json")];
+    let instance = Instance::with_log_reader(SETTINGS);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    instance.signal_log_reader("STOP");
+    // Some 200 bytes are logged for each request, and a pipe holds 64 KiB.
+    let mut connection = Connection::open(instance.addr);
+    for _ in 0..1000 {
+        assert_eq!(connection.request("GET", "/healthz", "").status, 200);
+    }
+    ada.say("still here");
+    instance.signal_log_reader("CONT");
+    poll_until("the log goes on and says what is missing", PATIENCE, || {
+        let status = connection.request("GET", "/healthz", "").status;
+        status == 200 && instance.log().contains(" log lines were dropped, because stderr was blocked")
+    });
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use tungstenite::Bytes;
 
-use super::{Room, Seat, Unavailable};
+use super::{Room, Unavailable};
 use crate::limits;
 use crate::protocol::{self, Id, ServerFrame};
 
@@ -140,6 +140,9 @@ pub trait Admin {
 
     /// Lifts a ban; returns whether there was one.
     fn lift(&self, target: &Target) -> Result<bool, Unavailable>;
+
+    /// How much longer a client with this mark, or "", and this address is banned, as known to this instance.
+    fn banned(&self, by: &str, address: IpAddr) -> Option<Duration>;
 }
 
 /// The most ids in one `removed` frame.
@@ -168,13 +171,13 @@ impl Bans {
         is_new
     }
 
-    /// How much longer this client is banned, if it is.
-    pub fn left(&self, seat: &Seat) -> Option<Duration> {
+    /// How much longer a client with this mark and address is banned, if it is.
+    pub fn left(&self, by: &str, address: IpAddr) -> Option<Duration> {
         let bans = self.locked();
         if bans.is_empty() {
             return None;
         }
-        let ends = [Target::By(seat.by.to_string()), Target::address(seat.address)];
+        let ends = [Target::By(by.to_owned()), Target::address(address)];
         let end = ends.iter().filter_map(|target| bans.get(target)).max()?;
         end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }

@@ -33,7 +33,8 @@ fn password(request: &Request<()>) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-/// Checks that the request may read rooms: it needs the passphrase if one is set, as a join does.
+/// Checks that the request may read rooms: it needs the passphrase if one is set, and its sender must not be banned, as
+/// for a join.
 ///
 /// # Errors
 /// The refusal.
@@ -43,7 +44,15 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
     may_try.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     let password = password(request);
     let offered = bearer(request).or(password.as_deref());
-    if app.settings.admits(offered) || is_admin(request, app) {
+    if is_admin(request, app) {
+        return Ok(());
+    }
+    if let Some(left) = app.backplane.banned(&visitor.mark().unwrap_or_default(), visitor.address) {
+        return Err(
+            Answer::refusal(403, "you are banned for now").with("Retry-After", (left.as_secs() + 1).to_string())
+        );
+    }
+    if app.settings.admits(offered) {
         return Ok(());
     }
     if offered.is_some() {

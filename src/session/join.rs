@@ -69,13 +69,11 @@ impl Session<'_> {
         self.visitor.user.as_ref().map_or_else(chosen, |user| protocol::shown_user(user))
     }
 
-    /// The client's mark. A user named by a proxy is the same person on all devices. A client without a secret gets one
-    /// for the whole connection; with a new one per try, its own earlier join, whose answer was lost, would block the
-    /// next.
+    /// The client's mark. A client without a secret gets one for the whole connection; with a new one per try, its own
+    /// earlier join, whose answer was lost, would block the next.
     fn mark(&mut self, client: Option<&Secret>) -> String {
-        if let Some(user) = &self.visitor.user {
-            // A client's secret cannot contain a colon.
-            return protocol::mark(&format!("user:{user}"));
+        if let Some(mark) = self.visitor.mark() {
+            return mark;
         }
         let own = || Secret::from(limits::random_name());
         protocol::mark(client.unwrap_or_else(|| self.own_secret.get_or_insert_with(own)).expose())

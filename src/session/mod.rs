@@ -7,6 +7,7 @@
 mod answers;
 mod end;
 mod frames;
+mod history;
 mod join;
 pub mod transport;
 mod visitor;
@@ -101,7 +102,7 @@ struct Session<'a> {
     others: Bucket,
     /// Limits the bytes of text frames.
     texts: Bucket,
-    /// Whether a page of history is still being written.
+    /// Whether a page of history is still being read or written.
     page_waits: Arc<AtomicBool>,
     typing_published: Option<Instant>,
     refused: Recent,
@@ -227,9 +228,7 @@ impl<'a> Session<'a> {
             ClientFrame::Join(join) => threads::on_temporary_stack(|| self.join(join)),
             ClientFrame::Ping => self.send(&ServerFrame::Pong),
             ClientFrame::Typing { active } => self.typing(active, now),
-            ClientFrame::History { before, limit } => {
-                threads::on_temporary_stack(|| self.history(before, limit.unwrap_or(MAX_HISTORY / 2)))
-            }
+            ClientFrame::History { before, limit } => self.history(before, limit.unwrap_or(MAX_HISTORY / 2)),
             ClientFrame::Message { .. } => Ok(()),
         }
     }

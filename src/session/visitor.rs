@@ -4,13 +4,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::limits::Account;
+use crate::protocol;
 
-/// The client's address, as reported by trusted proxies.
+/// A client before its join.
 pub struct Visitor {
-    /// What that address has used recently.
+    /// The client's address, as reported by trusted proxies.
     pub address: IpAddr,
-    /// The name given by a trusted proxy; the client cannot choose another.
+    /// What that address has used recently.
     pub account: Arc<Account>,
-    /// The name that a trusted proxy gives it; no other can be chosen then.
+    /// The name given by a trusted proxy; the client cannot choose another.
     pub user: Option<Arc<str>>,
+}
+
+impl Visitor {
+    /// The mark of a user named by a proxy, who is the same person on all devices.
+    pub fn mark(&self) -> Option<String> {
+        // A client's secret cannot contain a colon.
+        self.user.as_ref().map(|user| protocol::mark(&format!("user:{user}")))
+    }
 }

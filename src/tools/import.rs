@@ -74,7 +74,7 @@ impl From<LinkError> for ImportError {
 /// imported.
 pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError> {
     let dump = Dump::open(&call.file)?;
-    let mut redis = Server::new(&call.redis)?.connect()?;
+    let mut redis = Server::new(&call.redis)?.connect(None)?;
     let rooms = dump.rooms()?;
     if !call.replace {
         let existing = existing(&mut redis, &rooms)?;

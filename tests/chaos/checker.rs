@@ -30,7 +30,7 @@
 use super::arena::Backplane;
 use super::clock::{At, show};
 use super::inspect::Log;
-use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Window};
+use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Outcome, Window};
 use super::story;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -242,7 +242,8 @@ fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) 
 /// that no fault had touched. (Redis may have lost the lease.)
 fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: &[Window]) {
     let losses = ledger.losses.lock().expect("all is over");
-    for imposture in ledger.impostures.lock().expect("all is over").iter() {
+    let impostures = ledger.impostures.lock().expect("all is over");
+    for imposture in impostures.iter().filter(|imposture| imposture.outcome == Outcome::Accepted) {
         let at = imposture.at;
         let book = books[imposture.client];
         let Some(owner) = book.connections.iter().rev().find(|c| c.welcome.is_some_and(|w| w + 100 < at)) else {

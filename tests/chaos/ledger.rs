@@ -53,13 +53,23 @@ pub struct Loss {
     pub at: At,
 }
 
-/// A stranger's join that was accepted, although the name is a client's.
+/// A stranger's join under a name that is a client's, and that was not refused.
 #[derive(Clone, Debug)]
 pub struct Imposture {
     pub at: At,
     pub name: String,
     /// The client whose name it looks like.
     pub client: usize,
+    pub outcome: Outcome,
+}
+
+/// What a stranger knows of its join.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It has the `welcome`.
+    Accepted,
+    /// The connection ended, or there was no answer in time: the join may have been executed.
+    Unknown,
 }
 
 /// The contents of a message, which are the same for everyone who receives it.
@@ -230,10 +240,12 @@ impl Ledger {
         Some(*self.facts().get(room)?.last_key_value()?.0)
     }
 
-    /// Whether a stranger has recently joined under this client's name, rightly or not.
+    /// Whether a stranger has recently joined under this client's name, or may have, rightly or not.
     pub fn was_impersonated(&self, client: usize) -> bool {
         let impostures = self.impostures.lock().expect("nobody panics holding it");
-        impostures.iter().any(|i| i.client == client && i.at + 25_000 > clock::now())
+        // A frozen instance executes the join when it continues, and the lease may then have to expire.
+        let lasts = |outcome| if outcome == Outcome::Accepted { 25_000 } else { 45_000 };
+        impostures.iter().any(|i| i.client == client && i.at + lasts(i.outcome) > clock::now())
     }
 
     /// Records that Redis has just lost what it kept since `from`.

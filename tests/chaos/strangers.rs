@@ -2,7 +2,7 @@
 
 use super::clock::{self, At};
 use super::fault::Fault;
-use super::ledger::Imposture;
+use super::ledger::{Imposture, Outcome};
 use super::stage::Stage;
 use super::wire::{Got, Wire};
 use serde_json::json;
@@ -156,16 +156,15 @@ fn impersonate(stage: &Stage, addr: SocketAddr, room: &str, until: At) -> Option
                 break;
             }
             let asked = clock::now();
-            match wire.read(Duration::from_secs(3)) {
-                Got::Frame(frame) if frame["type"] == "welcome" => {
-                    let imposture = Imposture { at: asked, name: look_alike, client: *client };
-                    stage.ledger.impostures.lock().expect("nobody panics holding it").push(imposture);
-                    wire.leave();
-                    break;
-                }
-                Got::Frame(_) | Got::Nothing { .. } => {}
-                Got::Close(_) | Got::Broken(_) => break,
-            }
+            let outcome = match wire.read(Duration::from_secs(3)) {
+                Got::Frame(frame) if frame["type"] == "welcome" => Outcome::Accepted,
+                Got::Frame(_) => continue,
+                Got::Nothing { .. } | Got::Close(_) | Got::Broken(_) => Outcome::Unknown,
+            };
+            let imposture = Imposture { at: asked, name: look_alike, client: *client, outcome };
+            stage.ledger.impostures.lock().expect("nobody panics holding it").push(imposture);
+            wire.leave();
+            break;
         }
         thread::sleep(Duration::from_millis(100));
     }

@@ -143,6 +143,11 @@ impl Instance {
         }
     }
 
+    /// Sends a signal to the process that reads its log: `STOP` or `CONT`.
+    pub fn signal_log_reader(&self, name: &str) {
+        signal(self.log_reader.as_ref().expect("it has one").id(), name);
+    }
+
     /// kill -9; the process is gone when this returns.
     pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may be gone already

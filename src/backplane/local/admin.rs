@@ -1,6 +1,7 @@
 //! The admin operations on local rooms: jobs for the thread that owns the rooms, answered after the commit like
 //! everything else.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -119,6 +120,10 @@ impl Admin for Local {
             rooms.load_bans();
             Ok((lifted > 0, Vec::new()))
         })
+    }
+
+    fn banned(&self, by: &str, address: IpAddr) -> Option<Duration> {
+        self.bans.left(by, address)
     }
 }
 

@@ -18,6 +18,7 @@ mod store;
 mod watch;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -27,6 +28,7 @@ use self::rooms::Rooms;
 pub use self::schema::APPLICATION_ID;
 use self::store::Store;
 use self::watch::Condition;
+use super::admin::Bans;
 use super::{
     Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Terms, Unavailable,
 };
@@ -44,6 +46,7 @@ pub struct Local {
     commands: Sender<Command>,
     listener: EventSink,
     condition: Condition,
+    bans: Arc<Bans>,
 }
 
 /// Storage limits.
@@ -115,6 +118,7 @@ impl Local {
         let store = Store::open(file, limits.retention)?;
         let rooms = Rooms::new(store, limits, listener.clone(), condition.clone())?;
         log::info!("{}", rooms.describe());
+        let bans = rooms.bans.clone();
         let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
         let (alive, ended) = bounded(0);
         let (watched, publish) = (condition.clone(), listener.clone());
@@ -124,7 +128,7 @@ impl Local {
             rooms.serve(&inbox);
         };
         threads::spawn_critical("local", serve).map_err(unusable)?;
-        Ok(Local { commands, listener, condition })
+        Ok(Local { commands, listener, condition, bans })
     }
 
     /// Has a command executed, unless the disk hangs.

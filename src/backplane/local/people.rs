@@ -81,7 +81,7 @@ impl Rooms {
 
     /// Takes a seat, or takes it over from the client's older session. Returns whether this opened the room.
     pub fn acquire(&mut self, seat: &Seat, terms: Terms) -> Result<bool, JoinError> {
-        if let Some(left) = self.bans.left(seat) {
+        if let Some(left) = self.bans.left(&seat.by, seat.address) {
             return Err(JoinError::Banned(left));
         }
         self.open(&seat.room)?;

@@ -50,8 +50,8 @@ pub struct Rooms {
     /// What to publish after the commit.
     pub outcomes: Vec<Outcome>,
     pages: VecDeque<Wanted>,
-    /// The bans in force.
-    pub bans: Bans,
+    /// The bans in force; the handle reads them too.
+    pub bans: Arc<Bans>,
     /// Whether changed seats could not be written.
     pub seats_are_behind: bool,
 }
@@ -108,7 +108,7 @@ impl Rooms {
             messages: 0,
             outcomes: Vec::new(),
             pages: VecDeque::new(),
-            bans: Bans::default(),
+            bans: Arc::default(),
             seats_are_behind: false,
             store,
         };

@@ -2,6 +2,7 @@
 //! the bans with every heartbeat, in case they missed a publication.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,10 @@ impl Admin for Redis {
     fn lift(&self, target: &Target) -> Result<bool, Unavailable> {
         Ok(self.change_bans("lift", &[&target.to_string()])?.0)
     }
+
+    fn banned(&self, by: &str, address: IpAddr) -> Option<Duration> {
+        self.core.bans.left(by, address)
+    }
 }
 
 impl Redis {
@@ -126,7 +131,7 @@ impl Core {
             return;
         }
         for seat in self.rooms.seats() {
-            if self.bans.left(&seat).is_some() {
+            if self.bans.left(&seat.by, seat.address).is_some() {
                 (self.sink)(Event::SentAway(seat.session));
             }
         }

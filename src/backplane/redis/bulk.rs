@@ -54,7 +54,7 @@ impl Bulk {
         self.idle().clear();
     }
 
-    /// Sends commands and reads their replies; waits for its turn until `deadline`.
+    /// Sends commands and reads their replies, all by `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
         let turn = self.turns.enter(deadline).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection's own is too small if no temporary stack is free.
@@ -70,16 +70,14 @@ impl Bulk {
         let generation = self.generation.load(SeqCst);
         let idle = self.idle().pop();
         // The server may have closed an idle connection, which shows only when it is used; then a new one is opened.
-        let used = idle.map(|(_, connection)| exchange(connection, commands)).and_then(Result::ok);
+        let used = idle.map(|(_, connection)| exchange(connection, commands, deadline)).and_then(Result::ok);
         let (mut connection, mut replies) = match used {
             Some(done) => done,
-            // Redis hangs.
-            None if Instant::now() >= deadline => return Err(LinkError::NoAnswer),
-            None => exchange(self.connect()?, commands)?,
+            None => exchange(self.connect(deadline)?, commands, deadline)?,
         };
         if replies.iter().any(|reply| *reply == Err(Failure::Refused("NOSCRIPT".to_owned()))) {
             self.load(&mut connection)?;
-            (connection, replies) = exchange(connection, commands)?;
+            (connection, replies) = exchange(connection, commands, deadline)?;
         }
         let mut idle = self.idle();
         if self.generation.load(SeqCst) != generation {
@@ -94,8 +92,11 @@ impl Bulk {
         self.ask(&[command], deadline)?.pop().unwrap_or(Err(Failure::Down))
     }
 
-    fn connect(&self) -> Result<Connection, LinkError> {
-        let mut connection = self.server.connect()?;
+    fn connect(&self, deadline: Instant) -> Result<Connection, LinkError> {
+        if Instant::now() >= deadline {
+            return Err(LinkError::NoAnswer);
+        }
+        let mut connection = self.server.connect(Some(deadline))?;
         self.load(&mut connection)?;
         Ok(connection)
     }
@@ -110,7 +111,12 @@ pub fn deadline() -> Instant {
     Instant::now() + PATIENCE
 }
 
-fn exchange(mut connection: Connection, commands: &[Vec<u8>]) -> Result<(Connection, Vec<Reply>), LinkError> {
+fn exchange(
+    mut connection: Connection,
+    commands: &[Vec<u8>],
+    deadline: Instant,
+) -> Result<(Connection, Vec<Reply>), LinkError> {
+    connection.deadline = Some(deadline);
     connection.socket.send(&commands.concat())?;
     let mut reply = |_| {
         Ok(match connection.read()? {
@@ -120,4 +126,58 @@ fn exchange(mut connection: Connection, commands: &[Vec<u8>]) -> Result<(Connect
     };
     let replies = commands.iter().map(&mut reply).collect::<Result<_, LinkError>>()?;
     Ok((connection, replies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use crossbeam_channel::bounded;
+
+    use crate::settings::{RedisSettings, Retention};
+
+    /// Answers the handshake, reports each further command, and answers that when it is allowed to.
+    fn serve(listener: TcpListener, asked: &crossbeam_channel::Sender<()>, go: &crossbeam_channel::Receiver<()>) {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let (mut buffer, hello) = ([0; 16 * 1024], "%2\r\n+role\r\n+master\r\n+version\r\n+7.0.15\r\n");
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                let command = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                let is_page = command.contains("EVALSHA");
+                if is_page && (asked.send(()).is_err() || go.recv().is_err()) {
+                    return;
+                }
+                let reply = if command.contains("HELLO") { hello } else { "+OK\r\n" };
+                stream.write_all(reply.as_bytes()).expect("the pool reads");
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_that_began_before_the_main_connection_ended_is_not_believed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("redis://{}", listener.local_addr().expect("bound"));
+        let settings = RedisSettings { url, password: None, authorities: None };
+        let server = Server::new(&settings).expect("an address");
+        let retention = Retention { messages: 9, bytes: 9, life: Duration::from_secs(9) };
+        let bulk = Bulk::new(server, Arc::new(Commands::new("i1".to_owned(), 0, &retention)));
+        let ((to_asked, asked), (to_go, go)) = (bounded(0), bounded(0));
+        thread::spawn(move || serve(listener, &to_asked, &go));
+        let command = || redis::cmd("EVALSHA").arg("x").get_packed_command();
+        for ended in [false, true, false] {
+            let reply = thread::scope(|scope| {
+                let read = scope.spawn(|| bulk.ask_one(command(), Instant::now() + Duration::from_secs(60)));
+                asked.recv().expect("the read arrives");
+                if ended {
+                    bulk.forget();
+                }
+                to_go.send(()).expect("it waits");
+                read.join().expect("no panic")
+            });
+            assert_eq!(reply.is_err(), ended, "{reply:?}");
+        }
+    }
 }

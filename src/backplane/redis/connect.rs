@@ -1,10 +1,10 @@
 //! Connections to Redis: the address from the settings, the handshake, and the requirements on the server.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{
     ConnectionAddr, FromRedisValue, IntoConnectionInfo, Parser, RedisError, ServerError, ServerErrorKind, Value, cmd,
@@ -17,6 +17,8 @@ use crate::settings::RedisSettings;
 
 /// Timeout for connecting, writing and reading. It leaves time to refuse a client within 2 s.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The shortest timeout that the system accepts for certain; it rejects zero.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 /// The oldest version that supports all commands used: RESP3, `XTRIM MINID`, and ranges with exclusive ends.
 const OLDEST_VERSION: (u32, u32) = (6, 2);
 
@@ -92,6 +94,8 @@ pub struct Connection {
     /// The byte stream.
     pub socket: Arc<Socket>,
     parser: Parser,
+    /// Until when replies are read. Without one, each read has the socket's own timeout.
+    pub deadline: Option<Instant>,
 }
 
 impl Server {
@@ -121,9 +125,9 @@ impl Server {
         })
     }
 
-    /// Connects, and verifies that Redis answers and accepts writes.
-    pub fn connect(&self) -> Result<Connection, LinkError> {
-        let mut connection = self.open()?;
+    /// Connects, and verifies that Redis answers and accepts writes; see [`Server::open`].
+    pub fn connect(&self, deadline: Option<Instant>) -> Result<Connection, LinkError> {
+        let mut connection = self.open(deadline)?;
         let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
         match connection.request(&probe)? {
             // When out of memory, Redis can still serve those already in their rooms.
@@ -132,9 +136,10 @@ impl Server {
         }
     }
 
-    /// Connects and authenticates.
-    pub fn open(&self) -> Result<Connection, LinkError> {
-        let tcp = self.connect_tcp()?;
+    /// Connects and authenticates. Each step takes at most [`REDIS_TIMEOUT`], and all of them end at `deadline`.
+    pub fn open(&self, deadline: Option<Instant>) -> Result<Connection, LinkError> {
+        let left = deadline.map_or(REDIS_TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let tcp = self.connect_tcp(left.min(REDIS_TIMEOUT).max(SHORTEST_TIMEOUT))?;
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(REDIS_TIMEOUT))?;
         tcp.set_write_timeout(Some(REDIS_TIMEOUT))?;
@@ -142,15 +147,15 @@ impl Server {
             Some(config) => Socket::tls(tcp, config.clone(), &self.host)?,
             None => Socket::Plain(tcp),
         };
-        let mut connection = Connection { socket: Arc::new(socket), parser: Parser::new() };
+        let mut connection = Connection { socket: Arc::new(socket), parser: Parser::new(), deadline };
         self.greet(&mut connection)?;
         Ok(connection)
     }
 
-    fn connect_tcp(&self) -> Result<TcpStream, LinkError> {
+    fn connect_tcp(&self, timeout: Duration) -> Result<TcpStream, LinkError> {
         let mut failure = io::Error::from(io::ErrorKind::NotFound);
         for address in (self.host.as_str(), self.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, REDIS_TIMEOUT) {
+            match TcpStream::connect_timeout(&address, timeout) {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => failure = error,
             }
@@ -197,7 +202,28 @@ impl Connection {
 
     /// Reads one reply or push message. It may be called again after a timeout, which loses nothing of a partial reply.
     pub fn read(&mut self) -> Result<Value, LinkError> {
-        Ok(self.parser.parse_value(&*self.socket)?)
+        Ok(self.parser.parse_value(Until { socket: &self.socket, deadline: self.deadline })?)
+    }
+}
+
+/// Reads from a socket, until the deadline if there is one. A timeout of the socket's own would restart with each byte
+/// that arrives.
+struct Until<'a> {
+    socket: &'a Socket,
+    deadline: Option<Instant>,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.socket.tcp().set_read_timeout(Some(left.max(SHORTEST_TIMEOUT)))?;
+        }
+        let mut socket = self.socket;
+        socket.read(buffer)
     }
 }
 

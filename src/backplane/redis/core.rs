@@ -94,6 +94,9 @@ impl Core {
                 (self.sink)(Event::Kept(since.elapsed()));
             }
             Ok(Kept::Before(id, body)) => {
+                // The receipt waits until this message has been delivered here. If its publication was missed, it is
+                // read from the log.
+                self.rooms.kept(room, id, None);
                 let frame = protocol::text_frame(protocol::message_json(id, &body));
                 (self.sink)(Event::Receipt { session, id, frame });
             }

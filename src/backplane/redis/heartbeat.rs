@@ -15,7 +15,7 @@ use crate::threads;
 /// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
 /// thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A heartbeat that is late by this much means that the process was stopped.
+/// A wait that takes this much longer than its limit means that the process was stopped.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
 /// The heartbeat's thread.
@@ -39,13 +39,8 @@ impl Heartbeat {
     }
 
     fn run(&mut self) {
-        let mut last = Instant::now();
         loop {
-            std::thread::sleep(HEARTBEAT);
-            if last.elapsed() > HEARTBEAT + OVERSLEEP {
-                self.core.slept.store(true, Relaxed);
-            }
-            last = Instant::now();
+            watched(&self.core, HEARTBEAT, || std::thread::sleep(HEARTBEAT));
             self.core.bulk.close_idle();
             if self.core.health.is_up() {
                 self.core.read_bans();
@@ -58,9 +53,11 @@ impl Heartbeat {
         // Seats that are gone were lost with Redis's data, and are restored, unless this process was stopped: then
         // another instance expired them, and their clients, if still connected, rejoin, so that the room never shows
         // someone who is not there.
-        let again = !self.core.slept.load(Relaxed);
-        match renew_all(&self.core, again, Instant::now() + LEASE) {
-            Ok(()) => self.core.slept.store(false, Relaxed),
+        let slept = self.core.slept.load(Relaxed);
+        match renew_all(&self.core, true, Instant::now() + LEASE) {
+            // If it was stopped during this heartbeat, the first rooms need another.
+            Ok(()) if slept => self.core.slept.store(false, Relaxed),
+            Ok(()) => {}
             Err(failure) => {
                 log::debug!("heartbeat: {failure:?}");
                 self.failed = Some(Instant::now());
@@ -107,10 +104,21 @@ pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(),
     finish(core, under_way.drain(..))
 }
 
+/// Waits, for at most `limit`, and notices if the process was stopped meanwhile.
+fn watched<T>(core: &Core, limit: Duration, wait: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = wait();
+    if start.elapsed() > limit + OVERSLEEP {
+        core.slept.store(true, Relaxed);
+    }
+    result
+}
+
 fn begin(core: &Core, room: &Room, sessions: &[SessionId], again: bool) -> Result<Renewal, Failure> {
     let (to, reply): (Sender<(Vec<Taken>, Reply)>, _) = bounded(1);
     let may_expire = core.may_expire.load(Relaxed);
     let done = move |seats, reply| drop(to.send((seats, reply)));
+    let again = again && !core.slept.load(Relaxed);
     core.rooms.renew(room, sessions, again, may_expire, done).map_err(|_| Failure::Down)?;
     Ok(Renewal { room: room.clone(), reply })
 }
@@ -120,7 +128,8 @@ fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Fa
     core.pipeline.flush();
     for mut renewal in renewals {
         loop {
-            let (seats, reply) = renewal.reply.recv_timeout(PATIENCE).map_err(|_| Failure::Down)?;
+            let received = watched(core, PATIENCE, || renewal.reply.recv_timeout(PATIENCE));
+            let (seats, reply) = received.map_err(|_| Failure::Down)?;
             match core.renewed(&renewal.room, &seats, reply) {
                 Ok(renewed) if renewed.more => {
                     renewal = begin(core, &renewal.room, &[], false)?;

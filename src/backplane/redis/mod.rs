@@ -155,7 +155,7 @@ impl Backplane for Redis {
         if !core.health.is_up_within(PATIENCE) {
             return Err(JoinError::Unavailable);
         }
-        if let Some(left) = core.bans.left(seat) {
+        if let Some(left) = core.bans.left(&seat.by, seat.address) {
             return Err(JoinError::Banned(left));
         }
         core.rooms.enter(&seat.room)?;
@@ -180,7 +180,7 @@ impl Backplane for Redis {
             Err(_) => core.rooms.exit(&seat.room),
         }
         // A ban made meanwhile did not find this seat.
-        match core.bans.left(seat) {
+        match core.bans.left(&seat.by, seat.address) {
             Some(left) if arrival.is_ok() => {
                 self.leave(seat, Leave::Now);
                 Err(JoinError::Banned(left))

@@ -178,9 +178,12 @@ impl Pipeline {
 
     /// Appends the commands kept for later, if there is a connection. Those that fail again are kept again.
     pub fn append_deferred(self: &Arc<Pipeline>) {
-        while self.is_connected() {
-            // A statement of its own: in the loop's condition, the lock would be held while its body locks it again.
-            let Some(command) = self.deferred().pop_front() else { break };
+        if !self.is_connected() {
+            return;
+        }
+        // Taken out first, because the loop's body locks the queue again.
+        let commands = std::mem::take(&mut *self.deferred());
+        for command in commands {
             let (pipeline, copy) = (self.clone(), command.clone());
             let or_defer = move |reply| {
                 if reply == Err(Failure::Down) {

@@ -81,7 +81,7 @@ impl Reader {
 
     /// Serves one connection from start to end.
     fn serve(&mut self) -> Result<Infallible, LinkError> {
-        let mut connection = self.server.connect()?;
+        let mut connection = self.server.connect(None)?;
         self.core.bulk.forget();
         for script in self.core.commands.load_scripts() {
             connection.demand("SCRIPT LOAD", &script)?;

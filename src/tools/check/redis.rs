@@ -55,7 +55,7 @@ pub(super) fn look(settings: &RedisSettings) -> Vec<Finding> {
         Ok(server) => server,
         Err(error) => return vec![Finding::error("redis", format!("{error}; check REDIS_ENDPOINT and REDIS_CA_FILE"))],
     };
-    let mut connection = match server.open() {
+    let mut connection = match server.open(None) {
         Ok(connection) => connection,
         Err(error) => return vec![Finding::error("redis", format!("{server}: {error}; {}", remedy(&error)))],
     };

@@ -1,0 +1,134 @@
+//! Pages of history. They are read on threads of their own, so a session whose page takes long keeps reading its
+//! client's next frames, and still refuses a message in time when the backplane hangs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tungstenite::Bytes;
+
+use super::Session;
+use super::answers::raw_messages;
+use super::end::End;
+use crate::backplane::{Backplane, Page, Room, SessionId, Span, Unavailable};
+use crate::fanout::Lanes;
+use crate::fanout::lane::SessionCommand;
+use crate::limits::{Account, Limit};
+use crate::metrics::Metrics;
+use crate::protocol::{self, ErrorCode, Id, MAX_HISTORY, ServerFrame};
+
+/// How long a history request waits for the previous page to be written, how often it checks, and the retry delay given
+/// to a client whose request is refused.
+const PAGE_TIME: Duration = Duration::from_millis(250);
+const PAGE_LOOK: Duration = Duration::from_millis(1);
+const PAGE_RETRY: Duration = Duration::from_millis(500);
+/// A request that has waited this long for a thread is refused.
+const QUEUE_TIME: Duration = Duration::from_secs(2);
+
+impl Session<'_> {
+    pub(super) fn history(&mut self, before: Id, limit: usize) -> Result<(), End> {
+        if self.seat.is_none() {
+            return self.refuse(ErrorCode::NotJoined, "join first", None);
+        }
+        let now = Instant::now();
+        if let Err(refusal) = self.visitor.account.may_read(now) {
+            return self.refuse_limit(refusal, None);
+        }
+        while self.page_waits.load(Relaxed) || self.socket.get_ref().wire.is_congested() {
+            if now.elapsed() >= PAGE_TIME {
+                // Not counted as a refusal: a client that does not read is soon cut for that (1013).
+                self.app.limited(Limit::History, self.visitor.address);
+                let retry_ms = Some(PAGE_RETRY.as_millis() as u64);
+                return self.error(ErrorCode::RateLimited, "the previous page has not been read yet", None, retry_ms);
+            }
+            std::thread::sleep(PAGE_LOOK);
+        }
+        let request = Request {
+            session: self.id,
+            room: self.room.clone(),
+            before,
+            limit: limit.clamp(1, MAX_HISTORY),
+            since: now,
+            turn: Turn::take(&self.page_waits),
+            account: self.visitor.account.clone(),
+            backplane: self.app.backplane.clone(),
+            lanes: self.app.lanes.clone(),
+            metrics: self.app.metrics.clone(),
+        };
+        if self.app.page_readers.try_run(move || request.answer()) {
+            return Ok(());
+        }
+        self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None)
+    }
+}
+
+/// A request for a page, and what is needed to answer it on another thread.
+struct Request {
+    session: SessionId,
+    room: Room,
+    before: Id,
+    limit: usize,
+    since: Instant,
+    turn: Turn,
+    account: Arc<Account>,
+    backplane: Arc<dyn Backplane>,
+    lanes: Arc<Lanes>,
+    metrics: Arc<Metrics>,
+}
+
+impl Request {
+    fn answer(self) {
+        let page = if self.since.elapsed() < QUEUE_TIME { self.read() } else { Err(Unavailable) };
+        let frame = page.and_then(|page| {
+            let messages = raw_messages(&page).map_err(|_| Unavailable)?;
+            Ok(protocol::text_frame(protocol::json(&ServerFrame::History { messages: &messages, more: page.more })))
+        });
+        let bytes = match frame {
+            Ok(frame) => {
+                self.account.has_read(frame.len(), self.since);
+                Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn })
+            }
+            Err(Unavailable) => {
+                let code = ErrorCode::Unavailable;
+                self.metrics.refuse(code.as_str());
+                let message = &Unavailable.to_string();
+                let error = ServerFrame::Error { code, message, reference: None, retry_ms: None };
+                protocol::text_frame(protocol::json(&error))
+            }
+        };
+        self.lanes.post(self.session, SessionCommand::Own(bytes));
+    }
+
+    fn read(&self) -> Result<Page, Unavailable> {
+        self.backplane.history(&self.room, Span::Before(Some(self.before)), self.limit)
+    }
+}
+
+/// A session's turn to request a page. It ends when the page is written, or the client is gone, and only then may the
+/// client request another: at most one page is queued for a client that does not read.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(waits: &Arc<AtomicBool>) -> Turn {
+        waits.store(true, Relaxed);
+        Turn(waits.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
+/// A page on its way to the socket; the outbox drops it once it is written.
+struct UnwrittenPage {
+    frame: Bytes,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for UnwrittenPage {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
