@@ -1,31 +1,31 @@
 //! Bobbin: a realtime chat server that a person can read in an afternoon.
 //!
 //! No async runtime: one OS thread per connection, a few lanes that write to all sockets, Redis between any number of
-//! instances, one port, and one binary with the page inside. It is not a framework and not a message broker. It keeps
-//! rooms, people and messages, and the six promises of its wire contract, `docs/protocol.md`.
+//! instances, one port, and one binary with the page inside. It is neither a framework nor a message broker. It has
+//! rooms, people and messages, and makes the six promises of its wire contract, `docs/protocol.md`.
 //!
-//! The way of a message: its sender's [`session`] reads it and passes it to the [`backplane`], which keeps it and
+//! The path of a message: its sender's [`session`] reads it and passes it to the [`backplane`], which keeps it and
 //! publishes it to all instances; on each of them [`fanout`] writes it to the sessions of that room.
 //!
 //! The modules in reading order; each uses only those below it:
 //!
 //! 1. [`server`] wires the parts together, waits for signals, and shuts down.
 //! 2. [`notify`] reports readiness and shutdown to systemd.
-//! 3. [`tools`] has the subcommands and `--check`: everything the binary does besides serving.
+//! 3. [`tools`] contains the subcommands and `--check`: everything the binary does besides serving.
 //! 4. [`rebalance`] moves sessions to other instances after a scale-out.
 //! 5. [`http`] accepts connections, reads request heads, and answers plain HTTP.
 //! 6. [`session`] serves one WebSocket client, from its join to its end.
 //! 7. [`app`] is the state shared by all connection threads.
 //! 8. [`lobby`] holds the connections that have not joined, and closes one of them when slots run out.
-//! 9. [`fanout`] has the lanes, the threads that write to all WebSockets.
+//! 9. [`fanout`] contains the lanes, the threads that write to all WebSockets.
 //! 10. [`backplane`] keeps the rooms and connects the instances: one SQLite file, or Redis.
 //! 11. [`site`] prepares the page and its files for browsers.
 //! 12. [`settings`] reads flags and environment variables.
 //! 13. [`metrics`] counts for Prometheus and CloudWatch.
-//! 14. [`protocol`] has the frames of the wire contract, and the rules for names, texts and ids.
+//! 14. [`protocol`] defines the frames of the wire contract, and the rules for names, texts and ids.
 //! 15. [`logging`] formats the log, and throttles repeated lines.
 //! 16. [`threads`] starts threads, and defines what a panic in one means.
-//! 17. [`limits`] has rates, the limits per address, and how many connections the machine can hold.
+//! 17. [`limits`] contains rate limits, the limits per address, and the number of connections the machine can hold.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,7 +1,7 @@
-//! Connections that have not joined: those that have sent no head yet, are idle between two requests, or are WebSockets
-//! before their `welcome`.
+//! Connections that have not joined: those that have not yet sent a request head, are idle between two requests, or are
+//! WebSockets before their `welcome`.
 //!
-//! They get a share of the slots. When that is used up, a new connection replaces the one that has been silent longest,
+//! They have a share of the slots. When it is used up, a new connection replaces the one that has been silent longest,
 //! so that idle connections cannot lock anyone out, health checks included.
 
 use std::collections::BTreeMap;
@@ -92,7 +92,7 @@ pub struct Guest {
 
 impl Guest {
     /// Records activity: the connection moves to the end of the order.
-    pub fn stir(&mut self) {
+    pub fn touch(&mut self) {
         self.renew(false);
     }
 
@@ -135,7 +135,7 @@ mod tests {
         let (mut one, mut first, gone) = arrive();
         let (mut two, second, _) = arrive();
         assert_eq!(gone, None);
-        first.stir();
+        first.touch();
         let (_three, third, gone) = arrive();
         assert_eq!((gone.is_some(), two.read(&mut [0]).expect("its end")), (true, 0));
         assert_eq!(lobby.dismiss_session(), None, "none is a WebSocket");

@@ -1,8 +1,8 @@
 //! The log: one line per entry, on stderr. A line that cannot be written at once is dropped: neither a log reader that
 //! has ended nor one that hangs may stop the chat.
 //!
-//! `info` is for the life of the process, `debug` for what clients do, `warn` for refusals. Message texts are never
-//! logged.
+//! `info` is for the life cycle of the process, `debug` for what clients do, `warn` for exceeded limits and faults.
+//! Message texts are never logged.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use simple_logger::SimpleLogger;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Lines of one kind written per period; the rest are counted.
+/// The most lines of one kind written per period; further ones are counted.
 const LINES: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,5 @@
 //! Notifies systemd of readiness and shutdown, if it started this process with `Type=notify`. Nothing here blocks, and
-//! failures are ignored: without systemd nobody listens.
+//! a failure is logged but otherwise ignored.
 //!
 //! The protocol is one datagram of `KEY=value` lines to the socket named by `NOTIFY_SOCKET`; see sd_notify(3).
 

@@ -8,8 +8,8 @@ use crate::app::App;
 
 /// How often the instances exchange their session counts.
 const REPORT_EVERY: Duration = Duration::from_secs(3);
-/// Rebalancing starts at this multiple of the average, if that is at least [`MIN_SURPLUS`] more, and stops at the
-/// average.
+/// Rebalancing starts at this multiple of the average, provided the surplus is at least [`MIN_SURPLUS`], and stops at
+/// the average.
 const START: f64 = 1.5;
 /// A smaller surplus is not worth the reconnects.
 const MIN_SURPLUS: u64 = 200;
@@ -25,9 +25,9 @@ pub struct Rebalancing {
     round: Option<Round>,
 }
 
-/// A round of rebalancing. Its surplus is computed from the counts at its start: later ones lack the sessions on their
-/// way, so the average would be too low and too many would be asked. Only the number of instances is updated, because
-/// new ones rarely start at the same moment.
+/// A round of rebalancing. Its surplus is computed from the counts at its start: later counts lack the sessions in
+/// transit, so the average would be too low and too many sessions would be asked to move. Only the number of instances
+/// is updated, because new instances rarely all start at the same moment.
 struct Round {
     own: u64,
     sessions: u64,

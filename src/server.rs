@@ -36,20 +36,20 @@ const BACKLOG: i32 = 4096;
 /// session has at most one.
 const PAGE_READERS: usize = 4;
 const MAX_PAGES: usize = 1024;
-/// Joins under way in the backplane at a time; others wait. They take Redis about 2 ms, which is how long a message may
-/// have to wait for them.
+/// The most joins in progress in the backplane; others wait. Redis takes about 2 ms for this many, which is the longest
+/// that they delay a message.
 const JOINS: usize = 32;
 /// Sizes of socket buffers requested from the kernel, in bytes; it allocates twice as much. By default they would grow
 /// to megabytes for a client that does not read, or from which the server does not read.
 const SEND_BUFFER: usize = 128 * 1024;
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// HTTP requests waiting for messages at a time: half of the temporary stacks, on which they wait.
+/// The most HTTP requests that wait for messages: half of the temporary stacks, on which they wait.
 const MAX_POLLS: usize = limits::MAX_SPARE_STACKS / 2;
 /// Interval of the maintenance work on the main thread.
 const TICK: Duration = Duration::from_secs(1);
-/// The share of `DRAIN_SECONDS` over which closing the sessions is spread; the rest is for the last ones to respond.
+/// The share of `DRAIN_SECONDS` over which closing the sessions is spread; the rest is for the last clients to respond.
 const CLOSING_SHARE: f64 = 0.75;
-/// Further time for sessions to end after `DRAIN_SECONDS`.
+/// Time after `DRAIN_SECONDS` in which the remaining sessions may still end.
 const DRAIN_GRACE: Duration = Duration::from_secs(6);
 /// Time for the backplane to finish its queue.
 const STOP_TIME: Duration = Duration::from_secs(3);
@@ -70,7 +70,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The process's exit code: 1 if a retry may succeed, 2 as for an invalid setting.
+    /// The process's exit code: 2, as for an invalid setting, if the data file is unsuitable, so that a retry is
+    /// pointless; otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Data(DataError::Disk(_)) => 1,
@@ -102,15 +103,15 @@ impl From<io::Error> for StartError {
 /// Serves until a signal ends it.
 ///
 /// # Errors
-/// [`StartError`]. Once the server has started, nothing makes it return an error.
+/// [`StartError`]. There is none once the server has started.
 pub fn run(settings: Settings) -> Result<(), StartError> {
     let address = SocketAddr::new(settings.bind, settings.port);
     let listener = listen(address).map_err(|error| StartError::Listen(address, error))?;
     let address = listener.local_addr()?;
     let signals = signals()?;
     let app = build(settings)?;
-    let for_door = app.clone();
-    threads::spawn_critical("accept", move || accept::accept(&listener, &for_door))?;
+    let accept_app = app.clone();
+    threads::spawn_critical("accept", move || accept::accept(&listener, &accept_app))?;
     log::info!("listening on http://{address}");
     notify::ready(address);
     let signal = run_maintenance(&app, &signals);
@@ -135,8 +136,8 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
             Arc::new(Redis::start(server, &settings.retention, listener)?)
         }
     };
-    let (bearable, why) = limits::capacity();
-    let cap = settings.max_connections.unwrap_or(bearable).min(bearable);
+    let (capacity, why) = limits::capacity();
+    let cap = settings.max_connections.unwrap_or(capacity).min(capacity);
     match settings.max_connections {
         Some(wanted) if wanted > cap => {
             log::warn!("MAX_CONNECTIONS is lowered from {wanted} to {cap}, limited by {why}")
@@ -171,7 +172,7 @@ fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> Ev
     let lost = AtomicBool::new(false);
     Arc::new(move |event| {
         match &event {
-            Event::Message { room, .. } => polls.ring(room),
+            Event::Message { room, .. } => polls.wake(room),
             Event::Kept(time) => return metrics.keep.observe(time.as_secs_f64()),
             Event::Status(false) => lost.store(true, Relaxed),
             Event::Status(true) if lost.swap(false, Relaxed) => metrics.reconnects.inc(),
@@ -215,7 +216,7 @@ fn signals() -> io::Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Does the periodic work until a signal arrives, and returns that.
+/// Does the periodic work until a signal arrives, and returns the signal.
 fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     let mut emf = app.settings.emf.as_deref().and_then(Emf::new);
     let mut next_line = Instant::now() + EMF_PERIOD;
@@ -223,7 +224,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     loop {
         match signals.recv_timeout(TICK) {
             Ok(signal) => return signal,
-            // Unreachable: the signal thread is critical, so the process ends with it.
+            // Unreachable: the signal thread is critical, so the process ends if that thread does.
             Err(RecvTimeoutError::Disconnected) => return SIGTERM,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -237,7 +238,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
     }
 }
 
-/// Shuts down in order: refuses new sessions, closes the existing ones, leaves their leases to run out, and empties the
+/// Shuts down in order: refuses new sessions, closes the existing ones, lets their leases run out, and empties the
 /// backplane's queue. SIGINT, sent from a terminal, closes sessions without spreading them over time. A second signal
 /// ends the process at once.
 fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
@@ -247,7 +248,7 @@ fn drain(app: &App, signal: i32, signals: &Receiver<i32>) {
     notify::stopping(sessions, time.as_secs());
     app.draining.store(true, Relaxed);
     app.lanes.drain(time.mul_f64(CLOSING_SHARE));
-    app.polls.ring_all();
+    app.polls.wake_all();
     let deadline = Instant::now() + time + DRAIN_GRACE;
     while app.sessions.taken() + app.polls.waiting() > 0 && Instant::now() < deadline {
         if signals.recv_timeout(Duration::from_millis(20)).is_ok() {

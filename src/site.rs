@@ -1,5 +1,5 @@
-//! The page and its files as sent to browsers: with addresses under `BASE_PATH`, without comments and indentation, and
-//! compressed. Everything is prepared once, at startup.
+//! The page and its files in the form sent to browsers: with paths below `BASE_PATH`, without comments and indentation,
+//! and compressed. Everything is prepared once, at startup.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const KINDS: &[(&str, &str)] = &[
     (".webmanifest", "application/manifest+json"),
 ];
 
-/// The page may load this server's files, images it draws itself, and a text it saves.
+/// The page may load only this server's files, and images that it creates itself as `data:` URLs.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'";
 /// Prefix of rooms with unguessable addresses; search engines are asked not to index them.
@@ -54,7 +54,7 @@ const FILES: &[Module] =
 type Module = (&'static str, &'static [u8]);
 
 const PAGE: &str = include_str!("../static/index.html");
-const LOST: &str = include_str!("../static/404.html");
+const NOT_FOUND: &str = include_str!("../static/404.html");
 /// The part of the page's head that differs between rooms lies between these two markers.
 const ROOM_STARTS: &str = "<title>";
 const ROOM_ENDS: &str = "<!-- end of the room's own part -->\n";
@@ -65,7 +65,7 @@ pub struct Site {
     base: String,
     files: Vec<File>,
     page: Page,
-    lost: String,
+    not_found: String,
     /// The page's Content-Security-Policy.
     pub policy: String,
 }
@@ -97,7 +97,7 @@ impl Site {
         files.push(File::new("chat.js", script(SECOND, FIRST).as_bytes()));
         let policy = format!("{CONTENT_SECURITY_POLICY}; frame-ancestors {}", settings.page.frame_ancestors);
         let page = under_base(PAGE, &base).replacen("<html lang=\"en\"", &html_element(settings), 1);
-        Site { files, page: Page::new(&page), lost: under_base(LOST, &base), base, policy }
+        Site { files, page: Page::new(&page), not_found: under_base(NOT_FOUND, &base), base, policy }
     }
 
     /// The request with `BASE_PATH` removed from its path, if it is there: some proxies remove it, others do not.
@@ -111,8 +111,9 @@ impl Site {
         request
     }
 
-    /// The canonical address of a path with capitals in its room, a trailing slash, or nothing after the base.
-    pub fn elsewhere(&self, path: &str) -> Option<String> {
+    /// The canonical address of a path that has capitals in its room, a trailing slash, or nothing after the base;
+    /// `None` if the path is canonical already or is not one of a room.
+    pub fn canonical_address(&self, path: &str) -> Option<String> {
         if path == self.base {
             return Some(format!("{path}/"));
         }
@@ -130,7 +131,7 @@ impl Site {
         match if path == "/" { Some("lobby") } else { path.strip_prefix("/r/") } {
             Some(room) if protocol::is_room(room) => Found::Page(room),
             Some(_) => Found::NoRoom,
-            None => self.files.iter().find(|file| file.path == path).map_or(Found::Nothing, Found::File),
+            None => self.files.iter().find(|file| file.path == path).map_or(Found::NotFound, Found::File),
         }
     }
 
@@ -143,8 +144,8 @@ impl Site {
     }
 
     /// The page for an address that does not exist.
-    pub fn lost(&self, why: &str) -> Vec<u8> {
-        self.lost.replacen("<!-- why -->", &why.replace('<', "&lt;"), 1).into_bytes()
+    pub fn not_found_page(&self, why: &str) -> Vec<u8> {
+        self.not_found.replacen("<!-- why -->", &why.replace('<', "&lt;"), 1).into_bytes()
     }
 }
 
@@ -156,8 +157,8 @@ pub enum Found<'a> {
     File(&'a File),
     /// An invalid room name.
     NoRoom,
-    /// Not found.
-    Nothing,
+    /// An unknown path.
+    NotFound,
 }
 
 /// An answer's body and the values of its headers.
@@ -235,7 +236,7 @@ fn deflate(bytes: &[u8], end: FlushCompress) -> Vec<u8> {
     out
 }
 
-/// The `<html>` element, whose attributes tell the join form who may join and how long messages are kept.
+/// The `<html>` element, whose attributes inform the join form who may join and how long messages are kept.
 fn html_element(settings: &Settings) -> String {
     let access = match &settings.access.user_header {
         Some(_) => "user",

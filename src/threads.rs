@@ -17,7 +17,7 @@ use crate::limits::{CONNECTION_STACK as STACK, MAX_SPARE_STACKS, Slots};
 const INTERNAL_ERROR: i32 = 70;
 /// The size of a temporary stack, in bytes. It is freed right after use, so it may be larger than a thread's own.
 const TEMPORARY_STACK: usize = 256 * 1024;
-/// The stack of threads without a size of their own, in bytes; Rust's default.
+/// The stack size of all other threads, in bytes: Rust's default.
 const AMPLE_STACK: usize = 2 * 1024 * 1024;
 /// The most stack that parsing a Redis reply takes, in bytes, doubled for safety. A debug build takes several times as
 /// much.

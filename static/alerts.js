@@ -1,12 +1,12 @@
-// Reaches a person who is looking elsewhere: the number in the title and on the icon, notifications (off by default),
+// Notifies a person who is looking elsewhere: the number in the title and on the icon, notifications (off by default),
 // and announcements for screen readers.
 
 import { count, element, isolated, listen } from './base.js';
 import { mentions, nameIndex } from './text.js';
 
-const SAY_AFTER = 300; // pause in which announcements are gathered,
-const SAY_WITHIN = 1500; // and the longest time for that
-const FORGET_SAID = 15_000;
+const GATHER_PAUSE = 300; // announcements are gathered until none has arrived for this time,
+const GATHER_MOST = 1500; // but no longer than this
+const REMOVE_AFTER = 15_000;
 
 const NOT_ALLOWED = 'The browser does not allow notifications from this page.';
 const NOT_SHOWN = 'This browser does not show notifications from web pages.';
@@ -55,8 +55,8 @@ export class Alerts {
 	}
 
 	/** Announces messages from others. */
-	came(messages, me) {
-		this.#say(messages.map(({ name, text }) => `${name}: ${text}`));
+	announce(messages, me) {
+		this.#toScreenReader(messages.map(({ name, text }) => `${name}: ${text}`));
 		if (document.hasFocus()) return;
 		const index = nameIndex([me]);
 		const wanted = { off: [], all: messages, mentions: messages.filter(({ text }) => mentions(text, index)) }[this.choice.value];
@@ -76,9 +76,9 @@ export class Alerts {
 		}
 	}
 
-	/** Has screen readers announce lines, a burst summed up; they are removed afterwards, so that nobody encounters them
-	   again. */
-	#say(lines) {
+	/** Puts lines where screen readers announce them, a burst as one summary. They are removed afterwards, so that nobody
+	   finds them when reading the page. */
+	#toScreenReader(lines) {
 		if (!lines.length) return;
 		if (!this.#toSay.length) this.#firstAt = Date.now();
 		this.#toSay.push(...lines);
@@ -87,8 +87,8 @@ export class Alerts {
 			const said = this.#toSay.splice(0);
 			const nodes = (said.length > 3 ? [count(said.length, 'new message')] : said).map((line) => element('p', '', line));
 			this.log.append(...nodes);
-			setTimeout(() => nodes.forEach((node) => node.remove()), FORGET_SAID);
-		}, Math.min(SAY_AFTER, this.#firstAt + SAY_WITHIN - Date.now()));
+			setTimeout(() => nodes.forEach((node) => node.remove()), REMOVE_AFTER);
+		}, Math.min(GATHER_PAUSE, this.#firstAt + GATHER_MOST - Date.now()));
 	}
 }
 

@@ -1,4 +1,4 @@
-// The page's entry point: the person's name, the room, and the connection's state in words. The join form comes first.
+// The page's entry point: the person's name, the room, and the connection's state in words. It shows the join form first.
 
 import { $, BASE, Store, listen, pathOf, randomKey, roomAt } from './base.js';
 import { Connection } from './connection.js';
@@ -22,7 +22,7 @@ let renaming; // a second connection, under the requested name
 
 const questions = new Questions({ join, comeBack });
 
-// If a login proxy names its users, the page has no name to offer.
+// The name to join with; empty if a login proxy names the users.
 const ownName = () => (questions.usesName ? tab.get('name', '') || browser.get('name', '') : '');
 const passphrase = () => browser.get('passphrase', '') || undefined;
 
@@ -100,7 +100,6 @@ function ask(reason) {
 	questions.askWho(room, reason, { name: name || ownName(), passphrase: tried ?? passphrase() });
 }
 
-/** Handles the join form. */
 async function join(name, secret) {
 	await parts;
 	if ($('join-cancel').hidden) return connection.join(name, secret);
@@ -139,7 +138,7 @@ function comeBack() {
 	return connection.join(connection.name, connection.passphrase);
 }
 
-// --- the connection, in words for people
+// --- the state of the connection, in words
 
 let statusTimer;
 
@@ -152,7 +151,7 @@ function showState() {
 	const [line] = $('status').children;
 	const words = statusWords(connection);
 	clearTimeout(statusTimer);
-	// Short interruptions do not flash.
+	// Short interruptions are not shown.
 	statusTimer = setTimeout(() => {
 		line.hidden = !words;
 		line.firstElementChild.textContent = words;
@@ -160,7 +159,7 @@ function showState() {
 	}, words && line.hidden ? 700 : 0);
 }
 
-const troubleWords = (trouble, state) => (trouble && state !== 'joined' ? `${trouble} Trying again by itself…` : '');
+const troubleWords = (trouble, state) => (trouble && state !== 'joined' ? `${trouble} Retrying automatically…` : '');
 
 function statusWords({ trying, state, offline, restarting, backplane, trouble, by }) {
 	if (!trying) return '';
@@ -188,12 +187,12 @@ listen(tabs, 'message', ({ data }) => {
 const isInAnotherTab = (inRoom, name, courier) =>
 	new Promise((resolve) => {
 		const asked = randomKey();
-		const heard = new AbortController();
+		const answered = new AbortController();
 		const done = (is) => {
-			heard.abort();
+			answered.abort();
 			resolve(is);
 		};
-		listen(tabs, 'message', ({ data }) => data.answered === asked && done(true), { signal: heard.signal });
+		listen(tabs, 'message', ({ data }) => data.answered === asked && done(true), { signal: answered.signal });
 		tabs.postMessage({ asked, room: inRoom, name, courier });
 		setTimeout(done, 150, false);
 	});

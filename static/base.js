@@ -67,7 +67,7 @@ export async function refusalOf(url, signal) {
 		if (answer.status === 426) return { words: 'The server answers, but something in between blocks WebSockets.' };
 		const isLine = answer.headers.get('content-type')?.startsWith('text/plain');
 		const line = isLine ? (await answer.text()).trim().slice(0, 200) : '';
-		return { words: `The server refuses: ${line || `status ${answer.status}`}.`, retryAfter: Number(answer.headers.get('retry-after')) };
+		return { words: `The server refused the connection: ${line || `status ${answer.status}`}.`, retryAfter: Number(answer.headers.get('retry-after')) };
 	} catch {
 		return { words: 'The server cannot be reached.' };
 	}

@@ -9,14 +9,14 @@ import { People, Rooms } from './sidebar.js';
 import { Timeline } from './timeline.js';
 
 const READ_AFTER = 500;
-const LEFT_AFTER = 2500; // delay of "left", so that a reload or a short interruption shows nothing
+const LEFT_AFTER = 2500; // delay of "left", so that a reload or a short interruption is not shown
 
 export class Chat {
 	#room = '';
 	#connection = { name: '', by: '' };
 	#leaving = new Map(); // name → timer
 	#read = null; // the last id read, not yet stored
-	#formerNames = new Set(); // the person's own: leaving one is no news
+	#formerNames = new Set(); // of this person: giving one up is not announced
 
 	/** `app`: client, outbox, browser and tab (stores), go(room), isInAnotherTab(room, name), passphrase(). */
 	constructor(app) {
@@ -112,11 +112,11 @@ export class Chat {
 		if (!news || !list.length) return;
 		this.timeline.add(list);
 		const { by, name } = this.#connection;
-		this.alerts.came(list.filter((message) => message.by !== by), name);
+		this.alerts.announce(list.filter((message) => message.by !== by), name);
 	}
 
 	presence(frame) {
-		// A server that restarted empty announces people who never left, and this person too.
+		// A server that restarted without its data announces everyone again, this person included.
 		const came = frame.joined.filter((name) => name !== this.#connection.name && !this.people.has(name));
 		this.people.change(frame);
 		for (const name of frame.left) {
@@ -140,7 +140,7 @@ export class Chat {
 		this.timeline.remove(frame);
 	}
 
-	// --- what the browser stores
+	// --- stored in the browser: the last message read, and drafts
 
 	#lastRead() {
 		const id = this.app.browser.get(`read.${this.#room}`, '');
@@ -158,7 +158,7 @@ export class Chat {
 		this.#read = null;
 	}
 
-	/** A draft belongs to its tab; after that is closed, the next tab in this room may take it over. */
+	/** Saves the draft outside the tab: if this tab is closed, the next one that enters the room restores it. */
 	#keepDraft() {
 		if (this.#room) this.app.browser.set(`draft.${this.#room}`, $('text').value || undefined);
 	}

@@ -6,7 +6,7 @@ import { byteLength } from './text.js';
 const TEXT_MOST = 4096; // bytes, as counted by the server
 const COUNT_FROM = 3600; // the counter appears from here on
 const TYPING_AGAIN = 3000; // interval at which "typing" is repeated
-const FORGET = 5000; // typing, others' or one's own, ends this long after its last notice
+const FORGET = 5000; // typing, by others or by this person, ends this long after its last notice
 const HINT_FOR = 6000;
 
 export class Composer {
@@ -29,7 +29,6 @@ export class Composer {
 		listen(window, 'resize', () => this.#measure());
 	}
 
-	/** Restores a draft. */
 	restore(text) {
 		this.box.value = text;
 		this.#measure();

@@ -1,25 +1,26 @@
-// The whole life of the WebSocket: joining, resuming after the last id seen, detecting a dead connection, and sending
-// what waits in the outbox. It knows nothing of the page: events go to `handlers`.
+// The life cycle of the WebSocket: joining, resuming after the last id seen, detecting a dead connection, and sending
+// the messages in the outbox. Independent of the page: events go to `handlers`.
 //
 // A message leaves the outbox only with its receipt or a final refusal; until then it is resent under the same `ref`.
-// Only a room's oldest message is in flight, so messages arrive in the order of writing.
+// Only a room's oldest message is in flight, so messages arrive in the order in which they were written.
 
 import { BASE, compareIds, listen, refusalOf } from './base.js';
 
-const PING_AFTER = 10_000; // ms of silence after which the connection is pinged,
-const PONG_WITHIN = 8000; // and within which something must arrive then;
-const DOUBT_WITHIN = 3000; // shorter after sleep or a change of network
+const PING_AFTER = 10_000; // ms without a frame after which the connection is pinged
+const PONG_WITHIN = 8000; // ms after a ping within which a frame must arrive
+const DOUBT_WITHIN = 3000; // the same after sleep or a change of network, when the connection is likely dead
 const OPEN_WITHIN = 10_000;
 const ANSWER_WITHIN = 5000; // for a join on a connection that was already open
-const SLOW_AFTER = 2500; // when the person is told that the server is slow to answer
+const SLOW_AFTER = 2500; // ms after which the page shows that the server has not answered yet
 const RECEIPT_WITHIN = 6000;
-const RESUME_MOST = 500; // messages, and characters, in a `welcome`: if it may be full, more may have been missed
+// A `welcome` with this many messages, or more than this many characters, may not contain all missed messages.
+const RESUME_MOST = 500;
 const RESUME_SIZE = 50_000;
 const PACE_MOST = 2000;
 
 const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.random() / 2);
 
-// Temporary reasons for a refused join; the page retries by itself.
+// Temporary reasons for a refused join; the page retries automatically.
 const TROUBLE = {
 	unavailable: 'The server cannot reach its storage.',
 	rate_limited: 'Too many people are joining at once.',
@@ -38,13 +39,13 @@ export class Connection {
 
 	#socket = null;
 	#opened = false;
-	#retired = []; // given up but not closed: a close frame would release the seat, so it waits until the next welcome
+	#retired = []; // sockets given up but not yet closed: closing one before the next welcome would release the seat
 	#tries = 0;
 	#joinedAt;
 	#receivedAt = 0;
 	#answerBy = 0; // deadline of a ping
 	#history = []; // history requests, oldest first; the first is in flight
-	#pace = 0; // ms between messages, once the server has said that they come too fast
+	#pace = 0; // ms between messages, after the server has refused one as `rate_limited`
 	#nextSend = 0;
 	#openTimer; // to give up opening, or to retry
 	#slowTimer;
@@ -99,7 +100,7 @@ export class Connection {
 		this.state = 'idle';
 	}
 
-	/** Retries now; if the connection looks alive, verifies that. */
+	/** Retries now, or verifies a connection that appears to be alive. */
 	wake() {
 		if (this.state === 'waiting') this.#open();
 		else if (Date.now() - this.#receivedAt > DOUBT_WITHIN) this.#ping(DOUBT_WITHIN);
@@ -166,10 +167,10 @@ export class Connection {
 		this.#release();
 		if (code === 4001) return this.#become('elsewhere');
 		if (code === 4003) return this.#become(this.state === 'refused' ? 'refused' : 'stopped', 'locked');
-		if (this.state === 'refused') return undefined; // the person is being asked; the answer opens a connection
+		if (this.state === 'refused') return undefined; // the join form is open; submitting it opens a connection
 		if (code === 4004) return this.#become('stopped', 'banned');
 		if (code === 1008) return this.#become('stopped', 'policy');
-		// After a connection that held, delays start short again; not after one that was cut at once.
+		// A connection that lasted resets the delay; one that was closed at once does not.
 		if (this.state === 'joined' && Date.now() - this.#joinedAt > 5000) this.#tries = 0;
 		this.restarting ||= code === 1012;
 		this.#waitToOpen(code === 1012 ? Math.random() * 3000 : backOff(this.#tries++, 15_000));
@@ -257,7 +258,7 @@ export class Connection {
 		this.#changed({});
 	}
 
-	/** Fetches what was missed beyond a welcome: pages back until `since`. */
+	/** Fetches missed messages that a welcome did not contain, page by page back to `since`. */
 	async #fill(before, since) {
 		for (let more = true; more && before; ) {
 			const page = await this.history(before);
@@ -281,7 +282,7 @@ export class Connection {
 		this.pump();
 	}
 
-	/** Updates the state, and retries what waits for it. */
+	/** Updates the state, and retries the messages that wait for the change. */
 	#changed(values) {
 		Object.assign(this, values);
 		this.#release();
@@ -289,7 +290,7 @@ export class Connection {
 		this.pump();
 	}
 
-	/** Marks nothing as in flight. */
+	/** Marks all messages of this room as not in flight. */
 	#release() {
 		for (const item of this.outbox.of(this.room, this.name)) if (item.state !== 'failed') Object.assign(item, { state: 'waiting', notBefore: 0 });
 		this.outbox.changed();
@@ -307,7 +308,7 @@ export class Connection {
 			return this.#explain(TROUBLE[code]);
 		}
 		const passing = code === 'rate_limited' || code === 'unavailable';
-		// Each refusal counts, and twenty end the connection: from now on messages keep the server's pace.
+		// Each refusal counts, and twenty end the connection, so from now on messages are sent at the server's pace.
 		if (code === 'rate_limited') this.#pace = Math.min(PACE_MOST, Math.max(this.#pace * 1.5, retryMs ?? 200));
 		const item = this.outbox.get(ref);
 		if (!item) return passing && !ref && this.#askHistory(retryMs ?? 2000);

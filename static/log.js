@@ -1,5 +1,4 @@
-// The loaded messages of a room, in one array sorted by id, with the notices between them. It knows nothing of the
-// screen.
+// The loaded messages of a room, in one array sorted by id, with the notices between them. Independent of the screen.
 
 import { compareIds } from './base.js';
 import { dayOf, noticeWords } from './rows.js';
@@ -45,7 +44,7 @@ export class Log {
 		this.items = this.items.filter(({ text, id }) => !text || !(gone.has(id) || (upto && compareIds(id, upto) <= 0)));
 	}
 
-	/** Drops the oldest messages beyond a number; returns whether there were any. */
+	/** Keeps the newest `most` items; returns whether any were dropped. */
 	trim(most) {
 		if (this.items.length <= most) return false;
 		this.items.splice(0, this.items.length - most);
@@ -64,7 +63,6 @@ export class Log {
 		return this.items.at(-1)?.id ?? null;
 	}
 
-	/** The last message before an index. */
 	messageBefore(at) {
 		while (--at >= 0) if (this.items[at].text) return this.items[at];
 		return undefined;

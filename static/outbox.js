@@ -1,13 +1,13 @@
 // This browser's outbox: all unsent messages, of any room and tab, until their receipts. Each message has its own key
-// in the browser's storage, so it survives its tab, and tabs never overwrite each other's. Any page connected to the
+// in the browser's storage, so it survives its tab, and tabs never overwrite each other's messages. Any page connected to the
 // message's room sends it; if two pages do, `ref` makes it appear only once.
 
 import { ROOM, button, count, element, isolated, listen, pathOf, randomKey } from './base.js';
 import { Connection } from './connection.js';
 
 const KEY = 'out.';
-const START_AFTER = 700; // the person may be back at once
-const AGAIN_AFTER = 20_000; // after a room could not be entered
+const START_AFTER = 700; // the person may return to the room at once
+const AGAIN_AFTER = 20_000; // delay before a room that could not be entered is tried again
 const SHOW_AFTER = 1500; // messages sent sooner are not listed
 const FRESH = { state: 'waiting', tries: 0, notBefore: 0 };
 const isKept = ({ room, name, text, at } = {}) =>
@@ -79,12 +79,12 @@ export class Outbox {
 		this.changed();
 	}
 
-	/** The person has changed names in this room; the waiting messages follow. */
+	/** The person has changed names in this room: the waiting messages are sent under the new name. */
 	rename(room, from, to) {
 		if (from !== to) for (const item of this.of(room, from)) this.#keep({ ...item, name: to });
 	}
 
-	/** The waiting messages, grouped by room and name. */
+	/** The unsent messages by room and name. */
 	groups() {
 		return Map.groupBy(this.items, ({ room, name }) => `${room} ${name}`).values();
 	}
@@ -96,7 +96,7 @@ export class Outbox {
 		this.#put(item);
 	}
 
-	/** Applies what another tab has written, changed or removed. */
+	/** Applies a change made by another tab. */
 	#load(key) {
 		const kept = this.store.get(key, {});
 		const ref = key.slice(KEY.length);

@@ -15,11 +15,10 @@ const AWAY = {
 	policy: ['Disconnected', 'This page sent too much that the server could not accept.', 'Connect again'],
 	locked: ['Disconnected', 'Too many wrong passphrases.', 'Connect again'],
 	banned: ['Banned', 'The host has banned you from this chat for a while.', 'Try again'],
-	broken: ['This page is incomplete', 'A part of it could not be loaded.', 'Load it again'],
+	broken: ['This page is incomplete', 'A part of it could not be loaded.', 'Reload'],
 };
 
-/** What this chat is, who can read it, and how long messages are kept. The server provides this in attributes of
-   `<html>`. */
+/** States who can read this chat and how long messages are kept, from attributes that the server sets on `<html>`. */
 function aboutWords(isPrivate) {
 	const { access, kept, days } = document.documentElement.dataset;
 	const link = isPrivate ? 'this private link' : 'the link';
@@ -38,10 +37,10 @@ function nextName(name) {
 }
 
 export class Questions {
-	#offered; // the name offered by the form, as long as it is being tried
-	#cancel; // the effect of Cancel; without it the dialog must be answered
+	#offered; // the name that the form offered, while it is being tried
+	#cancel; // called on Cancel; undefined if the dialog cannot be cancelled
 
-	/** `on`: join(name, passphrase) · comeBack() · isIn(): whether the question is already settled */
+	/** `on`: join(name, passphrase) · comeBack() */
 	constructor(on) {
 		this.on = on;
 		this.usesName = document.documentElement.dataset.access !== 'user';
@@ -60,7 +59,7 @@ export class Questions {
 			event.preventDefault();
 			this.#cancelled();
 		});
-		// Here, Escape is not an answer, however often it is pressed.
+		// Escape does not close this dialog: the person has to choose.
 		listen($('away'), 'cancel', (event) => event.preventDefault());
 		for (const dialog of [$('join'), $('away')]) listen(dialog, 'close', () => dialog.dataset.open && dialog.showModal());
 	}
@@ -109,7 +108,6 @@ export class Questions {
 		this.problem(`The name ${name} is in use here, perhaps by you on another device. Choose another.`);
 	}
 
-	/** Shows an error in the join dialog. */
 	problem(words) {
 		if ($('join-problem').textContent !== words) $('join-problem').textContent = words;
 	}

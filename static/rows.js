@@ -1,4 +1,4 @@
-// The rows of the conversation: which ones a window of it contains, and how each is built.
+// The rows of the conversation: determines the rows of a window of the log, and builds each one.
 
 import { button, compareIds, element, isolated } from './base.js';
 import { emojiOnly, identityMark, mentions, picture, render, tint } from './text.js';
@@ -64,8 +64,8 @@ export function entriesOf(log, pending, view) {
 	return entries;
 }
 
-/** Shown in place of the time until the receipt. */
-const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'A little slower…' };
+/** Shown in place of the time until the receipt arrives. */
+const STATES = { sending: 'Sending…', waiting: 'Waiting', failed: 'Not sent', rate_limited: 'Slowing down…' };
 
 /** Builds an entry's row: { key, shape, label } for a line, otherwise a message. `me`: { name, by, index }. A row that
  * cannot be built shows its plain text, and the others are not affected. */
@@ -114,7 +114,7 @@ function head({ name, by, at, lead, own, state, delay }, me) {
 	return node;
 }
 
-/** Whether Tab stops inside a row: only in one at a time, so that a page of links does not take a hundred stops. */
+/** Sets whether Tab stops inside a row. It does in one row at a time, so that a page of links is not a hundred stops. */
 export function reachable(row, is) {
 	for (const node of row.querySelectorAll('a, pre, .copy, .unfold, .tools button')) node.tabIndex = is ? 0 : -1;
 }

@@ -1,4 +1,4 @@
-// Beside the conversation: the rooms visited, and who is here. On a small screen it is a popover.
+// The sidebar: the visited rooms, and the people in this one. On a small screen it is a popover.
 
 import { ROOM, element, onSubmit, pathOf } from './base.js';
 import { nameIndex, picture, tint } from './text.js';
@@ -25,7 +25,7 @@ export class Rooms {
 		});
 	}
 
-	/** Marks the room that the person is in now. */
+	/** Lists the visited rooms, this one marked as current. */
 	enter(room) {
 		const before = this.store.get('rooms', []).filter((name) => ROOM.test(name));
 		const visited = new Set([room, ...before].slice(0, ROOMS_MOST));

@@ -1,8 +1,8 @@
 // Turns texts into DOM nodes, and names and identities into pictures. Everything goes through text nodes, never through
 // HTML: markup in a name or a message is plain text.
 //
-// Every step is linear in the text's length, and one message creates a bounded number of elements; the rest is shown as
-// written.
+// Every step is linear in the text's length, and one message creates a bounded number of elements; text beyond that is
+// shown unformatted.
 
 import { button, element } from './base.js';
 
@@ -192,7 +192,7 @@ function addInline(out, text, writer) {
 			const run = LINK.exec(text)?.[0] ?? token;
 			const address = withoutTail(run);
 			if (URL.canParse(address)) push(index, link(writer, address), address.length);
-			else at = index + run.length; // as a whole: its contents are not parsed again
+			else at = index + run.length; // skipped as a whole: its contents are not parsed again
 		}
 	}
 	push(text.length, null, 0);

@@ -1,5 +1,5 @@
-// The conversation on screen. The page holds rows for a window of the log that follows the reader, so 5,000 messages
-// cost no more than 150. `#draw` changes only the rows that differ, and what the reader looks at stays in place.
+// The conversation on screen. The page has rows only for a window of the log, which moves with the reader, so 5,000
+// messages cost no more than 150. `#draw` changes only the rows that differ, and keeps the visible ones in place.
 
 import { compareIds, listen } from './base.js';
 import { Log } from './log.js';
@@ -8,11 +8,11 @@ import { nameIndex } from './text.js';
 
 const boxOf = (node) => node.getBoundingClientRect();
 
-const WINDOW = 145; // with a day line before each, still under 300 rows
+const WINDOW = 145; // messages with rows; even with a day line before each, that is under 300 rows
 const STEP = 40; // messages by which the window moves
-const NEAR = 600; // distance in pixels from the window's end at which it does
+const NEAR = 600; // distance in pixels from the window's end at which it moves
 const KEEP = 10_000; // messages in memory; older ones can be fetched again
-const REST = 3; // under load, drawing takes 1/3 of the time
+const REST = 3; // pause after a draw, as a multiple of its cost: under load, drawing takes 1/4 of the time
 
 export class Timeline {
 	#me; // { name, by, index }
@@ -62,12 +62,12 @@ export class Timeline {
 
 	// --- input
 
-	/** The reader. */
+	/** The person at this browser: name, mark and index for mentions. */
 	set me({ name, by }) {
 		this.#me = { name, by, index: nameIndex([name]) };
 	}
 
-	/** Shows a first welcome: the room's latest messages, and where this reader had stopped. */
+	/** Shows a first welcome: the room's latest messages, scrolled to where this reader left off. */
 	open(messages, more, lastRead) {
 		this.#more = more;
 		this.#lastRead = lastRead;
@@ -81,7 +81,7 @@ export class Timeline {
 		this.#draw();
 		const line = this.#rows.get('new');
 		if (line && line.offsetTop < this.scroller.scrollTop) {
-			// Start where the reader had stopped, unless all new messages fit on the screen.
+			// Start where the reader left off, unless all new messages fit on the screen.
 			this.#pinned = false;
 			this.scroller.scrollTop = line.offsetTop - this.scroller.clientHeight / 5;
 		}
@@ -107,14 +107,12 @@ export class Timeline {
 		this.#grow(atEnd);
 	}
 
-	/** Adds who joined and left. */
 	notice(joined, left) {
 		const atEnd = this.#to === this.#length;
 		this.#log.notice(joined, left);
 		this.#grow(atEnd);
 	}
 
-	/** Appends a line that is not a message: { kind, label }. */
 	append(item) {
 		const atEnd = this.#to === this.#length;
 		this.#log.append(item);
@@ -130,17 +128,14 @@ export class Timeline {
 		this.#grow(true);
 	}
 
-	/** This person's last text. */
 	lastOwnText() {
 		return (this.#pending.at(-1) ?? this.#log.items.findLast((item) => item.text && this.#mine(item)))?.text;
 	}
 
-	/** The message of a row. */
 	messageOf(row) {
 		return this.#log.find(row.dataset.id);
 	}
 
-	/** The loaded messages as plain text. */
 	asText() {
 		return this.#log.asText();
 	}
@@ -152,7 +147,7 @@ export class Timeline {
 		this.#attention();
 	}
 
-	/** Writing implies having read what is above. */
+	/** The person has sent a message, which implies having read those above. */
 	spoke() {
 		this.#lineAfter = null;
 		this.jumpToEnd();
@@ -185,7 +180,7 @@ export class Timeline {
 		this.#from = Math.max(0, this.#to - WINDOW);
 	}
 
-	/** Something was added: if the window was at the end, it includes that, up to its size. */
+	/** Messages were added. A window that was at the end is extended to include them, up to its size. */
 	#grow(atEnd) {
 		this.#to = Math.min(this.#to, this.#length);
 		this.#from = Math.min(this.#from, this.#to);
@@ -245,7 +240,7 @@ export class Timeline {
 		if (!this.#more || this.#loading || !first) return;
 		this.#loading = true;
 		const { messages, more } = await this.on.loadOlder(first.id);
-		if (rows !== this.#rows) return; // the room has changed meanwhile
+		if (rows !== this.#rows) return; // the room has changed in the meantime
 		this.#loading = false;
 		this.#more = more;
 		for (const message of messages.toReversed()) {

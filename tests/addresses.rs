@@ -1,5 +1,4 @@
-//! Proves the limits per address, what the server believes about addresses and user names, and which origins may
-//! connect.
+//! Proves the limits per address, when forwarded addresses and user names are trusted, and which origins may connect.
 
 mod common;
 
@@ -312,7 +311,8 @@ fn a_foreign_origin_is_told_both_sides() {
     }
     for origin in ["http://blog.example", "https://evil.example", "null"] {
         let refusal = from(origin).err().expect("a refusal");
-        let wanted = format!("Origin {origin} is not Host test; pass Host on, or set ALLOWED_ORIGINS\n");
+        let wanted =
+            format!("Origin {origin} does not match Host test; forward the Host header, or set ALLOWED_ORIGINS\n");
         assert_eq!((refusal.status, refusal.text()), (403, wanted));
     }
 }

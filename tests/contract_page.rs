@@ -1,5 +1,5 @@
 //! Proves how the page is served: compressed, under a sub-path, embedded or not, with a room's own title, and with a
-//! way out of addresses that do not exist.
+//! 404 page that links to the lobby.
 
 mod common;
 

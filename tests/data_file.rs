@@ -102,8 +102,8 @@ fn a_second_process_on_the_same_file_ends_at_once() {
 #[test]
 fn a_file_that_is_not_bobbins_is_refused_and_left_as_it_is() {
     for (sql, why) in [
-        ("CREATE TABLE theirs (x)", "it is not Bobbin's"),
-        ("PRAGMA application_id = 7; CREATE TABLE theirs (x)", "it is not Bobbin's"),
+        ("CREATE TABLE theirs (x)", "it belongs to another program"),
+        ("PRAGMA application_id = 7; CREATE TABLE theirs (x)", "it belongs to another program"),
         ("PRAGMA application_id = 1114595938; PRAGMA user_version = 99; CREATE TABLE theirs (x)", "version 99"),
     ] {
         let file = DataFile::new();

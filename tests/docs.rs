@@ -133,7 +133,7 @@ fn lines_of_code(path: &str) -> usize {
 
 /// The limit is exact; the line counts in the table may be off by a tenth.
 #[test]
-fn the_way_of_a_message_can_be_read_in_an_afternoon() {
+fn the_path_of_a_message_can_be_read_in_an_afternoon() {
     let teaching = fs::read_to_string(root().join("docs/teaching.md")).expect("the reading list");
     let mut all = 0;
     for row in teaching.lines().filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit()) {
@@ -147,7 +147,7 @@ fn the_way_of_a_message_can_be_read_in_an_afternoon() {
         );
         all += lines;
     }
-    assert!((1500..=2000).contains(&all), "{all} lines of code are on the way of a message");
+    assert!((1500..=2000).contains(&all), "{all} lines of code are on the path of a message");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Proves that clients that do something to excess, or nothing at all, cost the others nothing: endless control frames
+//! Proves that clients that flood the server, or send nothing at all, do not affect the others: endless control frames
 //! and fragments, silent connections, pages that are not read. And that the server survives the loss of its log's
 //! reader.
 

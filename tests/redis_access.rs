@@ -1,5 +1,5 @@
 //! Proves that Redis is reached by each form of its address, with a password, with TLS, and with both, and that a Redis
-//! that rejects us, or is not the right one, is never used.
+//! that rejects the credentials, or is not suitable, is never used.
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Proves what is promised when Redis fails: nothing with a receipt is lost, nothing that was refused is delivered,
-//! everyone is notified, and it all recovers by itself.
+//! everyone is notified, and the server recovers by itself.
 
 mod common;
 
@@ -64,7 +64,7 @@ fn a_redis_that_is_killed_and_comes_back_with_its_data() {
     told(&mut bob, "down");
     for instance in [&first, &second] {
         poll_until("not ready", PATIENCE, || !ready(instance));
-        assert_eq!(get(instance.addr, "/healthz").status, 200, "alive all the same");
+        assert_eq!(get(instance.addr, "/healthz").status, 200, "alive regardless");
     }
     let key = refused(&mut ada, "in between");
     redis.up();

@@ -1,5 +1,5 @@
-//! Proves that presence is right whatever happens to Redis and its users: many leases that end at once, a Redis that is
-//! full or read-only, lost replies, and keys that are no longer needed.
+//! Proves that presence stays correct whatever happens to Redis: many leases that end at once, a Redis that is full or
+//! read-only, lost replies, and keys that are no longer needed.
 
 #[macro_use]
 mod common;

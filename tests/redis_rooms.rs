@@ -1,6 +1,6 @@
-//! Proves that many rooms cost one room nothing: joins to new rooms do not delay messages, all rooms catch up at once
-//! after a lost connection, and no lease is lost meanwhile. With a network latency of one millisecond between instance
-//! and Redis.
+//! Proves that many rooms do not slow down one room: joins to new rooms do not delay messages, all rooms catch up at
+//! once after a lost connection, and no lease is lost meanwhile. With a network latency of one millisecond between
+//! instance and Redis.
 
 #[allow(dead_code)]
 #[path = "chaos/clock.rs"]

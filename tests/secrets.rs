@@ -1,5 +1,5 @@
-//! Proves that no secrets leak: a server runs at the most verbose log level with marked secrets, names and texts wherever
-//! these can occur, and everything that it reveals is searched for the marks.
+//! Proves that no secrets leak: a server runs at the most verbose log level with marked secrets, names and texts
+//! wherever these can occur, and everything that it outputs is searched for the marks.
 
 mod common;
 

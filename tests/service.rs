@@ -1,6 +1,6 @@
-//! Proves that systemd can follow the process's life (`Type=notify`): "ready" is sent once it listens and "stopping"
-//! when it drains, to a socket in the file system and to an abstract one, and a missing manager makes no difference.
-//! Nor does stopping and continuing it by signals, or a log reader that hangs.
+//! Proves that systemd is notified of the process's life cycle (`Type=notify`): "ready" is sent once it listens and
+//! "stopping" when it drains, to a socket in the file system and to an abstract one, and a missing manager makes no
+//! difference. Nor does suspending the process (`SIGSTOP`, `SIGCONT`), or a log reader that hangs.
 
 mod common;
 

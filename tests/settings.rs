@@ -140,7 +140,7 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
 fn a_token_that_is_none_is_refused_by_what_a_token_is() {
     for name in ["POST_TOKEN", "ADMIN_TOKEN", "METRICS_TOKEN"] {
         let output = run(&[(name, "short")], &[]);
-        let wanted = format!("bobbin: {name}: a token has at least 16 visible ASCII characters\n");
+        let wanted = format!("bobbin: {name}: a token must have at least 16 visible ASCII characters\n");
         assert_eq!(text(&output.stderr), wanted);
     }
 }

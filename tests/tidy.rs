@@ -1,5 +1,5 @@
-//! Proves what a reader of the source may rely on: each file says what it is, none is too long, nothing is unsafe or
-//! asynchronous, imports follow the map, and each dependency has a reason.
+//! Proves what a reader of the source may rely on: each file opens with a description, none is too long, nothing is
+//! unsafe or asynchronous, imports follow the map, and each dependency has a reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};

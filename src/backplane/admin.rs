@@ -107,7 +107,7 @@ impl Serialize for Target {
 /// A ban.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ban {
-    /// Whom it applies to.
+    /// The client or address.
     #[serde(rename = "id")]
     pub target: Target,
     /// When it ends, in Unix milliseconds by the backplane's clock.

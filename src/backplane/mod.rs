@@ -1,7 +1,7 @@
 //! The backplane: where messages and presence are kept, and how instances reach each other.
 //!
 //! A trait with two implementations: [`local`] for a single process, and [`redis`] for any number of instances. The
-//! rest of the code does not know which one it has: it calls the trait and receives [`Event`]s.
+//! rest of the code does not depend on which one is in use: it calls the trait and receives [`Event`]s.
 
 pub mod admin;
 pub mod local;
@@ -27,12 +27,13 @@ pub type SessionId = u64;
 /// never shown leaving. While the connection is open, the instance renews the lease every [`HEARTBEAT`].
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// The lease of a client that was cut because it does not read. With the preceding 10 s without progress, one heartbeat
-/// and one second of gathered notices it adds up to less than the 25 s within which the client must have left the room.
+/// The lease of a client that was cut because it does not read. Together with the preceding 10 s without progress, one
+/// heartbeat and one second in which notices are gathered, it is less than the 25 s within which the room must be
+/// notified that the client left.
 pub const CUT_LEASE: Duration = Duration::from_secs(10);
 
-/// Interval at which leases are renewed and expired ones cleared. One lease, one heartbeat and one second of gathered
-/// notices add up to less than the 20 s within which the count must be right.
+/// Interval at which leases are renewed and expired ones cleared. One lease, one heartbeat and one second in which
+/// notices are gathered add up to less than the 20 s within which the count must be right.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// How long a message's `ref` is remembered.
@@ -56,7 +57,7 @@ pub struct Seat {
     pub address: IpAddr,
 }
 
-/// What a join may do. Checked before the seat is taken, and not for a client that comes back to its own seat.
+/// What a join may do. Checked before the seat is taken; a client that returns to its own seat is exempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
     /// The most people in the room; 0 is unlimited.
@@ -80,8 +81,8 @@ pub struct Arrival {
     pub last: Id,
     /// Whether messages after `since` are no longer kept.
     pub gap: bool,
-    /// When the seat was taken, in microseconds of the backplane's clock. The count includes all changes of presence up
-    /// to here.
+    /// The stamp of the newest change of presence that the count includes, see [`Change::stamp`]. With Redis, it is
+    /// also when the seat was taken.
     pub stamp: u64,
 }
 
@@ -220,9 +221,9 @@ pub struct Change {
     pub left: Vec<String>,
     /// The number of people afterwards.
     pub participants: u64,
-    /// When it happened, in microseconds of the backplane's clock.
+    /// Orders the change: microseconds of Redis's clock, or without Redis the number of changes so far.
     pub stamp: u64,
-    /// The session of this instance that the change is about, if it is only one: it need not be notified.
+    /// If the change concerns a single session and that is on this instance: the session, which need not be notified.
     pub about: Option<SessionId>,
 }
 
@@ -253,7 +254,8 @@ pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 /// Whether the backplane works, and if not, why.
 pub type Health = Result<(), String>;
 
-/// The operations of both implementations. They are called on sessions' threads and return within 2 s.
+/// The operations of both implementations. They are called on sessions' threads. Those whose result a client waits for
+/// give up after about 2 s.
 pub trait Backplane: Admin + Send + Sync {
     /// Takes a seat and reads the log. The caller must already be able to receive the room's events.
     ///
@@ -278,8 +280,8 @@ pub trait Backplane: Admin + Send + Sync {
     /// [`Unavailable`].
     fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable>;
 
-    /// Keeps a message that did not come from a session, and waits for that. Returns its id and body, or those of the
-    /// first message if this `by` has already used this `ref`.
+    /// Keeps a message that does not come from a session, and waits until it is kept. Returns its id and body, or those
+    /// of the first message if this `by` has already used this `ref`.
     ///
     /// # Errors
     /// [`Unavailable`]; the message may have been kept nevertheless.
@@ -292,8 +294,8 @@ pub trait Backplane: Admin + Send + Sync {
     /// Whether the backplane works, and if not, why.
     fn health(&self) -> Health;
 
-    /// How long a command currently takes. New joins are delayed while this is 250 ms or more: they can wait, whereas
-    /// messages of those who have joined cannot. Cheap enough to call for every join.
+    /// How long a command currently takes. New joins are held back while this is 250 ms or more, because the messages
+    /// of those who have joined take precedence. Cheap enough to call for every join.
     fn delay(&self) -> Duration {
         Duration::ZERO
     }
@@ -301,7 +303,7 @@ pub trait Backplane: Admin + Send + Sync {
     /// The length of the command queue, and how long its oldest command has waited, for the metrics.
     fn queue(&self) -> (usize, Duration);
 
-    /// Finishes commands under way, renews all leases to their full length, and stops; takes at most `deadline`.
+    /// Finishes commands under way, renews all leases to their full length, and stops. Takes about `deadline` at most.
     fn stop(&self, deadline: Duration);
 }
 

@@ -73,7 +73,7 @@ pub struct Lane {
     pending_writes: HashSet<SessionId>,
     retry_at: Instant,
     retry_wait: Duration,
-    /// When messages were last written, and how long that took.
+    /// When the last write pass ended, and how long it took.
     wrote: (Instant, Duration),
     drain: Option<Drain>,
     /// When the thread will wake without a command.
@@ -161,7 +161,7 @@ impl Lane {
         if let LaneCommand::Event(Event::Message { room, id, frame }) = &command {
             return self.gather_message(room, *id, frame);
         }
-        // Everything else stays behind the messages that preceded it.
+        // Any other command must not overtake the messages that preceded it.
         self.write_messages();
         let now = Instant::now();
         match command {
@@ -203,7 +203,7 @@ impl Lane {
             }
             Event::Typing { room, frame } => self.gather_notice(&room, now, |room| room.gather_typing(&frame)),
             Event::Presence { room, change } => self.gather_notice(&room, now, |room| room.gather_change(&change)),
-            // A message not delivered yet will be, in order, and is then the receipt itself.
+            // If the message has not been delivered yet, its delivery, in order, will be the receipt.
             Event::Receipt { session, id, frame } => self.with(session, now, |outbox| {
                 if id <= outbox.last() {
                     outbox.put(&OutFrame::unordered(frame), now);

@@ -46,13 +46,12 @@ impl LaneRoom {
         self.message_bytes
     }
 
-    /// Takes the gathered messages.
     pub fn take_messages(&mut self) -> Vec<OutFrame> {
         self.message_bytes = 0;
         std::mem::take(&mut self.messages)
     }
 
-    /// Gathers a change of presence.
+    /// Merges a change of presence into the gathered one. Returns when to write it.
     pub fn gather_change(&mut self, news: &Change) -> When {
         let when = self.when(news.participants);
         match &mut self.change {
@@ -62,7 +61,7 @@ impl LaneRoom {
         when
     }
 
-    /// Gathers a typing notice.
+    /// Gathers a typing notice, or drops it if there are [`MAX_TYPISTS`] already. Returns when to write them.
     pub fn gather_typing(&mut self, frame: &Bytes) -> When {
         let when = self.when(self.participants);
         if self.typing.len() < MAX_TYPISTS {

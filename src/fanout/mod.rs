@@ -4,8 +4,8 @@
 //! per core that owns the write side of its share of the sessions. It takes all commands in its channel, gathers the
 //! messages of each room, and makes one `send` per session: a delivery costs that system call and one comparison of
 //! ids. Messages arrive already encoded. Joins and leaves use the same channel as messages, so their order is the
-//! channel's. In a small room the sends cost less than waking the lane, so the backplane's thread writes itself if the
-//! lane is idle.
+//! channel's. In a small room the sends cost less than waking the lane, so if the lane is idle, the backplane's thread
+//! writes to the sockets itself.
 
 pub mod drain;
 pub mod frame;
@@ -35,8 +35,8 @@ const QUEUE: usize = 1024;
 /// The handle through which the rest of the program reaches the lanes. Dropping the last one ends them.
 pub struct Lanes {
     inboxes: Vec<Sender<LaneCommand>>,
-    /// Locked by their threads except while those wait for commands, and by [`Lanes::write_here`]. No send under this
-    /// lock blocks.
+    /// Each is locked by its thread except while that waits for commands, and by [`Lanes::write_here`]. No write to a
+    /// socket under this lock blocks.
     lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
 }
@@ -69,7 +69,7 @@ impl Lanes {
     }
 
     fn send(&self, lane: usize, command: LaneCommand) {
-        // Lanes are critical threads: if one were gone, so would the process be.
+        // Lanes are critical threads: the process ends with any of them, so the receiver exists.
         let _ = self.inboxes[lane].send(command);
     }
 

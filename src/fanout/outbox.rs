@@ -15,7 +15,7 @@ use crate::protocol::{Close, Id};
 
 /// The largest backlog, in bytes. One frame may exceed it: an answer that the client requested.
 const MAX_BACKLOG: usize = 256 * 1024;
-/// The longest time for which the socket may take nothing of a backlog.
+/// How long a backlog may make no progress: the socket takes none of its bytes.
 const MAX_STALL: Duration = Duration::from_secs(10);
 
 /// What an outbox needs from its lane.
@@ -36,7 +36,7 @@ enum Phase {
         then: Option<Close>,
     },
     Open,
-    /// A close frame is last in the queue; the connection is shut down at the deadline at the latest.
+    /// A close frame is last in the queue; the connection is shut down by the deadline.
     Closing {
         deadline: Instant,
     },
@@ -117,7 +117,7 @@ impl Outbox {
         }
     }
 
-    /// Whether presence has been sent since `welcome`; if not, the client need not be told of its own arrival.
+    /// Whether presence has been sent since `welcome`; if not, the client need not be notified of its own arrival.
     pub fn knows_presence(&self) -> bool {
         self.knows_presence
     }
@@ -142,7 +142,8 @@ impl Outbox {
         batch.frames.iter().filter(|frame| self.put(frame, now)).count()
     }
 
-    /// Writes or queues one frame. Returns whether an open client gets it, which it does not if it already has it.
+    /// Writes or queues one frame. Returns whether the client receives it now: one that has not been opened, or already
+    /// has the message, does not.
     pub fn put(&mut self, frame: &OutFrame, now: Instant) -> bool {
         match (self.phase, frame.key) {
             (Phase::Closing { .. } | Phase::Dead, _) => return false,
@@ -170,8 +171,8 @@ impl Outbox {
         true
     }
 
-    /// Starts to close; returns false if that had begun. Queued frames are sent first, unless the client is cut for not
-    /// reading them.
+    /// Starts to close; returns false if closing had already begun. Queued frames are sent first, unless the client is
+    /// cut for not reading them.
     pub fn close(&mut self, code: Close, now: Instant) -> bool {
         self.socket.set_closing();
         match &mut self.phase {
@@ -236,7 +237,7 @@ impl Outbox {
         }
     }
 
-    /// Ends the connection; the session's thread, which may be blocked in a read, sees that.
+    /// Ends the connection; a read in which the session's thread may be blocked returns.
     fn die(&mut self) {
         self.phase = Phase::Dead;
         self.queue = VecDeque::new();

@@ -13,28 +13,29 @@ use crate::limits::{Slot, Slots};
 /// All waiting requests of this instance.
 pub struct Polls {
     places: Arc<Slots>,
-    rooms: Mutex<HashMap<Room, Bell>>,
+    rooms: Mutex<HashMap<Room, Waiters>>,
 }
 
-/// Wakes the requests that wait for one room; exists while there are any.
+/// The requests that wait for one room; exists while there are any.
 #[derive(Default)]
-struct Bell {
-    waiting: usize,
-    rung: u64,
-    sound: Arc<Condvar>,
+struct Waiters {
+    count: usize,
+    /// How often they have been woken.
+    wakeups: u64,
+    wake: Arc<Condvar>,
 }
 
 /// A waiting request. Dropping it frees its place.
 pub struct Poll<'a> {
     polls: &'a Polls,
     room: Room,
-    /// The bell's count when it was last checked.
+    /// The number of wake-ups when it was last checked.
     seen: u64,
     _place: Slot,
 }
 
 impl Polls {
-    /// A number of places for waiting requests.
+    /// No waiting requests, and this many places for them.
     pub fn new(places: usize) -> Polls {
         Polls { places: Slots::new(places), rooms: Mutex::default() }
     }
@@ -43,9 +44,9 @@ impl Polls {
     pub fn enter(&self, room: &Room) -> Option<Poll<'_>> {
         let place = self.places.take()?;
         let mut rooms = self.rooms();
-        let bell = rooms.entry(room.clone()).or_default();
-        bell.waiting += 1;
-        Some(Poll { polls: self, room: room.clone(), seen: bell.rung, _place: place })
+        let waiters = rooms.entry(room.clone()).or_default();
+        waiters.count += 1;
+        Some(Poll { polls: self, room: room.clone(), seen: waiters.wakeups, _place: place })
     }
 
     /// The number of places, free or taken.
@@ -60,43 +61,43 @@ impl Polls {
 
     /// Wakes the requests that wait for this room. Called on the backplane's threads for each message, so it is cheap
     /// if there are none.
-    pub fn ring(&self, room: &Room) {
+    pub fn wake(&self, room: &Room) {
         if self.waiting() > 0
-            && let Some(bell) = self.rooms().get_mut(room)
+            && let Some(waiters) = self.rooms().get_mut(room)
         {
-            bell.ring();
+            waiters.wake();
         }
     }
 
     /// Wakes all requests, when the process shuts down.
-    pub fn ring_all(&self) {
-        self.rooms().values_mut().for_each(Bell::ring);
+    pub fn wake_all(&self) {
+        self.rooms().values_mut().for_each(Waiters::wake);
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Bell>> {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Waiters>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Bell {
-    fn ring(&mut self) {
-        self.rung += 1;
-        self.sound.notify_all();
+impl Waiters {
+    fn wake(&mut self) {
+        self.wakeups += 1;
+        self.wake.notify_all();
     }
 }
 
 impl Poll<'_> {
-    /// Waits until the bell has rung since it was last checked, or until the deadline.
+    /// Waits for a wake-up that the last call did not return for, or until the deadline.
     pub fn wait(&mut self, until: Instant) {
         let mut rooms = self.polls.rooms();
-        while let Some(bell) = rooms.get(&self.room) {
+        while let Some(waiters) = rooms.get(&self.room) {
             let left = until.saturating_duration_since(Instant::now());
-            if bell.rung != self.seen || left.is_zero() {
-                self.seen = bell.rung;
+            if waiters.wakeups != self.seen || left.is_zero() {
+                self.seen = waiters.wakeups;
                 return;
             }
-            let sound = bell.sound.clone();
-            rooms = sound.wait_timeout(rooms, left).unwrap_or_else(PoisonError::into_inner).0;
+            let wake = waiters.wake.clone();
+            rooms = wake.wait_timeout(rooms, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -104,9 +105,9 @@ impl Poll<'_> {
 impl Drop for Poll<'_> {
     fn drop(&mut self) {
         let mut rooms = self.polls.rooms();
-        if let Some(bell) = rooms.get_mut(&self.room) {
-            bell.waiting -= 1;
-            if bell.waiting == 0 {
+        if let Some(waiters) = rooms.get_mut(&self.room) {
+            waiters.count -= 1;
+            if waiters.count == 0 {
                 rooms.remove(&self.room);
             }
         }
@@ -120,17 +121,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_between_entering_and_waiting_is_not_missed() {
+    fn a_wake_up_between_entering_and_waiting_is_not_missed() {
         let polls = Polls::new(2);
         let tea: Room = "tea".into();
         let mut poll = polls.enter(&tea).expect("a place");
-        polls.ring(&"other".into());
-        polls.ring(&tea);
+        polls.wake(&"other".into());
+        polls.wake(&tea);
         let start = Instant::now();
         poll.wait(start + Duration::from_secs(60));
-        assert!(start.elapsed() < Duration::from_secs(30), "it was rung");
+        assert!(start.elapsed() < Duration::from_secs(30), "it was woken");
         poll.wait(Instant::now() + Duration::from_millis(20));
-        assert!(start.elapsed() >= Duration::from_millis(20), "it was not rung again");
+        assert!(start.elapsed() >= Duration::from_millis(20), "it was not woken again");
     }
 
     #[test]
@@ -142,7 +143,7 @@ mod tests {
             let second = polls.enter(&tea).expect("a place");
             assert!(polls.enter(&tea).is_none());
             let waiter = scope.spawn(move || poll.wait(Instant::now() + Duration::from_secs(60)));
-            polls.ring_all();
+            polls.wake_all();
             waiter.join().expect("it woke");
             drop(second);
         });

@@ -1,7 +1,7 @@
 //! Accepts connections and starts one thread for each that gets a slot.
 //!
 //! tiny_http writes the responses, but its own accept loop is not used. That loop reads request heads with no limit and
-//! no deadline, starts a thread per idle connection, ends for good at the first `EMFILE`, and returns an upgraded
+//! no deadline, starts a thread per idle connection, stops accepting at the first `EMFILE`, and returns an upgraded
 //! connection as a box that cannot be read and written at the same time. Here every head has a limit and a deadline, a
 //! failed accept is retried, and the connections of one address are limited before they cost a thread.
 
@@ -21,7 +21,7 @@ use crate::threads;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections for plain HTTP beyond the cap on sessions, so that health checks and refusals still get through.
 pub const HTTP_PLACES: usize = 64;
-/// Connections beyond those, while ones that were told to close are still closing.
+/// Further connections, because one that was shut down to make room takes a moment to close.
 pub const SPARE_PLACES: usize = 32;
 
 /// Accepts connections until the process ends.
@@ -48,7 +48,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 
 fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
     let peer = peer.ip().to_canonical();
-    // Many people share a trusted proxy's address, so they are counted later, by the request head.
+    // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
     let counted = if app.settings.access.proxies.trusts(peer) {
         None
     } else {

@@ -21,7 +21,7 @@ const MAX_MINUTES: u64 = 365 * 24 * 60;
 /// Answers a request below `/admin/`; `path` is the rest of its path.
 pub fn answer(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App) -> Answer {
     if app.settings.tokens.admin.is_none() {
-        return pages::nothing_here();
+        return pages::not_found();
     }
     if !auth::is_admin(request, app) {
         return auth::unauthorized("send ADMIN_TOKEN as Bearer authorization");
@@ -56,7 +56,7 @@ fn route(request: &Request<()>, path: &str, body: &mut Body<'_>, app: &App) -> R
         ["rooms"] | ["rooms", _] => Err(not_allowed("GET, HEAD")),
         ["rooms", _, "messages"] | ["rooms", _, "messages", _] | ["bans", _] => Err(not_allowed("DELETE")),
         ["bans"] => Err(not_allowed("GET, HEAD, POST")),
-        _ => Err(pages::nothing_here()),
+        _ => Err(pages::not_found()),
     }
 }
 
@@ -84,7 +84,7 @@ fn people(room: &str, app: &App) -> Result<Answer, Answer> {
 
 /// The messages to remove: all of them, or those of one mark. A misspelt query is an error, or it would empty the room.
 fn removal(query: &str) -> Result<Removal, Answer> {
-    let bad = || Answer::refusal(400, "by: the sixteen characters in a client's messages");
+    let bad = || Answer::refusal(400, "by: expected the sixteen characters in a client's messages");
     match query.split_once('=') {
         None if query.is_empty() => Ok(Removal::All),
         Some(("by", mark)) if protocol::is_mark(mark) => Ok(Removal::By(mark.to_owned())),
@@ -115,8 +115,8 @@ fn ban(body: &[u8], app: &App) -> Result<Answer, Answer> {
         serde_json::from_slice(body).map_err(|error| bad(&format!("the body is not a ban in JSON: {error}")))?;
     let target = match (&banned.by, &banned.address) {
         (Some(by), None) if protocol::is_mark(by) => Target::By(by.clone()),
-        (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: an IP address"))?),
-        _ => return Err(bad("give either by, the sixteen characters in a client's messages, or address")),
+        (None, Some(address)) => Target::address(address.parse().map_err(|_| bad("address: expected an IP address"))?),
+        _ => return Err(bad("expected either by, the sixteen characters in a client's messages, or address")),
     };
     let minutes = banned.minutes.unwrap_or(DEFAULT_MINUTES);
     if !(1..=MAX_MINUTES).contains(&minutes) {

@@ -59,7 +59,7 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
         let next = read_head(socket, &mut buffer, wait, |request, buffer| {
-            guest.stir();
+            guest.touch();
             respond(&app.site.without_base(request), buffer, socket, peer, app)
         });
         match next {
@@ -71,7 +71,7 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
                 return None;
             }
         }
-        guest.stir();
+        guest.touch();
     }
 }
 
@@ -91,7 +91,7 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
             let (account, address) = (visitor.account.clone(), visitor.address);
             match upgrade::open_session(request, room, socket, visitor, peer, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
-                // Not counted as a connection, so it counts as a plain request.
+                // A refused upgrade is not counted as a connection, so it counts as a plain request.
                 Err(refusal) => match account.request(Instant::now()) {
                     Ok(()) => refusal,
                     Err(over) => Answer::over_limit(&over, address, app),
@@ -111,7 +111,8 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
     if written.is_ok() { Next::Request } else { Next::End }
 }
 
-/// Writes the last answer and waits briefly for the client to close, so that a reset does not destroy the answer.
+/// Writes the last answer and waits briefly for the client to close, because a reset could discard the answer before
+/// the client reads it.
 fn write_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);

@@ -16,11 +16,11 @@ const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 /// A head must be complete within this time after its first byte, or after the connection was accepted.
 pub const HEAD_TIME: Duration = Duration::from_secs(5);
-/// Idle time after which a connection is closed. Longer than a load balancer's own idle timeout (60 s), so that the
-/// server does not close a connection on which a request is under way.
+/// Idle time after which a connection is closed. Longer than a load balancer's idle timeout (typically 60 s), so that
+/// the server does not close a connection on which a request is under way.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// Reads a complete head, removes it from the buffer, and has the request answered on the temporary stack on which it was
+/// Reads a complete head, removes it from the buffer, and calls `answer` on the temporary stack on which the head was
 /// parsed. `None` if the client closed or sent nothing in time.
 ///
 /// # Errors

@@ -22,9 +22,9 @@ use crate::settings::tokens::{Poster, UNNAMED};
 
 /// Messages per answer, if the request gives no limit.
 const DEFAULT_LIMIT: usize = 100;
-/// The longest wait, in seconds. Load balancers close connections that are silent for longer.
+/// The longest wait, in seconds. Load balancers typically close connections that have been silent for 60 s.
 const MAX_WAIT: u64 = 55;
-/// How often a waiting request reads the log again; an event in the room triggers it sooner.
+/// How often a waiting request reads the log again; a new message in the room triggers a read sooner.
 const REREAD: Duration = Duration::from_millis(500);
 /// `Retry-After`, in seconds, when the message could not be kept.
 const RETRY_AFTER: &str = "3";
@@ -89,13 +89,13 @@ pub(super) fn keep(
 ) -> Result<Answer, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
     let name = sender(poster, posted.name, app)?;
-    let text = protocol::clean_text(&posted.text).ok_or_else(|| bad("a text has 1 to 4096 bytes"))?;
+    let text = protocol::clean_text(&posted.text).ok_or_else(|| bad("a text must have 1 to 4096 bytes"))?;
     let body = protocol::message_body(&poster.by, &name, text, reference.as_deref());
     let kept = app.backplane.post(room, &poster.by, body, reference);
     let (id, _) = kept.map_err(|Unavailable| unavailable("the message could not be kept; try again"))?;
     app.metrics.messages.inc();
     // An instance with no session in the room receives no events for it, so waiting requests are woken here.
-    app.polls.ring(room);
+    app.polls.wake(room);
     let answer = serde_json::json!({ "id": id, "by": &*poster.by });
     Ok(Answer::new(201, JSON, format!("{answer}\n").into_bytes()))
 }
@@ -104,7 +104,7 @@ pub(super) fn keep(
 fn sender(poster: &Poster, named: Option<String>, app: &App) -> Result<String, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
     let named =
-        named.map(|raw| protocol::clean_name(&raw).ok_or_else(|| bad("the name has 1 to 32 visible characters")));
+        named.map(|raw| protocol::clean_name(&raw).ok_or_else(|| bad("the name must have 1 to 32 visible characters")));
     let named = named.transpose()?;
     match (&poster.name, named) {
         (Some(own), Some(named)) if protocol::fold_name(own) != protocol::fold_name(&named) => {
@@ -132,8 +132,8 @@ fn reference(request: &Request<()>) -> Result<Option<String>, Answer> {
     Err(Answer::refusal(400, "Idempotency-Key: 1 to 64 characters"))
 }
 
-/// Parses the body as JSON or text, by its content type. With neither type (curl sends forms by default), an object
-/// that has a `text` is taken as JSON.
+/// Parses the body as JSON or text, by its content type. With any other type (curl declares a form by default), an
+/// object that has a `text` is parsed as JSON.
 fn parse(request: &Request<()>, body: &[u8]) -> Result<Posted, Answer> {
     let bad = |why: &str| Answer::refusal(400, why);
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
@@ -208,7 +208,8 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
             && may_read().is_ok()
             && !app.draining.load(Relaxed)
             && !body.is_client_gone();
-        // A page read again costs as much as at first. To look in vain for new messages costs little.
+        // Every page read is charged, even one read again while waiting. Looking for new messages and finding none is
+        // not.
         if !waits || !lines.is_empty() {
             visitor.account.has_read(lines.len(), now);
         }
@@ -221,7 +222,7 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
     }
 }
 
-/// Takes a place among the waiting requests, and one of those of the address.
+/// Takes a place among all waiting requests, and one in the share of the address.
 fn start_waiting<'a>(room: &Room, visitor: &Visitor, app: &'a App) -> Result<(Poll<'a>, Polling), Answer> {
     let share = visitor.account.poll(app.polls.places()).ok_or_else(|| {
         Answer::refusal(429, "too many requests from this address are waiting").with("Retry-After", RETRY_AFTER)
@@ -239,7 +240,7 @@ fn lines(page: &Page) -> String {
     text
 }
 
-/// The newest id the reader knows after this answer, and a hash of the messages, because removing a message also
+/// The newest id that the client has after this answer, and a hash of the messages, because removing a message also
 /// changes the answer.
 fn etag(page: &Page, after: Option<Id>, lines: &str) -> String {
     let newest = page.messages.last().map(|(id, _)| *id).or(after).unwrap_or_default();

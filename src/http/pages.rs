@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::limits::Refusal;
 use crate::site::{self, Content, Found};
 
-/// Headers of every answer. Only the page may load resources or be embedded; it has a policy of its own.
+/// Headers of every answer. Only the page may load resources or be embedded; it has its own Content-Security-Policy.
 const SECURITY: &[(&str, &str)] = &[
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -135,22 +135,22 @@ pub fn answer(request: &Request<()>, app: &App) -> Answer {
     let answer = match app.site.find(request.uri().path()) {
         Found::Page(room) => page(request, room, app),
         Found::File(file) => content(request, file.content(takes_gzip(request)), app),
-        Found::NoRoom => return nothing(request, NO_SUCH_ROOM, app),
-        Found::Nothing => return nothing(request, NOTHING_HERE, app),
+        Found::NoRoom => return not_found_for(request, NO_SUCH_ROOM, app),
+        Found::NotFound => return not_found_for(request, NOT_FOUND, app),
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) { answer } else { wrong_method() }
 }
 
 /// The redirect to a path's canonical address, with the query.
-pub fn elsewhere(request: &Request<()>, app: &App) -> Option<Answer> {
-    let path = app.site.elsewhere(request.uri().path())?;
+pub fn redirect(request: &Request<()>, app: &App) -> Option<Answer> {
+    let path = app.site.canonical_address(request.uri().path())?;
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
     Some(Answer::refusal(308, &format!("the address is {path}")).with("Location", path + &query))
 }
 
 /// The answer for an unknown path.
-pub fn nothing_here() -> Answer {
-    Answer::refusal(404, NOTHING_HERE)
+pub fn not_found() -> Answer {
+    Answer::refusal(404, NOT_FOUND)
 }
 
 fn page(request: &Request<()>, room: &str, app: &App) -> Answer {
@@ -170,16 +170,16 @@ fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
     if content.gzip { answer.with("Content-Encoding", "gzip") } else { answer }
 }
 
-/// The answer for an unknown path: a page with a way out for browsers, one line of text for programs.
-fn nothing(request: &Request<()>, why: &str, app: &App) -> Answer {
+/// The answer for an unknown path: a page with a link to the lobby for browsers, one line of text for programs.
+fn not_found_for(request: &Request<()>, why: &str, app: &App) -> Answer {
     if !value(request, header::ACCEPT).contains("text/html") {
         return Answer::refusal(404, why);
     }
-    Answer::new(404, "text/html; charset=utf-8", app.site.lost(why))
+    Answer::new(404, "text/html; charset=utf-8", app.site.not_found_page(why))
         .with("Content-Security-Policy", app.site.policy.clone())
 }
 
-const NOTHING_HERE: &str = "nothing here";
+const NOT_FOUND: &str = "nothing here";
 const NO_SUCH_ROOM: &str = "a room's name is 1 to 48 characters a-z 0-9 _ -, the first a letter or a digit";
 
 /// The answer for an invalid room name.

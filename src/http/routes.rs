@@ -28,7 +28,7 @@ pub fn answer(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app
 }
 
 fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &App) -> Answer {
-    if let Some(redirect) = pages::elsewhere(request, app) {
+    if let Some(redirect) = pages::redirect(request, app) {
         return redirect;
     }
     if let Some((room, part)) = request.uri().path().strip_prefix("/r/").and_then(|rest| rest.split_once('/'))

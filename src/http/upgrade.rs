@@ -15,7 +15,7 @@ use crate::limits::{Connected, Limit, Slot};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session::{Visitor, transport};
 
-/// At the cap, how long to wait for a slot after telling a connection to close, and how often to retry.
+/// At the cap, how long to wait for a slot after shutting down a connection in the lobby, and how often to retry.
 const PLACE_TIME: Duration = Duration::from_millis(200);
 const PLACE_LOOK: Duration = Duration::from_millis(5);
 const GOING_AWAY: &str = "this instance is shutting down; try again";
@@ -25,7 +25,7 @@ const ALL_TAKEN: &str = "all connections are in use; try again";
 pub struct Upgraded {
     /// Its slot among the sessions.
     pub slot: Slot,
-    /// Counts the connection against its address, unless the peer already is.
+    /// Counts the connection against its address, unless it was already counted when it was accepted.
     pub counted: Option<Connected>,
     /// The requested room.
     pub room: Room,
@@ -46,7 +46,7 @@ pub fn open_session(
     app: &App,
 ) -> Result<Upgraded, Answer> {
     if !protocol::is_room(room) {
-        return Err(pages::elsewhere(request, app).unwrap_or_else(pages::no_such_room));
+        return Err(pages::redirect(request, app).unwrap_or_else(pages::no_such_room));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(pages::wrong_method());
@@ -70,7 +70,7 @@ pub fn open_session(
     let mut bytes = Vec::with_capacity(256);
     let written = write_response(&mut bytes, &response).is_ok()
         && transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME).is_ok();
-    // Never read: the connection is broken.
+    // The client never receives this, because the connection is broken.
     let broken = || Answer::refusal(400, "the connection broke");
     if written { Ok(Upgraded { slot, counted, room: room.into(), visitor }) } else { Err(broken()) }
 }
@@ -97,11 +97,11 @@ fn check_origin(origin: &str, request: &Request<()>, app: &App) -> Result<(), An
     if same_origin(origin, host) || is_allowed(origin, &app.settings.access.origins) {
         return Ok(());
     }
-    let why = format!("Origin {origin} is not Host {host}; pass Host on, or set ALLOWED_ORIGINS");
+    let why = format!("Origin {origin} does not match Host {host}; forward the Host header, or set ALLOWED_ORIGINS");
     Err(Answer::refusal(403, &why))
 }
 
-/// Counts the connection against its address, unless it already is, and takes a session slot.
+/// Counts the connection against its address, unless that has been done, and takes a session slot.
 fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Connected>, Slot), Answer> {
     let rejected = |reason, why| {
         app.metrics.reject(reason);
@@ -135,8 +135,8 @@ fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
     }
 }
 
-/// Whether a page of this origin may act for its user. Programs send no `Origin`; browsers always do (RFC 6455, section
-/// 10.2).
+/// Whether the page that opens the connection was served by this server. Programs send no `Origin`; browsers always do
+/// (RFC 6455, section 10.2).
 fn same_origin(origin: &str, host: &str) -> bool {
     if origin.is_empty() {
         return true;

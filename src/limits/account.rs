@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
 
-/// One address may hold this part of the places for waiting requests.
+/// One address may hold one in this many of the places for waiting requests.
 const POLLS_PART: usize = 4;
-/// The bursts allowed, as seconds of their rates. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
+/// Bursts, as seconds of the corresponding rate. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
 /// those are fewer.
 const CONNECTION_BURST: f64 = 10.0;
 const JOIN_BURST: f64 = 20.0;
@@ -19,9 +19,9 @@ const TEXT_BURST: f64 = 8.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;
-/// The least that a read from the log is charged, in bytes, because the lookup has a cost too.
+/// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
 const SMALLEST_READ: f64 = 8192.0;
-/// The longest wait after wrong passphrases; each further one doubles it up to this.
+/// The longest wait after wrong passphrases. Each further wrong one doubles the wait, up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Time without a wrong passphrase, after the wait, that resets the count.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -194,8 +194,8 @@ impl Account {
         self.state(Instant::now()).new_rooms.charge(-1.0);
     }
 
-    /// Counts a waiting request until the returned value is dropped; `None` if the address has its share of all
-    /// `places` already.
+    /// Counts a waiting request until the returned value is dropped; `None` if the address already has its share of all
+    /// `places`.
     pub fn poll(self: &Arc<Account>, places: usize) -> Option<Polling> {
         let mut state = self.state(Instant::now());
         if self.limits.connections > 0 && state.polls >= places.div_ceil(POLLS_PART) {

@@ -1,7 +1,8 @@
 //! The accounts of all addresses that were active recently.
 //!
-//! An account lives as long as a connection from its address, and some minutes longer. The number of accounts is
-//! bounded, so that addresses cannot exhaust memory; those idle for longest are dropped first.
+//! An account lives as long as a connection from its address, and 15 minutes longer. The number of accounts without a
+//! connection is bounded, so that addresses cannot exhaust memory: at the bound, those unused for a minute are dropped,
+//! and if that is not enough, all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use super::account::{Account, PerAddress};
 use super::address::counted_as;
 
-/// The largest number of accounts, and how long one is kept after its last connection.
+/// The number of accounts from which on those without a connection are dropped early.
 const MAX_ACCOUNTS: usize = 20_000;
+/// How long an account without a connection is kept after its last use.
 const REST: Duration = Duration::from_secs(15 * 60);
 /// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! The address that limits count by: the peer's, or the client's as trusted proxies report it.
+//! The address under which limits are counted: the peer's, or the client's as reported by trusted proxies.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -107,7 +107,8 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
     entry.parse().ok().or_else(socket).or_else(bracketed)
 }
 
-/// Whether the address cannot be one on the open internet: loopback, private, link-local, or carrier-shared (RFC 6598).
+/// Whether the address cannot be one on the public internet: loopback, private, link-local, or carrier-shared (RFC
+/// 6598).
 pub fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -118,8 +119,8 @@ pub fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// The address that limits count by: all of an IPv4 address, the first 64 bits of an IPv6 one, which one customer
-/// holds.
+/// The address under which limits are counted: an IPv4 address as it is, and the first 64 bits of an IPv6 address,
+/// which belong to one customer.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),

@@ -1,4 +1,4 @@
-//! Rates: a token bucket, and a counter of recent events.
+//! Rate limits: a token bucket, and a counter of recent events.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Bucket {
     }
 }
 
-/// The times of recent events, to count them.
+/// Counts recent events, by their times.
 #[derive(Default)]
 pub struct Recent(VecDeque<Instant>);
 

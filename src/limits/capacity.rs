@@ -10,7 +10,7 @@ use std::thread::available_parallelism;
 /// Reserved in each limit for the process itself: its own threads and files, Redis, health checks.
 const RESERVE: usize = 128;
 /// Memory maps per thread: the stack and its guard, the signal stack and its guard.
-const MAPS_A_THREAD: usize = 4;
+const MAPS_PER_THREAD: usize = 4;
 /// Temporary stacks in use at a time, see [`crate::threads::on_temporary_stack`]: enough for all threads that wait for
 /// Redis under normal load.
 pub const MAX_SPARE_STACKS: usize = 256;
@@ -21,20 +21,20 @@ const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
 /// (`--show-stack-usage=yes`), take 11 KiB in a release build and 20 KiB in a debug build (`history`), plus 4.4 KiB for
 /// glibc. So 32 KiB is the smallest safe power of two, and this is twice that.
 ///
-/// Of these, two pages (8 KiB) are touched and stay in memory: enough to wait for and handle a message. Functions in
+/// Two pages of it (8 KiB) are touched and stay in memory: enough to wait for a message and handle it. Functions in
 /// `http/` and `session/` that are marked `inline(never)` keep their frames out of the functions that wait; work that
 /// takes more stack runs [`crate::threads::on_temporary_stack`].
 ///
 /// A debug build takes several times as much, above all in the parser of Redis replies, so its stack is twice as large.
 pub const CONNECTION_STACK: usize = if cfg!(debug_assertions) { 128 } else { 64 } * 1024;
 /// Address space per connection, in bytes: its stack and signal stack with their guards, and some heap.
-const ADDRESS_SPACE_A_CONNECTION: usize = CONNECTION_STACK + 64 * 1024;
+const ADDRESS_SPACE_PER_CONNECTION: usize = CONNECTION_STACK + 64 * 1024;
 /// Address space of the program itself, and of glibc per core: up to 8 heaps of 64 MiB.
 const ADDRESS_SPACE_RESERVE: (usize, usize) = (256 * 1024 * 1024, 512 * 1024 * 1024);
 /// Memory per connection charged to a container, in bytes, at most: user pages, kernel stack and kernel structures. The
 /// benchmark's 15,000 connections were charged 37 KiB each; one that joins while all temporary stacks are in use takes
 /// 4 KiB more.
-const BYTES_A_CONNECTION: usize = 42 * 1024;
+const BYTES_PER_CONNECTION: usize = 42 * 1024;
 /// Container memory not available to connections, in bytes.
 const BYTES_RESERVE: usize = 48 * 1024 * 1024;
 /// Memory of a whole machine not available to connections, in bytes: the kernel and common services.
@@ -55,21 +55,21 @@ pub fn capacity() -> (usize, &'static str) {
         ),
         (
             soft_limit(&limits, "Max address space")
-                .map(|n| n.saturating_sub(address_space_reserve) / ADDRESS_SPACE_A_CONNECTION),
+                .map(|n| n.saturating_sub(address_space_reserve) / ADDRESS_SPACE_PER_CONNECTION),
             "address space (RLIMIT_AS)",
         ),
         (
-            number("/proc/sys/vm/max_map_count").map(|n| n.saturating_sub(MAPS_RESERVE) / MAPS_A_THREAD),
+            number("/proc/sys/vm/max_map_count").map(|n| n.saturating_sub(MAPS_RESERVE) / MAPS_PER_THREAD),
             "vm.max_map_count",
         ),
         (
             smallest_of_cgroups("memory.max", "memory/memory.limit_in_bytes")
-                .map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_A_CONNECTION),
+                .map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_PER_CONNECTION),
             "the container's memory.max",
         ),
         (
             machine_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
-                .map(|n| n.saturating_sub(MACHINE_RESERVE) / BYTES_A_CONNECTION),
+                .map(|n| n.saturating_sub(MACHINE_RESERVE) / BYTES_PER_CONNECTION),
             "the machine's memory",
         ),
     ];

@@ -1,4 +1,4 @@
-//! The limits by name, as metrics, log lines and refusals show them.
+//! The names of the limits, for metrics, log lines and refusals.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ macro_rules! limits {
 limits! {
     /// Concurrent connections per address.
     Connections: "connections", "ADDRESS_CONNECTIONS", "too many connections from this address";
-    /// New connections, or plain requests, per second and address.
+    /// New connections, or plain HTTP requests, per second and address.
     ConnectionRate: "connection_rate", "ADDRESS_CONNECTION_RATE", "too many new connections from this address";
     /// Joins per minute and address.
     Joins: "joins", "ADDRESS_JOINS", "too many joins from this address";

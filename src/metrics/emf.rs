@@ -8,7 +8,7 @@ use super::Metrics;
 /// Interval between lines, which is the finest standard resolution of CloudWatch.
 pub const EMF_PERIOD: Duration = Duration::from_secs(60);
 
-/// Writes the embedded metric line: gauges as they are, counters as their growth since the last line.
+/// Writes the embedded metric line: the values of gauges, and the increments of counters since the last line.
 pub struct Emf {
     namespace: String,
     environment: String,

@@ -54,9 +54,9 @@ pub struct Sample {
     pub polls: usize,
     /// The length of each lane's queue.
     pub lanes: Vec<usize>,
-    /// The length of the queue to Redis.
+    /// The number of commands to the backplane that are queued or have no reply yet.
     pub publisher: usize,
-    /// How long the oldest command in that queue has waited.
+    /// How long the oldest of these commands has waited; always zero without Redis.
     pub oldest: Duration,
 }
 

@@ -60,7 +60,7 @@ impl Default for Metrics {
                 "Time from a message's id until it is written to one lane's sockets.",
             ),
             lane_queue: add(&registry, IntGaugeVec::new(lanes, &["lane"])),
-            publisher_queue: gauge("bobbin_publisher_queue", "Commands without a reply from Redis."),
+            publisher_queue: gauge("bobbin_publisher_queue", "Commands to the backplane without a reply."),
             oldest: add(
                 &registry,
                 Gauge::new("bobbin_oldest_unacknowledged_seconds", "Age of the oldest command without a reply."),

@@ -8,9 +8,9 @@ use super::encode;
 
 macro_rules! error_codes {
     ($($name:ident: $code:literal,)*) => {
-        /// The `code` of an `error` frame. `docs/protocol.md` says when each is sent.
+        /// The `code` of an `error` frame. `docs/protocol.md` defines when each is sent.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-        #[allow(missing_docs)] // the names say it all
+        #[allow(missing_docs)] // the names are self-explanatory
         pub enum ErrorCode {
             $(#[serde(rename = $code)] $name,)*
         }
@@ -51,7 +51,7 @@ pub enum Close {
     Binary,
     /// 1007: text that is not UTF-8.
     NotUtf8,
-    /// 1008: no join in time, too many tries, too many refused frames.
+    /// 1008: no join in time, too many attempts to join, or too many refused frames.
     Policy,
     /// 1009: a message over [`super::MAX_MESSAGE_BYTES`].
     TooBig,
@@ -61,7 +61,7 @@ pub enum Close {
     TooSlow,
     /// 4001: the same client joined elsewhere.
     TakenOver,
-    /// 4003: unauthorized too often.
+    /// 4003: too many wrong passphrases.
     Unauthorized,
     /// 4004: the client was banned.
     SentAway,

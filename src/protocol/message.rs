@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// A message's body: the JSON object that the log keeps. The rest of the frame follows from the id, see
+/// A message's body: the JSON object that the log keeps. The rest of the frame is derived from the id, see
 /// [`message_json`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -64,14 +64,14 @@ pub fn clean_name(raw: &str) -> Option<String> {
     (fits && allowed && name.chars().any(is_visible)).then_some(name)
 }
 
-/// The shown name of a user named by a proxy. One that is too long is cut, because such users cannot choose another;
-/// who they are is decided by the full name.
+/// The shown name of a user named by a proxy. A name that is too long is shortened, because such users cannot choose
+/// another; their identity derives from the full name.
 pub fn shown_user(user: &str) -> Option<String> {
     clean_name(&user.trim().chars().take(32).collect::<String>())
 }
 
-/// Whether [`clean_name`] would return this name unchanged. Most names are plain ASCII and need no Unicode tables; one
-/// join's answer can bring a hundred names to check.
+/// Whether [`clean_name`] would return this name unchanged. Most names are plain ASCII and need no Unicode tables; the
+/// reply to one join can contain a hundred names to check.
 pub fn is_clean_name(name: &str) -> bool {
     let plain = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic());
     name.len() <= 32 && name.split(' ').all(plain) || clean_name(name).is_some_and(|clean| clean == name)

@@ -1,4 +1,4 @@
-//! What a session writes to its own client only: errors and refusals.
+//! Frames that a session sends to its own client only: errors and refusals.
 
 use std::time::{Duration, Instant};
 

@@ -9,11 +9,11 @@ use crate::fanout::lane::SessionCommand;
 use crate::limits::{self, Limit, Pass, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
 
-/// Time for another try after a refused join: a person may have to type.
+/// Time to retry after a refused join: a person may have to type.
 const REJOIN_TIME: Duration = Duration::from_secs(60);
 /// The most joins tried per connection.
 const JOIN_TRIES: u32 = 5;
-/// How long a join waits for its turn, and the retry delay given to clients whose turn did not come.
+/// How long a join waits for capacity, and the shortest retry delay given to a client that got none in that time.
 const LINE_TIME: Duration = Duration::from_secs(2);
 const COME_AGAIN: Duration = Duration::from_secs(1);
 /// Joins wait while the backplane's delay is at least this, and check at this interval.
@@ -40,8 +40,7 @@ impl Session<'_> {
             return self.refuse_join(ErrorCode::Unauthorized, "wrong passphrase");
         }
         let Some(name) = self.name(&join) else {
-            let why =
-                "a name has 1 to 32 characters, at least one of them visible, and no control or direction characters";
+            let why = "a name must have 1 to 32 characters, at least one of them visible, and no control or direction characters";
             return self.refuse_join(ErrorCode::NameInvalid, why);
         };
         let key = protocol::fold_name(&name);
@@ -69,8 +68,8 @@ impl Session<'_> {
         self.visitor.user.as_ref().map_or_else(chosen, |user| protocol::shown_user(user))
     }
 
-    /// The client's mark. A client without a secret gets one for the whole connection; with a new one per try, its own
-    /// earlier join, whose answer was lost, would block the next.
+    /// The client's mark. A client without a secret is given one for the whole connection. With a new one for each
+    /// attempt, an earlier join whose reply was lost would hold the name against the next.
     fn mark(&mut self, client: Option<&Secret>) -> String {
         if let Some(mark) = self.visitor.mark() {
             return mark;
@@ -87,7 +86,7 @@ impl Session<'_> {
         };
         let wire = self.socket.get_ref().wire.clone();
         self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
-        // Taken before it is known whether the room is new, and returned if it is not.
+        // Counted before it is known whether the join opens a new room, and taken back if it does not.
         let new_room = self.visitor.account.new_room(Instant::now());
         let terms = Terms { people: self.app.settings.access.room_people, may_open: new_room.is_ok() };
         let arrival = self.app.backplane.join(&seat, since, terms);
@@ -147,7 +146,7 @@ impl Session<'_> {
         self.socket.get_mut().send(protocol::text_frame(welcome))?;
         self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
         self.socket.get_mut().joined = true;
-        // From here on it has a seat, and is not closed to free a slot.
+        // A session that has joined is never closed to free a slot.
         self.guest = None;
         Ok(())
     }

@@ -32,7 +32,7 @@ use crate::lobby::Guest;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
 use crate::threads;
 
-/// Time for the first join.
+/// Time from the upgrade to the first `join` frame.
 const JOIN_TIME: Duration = Duration::from_secs(10);
 /// How often a session that has not joined checks whether the process is draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ const PING: &[u8] = &[0x89, 0];
 const LATENESS: Duration = Duration::from_secs(1);
 /// Idle time after which a peer is considered dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
-/// This many refused frames within this time end the connection.
+/// The number of refused frames within a period that ends the connection.
 const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
 /// The shortest interval between typing notices of one client.
 const TYPING_EVERY: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ struct Session<'a> {
     socket: WebSocket<Transport<'a>>,
     app: &'a App,
     visitor: Visitor,
-    /// Dropped with the join.
+    /// Its place in the lobby, given up when it joins.
     guest: Option<Guest>,
     /// Set from a successful join until the end.
     seat: Option<Seat>,
@@ -252,7 +252,7 @@ impl<'a> Session<'a> {
             return self.refuse_limit(refusal, reference.as_deref());
         }
         let Some(text) = protocol::clean_text(text) else {
-            let why = "a text has 1 to 4096 bytes, not counting trailing white space";
+            let why = "a text must have 1 to 4096 bytes, not counting trailing white space";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
         self.app.metrics.messages.inc();

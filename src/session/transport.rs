@@ -1,5 +1,5 @@
-//! The socket as tungstenite sees it, on the session's thread: reads come from the socket; writes go to it, or to the
-//! lane once that writes.
+//! The socket as tungstenite sees it, on the session's thread: reads come from the socket; writes go to it before the
+//! join, and to the session's lane afterwards.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,13 +17,13 @@ use crate::fanout::lane::SessionCommand;
 use crate::fanout::socket::SharedSocket;
 use crate::limits::{Bucket, Recent};
 
-/// The client must receive within this time everything that the session's own thread writes.
+/// The deadline for each write by the session's own thread.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The size of tungstenite's read buffer, in bytes. Most frames fit, and every connection allocates one.
 const READ_BUFFER: usize = 1024;
 
-/// Reads from the socket; writes to it or to the lane.
+/// The stream under a session's WebSocket.
 pub struct Transport<'a> {
     /// The socket.
     pub wire: Arc<SharedSocket>,
@@ -39,7 +39,7 @@ pub struct Transport<'a> {
     frames: FrameCounter,
     /// The rate allowed for them.
     frame_rate: Bucket,
-    /// Those that exceeded the rate recently.
+    /// Frames that exceeded the rate recently.
     over_rate: Recent,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Transport<'a> {
         write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
     }
 
-    /// Whether this many more frames exceed the rate for too long.
+    /// Counts these frames, and returns whether too many have exceeded the rate recently.
     fn floods(&mut self, frames: usize) -> bool {
         let now = self.last_read;
         (0..frames).any(|_| self.frame_rate.take(now).is_err() && self.over_rate.count(now, REFUSALS.1) >= REFUSALS.0)
@@ -88,7 +88,7 @@ impl<'a> Transport<'a> {
 impl Read for Transport<'_> {
     /// Fails with [`ErrorKind::QuotaExceeded`] if the client floods the server with frames that are not messages.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // The system does not restart reads with a timeout: stopping and continuing the process, or attaching a tracer,
+        // The system does not restart reads with a timeout: suspending the process, or attaching a tracer,
         // interrupts every read.
         let count = loop {
             match (&self.wire.tcp).read(buffer) {
@@ -116,7 +116,7 @@ impl Write for Transport<'_> {
     }
 }
 
-/// Writes everything by the deadline. A timeout of the socket's own would restart with each byte that the peer takes.
+/// Writes everything by the deadline. A write timeout of the socket would restart with every byte that the peer takes.
 ///
 /// # Errors
 /// The connection is broken, or the deadline has passed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::limits::Account;
 use crate::protocol;
 
-/// A client before its join.
+/// The sender of a request, as far as it is known.
 pub struct Visitor {
     /// The client's address, as reported by trusted proxies.
     pub address: IpAddr,

@@ -60,7 +60,7 @@ pub struct Settings {
     pub emf: Option<String>,
     /// Sessions per second that a rebalancing instance asks to reconnect; 0 is off.
     pub rebalance: u32,
-    /// The files that hold secrets.
+    /// The files that contain secrets, for `--check`.
     pub secret_files: Vec<PathBuf>,
     /// The log level.
     pub log: LevelFilter,
@@ -198,7 +198,7 @@ impl Settings {
         self.passphrase.is_some()
     }
 
-    /// Whether this passphrase admits to the server.
+    /// Whether this passphrase allows joining.
     pub fn admits(&self, offered: Option<&str>) -> bool {
         self.passphrase.as_ref().is_none_or(|wanted| wanted.is(offered.unwrap_or_default()))
     }

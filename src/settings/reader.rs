@@ -45,7 +45,8 @@ impl Reader<'_> {
             .map_err(|error| SettingError(format!("{variable}: can't read {}: {error}", path.display())))
     }
 
-    /// A secret, from its variable or from the file named by the variable with the suffix `_FILE`; the file wins.
+    /// A secret, from its variable or from the file named by the variable with the suffix `_FILE`; the file takes
+    /// precedence.
     pub fn secret(&self, variable: &str) -> Result<Option<String>, SettingError> {
         let in_file = format!("{variable}_FILE");
         let Some(text) = self.file(&in_file)? else { return Ok(self.text(variable)) };

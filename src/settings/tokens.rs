@@ -8,7 +8,7 @@ use crate::protocol;
 
 /// The shortest token allowed, in characters; shorter ones could be guessed.
 const MIN_TOKEN: usize = 16;
-/// The name on messages that are posted with `POST_TOKEN` and give none.
+/// The sender's name for messages posted with `POST_TOKEN` that do not name their sender.
 pub const UNNAMED: &str = "script";
 
 /// A secret, compared in constant time.
@@ -98,7 +98,7 @@ impl Tokens {
 /// Reads a token from its variable or its file.
 fn token(read: &Reader<'_>, variable: &str) -> Result<Option<Token>, SettingError> {
     let Some(text) = read.secret(variable)? else { return Ok(None) };
-    let why = || SettingError(format!("{variable}: a token has at least {MIN_TOKEN} visible ASCII characters"));
+    let why = || SettingError(format!("{variable}: a token must have at least {MIN_TOKEN} visible ASCII characters"));
     if is_token(&text) { Ok(Some(Token(text))) } else { Err(why()) }
 }
 
@@ -113,9 +113,9 @@ fn poster(line: &str) -> Result<Poster, String> {
     let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {
         return Err("expected a name, a token and rooms".to_owned());
     };
-    let name = protocol::clean_name(name).ok_or("the name has 1 to 32 visible characters")?;
+    let name = protocol::clean_name(name).ok_or("the name must have 1 to 32 visible characters")?;
     if !is_token(token) {
-        return Err(format!("the token has at least {MIN_TOKEN} visible ASCII characters"));
+        return Err(format!("the token must have at least {MIN_TOKEN} visible ASCII characters"));
     }
     let rooms = match rooms {
         "*" => None,

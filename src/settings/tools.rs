@@ -83,7 +83,7 @@ impl ToolCall {
         };
         let url = matches.get_one::<String>("url").cloned().unwrap_or_else(|| own.to_owned());
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(SettingError(format!("--url: {url:?} starts with neither http:// nor https://")));
+            return Err(SettingError(format!("--url: invalid value {url:?}; expected http://… or https://…")));
         }
         Ok(Some(ToolCall { tool, url: url.trim_end_matches('/').to_owned(), token }))
     }
@@ -126,7 +126,7 @@ pub(super) fn commands() -> [Command; 2] {
             .subcommands([
                 admin("rooms", "List all rooms, with people, messages and last activity."),
                 admin("people", "List the people in a room: name, mark, time of joining, address.").arg(room()),
-                admin("remove", "Remove one message, all of one client, or all.")
+                admin("remove", "Remove one message, all messages of one client, or all messages.")
                     .arg(room())
                     .arg(Arg::new("ID").help("id of the message"))
                     .arg(Arg::new("by").long("by").value_name("MARK").help("all messages with this `by`"))

@@ -1,5 +1,5 @@
 //! `bobbin --import FILE`: moves the rooms and bans of a data file to Redis and keeps all ids, so that clients resume
-//! where they were.
+//! where they left off.
 //!
 //! Each room is first written under a temporary key, and appears complete when that is renamed. Presence is not moved:
 //! clients rejoin by themselves.
@@ -21,7 +21,7 @@ use crate::settings::tools::ImportCall;
 /// Commands sent before their replies are read: about 2 MB at most.
 const PIPELINE: usize = 100;
 /// Lifetime of the temporary keys that an interrupted import leaves behind.
-const LEFTOVERS: Duration = Duration::from_secs(3600);
+const TEMPORARY_KEY_LIFE: Duration = Duration::from_secs(3600);
 /// Room names listed in a refusal.
 const LISTED: usize = 5;
 
@@ -67,7 +67,7 @@ impl From<LinkError> for ImportError {
     }
 }
 
-/// Imports all rooms and reports in one line.
+/// Imports all rooms and bans, and writes a one-line report.
 ///
 /// # Errors
 /// [`ImportError`]. Rooms imported before the error are complete on Redis; if any room already existed, none was
@@ -136,14 +136,14 @@ fn import_room(
         let commands: Vec<_> = ours.map(add).collect();
         count += commands.len();
         ask(redis, "XADD", commands)?;
-        let expiry = cmd("EXPIRE").arg(&part).arg(LEFTOVERS.as_secs()).get_packed_command();
+        let expiry = cmd("EXPIRE").arg(&part).arg(TEMPORARY_KEY_LIFE.as_secs()).get_packed_command();
         redis.demand("EXPIRE", &expiry)?;
     }
     if count == 0 {
         return Ok(0);
     }
     // Later ids continue after the newest one ever assigned. Since version 7, Redis also stores how many entries were
-    // ever added: one more than there are shows that the log has lost its beginning.
+    // ever added: a count one higher than the number of entries indicates that the log has lost its beginning.
     let (newest, added) = (room.last.max(last).to_string(), count + usize::from(room.is_trimmed));
     let counted = cmd("XSETID").arg(&part).arg(&newest).arg("ENTRIESADDED").arg(added).get_packed_command();
     if let Value::ServerError(_) = redis.request(&counted)? {

@@ -1,5 +1,4 @@
-//! Subcommands and modes besides serving: the admin tools and `export`, which work over HTTP, `--check`, and
-//! `--import`.
+//! Everything besides serving: the admin subcommands and `export`, which work over HTTP, `--check`, and `--import`.
 
 pub mod check;
 pub mod import;
@@ -21,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages per request of `export`.
 const PAGE: usize = 500;
 
-/// Pause after a server has answered 429.
+/// Pause after a response with status 429.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a subcommand failed.
@@ -29,11 +28,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub enum ToolError {
     /// The server refused: the status and the reason.
     Refused(u16, String),
-    /// The server is unreachable, or its answer is not valid HTTP.
+    /// The server is unreachable, or its response is not valid HTTP.
     Http(ureq::Error),
     /// The output cannot be written.
     Output(io::Error),
-    /// The answer is not in the format of Bobbin's.
+    /// The response is not in Bobbin's format.
     NotBobbin,
 }
 
@@ -65,7 +64,7 @@ impl From<io::Error> for ToolError {
     }
 }
 
-/// Sends the request and prints the answer.
+/// Sends the request and prints the response.
 ///
 /// # Errors
 /// [`ToolError`].
@@ -151,8 +150,8 @@ fn answer(mut response: Response<ureq::Body>) -> Result<String, ToolError> {
     if status.is_success() { Ok(text) } else { Err(ToolError::Refused(status.as_u16(), text)) }
 }
 
-/// An HTTP client with the system's certificate authorities, if needed. It does not follow redirects, which would leak
-/// the token.
+/// An HTTP client that trusts the system's certificate authorities. It does not follow redirects, which would leak the
+/// token.
 fn agent(url: &str) -> Agent {
     let mut tls = TlsConfig::builder();
     if url.starts_with("https://") {

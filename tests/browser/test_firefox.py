@@ -85,7 +85,7 @@ def test_the_form_says_what_is_wrong(person, own, room):
     ada.wait("document.querySelector('#join').open")
     link.cut()
     ada.type("#name", "Ada\ue007")
-    ada.wait("document.querySelector('#join-problem').textContent.includes('Trying again by itself')", 3)
+    ada.wait("document.querySelector('#join-problem').textContent.includes('Retrying automatically')", 3)
     link.mend()
     ada.joined(20)
 

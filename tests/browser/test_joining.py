@@ -1,4 +1,4 @@
-"""The join form explains errors and continues by itself; names, other devices, and changing one's name."""
+"""The join form explains errors and retries automatically; names, other devices, and changing one's name."""
 
 import time
 
@@ -16,7 +16,7 @@ def test_a_dead_server_is_said_in_the_form_and_tried_again(visit, own, room):
     ada = visit(link, room)
     link.cut()
     ada.join("Ada")
-    expect(ada(PROBLEM)).to_contain_text("cannot be reached. Trying again by itself", timeout=AT_ONCE)
+    expect(ada(PROBLEM)).to_contain_text("cannot be reached. Retrying automatically", timeout=AT_ONCE)
     link.mend()
     ada.joined(timeout=20_000)
 

@@ -1,5 +1,5 @@
-//! One run: the system, its clients, and at the end the healing, the inspection and the verdict. The fault test and the
-//! scenarios differ only in their rooms and faults.
+//! One run: starts the system and its clients, and at the end heals all faults, inspects the system and reaches a
+//! verdict. The fault test and the scenarios differ only in their rooms and faults.
 
 use super::checker::{self, Verdict};
 use super::client::Client;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What keeps the rooms, which also determines how many instances there are behind the imagined load balancer.
+/// What keeps the rooms. It also determines the number of instances.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backplane {
     Redis,
@@ -46,8 +46,8 @@ pub struct Talk {
     pub rooms: usize,
 }
 
-/// The rooms of the fault test, with 90 clients in all. In one, a welcome cannot hold everything after a long absence;
-/// most are small.
+/// The rooms of the fault test, with 90 clients in all. One is so busy that a welcome cannot contain everything missed
+/// during a long absence; most are small.
 pub const ROOMS: [Talk; 5] = [
     Talk { name: "busy", clients: 24, pace: 500, at_home: 2, rooms: 1 },
     Talk { name: "calm", clients: 14, pace: 1000, at_home: 0, rooms: 1 },
@@ -109,8 +109,8 @@ impl Arena {
         arena
     }
 
-    /// Call when all faults are healed. The clients keep sending until every instance has given a receipt, then
-    /// everything must settle in a correct state; the clients leave, and the ledger is checked.
+    /// Called when all faults are healed. The clients keep sending until every instance has sent a receipt; then the
+    /// system must settle in a correct state, the clients leave, and the ledger is checked.
     pub fn finish(mut self) -> Outcome {
         let stage = Arc::clone(&self.stage);
         let healed = clock::now();

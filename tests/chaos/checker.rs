@@ -34,12 +34,12 @@ use super::ledger::{Book, Broken, Connection, Id, Ledger, Loss, Outcome, Window}
 use super::story;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Time within which, after a fault, an instance's clients must have everything again: a reconnect delay of up to 5 s,
-/// or a stale subscription that the probe detects after 10 s.
+/// Time within which, after a fault, an instance's clients must be up to date again: a reconnect delay of up to 5 s, or
+/// a stale subscription, which the probe detects within 9 s.
 pub const SETTLE: At = 14_000;
 /// `unavailable` is promised within 2 s; the margin is for a busy machine.
 const REFUSED_WITHIN: At = 3500;
-/// A lease is 15 s; less, because on a busy machine an end may be recorded late.
+/// A lease is 15 s; this is less, because a busy machine may record the end of a connection late.
 const LEASE: At = 14_000;
 /// How long an instance may hold a message before it must refuse it.
 const UNDER_WAY: At = 5000;
@@ -199,8 +199,8 @@ fn vanished(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     }
 }
 
-/// While Redis was away for long enough, every message must have been refused in time, unless its connection ended or
-/// its instance was stopped.
+/// During an outage of Redis that lasted long enough, every message must have been refused in time, unless its
+/// connection ended or its instance was frozen.
 fn refusals(verdict: &mut Verdict, book: &Book, windows: &[Window]) {
     for (i, attempt) in book.attempts.iter().enumerate() {
         let connection = &book.connections[attempt.connection];
@@ -238,8 +238,8 @@ fn gaps(verdict: &mut Verdict, book: &Book, losses: &Losses, log: Option<&Log>) 
     }
 }
 
-/// No stranger takes a name whose owner's lease certainly ran: the owner had joined just before, or was on an instance
-/// that no fault had touched. (Redis may have lost the lease.)
+/// No stranger may take a name whose owner certainly held a lease: the owner had joined just before, or was on an
+/// instance that no fault had touched. (Redis may have lost the lease.)
 fn impostures(verdict: &mut Verdict, ledger: &Ledger, books: &[&Book], windows: &[Window]) {
     let losses = ledger.losses.lock().expect("all is over");
     let impostures = ledger.impostures.lock().expect("all is over");

@@ -1,4 +1,4 @@
-//! A faithful client of `bobbin.v1`, which behaves as a good program would, and records everything it does and sees.
+//! A well-behaved client of `bobbin.v1` that records everything it sends and receives.
 //!
 //! It resends messages without a receipt under the same ref; reconnects to another instance with `since` and its own
 //! `client` secret; pages back when a welcome could not hold everything it missed; pings every 10 s and considers a
@@ -34,8 +34,8 @@ pub struct Client {
     pub cursor: Option<Id>,
     /// Messages without a receipt, and when each may be sent again.
     pub pending: Vec<(usize, At)>,
-    /// Whether it resends after a while even if the connection is alive. The others wait forever, and so detect an
-    /// answer that never comes.
+    /// Whether it resends after a while even if the connection is alive. The other clients wait forever, so a missing
+    /// answer is detected.
     pub impatient: bool,
     pub allowance: f64,
     pub refilled: At,

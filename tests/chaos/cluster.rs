@@ -17,13 +17,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What an instance may take beyond its drain: 6 s for sessions that do not answer, 3 s for a Redis that hangs, and a margin
-/// for a busy machine, in milliseconds.
+/// How long an instance may take to end beyond its drain, in milliseconds: 6 s for sessions that do not answer, 3 s for
+/// a Redis that hangs, and a margin for a busy machine.
 const DRAIN_MARGIN: At = 12_000;
 /// A setting of all instances.
 pub const DRAIN_SECONDS: u64 = 2;
-/// A stale subscription must be detected within this time: a heartbeat (5 s), the wait for the probe (5 s), and a
-/// margin.
+/// A stale subscription must be detected within this time: three probes, which are sent every 3 s, and a margin.
 const STALE_AT_MOST: At = 14_000;
 
 pub struct Cluster {
@@ -140,8 +139,8 @@ impl Cluster {
         }
     }
 
-    /// Handles what happens by itself: drained instances end, stale subscriptions are detected, and no instance may end
-    /// otherwise.
+    /// Handles what the system does by itself: drained instances end, and stale subscriptions are detected. No instance
+    /// may end for any other reason.
     pub fn look_around(&mut self) {
         let now = clock::now();
         for (mut old, since) in std::mem::take(&mut self.draining) {

@@ -1,7 +1,8 @@
-//! Scenarios built from the fault test's parts, each with a specific question: what do the others notice of a rolling
-//! restart, of a frozen or killed instance, of a drain under full load, of slow clients, of 2,000 simultaneous joins?
+//! Scenarios built from the fault test's parts, each with a specific question: what do other clients notice of a
+//! rolling restart, of a frozen or killed instance, of a drain under full load, of slow clients, of 2,000 simultaneous
+//! joins?
 //!
-//! The fault test checks the final state; these check what was visible meanwhile.
+//! The fault test checks the final state; these check what was visible in the meantime.
 
 #![allow(dead_code)] // each of the two programs uses some of the modules
 

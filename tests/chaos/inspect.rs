@@ -36,7 +36,7 @@ pub fn never_joined(stage: &Stage) -> Vec<String> {
     books.filter(|book| book.participants == 0).map(|book| book.name.clone()).collect()
 }
 
-/// Instances that have given no receipt since then.
+/// Instances that have sent no receipt since then.
 pub fn instances_without_receipt(stage: &Stage, since: At) -> Vec<String> {
     let instances = stage.backplane.instances();
     let mut receipts = vec![0; instances];
@@ -50,7 +50,7 @@ pub fn instances_without_receipt(stage: &Stage, since: At) -> Vec<String> {
     without.map(|instance| format!("instance {instance}")).collect()
 }
 
-/// Clients that have no connection, have messages without an answer, or lack messages that others have.
+/// Clients that are not connected, have messages without an answer, or lack messages that others have.
 pub fn not_caught_up(stage: &Stage) -> Vec<String> {
     let mut missing = Vec::new();
     for client in &stage.ledger.clients {

@@ -1,5 +1,5 @@
-//! The ledger: each client's own book of what it sent and saw, the faults and their times, and the known facts of each
-//! message. The clients and the director only write; `checker` reads at the end.
+//! The ledger: each client's own record of what it sent and received, the faults and their times, and the contents of
+//! each message. The clients and the director only write; `checker` reads at the end.
 
 use super::clock::{self, At};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -41,7 +41,8 @@ pub struct Ledger {
     pub losses: Mutex<Vec<Loss>>,
     /// Strangers who joined under a name that looks like this client's.
     pub impostures: Mutex<Vec<Imposture>>,
-    /// Violations seen by no client: an instance that ended by itself, a stale subscription that was not detected.
+    /// Violations that no client can see: an instance that ended by itself, or a stale subscription that was not
+    /// detected.
     pub remarks: Mutex<Vec<String>>,
 }
 
@@ -115,7 +116,7 @@ pub struct Book {
     pub messages: Vec<Message>,
     pub attempts: Vec<Attempt>,
     pub seen: BTreeMap<Id, Seen>,
-    /// The newest id in the log when it first joined; earlier messages are not its concern.
+    /// The newest id in the log when it first joined; it need not receive earlier messages.
     pub began: Id,
     /// Who is present according to the frames it received, and the latest count.
     pub names: BTreeSet<String>,

@@ -1,6 +1,6 @@
 //! The fault test: three instances on a Redis and its replica, or one on a data file, 90 clients that chat, and a
-//! random schedule of everything that can break. At the end all faults are healed, and every promise of the wire
-//! contract is checked against what each client saw.
+//! random schedule of faults. At the end all faults are healed, and every promise of the wire contract is checked
+//! against what each client saw.
 //!
 //!     cargo test --release --test chaos                          60 s, a new seed each time
 //!     SECONDS=600 SEED=7 cargo test --release --test chaos       longer, and a run repeated

@@ -14,13 +14,13 @@ pub struct Pair {
     pub replica: Redis,
     /// The proxy for the replication.
     feed: Proxy,
-    /// One per instance, whose only address of Redis it is.
+    /// One per instance, which knows Redis only under the proxy's address.
     pub proxies: Vec<Proxy>,
 }
 
 impl Pair {
     pub fn start(instances: usize) -> Pair {
-        // Each command is on disk before it is answered, so what a killed Redis loses had not been promised to anyone.
+        // Each command is on disk before it is answered, so a killed Redis loses no message that had a receipt.
         let args = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
         let (primary, replica) = (Redis::with(&args), Redis::with(&args));
         let feed = Proxy::start(primary.addr());
@@ -71,7 +71,7 @@ impl Pair {
         true
     }
 
-    /// Leads new connections to the current primary.
+    /// Directs new connections to the current primary.
     pub fn lead(&self) {
         self.proxies.iter().for_each(|proxy| proxy.lead_to(self.primary.addr()));
     }

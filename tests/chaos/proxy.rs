@@ -1,11 +1,11 @@
 //! A TCP proxy between one instance and Redis that can imitate a bad network. Each instance has its own, so that one
 //! instance can lose Redis while the others keep it.
 //!
-//! It does to a connection only what TCP allows: bytes are late, or the connection ends; none is lost or changed in the
-//! middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP retransmits),
-//! even if its sender has given up and closed. The one exception is a *stale* subscription: there, published messages
-//! vanish while everything else on the connection works, as after a failover to a server that does not know the
-//! subscription.
+//! It does to a connection only what can happen to TCP: bytes are late, or the connection ends; none is lost or changed
+//! in the middle. A *held* direction is a blackhole: what was sent into it arrives when it is opened again (TCP
+//! retransmits), even if its sender has given up and closed. The one exception is a *stale* subscription: there,
+//! published messages vanish while everything else on the connection works, as after a failover to a server that does
+//! not know the subscription.
 
 use super::clock::{self, At};
 use super::resp;
@@ -44,7 +44,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    /// Where new connections lead.
+    /// The server to which new connections are made.
     redis: Mutex<SocketAddr>,
     rules: Mutex<Rules>,
     /// Notified when `rules` or a link's state changes; held pumps wait for it.
@@ -97,7 +97,7 @@ impl Proxy {
         Proxy { addr, shared }
     }
 
-    /// Leads new connections to another server; open ones stay.
+    /// Directs new connections to another server; open ones stay.
     pub fn lead_to(&self, redis: SocketAddr) {
         *self.shared.redis.lock().expect("nobody panics holding it") = redis;
     }

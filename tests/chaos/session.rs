@@ -73,10 +73,10 @@ impl<'a> Session<'a> {
             }
             match self.wire.read(Duration::from_millis(40)) {
                 Got::Frame(frame) => {
-                    self.hear();
+                    self.frame_arrived();
                     self.frame(&frame);
                 }
-                Got::Nothing { heard: true } => self.hear(),
+                Got::Nothing { heard: true } => self.frame_arrived(),
                 Got::Nothing { heard: false } if clock::now() > self.heard + DEAD_AFTER => {
                     self.wire.cut(false);
                     return End::Broken("dead: nothing came for 30 s".into());
@@ -142,9 +142,9 @@ impl<'a> Session<'a> {
         self.page_back(now)
     }
 
-    /// Something came. After a silence, the answers to what was sent into it come first: to send it all again before
-    /// they are read would be twenty refused frames too many.
-    fn hear(&mut self) {
+    /// A frame arrived. After a silence, the answers to frames sent during it arrive first. Resending those frames
+    /// before the answers are read could cause the twenty refused frames that end a connection.
+    fn frame_arrived(&mut self) {
         if self.is_silent() {
             let later = clock::now() + READ_FIRST;
             self.client.pending.iter_mut().for_each(|(_, due)| *due = later.max(*due));

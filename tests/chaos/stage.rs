@@ -1,5 +1,5 @@
-//! What the clients and the director share: the ledger, the instances' addresses, and orders. Nobody calls anybody
-//! else; each checks when it is ready.
+//! What the clients and the director share: the ledger, the instances' addresses, and orders. Threads do not call each
+//! other; each reads the shared state when it is ready.
 
 use super::arena::Backplane;
 use super::clock::At;

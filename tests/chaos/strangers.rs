@@ -1,4 +1,4 @@
-//! Clients that misbehave. They are in the same rooms as the faithful ones, who must not notice them.
+//! Clients that misbehave. They are in the same rooms as the well-behaved ones, which must not notice them.
 
 use super::clock::{self, At};
 use super::fault::Fault;

@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 over a TcpStream, for a close look at what a server answers.
+//! Plain HTTP/1.1 over a TcpStream, so that tests see a response byte by byte.
 
 use super::PATIENCE;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -173,7 +173,7 @@ impl Instance {
         status
     }
 
-    /// It ends with its input.
+    /// Waits for the log reader, which ends when its input does.
     fn reap_log_reader(&mut self) {
         if let Some(mut reader) = self.log_reader.take() {
             let _ = reader.wait();

@@ -1,4 +1,4 @@
-//! What all black-box tests share: the real binary as an [`Instance`], a real redis-server as a [`Redis`], a WebSocket
+//! Shared by all black-box tests: the real binary as an [`Instance`], a real redis-server as a [`Redis`], a WebSocket
 //! [`Client`] that records every frame, plain HTTP, and waiting with a deadline.
 //!
 //! Nothing here knows Bobbin's internals: it starts the program, uses `bobbin.v1` and plain HTTP, and sends signals.

@@ -11,9 +11,8 @@ use std::time::Duration;
 /// The password of the user `bobbin`.
 pub const PASSWORD: &str = "open";
 
-/// A redis-server on 127.0.0.1, with the user in docs/redis.md, as which instances connect, so that they have no other
-/// permissions. The tests themselves use the default user, who has all. Dropping it kills the process and removes its
-/// directory.
+/// A redis-server on 127.0.0.1. Instances connect as the user in docs/redis.md, so that they have no other permissions;
+/// the tests use the default user, which has all. Dropping this kills the process and removes its directory.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,

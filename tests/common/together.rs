@@ -1,4 +1,4 @@
-//! Tests that mostly wait, run in parallel however few test threads there are.
+//! Runs tests that mostly wait in parallel, whatever the number of test threads.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,5 @@
-//! Those who must not notice: a room of fifty people, clients that join from other addresses, and a load balancer's
-//! health checks.
+//! The clients that must not notice an attack: a room of fifty people, clients that join from other addresses, and a
+//! load balancer's health checks.
 
 use crate::common::from;
 use crate::common::http::Connection;

@@ -1,5 +1,5 @@
-//! The admin operations on local rooms: jobs for the thread that owns the rooms, answered after the commit like
-//! everything else.
+//! The admin operations on local rooms: jobs for the thread that owns the rooms, answered after the commit, as all
+//! commands are.
 
 use std::net::IpAddr;
 use std::time::Duration;

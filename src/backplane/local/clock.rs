@@ -1,4 +1,4 @@
-//! Clocks for a data file, which outlives processes and sees wall clocks jump.
+//! Clocks for a data file, which outlives processes and jumps of the wall clock.
 //!
 //! The wall clock assigns ids and decides which messages are shown. It may be wrong by a day or a year, so it never
 //! triggers deletion directly: deletion follows a paced clock, which approaches the wall clock at a limited speed. Refs
@@ -10,8 +10,8 @@ use rusqlite::{Connection, params};
 
 use crate::backplane::REF_LIFE;
 
-/// How many times faster than real time the paced clock may advance to catch up: a month takes 30 hours. A wall clock
-/// that is corrected before then has caused no deletion.
+/// How many times faster than real time the paced clock may advance to catch up: a month takes 30 hours. If the wall
+/// clock is corrected before then, little or nothing has been deleted.
 const PACE: u64 = 24;
 
 /// The single row of the table `clock`; all values are in milliseconds.

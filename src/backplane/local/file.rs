@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
 
-/// How long to wait while another program writes to the file, for example `sqlite3 chat.db`.
+/// How long to wait while another program, for example `sqlite3 chat.db`, is writing to the file.
 const BUSY: Duration = Duration::from_secs(1);
 /// Files up to this size are checked for damage at startup: 64 MiB take about 0.2 s.
 const CHECKED: u64 = 64 * 1024 * 1024;
@@ -46,7 +46,7 @@ impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DataError::InUse => f.write_str("another process is using it"),
-            DataError::Foreign => f.write_str("it is not Bobbin's"),
+            DataError::Foreign => f.write_str("it belongs to another program"),
             DataError::Newer { version, known } => {
                 write!(f, "it has version {version}, but this program supports versions up to {known}; use a newer one")
             }
@@ -71,10 +71,10 @@ impl From<rusqlite::Error> for DataError {
     }
 }
 
-/// What protects the open data file.
+/// The open data file: its lock, and its identity on disk.
 pub struct DataFile {
     path: PathBuf,
-    /// Device and inode of the file and of its write-ahead log, to which the paths must still lead.
+    /// Device and inode of the file and of its write-ahead log. The paths must keep referring to these.
     identity: [Identity; 2],
     /// Holds the lock while open.
     _lock: File,
@@ -131,7 +131,7 @@ impl DataFile {
         &self.path
     }
 
-    /// Whether the paths still lead to the open files. Writes to a removed or replaced file would succeed, but be lost
+    /// Whether the paths still refer to the open files. Writes to a removed or replaced file would succeed, but be lost
     /// when the process ends.
     pub fn is_in_place(&self) -> bool {
         self.look() == self.identity
@@ -152,7 +152,7 @@ fn check(conn: &Connection, path: &Path) -> Result<(), DataError> {
     if found == "ok" { Ok(()) } else { Err(DataError::Damaged(found.replace('\n', " "))) }
 }
 
-/// Resolves links, so that a file has the same lock whichever path it is reached by.
+/// Resolves symbolic links, so that a file has the same lock under every path that leads to it.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     if let Ok(found) = path.canonicalize() {
         return Ok(found);

@@ -3,7 +3,7 @@
 //! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
 //! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
 //! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables. `watch.rs` answers for it while the disk
-//! hangs. Its neighbour `redis/` sends the same commands to a server instead.
+//! hangs. The other implementation, `redis/`, sends the same commands to a server instead.
 
 mod admin;
 mod clock;
@@ -36,7 +36,8 @@ use crate::protocol::Id;
 use crate::settings::Retention;
 use crate::threads;
 
-/// Capacity of the command queue. A session that finds it full waits, so clients cannot outrun the rooms.
+/// Capacity of the command queue. A session waits while it is full, so clients cannot send faster than the rooms'
+/// thread works.
 const QUEUE: usize = 1024;
 /// How long a session waits for a place in the queue and its answer, so that clients are answered within 2 s.
 const PATIENCE: Duration = Duration::from_millis(1800);
@@ -108,7 +109,7 @@ enum Command {
 }
 
 impl Local {
-    /// Opens the file (`None`: in memory), and starts the thread and the one that watches it.
+    /// Opens the file (`None`: in memory), and starts the rooms' thread and the thread that watches it.
     ///
     /// # Errors
     /// The file cannot be used, or a thread cannot be started.
@@ -131,7 +132,7 @@ impl Local {
         Ok(Local { commands, listener, condition, bans })
     }
 
-    /// Has a command executed, unless the disk hangs.
+    /// Executes a command and returns its answer, unless the disk hangs.
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Unavailable> {
         if self.condition.is_stalled() {
             return Err(Unavailable);
@@ -179,7 +180,7 @@ impl Backplane for Local {
     }
 
     fn typing(&self, room: &Room, json: String) {
-        // While the disk hangs, the queue is left to those who leave.
+        // While the disk hangs, the queue is reserved for leaves.
         if !self.condition.is_stalled() {
             let _ = self.commands.try_send(Command::Typing { room: room.clone(), json });
         }

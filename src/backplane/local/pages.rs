@@ -18,7 +18,7 @@ pub enum Wanted {
     Arrival {
         seat: Seat,
         since: Option<Id>,
-        /// Decided when the seat was taken: by now others in the batch may be there too.
+        /// Decided when the seat was taken: later joins of the same batch may have changed the room since.
         is_new_room: bool,
         reply: Sender<Result<Arrival, JoinError>>,
     },
@@ -33,7 +33,7 @@ impl Rooms {
             Wanted::Arrival { seat, since, is_new_room, reply } => {
                 let arrival = self.arrival(&seat.room, since, is_new_room).map_err(|error| complain(&error).into());
                 let is_read = arrival.is_ok();
-                // A caller that has timed out gives the seat back itself, and may have taken it again.
+                // A caller that has timed out releases the seat itself, and may already have taken it again.
                 if reply.send(arrival).is_ok() && !is_read {
                     self.give_back(&seat);
                 }

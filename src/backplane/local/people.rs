@@ -1,7 +1,7 @@
 //! Presence in local rooms: taking and releasing seats, and leases.
 //!
-//! All of it is decided in memory. The rows in the file are for the next process, so that a restart shows nobody
-//! leaving: everyone present starts with a full lease.
+//! All of it is decided in memory. The rows in the file are for the next process: everyone present then starts with a
+//! full lease, so nobody is shown leaving at a restart.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -88,7 +88,7 @@ impl Rooms {
         let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
         let is_new_room = room.people.is_empty() && room.log.last == Id::default();
         if is_new_room && !terms.may_open {
-            // It would count as a room until the next tick.
+            // Otherwise it would count as a room until the next tick.
             self.rooms.remove(&seat.room);
             return Err(JoinError::MayNotOpen);
         }
@@ -97,7 +97,7 @@ impl Rooms {
         let (mut taken_over, mut came_back, mut since) = (None, false, clock::unix_ms());
         match room.people.get(&seat.key) {
             Some(old) if old.by == seat.by => {
-                // After a join that was answered too late, the session itself has it.
+                // After a join that was answered too late, the holder is this very session.
                 taken_over = old.session.filter(|session| *session != seat.session);
                 (came_back, since) = (true, old.since);
                 if old.name != seat.name {
@@ -144,7 +144,7 @@ impl Rooms {
         }
     }
 
-    /// Releases the seat of a join that was answered with an error or too late. A client that came back keeps its lease.
+    /// Releases the seat of a join that was answered with an error or too late. A returning client keeps its lease.
     pub fn give_back(&mut self, seat: &Seat) {
         let person = self.rooms.get(&seat.room).and_then(|room| room.people.get(&seat.key));
         let came_back = person.is_some_and(|person| person.came_back);
@@ -182,7 +182,7 @@ impl Rooms {
         changes.into_iter().for_each(|(room, change)| self.announce(&room, change));
     }
 
-    /// Rewrites all seats, after writing some has failed.
+    /// Rewrites all seats after a write has failed.
     pub fn write_seats(&mut self) {
         self.seats_are_behind = self.store.write(|conn| replace(conn, &self.rooms)).is_err();
     }

@@ -9,7 +9,7 @@ use crate::backplane::admin::Removal;
 use crate::protocol::Id;
 use crate::settings::Retention;
 
-/// The most messages trimmed from a room at a time, so that a large excess delays nobody.
+/// The most messages trimmed from a room at a time, so that a large excess does not hold up the thread.
 const TRIM: usize = 1000;
 /// A bound after all messages; SQLite's integers are signed.
 const END: Id = Id { ms: i64::MAX as u64, seq: i64::MAX as u64 };
@@ -74,7 +74,7 @@ impl Log {
         self.trimmed
     }
 
-    /// Whether nothing of it remains.
+    /// Whether no messages remain.
     pub fn is_empty(&self) -> bool {
         self.messages == 0
     }
@@ -187,7 +187,7 @@ impl Log {
         let mut values: Vec<Value> = vec![self.number.into()];
         let condition = match removal {
             Removal::All => {
-                // Whatever was trimmed before does not matter any more: the log starts anew.
+                // The log starts anew, so messages trimmed before no longer count as a gap.
                 self.trimmed = false;
                 ""
             }

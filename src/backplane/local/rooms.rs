@@ -1,9 +1,9 @@
 //! The thread that owns the rooms. It executes all commands in its queue as one transaction, and publishes events and
 //! answers only after the commit.
 //!
-//! Presence is decided in memory and written to the file afterwards: a join does not wait for the disk, and a full disk
-//! keeps nobody out. Messages are only in the file. Pages of them are read between batches, a few at a time, so that
-//! messages do not wait for many readers.
+//! Presence is decided in memory and written to the file afterwards: a join does not wait for the disk, and succeeds
+//! even if the disk is full. Messages are only in the file. Pages of them are read between batches, a few at a time, so
+//! that messages do not wait for many readers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub enum Author {
     Caller(Sender<(Id, String)>),
 }
 
-/// What happens after the commit.
+/// What to do after the commit.
 pub enum Outcome {
     /// An event that does not depend on the commit.
     Event(Event),
@@ -129,7 +129,7 @@ impl Rooms {
         }
     }
 
-    /// Executes commands until it is stopped or the handle is dropped.
+    /// Executes commands until [`Command::Stop`] arrives or the [`super::Local`] handle is dropped.
     pub fn serve(mut self, inbox: &Receiver<Command>) {
         let mut tick_at = Instant::now() + TICK;
         loop {
@@ -163,7 +163,8 @@ impl Rooms {
         }
     }
 
-    /// Executes a batch: a command and those queued behind it. Returns the channel of whoever stops the thread.
+    /// Executes a batch: a command and those queued behind it. Returns the channel on which to confirm a
+    /// [`Command::Stop`].
     fn carry_out_all(&mut self, first: Command, inbox: &Receiver<Command>) -> Option<Sender<()>> {
         // Lets sessions that are about to send add to this transaction; see `Lane::run`.
         thread::yield_now();
@@ -175,8 +176,8 @@ impl Rooms {
         stopped
     }
 
-    /// Executes a command; what must wait for the commit is added to `outcomes`. Returns the channel of whoever stops
-    /// the thread.
+    /// Executes a command; what must wait for the commit is added to `outcomes`. Returns the channel on which to
+    /// confirm a [`Command::Stop`].
     fn carry_out(&mut self, command: Command) -> Option<Sender<()>> {
         match command {
             Command::Join { deadline, .. } if deadline <= Instant::now() => {}
@@ -263,7 +264,7 @@ impl Rooms {
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
-        // Each commit has its own time before it counts as hanging.
+        // Restarts the time after which the thread counts as hanging: the commit itself has taken its share of it.
         self.condition.set_busy(true);
         if !is_kept {
             self.seats_are_behind = true;
@@ -292,7 +293,7 @@ impl Rooms {
     fn publish(&self, room: Room, author: Author, id: Id, body: String, is_new: bool) {
         let frame = protocol::text_frame(protocol::message_json(id, &body));
         if let Author::Session(_, number) = author {
-            // It may have been refused meanwhile, but is not after its receipt.
+            // The message may have been refused in the meantime; from here on it no longer can be.
             let _ = self.condition.answer(number);
         }
         match author {

@@ -1,4 +1,5 @@
-//! The tables, and the check of a file's contents: only Bobbin's own files are accepted, and none of a newer version.
+//! The tables, and the check of a file's contents: only files that Bobbin created are accepted, and none of a newer
+//! version.
 //!
 //! Kind and version are in the two numbers that SQLite's header reserves for applications. They are checked before
 //! anything is written, so a refused file is unchanged.
@@ -15,35 +16,35 @@ pub const APPLICATION_ID: i64 = 0x426F_6262;
 
 /// The migration from each version to the next; an empty file has version 0.
 const STEPS: &[&str] = &["
-    -- A room, from its first message on. `last_ms` and `last_seq` are the newest id it ever gave. `messages` and `bytes`
-    -- count the rows of its log, whose beginning is lost once `trimmed` is 1.
+    -- A room, from its first message on. `last_ms` and `last_seq` are the newest id it ever assigned. `messages` and
+    -- `bytes` count the rows of its log, whose beginning is lost once `trimmed` is 1.
     CREATE TABLE rooms (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last_ms INTEGER NOT NULL, last_seq INTEGER NOT NULL,
         messages INTEGER NOT NULL, bytes INTEGER NOT NULL, trimmed INTEGER NOT NULL);
 
-    -- The logs. The key keeps a room's messages side by side, so a page of them is a few pages of the file. A message
-    -- removed through the admin API keeps its row, without a body, until it is trimmed: it causes no gap.
+    -- The logs. The key stores a room's messages next to each other, so a page of them is in a few pages of the file. A
+    -- message removed through the admin API keeps its row, without a body, until it is trimmed: it causes no gap.
     CREATE TABLE messages (
         room INTEGER NOT NULL, ms INTEGER NOT NULL, seq INTEGER NOT NULL, body TEXT,
         PRIMARY KEY (room, ms, seq)) WITHOUT ROWID;
     CREATE INDEX removed ON messages (room) WHERE body IS NULL;
 
-    -- The id that each sender's `ref` got. `period` counts ten minutes of service; two periods are kept.
+    -- The id of the message kept under each sender's `ref`. `period` counts ten minutes of service; two are kept.
     CREATE TABLE refs (
         period INTEGER NOT NULL, room INTEGER NOT NULL, by TEXT NOT NULL, ref TEXT NOT NULL,
         ms INTEGER NOT NULL, seq INTEGER NOT NULL,
         PRIMARY KEY (period, room, by, ref)) WITHOUT ROWID;
 
-    -- Who is where, by folded name: read once, at the start, so that a restart shows nobody leaving.
+    -- The people in each room, by folded name: read once, at startup, so that nobody is shown leaving at a restart.
     CREATE TABLE seats (
         room TEXT NOT NULL, key TEXT NOT NULL, by TEXT NOT NULL, name TEXT NOT NULL,
         PRIMARY KEY (room, key)) WITHOUT ROWID;
 
-    -- Who is kept out, by mark or by address, until a time in Unix milliseconds.
+    -- Banned marks and addresses, each until a time in Unix milliseconds.
     CREATE TABLE bans (id INTEGER PRIMARY KEY, by TEXT, address TEXT, until INTEGER NOT NULL);
 
-    -- One row: for how long the file has been in service, when it was last written, and the clock by which messages
-    -- are deleted (see `clock.rs`); all in milliseconds.
+    -- One row: how long the file has been in service, when it was last written, and the clock by which messages are
+    -- deleted (see `clock.rs`); all in milliseconds.
     CREATE TABLE clock (ran INTEGER NOT NULL, wrote INTEGER NOT NULL, paced INTEGER NOT NULL);
     INSERT INTO clock VALUES (0, 0, 0);
 "];

@@ -14,8 +14,8 @@ use super::{room_log, schema};
 use crate::backplane::{Health, Unavailable};
 use crate::settings::Retention;
 
-/// Delay before a store that is down is tried again: from the first value, doubling up to the second. It starts over
-/// once the store has been up for longer than the second.
+/// Delay before a store that is down is tried again: it starts at the first value, doubles up to the second, and starts
+/// over once the store has been up for longer than the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Rooms checked per tick for messages to trim.
 const SWEEP: usize = 100;
@@ -33,7 +33,7 @@ pub struct Store {
     file: Option<DataFile>,
     retention: Retention,
     pub clock: Clock,
-    /// Whether something has been written since the clock was.
+    /// Whether anything has been written since the clock was last written.
     clock_is_behind: bool,
     /// The number of the room last checked for messages to trim.
     swept: i64,
@@ -58,7 +58,7 @@ enum Batch {
 
 struct Down {
     why: String,
-    /// `None` if the file is corrupt: it is not touched again.
+    /// `None` if the file is corrupt: it is not written again.
     retry_at: Option<Instant>,
 }
 
@@ -167,8 +167,8 @@ impl Store {
         is_due
     }
 
-    /// Periodic work, once per second: deletes what is too old, and writes the clock if anything else was written.
-    /// Returns the rooms whose row changed. Rooms for which `is_held` is true stay, even if empty.
+    /// Periodic work, once per second: deletes old messages and refs, and writes the clock if anything else was
+    /// written. Returns the rooms whose row changed. Rooms for which `is_held` is true stay, even if empty.
     pub fn tick(&mut self, now: Instant, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         if self.down.is_none() && !self.is_in_place() {
             self.go_down(GONE.to_owned(), true);

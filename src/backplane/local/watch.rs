@@ -1,5 +1,5 @@
-//! Refusals in time: while the disk hangs, the rooms' thread is blocked in a system call, and senders must still receive
-//! an answer. A second thread refuses every message that has waited too long, wherever it waits.
+//! Timely refusals: while the disk hangs, the rooms' thread is blocked in a system call, but senders must still receive
+//! an answer. A second thread refuses every message that has waited too long, whether in the queue or in a commit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::backplane::{Event, EventSink, Health, SessionId};
 
-/// A message that waits longer is refused, and a commit that takes longer counts as hanging. Including the time to
-/// notice that and to refuse, this is less than the 2 s within which senders are answered.
+/// A message that waits longer is refused, and a commit that takes longer counts as hanging. Together with the interval
+/// of the check, this is less than the 2 s within which senders are answered.
 const STALL: Duration = Duration::from_millis(1500);
-/// How often that is checked.
+/// How often waiting messages and the current commit are checked.
 const LOOK: Duration = Duration::from_millis(200);
 /// Reported while the disk hangs.
 const STALLED: &str = "the disk does not answer";
@@ -106,8 +106,8 @@ impl Condition {
     }
 
     /// Publishes refusals and the status, until the rooms' thread ends and drops the other end of `ended`. Messages of
-    /// the current batch may be kept in the end; their senders then receive a receipt after the refusal, and those who
-    /// resent them used the same `ref`.
+    /// the current batch may still be kept; their senders then receive a receipt after the refusal. A client that
+    /// resent such a message used the same `ref`, so it is not duplicated.
     pub fn watch(&self, ended: &Receiver<()>, listener: &EventSink) {
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
             let mut inner = self.lock();

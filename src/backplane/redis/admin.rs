@@ -100,7 +100,7 @@ impl Redis {
 
     fn change_bans(&self, what: &str, rest: &[&str]) -> Result<(bool, Vec<Ban>), Unavailable> {
         let (core, (to, answer)) = (self.core.clone(), bounded(1));
-        // On the reader's thread, so that an older list never replaces a newer one.
+        // Applied on the reader's thread, so that an older list never replaces a newer one.
         self.core.pipeline.send(self.core.commands.bans(what, rest), move |reply| {
             let changed = reply.map_err(Unavailable::from).and_then(bans);
             if let Ok((_, bans)) = &changed {

@@ -14,7 +14,7 @@ use super::pipeline::{Failure, PATIENCE, Reply};
 use crate::limits::Gate;
 use crate::threads;
 
-/// Reads under way at a time, each on its own connection.
+/// The most concurrent reads, each on its own connection.
 const CONNECTIONS: usize = 4;
 /// An idle connection is closed after this time.
 const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -47,8 +47,8 @@ impl Bulk {
         self.idle().retain(|(since, _)| since.elapsed() < IDLE_TIME);
     }
 
-    /// Called when the main connection has ended, and when there is a new one: it may lead to another server, so no
-    /// connection of the pool may outlive the one or be older than the other.
+    /// Called when the main connection has ended, and when there is a new one. The new one may lead to another server,
+    /// so no pooled connection may outlive the old main connection or predate the new one.
     pub fn forget(&self) {
         self.generation.fetch_add(1, SeqCst);
         self.idle().clear();
@@ -57,7 +57,8 @@ impl Bulk {
     /// Sends commands and reads their replies, all by `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
         let turn = self.turns.enter(deadline).ok_or(Failure::Down)?;
-        // Parsing replies takes a deep stack. A connection's own is too small if no temporary stack is free.
+        // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
+        // temporary stack.
         let result = threads::on_ample_stack(|| self.exchange(commands, deadline));
         drop(turn);
         result.map_err(|error| {

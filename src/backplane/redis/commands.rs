@@ -6,15 +6,14 @@
 //! | key | type | holds |
 //! | --- | --- | --- |
 //! | `bobbin:{room}:log` | stream | the messages |
-//! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2, since channels
-//! ignore it |
+//! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2 |
 //! | `bobbin:{room}:here` | sorted set | folded names, by the end of their leases |
 //! | `bobbin:{room}:who` | hash | folded name -> session, mark, address, time of joining and shown name |
 //! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref |
 //! | `bobbin:{room}:gone` | hash | the ids of removed messages, see `remove.lua` |
 //! | `bobbin:bans` | hash and channel | banned targets, and until when |
 //! | `bobbin:instances` | hash | each instance's session count, and when it was reported |
-//! | `bobbin:probe` | string | empty; written to check that Redis accepts writes |
+//! | `bobbin:probe` | string, 60 s | `1`; written to check that Redis accepts writes |
 
 use std::time::Duration;
 
@@ -137,7 +136,7 @@ impl Commands {
         command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.name).get_packed_command()
     }
 
-    /// Renews the leases of sessions in one room; with `again`, seats that are gone are taken again.
+    /// Renews the leases of sessions in one room; with `again`, missing seats are restored.
     pub fn renew<'a>(
         &self,
         room: &str,
@@ -241,12 +240,12 @@ impl Commands {
         cmd("UNSUBSCRIBE").arg(self.channel(room)).get_packed_command()
     }
 
-    /// The room of a channel, if it is one of a room.
+    /// The room that a channel belongs to; `None` for any other channel.
     pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
         channel.strip_prefix(&self.prefix)?.strip_suffix("}:live")
     }
 
-    /// The number of a session, if its full name is one of this instance.
+    /// The number in a session's full name; `None` if the session belongs to another instance.
     pub fn own_session(&self, session: &str) -> Option<SessionId> {
         session.strip_prefix(&*self.instance)?.strip_prefix('/')?.parse().ok()
     }

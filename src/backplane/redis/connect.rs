@@ -200,7 +200,7 @@ impl Connection {
         }
     }
 
-    /// Reads one reply or push message. It may be called again after a timeout, which loses nothing of a partial reply.
+    /// Reads one reply or push message. After a timeout it may be called again: a partial reply is not lost.
     pub fn read(&mut self) -> Result<Value, LinkError> {
         Ok(self.parser.parse_value(Until { socket: &self.socket, deadline: self.deadline })?)
     }

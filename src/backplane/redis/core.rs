@@ -18,9 +18,9 @@ use crate::protocol::{self, Id};
 
 /// Leases renewed by one command; that takes Redis about 0.1 ms.
 pub const RENEW: usize = 250;
-/// After Redis came back or accepts renewals again, expired leases are not cleared for this time; after seats were lost,
-/// rosters are not compared for it. Every instance may first renew its own seats, after the longest reconnect delay (5 s)
-/// and one heartbeat.
+/// Grace period: expired leases are not cleared for this long after Redis is reachable or accepts renewals again, and
+/// rosters are not compared for this long after seats were lost. Every instance must first have time to renew its own
+/// seats, which takes at most the longest reconnect delay (5 s) and one heartbeat.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Shared by the handle and the three threads.
@@ -40,9 +40,10 @@ pub struct Core {
     /// Whether expired leases may be cleared: only after every instance has had time to renew its own, see
     /// `heartbeat.rs`.
     pub may_expire: AtomicBool,
-    /// A reading of Redis's clock: at the `Instant` it showed this many milliseconds, or more.
+    /// A reading of Redis's clock: at the `Instant` it showed at most this many milliseconds.
     pub clock: Mutex<Option<(u64, Instant)>>,
-    /// Set if this process was stopped and has just been continued: seats that are gone were rightly expired.
+    /// Set after this process was suspended (`SIGSTOP`, a paused machine): its missing seats were expired rightly and
+    /// must not be restored.
     pub slept: AtomicBool,
     /// The bans in force.
     pub bans: Bans,
@@ -68,8 +69,8 @@ impl Core {
         clock.map_or(0, |(ms, read)| ms + at.saturating_duration_since(read).as_millis() as u64)
     }
 
-    /// Handles a successful join. Called in the order of replies and publications: what is published later is not yet
-    /// in it.
+    /// Handles a successful join. Called in the order of replies and publications, so this reply contains everything
+    /// published before it and nothing published after it.
     pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
         self.rooms.begin(room, seated.newest);
         let complete = seated.names.len() as u64 == seated.participants;
@@ -153,8 +154,8 @@ impl Core {
         }
     }
 
-    /// Compares with the end of the log. All that was published up to there has been received, so anything else was
-    /// missed.
+    /// Compares the newest delivered message with the end of the log. Everything published up to that point has been
+    /// received, so a difference means that messages were missed.
     fn catch_up(&self, room: &Room, newest: Id) {
         if self.rooms.last(room) < newest {
             self.rooms.kept(room, newest, None);

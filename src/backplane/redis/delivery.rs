@@ -1,5 +1,6 @@
-//! Tracks how far one room has been delivered on this instance. Pub/sub is for speed, the log is the truth: messages in
-//! the log that the channel did not bring are read from there, in order, before anything newer is delivered.
+//! Tracks which messages of one room have been delivered on this instance. Pub/sub is for speed, the log is the truth:
+//! messages in the log that the channel did not bring are read from there, in order, before anything newer is
+//! delivered.
 //!
 //! On one connection, replies and publications arrive in the order in which Redis executed the commands. So messages
 //! can be missed only if the connection is lost, or if a proxy lets the subscription go stale. Both are detected
@@ -19,7 +20,7 @@ pub const CONFIRMATION: Duration = Duration::from_millis(500);
 /// A session that sent a message, and the message's `ref`.
 pub type Author = (SessionId, Option<String>);
 
-/// How far one room has been delivered.
+/// The delivery state of one room.
 #[derive(Default)]
 pub struct Delivery {
     /// The newest delivered message; older ones are not delivered again. `None` before the first welcome.
@@ -27,7 +28,7 @@ pub struct Delivery {
     /// While the log is being read: the newest id known to be in it. Publications are not delivered meanwhile, because
     /// their messages are in the log too.
     refilling: Option<Id>,
-    /// A new connection is being prepared. What was missed is not known yet, so nothing newer is delivered.
+    /// A new connection is being prepared. Until it is known which messages were missed, nothing newer is delivered.
     suspended: bool,
     /// No refill was under way when the room was suspended.
     idle: bool,
@@ -50,7 +51,7 @@ struct Unconfirmed {
 pub enum Refilled {
     /// The room is up to date. These authors' messages are no longer in the log.
     Complete(Vec<Author>),
-    /// The log has more to read.
+    /// There is more to read.
     More,
 }
 
@@ -92,8 +93,8 @@ impl Delivery {
         true
     }
 
-    /// A change of presence was published. Returns the part to announce: all of it while seats are being restored,
-    /// because clients that join meanwhile know fewer names than the roster has.
+    /// A change of presence was published. Returns the part to announce. While seats are being restored that is all of
+    /// it, because clients that join during that time know fewer names than the roster has.
     pub fn changed(&mut self, change: Change) -> Option<Change> {
         if self.compare_at.is_some() {
             self.roster.follow(change.clone());

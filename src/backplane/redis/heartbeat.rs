@@ -1,4 +1,4 @@
-//! The heartbeat: renews the leases of this instance's sessions and has expired ones cleared.
+//! The heartbeat: renews the leases of this instance's sessions and clears expired ones.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,7 @@ use crate::threads;
 /// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
 /// thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A wait that takes this much longer than its limit means that the process was stopped.
+/// A wait that takes this much longer than its limit means that the process was suspended.
 const OVERSLEEP: Duration = Duration::from_secs(5);
 
 /// The heartbeat's thread.
@@ -50,12 +50,12 @@ impl Heartbeat {
     }
 
     fn beat(&mut self) {
-        // Seats that are gone were lost with Redis's data, and are restored, unless this process was stopped: then
-        // another instance expired them, and their clients, if still connected, rejoin, so that the room never shows
+        // Missing seats were lost with Redis's data and are restored, unless this process was suspended. Then another
+        // instance expired them, and clients that are still connected have to rejoin, so that a room never shows
         // someone who is not there.
         let slept = self.core.slept.load(Relaxed);
         match renew_all(&self.core, true, Instant::now() + LEASE) {
-            // If it was stopped during this heartbeat, the first rooms need another.
+            // If it was suspended during this heartbeat, the first rooms need another.
             Ok(()) if slept => self.core.slept.store(false, Relaxed),
             Ok(()) => {}
             Err(failure) => {
@@ -76,7 +76,7 @@ impl Heartbeat {
             let due = |at: &mut Instant| *at <= now;
             let waited = self.core.rooms.deliver(&room, |_, delivery| delivery.compare_at.take_if(due).is_some());
             if waited == Some(true) {
-                // Clients that joined meanwhile know fewer names than the others.
+                // Clients that joined during the wait know fewer names than the others.
                 self.core.compare(&room, true);
             }
         }
@@ -104,7 +104,7 @@ pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(),
     finish(core, under_way.drain(..))
 }
 
-/// Waits, for at most `limit`, and notices if the process was stopped meanwhile.
+/// Waits, for at most `limit`, and notices if the process was suspended meanwhile.
 fn watched<T>(core: &Core, limit: Duration, wait: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = wait();
@@ -136,7 +136,7 @@ fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Fa
                     core.pipeline.flush();
                 }
                 Ok(_) => break,
-                // A room spoilt by another program must not cost the other rooms their leases.
+                // A room whose keys another program has overwritten must not stop the renewal of all others.
                 Err(Failure::Refused(code)) if code == "WRONGTYPE" => {
                     log::warn!("{}: leases can't be renewed, because a key has the wrong type", renewal.room);
                     break;

@@ -1,14 +1,14 @@
 -- Takes a seat.
--- ARGV[3..8]: folded name, session, mark, address, shown name, and the time until which the caller waits. A join
--- delayed by the network must not take the seat from a newer session of the same client: after that time this returns
--- "late".
--- ARGV[9..10]: the most people in the room (0: unlimited), and "1" if the room may be new, without people and messages.
--- Otherwise this returns "full" or "new".
+-- ARGV[3..8]: folded name, session, mark, address, shown name, and the time until which the caller waits, in
+-- milliseconds. After that time this returns "late": a join delayed by the network must not take the seat from a newer
+-- session of the same client.
+-- ARGV[9..10]: the most people in the room (0: unlimited; at the limit this returns "full"), and "1" if the room may be
+-- a new one, without people and messages (otherwise this returns "new" for such a room).
 -- While its lease lasts, a name belongs to its client. The same client takes it over silently (its older session is
 -- notified on the channel); any other is refused.
--- Returns {} if the name is taken, else {stamp, participants, newest id, values of who, 1 if it was taken over, else 0, 1 if
--- the room is new, else 0}.
--- The values are at most 100, joined by newlines because one string is parsed faster than a hundred.
+-- Returns {} if the name is taken, else {stamp, participants, newest id, values of `who`, whether the seat was taken
+-- over, whether the room is new}, the last two as 1 or 0.
+-- There are at most 100 values, joined by newlines because one string is parsed faster than a hundred.
 
 local key, session, by, address, name = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if now > tonumber(ARGV[8]) then return 'late' end
@@ -19,7 +19,7 @@ if value then
   back = old_by == by
   local held = not may_expire or tonumber(redis.call('ZSCORE', here, key) or 0) > now
   if held and not back then return {} end
-  -- After a join whose answer was late, the session itself has it.
+  -- After a join whose reply was late, the holder is this very session.
   if back and old_session ~= session then redis.call('PUBLISH', channel, 'k' .. old_session) end
 end
 local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]

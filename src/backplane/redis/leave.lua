@@ -1,7 +1,7 @@
 -- Releases a seat at once.
 -- ARGV[3..5]: folded name, session, shown name.
--- Does nothing if another session has the name by now. If nobody has it (Redis lost its data), the room is notified all
--- the same, because other clients still show the name.
+-- Does nothing if another session has taken the name in the meantime. If nobody has it (Redis lost its data), the room
+-- is notified anyway, because other clients still show the name.
 
 local key, session, name = ARGV[3], ARGV[4], ARGV[5]
 local value = redis.call('HGET', who, key)

@@ -1,6 +1,6 @@
 -- Reports an instance's session count, and reads those of all instances.
 -- KEYS: instances. ARGV: instance, its session count.
--- An instance that has not reported for 15 s is gone.
+-- An instance that has not reported for 15 s is considered gone, and its entry is deleted.
 -- Returns {instances, sessions}, the caller's included.
 
 local now = tonumber(redis.call('TIME')[1])

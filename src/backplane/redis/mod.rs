@@ -5,7 +5,7 @@
 //! passes events on (`reader.rs`). Pages of the log are read through connections of their own (`bulk.rs`); the
 //! heartbeat renews leases.
 //!
-//! The way of a message: `say` appends a script call; Redis keeps the message and publishes it; every instance with
+//! The path of a message: `say` appends a script call; Redis keeps the message and publishes it; every instance with
 //! people in the room reads it, checks it against `delivery.rs`, and hands it to its lanes.
 
 mod admin;
@@ -56,7 +56,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts the threads. It does not wait for Redis; see [`Backplane::health`].
+    /// Starts the threads without waiting for Redis; [`Backplane::health`] reports whether it is connected.
     ///
     /// # Errors
     /// The system cannot start a thread.
@@ -85,8 +85,9 @@ impl Redis {
         Ok(Redis { core })
     }
 
-    /// Takes the seat. If the reply is lost or late, gives it back, in case it was taken. Only the reply says whether the
-    /// client took it over from its older session; without one, `is_back` is assumed.
+    /// Takes the seat. If the reply is lost or late, releases the seat again, because Redis may have executed the join.
+    /// Only the reply states whether the client took the seat over from its older session; without a reply, `is_back`
+    /// is assumed.
     fn take_seat(&self, seat: &Seat, terms: Terms, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         let (to, answer) = bounded(1);
@@ -112,7 +113,8 @@ impl Redis {
         }
     }
 
-    /// Releases the seat of a join that failed. A client that came back keeps the lease that it has from joining.
+    /// Releases the seat of a join that failed. A returning client keeps its lease: the name was its own before the
+    /// join.
     fn give_back(&self, seat: &Seat, came_back: bool) {
         if !came_back {
             self.core.pipeline.send_reliably(self.core.commands.leave(seat));
@@ -179,7 +181,7 @@ impl Backplane for Redis {
             Ok(arrival) => core.rooms.acquire(seat, arrival.stamp / 1000),
             Err(_) => core.rooms.exit(&seat.room),
         }
-        // A ban made meanwhile did not find this seat.
+        // A ban added during the join did not see this seat.
         match core.bans.left(&seat.by, seat.address) {
             Some(left) if arrival.is_ok() => {
                 self.leave(seat, Leave::Now);
@@ -269,7 +271,7 @@ impl Backplane for Redis {
     }
 
     fn stop(&self, deadline: Duration) {
-        // Replies are in order: with these, all earlier ones have arrived.
+        // Replies arrive in order, so once these are here, all earlier ones are too.
         let _ = renew_all(&self.core, false, Instant::now() + deadline);
     }
 }

@@ -10,7 +10,7 @@ local log, gone, command, from, to = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local limit, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local since, reply, more, found = ARGV[6], {}, '0', 0
 
--- In slices, so that Redis does not collect hundreds of large entries only to drop most of them.
+-- Read in slices, so that Redis does not collect hundreds of large entries only to drop most of them.
 repeat
   local entries = redis.call(command, log, from, to, 'COUNT', 50)
   for _, entry in ipairs(entries) do

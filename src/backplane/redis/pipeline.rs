@@ -16,11 +16,11 @@ use redis::Value;
 use super::socket::Socket;
 use crate::backplane::Unavailable;
 
-/// The bounds on commands without a reply, and on bytes not yet written. Beyond them callers wait up to [`PATIENCE`],
-/// except for commands that keep people in their rooms (see [`Priority`]).
+/// The bounds on commands without a reply, and on bytes not yet written. Beyond them, callers of [`Pipeline::send`]
+/// wait up to [`PATIENCE`]; commands that keep people in their rooms are never held back (see [`Priority`]).
 const MAX_PENDING: usize = 1024;
 const MAX_BYTES: usize = 1024 * 1024;
-/// How long a caller waits, for space and for its reply.
+/// How long a caller waits for space, and then for its reply.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// The most commands kept for later while Redis is away. Beyond this the oldest are dropped, and the leases that they
 /// would have ended expire by themselves.
@@ -46,12 +46,12 @@ pub type Reply = Result<Value, Failure>;
 /// The handler of a reply. Called on the reader's thread, so it must not block.
 pub type Done = Box<dyn FnOnce(Reply) + Send>;
 
-/// Whether a command waits for space.
+/// Whether [`Pipeline::append`] needs space for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    /// Waits for space: messages, joins, typing.
+    /// Refused if there is no space: typing notices, which may be lost.
     Bounded,
-    /// Does not wait: leases, leaves, subscriptions, probes. Their number is bounded by that of sessions and rooms.
+    /// Always appended: leases, leaves, subscriptions, probes. The numbers of sessions and rooms bound them.
     Urgent,
 }
 
@@ -73,7 +73,7 @@ pub struct Pipeline {
     state: Mutex<State>,
     /// Signalled when there may be space again, and when the connection is lost.
     space: Condvar,
-    /// The delay of the last command, in microseconds.
+    /// The delay of the last reply, in microseconds.
     last_delay: AtomicU64,
     deferred: Mutex<VecDeque<Vec<u8>>>,
 }
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     /// Appends a command without blocking. Call [`Pipeline::flush`] afterwards, without holding a lock. For callers
-    /// whose own lock makes the order of their decisions the order of the commands.
+    /// that hold a lock of their own, so that commands are appended in the order of the decisions made under it.
     ///
     /// # Errors
     /// Not connected, or no space for a [`Priority::Bounded`] command. `done` is dropped without being called.
@@ -302,7 +302,8 @@ impl Pipeline {
         self.state().pending.is_empty()
     }
 
-    /// The current delay of commands: that of the last reply, or the age of the oldest command without one.
+    /// The current delay of commands: the larger of the last reply's delay and the age of the oldest command without a
+    /// reply; zero if there is no such command.
     pub fn delay(&self) -> Duration {
         let oldest = self.state().pending.front().map(|oldest| oldest.since.elapsed());
         oldest.map_or(Duration::ZERO, |age| age.max(Duration::from_micros(self.last_delay.load(Relaxed))))

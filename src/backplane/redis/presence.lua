@@ -2,14 +2,14 @@
 --   here  sorted set  folded name -> end of its lease, in milliseconds by Redis's own clock
 --   who   hash        folded name -> "session by address since shown name"; and "" -> the stamp of the newest change
 -- Every script gets KEYS here, who, log; ARGV[1] the room's channel, ARGV[2] "1" if expired leases may be cleared.
--- (They may not just after Redis came back or was full: first every instance must get to renew its own.)
+-- (Not right after Redis came back or was out of memory: every instance must first have time to renew its own.)
 
 local here, who, log, channel, may_expire = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- A key overwritten by another program would lock the room forever. Delete it: the instances know what it held, and
--- renew it.
+-- A key overwritten by another program would make the room unusable forever. It is deleted; the instances know its
+-- contents and restore them.
 for key, used in pairs({[here] = redis.pcall('ZCARD', here), [who] = redis.pcall('HGET', who, '')}) do
   if type(used) == 'table' and string.find(used.err or '', '^WRONGTYPE') then
     redis.log(redis.LOG_WARNING, key .. ' is of another type and is deleted')
@@ -31,7 +31,7 @@ local function next_stamp()
   return stamp
 end
 
--- The number of people present. Expired leases do not count, even if nobody has cleared them yet.
+-- The number of people present. Where leases may be cleared, expired ones do not count even if they are still stored.
 local function count()
   if may_expire then return redis.call('ZCOUNT', here, string.format('(%.0f', now), '+inf') end
   return redis.call('ZCARD', here)
@@ -48,8 +48,8 @@ local function acquire(key, session, by, address, since, name)
   redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
 end
 
--- Publishes a change and returns its stamp; `session` is the one it is about, or "-". Names contain no control
--- characters.
+-- Publishes a change and returns its stamp; `session` is the session that the change is about, or "-". Names contain no
+-- control characters.
 local function announce(session, joined, left)
   local stamp, left_here = next_stamp(), count()
   redis.call('PUBLISH', channel, table.concat({ 'p' .. stamp .. ' ' .. left_here .. ' ' .. session,

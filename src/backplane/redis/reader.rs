@@ -18,13 +18,13 @@ use crate::{protocol, threads};
 
 /// The longest time the thread reads without checking the clock.
 const TICK: Duration = Duration::from_millis(250);
-/// Checks of the clock without a reply that amount to [`REDIS_TIMEOUT`]. They are counted, because a process that was
-/// stopped and continued finds that the clock has advanced, although its replies have arrived.
+/// The number of clock checks without a reply that add up to [`REDIS_TIMEOUT`]. Checks are counted instead of elapsed
+/// time, because after the process was suspended the clock has advanced although the replies are there to be read.
 const SILENT_LOOKS: u32 = (REDIS_TIMEOUT.as_millis() / TICK.as_millis()) as u32;
 /// Rooms subscribed together on a new connection.
 const TOGETHER: usize = 100;
-/// Replies to probes, without the published probe itself, after which a subscription counts as stale: a proxy passes
-/// replies on, but not publications. One is not enough, because newer servers send the reply first.
+/// The number of probes that were answered but not delivered after which a subscription counts as stale: a proxy
+/// forwards replies, but not publications. One is not enough, because newer servers send the reply first.
 const MISSED_PROBES: u32 = 2;
 
 /// The state of the reader's thread.
@@ -36,7 +36,7 @@ pub struct Reader {
     next_look: Instant,
     /// Checks of the clock since the last reply. Publications do not reset it, because one direction alone may be dead.
     silent_looks: u32,
-    /// Until then error replies are not logged: one line per second is enough.
+    /// Error replies are not logged before this time: one line per second is enough.
     quiet_until: Instant,
 }
 
@@ -70,7 +70,8 @@ impl Reader {
             let Err(lost) = self.serve();
             self.core.pipeline.disconnect();
             self.core.bulk.forget();
-            // Receipts that now have to wait for the next connection; with the same `ref` a message is kept only once.
+            // Their receipts can no longer arrive on this connection. A client that resends its message with the same
+            // `ref` does not duplicate it.
             for (session, reference) in self.core.rooms.take_authors() {
                 (self.core.sink)(Event::Refused { session, reference });
             }
@@ -182,7 +183,7 @@ impl Reader {
             return Ok(());
         };
         if error.kind() == Some(ServerErrorKind::NoScript) && pending.command.is_some() {
-            // Someone has flushed the scripts.
+            // The scripts have been flushed (`SCRIPT FLUSH`).
             for script in self.core.commands.load_scripts() {
                 let _ = self.core.pipeline.append(script, Priority::Urgent, drop);
             }

@@ -18,14 +18,14 @@ use crate::backplane::{Event, EventSink, Room};
 use crate::protocol::{self, Id};
 use crate::threads;
 
-/// Rooms read together.
+/// The most rooms read with one request.
 const TOGETHER: usize = 16;
-/// The most messages per room and read; their bytes are limited too.
+/// The most messages per room and read; `page.lua` limits their bytes too.
 const LIMIT: usize = 500;
 /// Pause when Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The handle, to which rooms to refill are passed.
+/// The handle, which queues rooms to be refilled.
 #[derive(Clone)]
 pub struct Refill {
     rooms: Arc<Rooms>,

@@ -2,8 +2,8 @@
 -- KEYS: log, gone.
 -- ARGV: the room's channel; "one", "by" or "all"; the id or the mark; for "by", the id to continue from, because a long
 -- log is processed 1,000 entries at a time.
---   gone  hash  id -> how many entries the log had lost to trimming when this one was removed; "upto" -> an id and the
--- same
+--   gone  hash  removed id -> how many entries the log had lost to trimming at that time
+--               "upto" -> the last id of a removed range, and the same number
 -- Returns {the id to continue from, or "", how many were removed}.
 
 local log, gone, channel, what, value, from = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -26,8 +26,8 @@ if not upto and #removed == 0 then return {rest, 0} end
 
 local count = upto and redis.call('XLEN', log) or #removed
 if upto then redis.call('XTRIM', log, 'MAXLEN', 0) else redis.call('XDEL', log, unpack(removed)) end
--- Also adjusts the count of entries ever added, or their absence would look like a gap. After "all" the log starts
--- anew, so earlier trimming is no gap either. (Redis before 7.0 has no such count.)
+-- The count of entries ever added is adjusted too, or the removed entries would look like a gap. After "all" the log
+-- starts anew, so earlier trimming is no gap either. (Redis before 7.0 has no such count.)
 local info, trimmed = redis.call('XINFO', 'STREAM', log), ''
 for i = 1, #info, 2 do info[info[i]] = info[i + 1] end
 if info['entries-added'] then

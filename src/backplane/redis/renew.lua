@@ -1,10 +1,10 @@
 -- Renews the leases of some of an instance's sessions in one room, clears expired ones, and trims the log.
--- ARGV[3]: what to do with seats that are gone, "1" to restore them (Redis lost them), "0" to give them up (this
--- instance was stopped, and the room saw them leave).
+-- ARGV[3]: what to do with missing seats: "1" restores them (Redis lost them), "0" gives them up (this instance was
+-- suspended, and the room saw them leave).
 -- ARGV[4]: the lease, in milliseconds.
 -- From ARGV[5] on, in groups of six: folded name, session, mark, address, time of joining, shown name.
--- Returns {newest id, how many seats were restored, "1" if more leases are to be cleared, then for each session that
--- lost its seat: its number in the list, and "1" if its own client has the name now, else "0"}.
+-- Returns {newest id, number of seats restored, "1" if more leases are to be cleared, then for each session that lost
+-- its seat: its index in the list, and "1" if its own client holds the name now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
 for i = 5, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
@@ -20,7 +20,7 @@ for number, value in ipairs(values) do
   else
     local _, holder, _, since = parse(value or '')
     if not value and again then joined[#joined + 1] = ARGV[i + 5] end
-    -- An older session of the same client has it: Redis has lost that this session took it over.
+    -- If an older session of the same client holds the name, Redis has lost the take-over by this session.
     if not value and again or holder == by and since < tonumber(ARGV[i + 4]) then
       acquire(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
     else

@@ -1,5 +1,5 @@
-//! Parses Redis's replies and publications. Other programs may write to our keys and publish on our channels, so
-//! nothing is assumed about their form: anything that is not exactly Bobbin's is never sent to a client.
+//! Parses Redis's replies and publications. Other programs may write to our keys and publish on our channels, so their
+//! form is checked, and anything that is not exactly Bobbin's is never sent to a client.
 
 use redis::{FromRedisValue, Value};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
     T::from_redis_value(value).map_err(not_understood)
 }
 
-/// Logs a reply that does not have the script's form, because another program wrote to our keys.
+/// Logs an unexpected reply: another program wrote to our keys.
 pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
     log::warn!("redis: unexpected reply: {what:?}");
     Unavailable

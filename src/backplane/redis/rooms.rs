@@ -1,5 +1,4 @@
-//! The rooms with people on this instance: who has a seat in each, how far it has been delivered, and whether it is
-//! subscribed.
+//! The rooms with people on this instance: the seats in each, its delivery state, and its subscription.
 //!
 //! One map under one lock. The lock is held for look-ups and while a command is appended to the pipeline (in memory, no
 //! I/O), so that decisions and commands have the same order. Events are passed on after it is released, and only by the

@@ -2,13 +2,14 @@
 -- KEYS: log, and the key of the message's ref if it has one.
 -- ARGV: channel, body, the newest millisecond in this room known to the sender's instance ("0" if none).
 -- Returns the message's id, or {id, body} of the first message with this ref.
--- This runs once per message, and each call costs about as much as all the rest, so a long log needs only three.
+-- This runs once per message, and each call to Redis costs about as much as the rest of the script. A message to a long
+-- log normally needs three.
 
 local call, log, ref, body, known = redis.call, KEYS[1], KEYS[2], ARGV[2], ARGV[3]
 local id = call('XADD', log, 'MAXLEN', '~', KEEP, '*', 'm', body)
 
 if ref and not call('SET', ref, id, 'NX', 'EX', REF_LIFE) then
-  -- The ref is known: undo the new entry, also in the count of entries ever added, from which gaps are detected.
+  -- The ref is known: undo the new entry, and correct the count of entries ever added, by which gaps are detected.
   call('XDEL', log, id)
   local info = call('XINFO', 'STREAM', log)
   for i = 1, #info, 2 do
@@ -28,7 +29,7 @@ if id < known then
 end
 
 if EXACT then call('XTRIM', log, 'MAXLEN', KEEP) end
--- The heartbeats of instances with people in the room extend it.
+-- From then on, the heartbeats of instances with people in the room extend the log's expiry.
 if known == '0' then call('EXPIRE', log, LOG_LIFE) end
 call('PUBLISH', ARGV[1], 'm' .. id .. '\n' .. body)
 return id

@@ -1,5 +1,5 @@
-//! Checks the data file: whether it is Bobbin's and writable. Only its header is read, so nothing changes, and a server
-//! that has it open is not disturbed.
+//! Checks that the data file is Bobbin's and writable. Only its header is read, so nothing changes, and a server that
+//! has it open is not disturbed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -38,7 +38,7 @@ pub(super) fn look(path: Option<&Path>) -> Finding {
     }
 }
 
-/// If the file does not exist, it must be possible to create it.
+/// Checks that a file that does not exist could be created.
 fn missing(path: &Path) -> Finding {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // An unnamed temporary file, which disappears when closed.
@@ -69,7 +69,7 @@ fn is_ours(header: &[u8]) -> bool {
     header.starts_with(MAGIC) && number.map(u32::from_be_bytes).map(i64::from) == Some(APPLICATION_ID)
 }
 
-/// Whether a server holds the file's lock. If none does, the lock is held for a moment.
+/// Whether a server holds the file's lock. If none does, this holds the lock for a moment.
 fn is_locked(path: &Path) -> bool {
     let path: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let Ok(lock) = File::open(lock_of(&path)) else { return false };

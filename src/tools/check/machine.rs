@@ -10,7 +10,7 @@ use super::Finding;
 use crate::limits;
 use crate::settings::Settings;
 
-/// A smaller cap is reported: it suffices for a class or an office, but not for a large event.
+/// A smaller cap is reported as a warning: it suffices for a class or an office, but not for a large event.
 const SMALL_CAP: usize = 500;
 
 /// Checks the port and the limits.

@@ -1,5 +1,5 @@
-//! Checks Redis: whether it is reachable and usable, what it could lose, and its latency. Nothing is changed: commands
-//! that write are sent in a form that has nothing to write to.
+//! Checks Redis: whether it is reachable and usable, what a restart could lose, and its latency. Nothing is changed:
+//! commands that write are sent in a form that finds no key to change.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,12 +10,12 @@ use super::Finding;
 use crate::backplane::redis::{Connection, LinkError, Server};
 use crate::settings::RedisSettings;
 
-/// A longer round trip is noticeable in every message.
-const FAR: Duration = Duration::from_millis(50);
+/// A longer round trip is reported, because every message takes two.
+const SLOW_ROUND_TRIP: Duration = Duration::from_millis(50);
 /// A larger clock difference is reported, because message ids carry Redis's time.
-const CLOCKS: Duration = Duration::from_secs(1);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(1);
 /// The commands that the server needs, in a form that changes nothing. (`HSET` is needed too, but has no such form.)
-const TRIED: &[&str] = &[
+const NEEDED_COMMANDS: &[&str] = &[
     "SET bobbin:probe 1 XX EX 60",
     "GET bobbin:{check}:ref:x",
     "XADD bobbin:{check}:log NOMKSTREAM * m x",
@@ -152,11 +152,11 @@ fn time(connection: &mut Connection) -> Result<[Finding; 2], LinkError> {
     let (took, apart) = best.unwrap_or_default();
     let trip = format!("{:.1} ms", took.as_secs_f64() * 1000.0);
     Ok([
-        match took > FAR {
+        match took > SLOW_ROUND_TRIP {
             true => Finding::warning("round trip", format!("{trip}, twice per message; use a Redis nearby")),
             false => Finding::ok("round trip", trip),
         },
-        match apart > CLOCKS {
+        match apart > MAX_CLOCK_SKEW {
             true => Finding::warning(
                 "clock",
                 format!(
@@ -176,7 +176,7 @@ fn unix_time() -> Duration {
 /// Whether the user has all needed permissions. A permitted command may still fail, since its key does not exist.
 fn permissions(connection: &mut Connection) -> Result<Finding, LinkError> {
     let mut refused = Vec::new();
-    for line in TRIED {
+    for line in NEEDED_COMMANDS {
         let mut words = line.split(' ');
         let name = words.next().unwrap_or_default();
         let mut command = cmd(name);

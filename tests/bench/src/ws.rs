@@ -30,7 +30,7 @@ pub fn next(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { opcode: first & 0x0f, payload, size: head + length })
 }
 
-/// A whole frame from a client. The mask is present, as the RFC demands, and zero; the server unmasks all the same.
+/// A whole frame from a client. The mask is present, as the RFC demands, and zero; the server unmasks anyway.
 pub fn from_client(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = head(opcode, payload.len(), 0x80);
     frame.extend_from_slice(&[0; 4]);

@@ -42,7 +42,8 @@ pub fn all_held(outcome: &Outcome) {
     assert!(outcome.verdict.broken.is_empty(), "promises were broken: see above");
 }
 
-/// Asserts that there were no notices except about the visitors at the end, and no errors or closes except these.
+/// Asserts that no presence was published except about the visitors at the end, and that there were no errors or closes
+/// except these.
 #[track_caller]
 pub fn nobody_noticed(outcome: &Outcome, but: &[&str]) {
     let all: Vec<_> = outcome.stage.ledger.clients.iter().map(|c| c.lock().unwrap()).collect();

@@ -51,8 +51,8 @@ together! {
         }
     }
 
-    /// SIGSTOP under a high message rate: what accumulates meanwhile arrives at once and is partly refused, but no
-    /// connection is closed for it.
+    /// SIGSTOP under a high message rate: the accumulated frames arrive at once and some are refused, but no connection
+    /// is closed for that.
     fn a_frozen_instance_closes_nobody() {
         let mut arena = calm(&[Talk::one("talk", 24, 300, 8)], &[]);
         let full = Planned { fault: Fault::RedisFull, from: 500, to: 8000, instance: None };
@@ -60,8 +60,8 @@ together! {
         all_held(&arena.finish());
     }
 
-    /// A reconnected instance compares the presence its clients know with the actual one. Publications that were sent
-    /// before and arrive only afterwards are no news: a join is announced once.
+    /// A reconnected instance compares the presence its clients know with the actual one. Publications sent before that
+    /// comparison but received after it are ignored: a join is announced once.
     fn a_notice_that_is_late_is_not_told_twice() {
         let redis = Redis::start();
         let proxy = Proxy::start(redis.addr());

@@ -16,7 +16,7 @@ together! {
         refuses_for_long(Fault::RedisFull);
     }
 
-    /// The same on a read-only primary; and the clients are not notified at every attempt.
+    /// The same on a read-only primary; and clients do not receive a `status` at every attempt to reconnect.
     fn nobody_is_cleared_away_while_redis_is_read_only() {
         refuses_for_long(Fault::RedisReadOnly);
     }
@@ -45,7 +45,7 @@ together! {
         assert_eq!(heard, ["in the hole", "after the hole"]);
     }
 
-    /// The replica takes over without the latest messages: those are lost and reported as such, and nothing else is.
+    /// The replica takes over without the latest messages: those are lost and reported as a gap, and no others are.
     fn a_promoted_replica_loses_what_it_lacked_and_no_more() {
         let mut arena = calm(&[Talk::one("talk", 15, 200, 2)], &[]);
         let fault = |fault, from, length| Planned { fault, from, to: from + length, instance: None };

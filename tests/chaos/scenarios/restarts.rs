@@ -1,4 +1,4 @@
-//! What the others notice of a deployment: nothing.
+//! A deployment is invisible to the other clients.
 
 use super::*;
 
