@@ -15,9 +15,9 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::app::App;
-use crate::backplane::local::{DataError, Limits, Local};
+use crate::backplane::local::{DataError, Local};
 use crate::backplane::redis::{LinkError, Redis, Server};
-use crate::backplane::{Backplane, Event, EventSink};
+use crate::backplane::{Backplane, Event, EventSink, Limits};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
 use crate::limits::{self, Accounts, Bucket, Gate, Slots};
@@ -124,16 +124,16 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
     let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
+    let storage = Limits { retention: settings.retention, rooms: settings.max_rooms };
     let backplane: Arc<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
-            let limits = Limits { retention: settings.retention, rooms: settings.max_rooms };
-            Arc::new(Local::start(settings.data_file.as_deref(), limits, listener).map_err(StartError::Data)?)
+            Arc::new(Local::start(settings.data_file.as_deref(), storage, listener).map_err(StartError::Data)?)
         }
         Some(redis) => {
             let server = Server::new(redis).map_err(StartError::Redis)?;
             log::info!("rooms are in redis at {server}");
-            Arc::new(Redis::start(server, &settings.retention, listener)?)
+            Arc::new(Redis::start(server, &storage, listener)?)
         }
     };
     let (capacity, why) = limits::capacity();

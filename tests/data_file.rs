@@ -256,16 +256,17 @@ fn a_log_keeps_to_its_bytes_in_memory_and_on_a_file() {
 }
 
 #[test]
-fn past_the_most_rooms_no_new_one_is_opened_in_memory_and_on_a_file() {
-    let file = DataFile::new();
+fn past_the_most_rooms_no_new_one_is_opened_on_any_backplane() {
+    let (file, redis) = (DataFile::new(), Redis::start());
     let settings = [("MAX_ROOMS", "3")];
     let rooms_full = |instance: &Instance| {
         let mut client = Client::connect(instance.addr, "fourth");
         assert_eq!(client.try_enter("Dan", None)["code"], "full");
     };
     let (memory, mut on_file) = (Instance::start(&settings), file.start(&settings));
-    for instance in [&memory, &on_file] {
-        Client::join(instance.addr, "first", "Ada").say("this room stays");
+    for instance in [&memory, &on_file, &Instance::on(&redis, &settings)] {
+        let mut ada = Client::join(instance.addr, "first", "Ada");
+        ada.say("this room stays");
         let empty = Client::join(instance.addr, "second", "Bob");
         let _third = Client::join(instance.addr, "third", "Cleo");
         rooms_full(instance);

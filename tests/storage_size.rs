@@ -4,7 +4,8 @@
 
 mod common;
 
-use bobbin::backplane::local::{Limits, Local};
+use bobbin::backplane::Limits;
+use bobbin::backplane::local::Local;
 use bobbin::backplane::{Backplane, Event, EventSink, Room, Seat, Span, Terms};
 use bobbin::protocol;
 use bobbin::settings::Retention;

@@ -16,6 +16,7 @@ use tungstenite::Bytes;
 
 use self::admin::Admin;
 use crate::protocol::Id;
+use crate::settings::Retention;
 
 /// A room's name, shared by everything that refers to the room.
 pub type Room = Arc<str>;
@@ -55,6 +56,15 @@ pub struct Seat {
     pub by: Arc<str>,
     /// The client's address, for the admin API.
     pub address: IpAddr,
+}
+
+/// How much a backplane keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The limits on each room's log.
+    pub retention: Retention,
+    /// The most rooms: without Redis those with messages or people, with Redis those with people on this instance.
+    pub rooms: usize,
 }
 
 /// What a join may do. Checked before the seat is taken; a client that returns to its own seat is exempt.

@@ -16,7 +16,7 @@ pub const SPECS: &[Spec] = &[
     ("HISTORY_MESSAGES", "1000", "messages kept per room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days for which messages are kept, 1 to 3650"),
     ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
-    ("MAX_ROOMS", "10000", "maximum number of rooms without Redis, 1 to 1000000"),
+    ("MAX_ROOMS", "10000", "maximum number of rooms; with Redis, of those with people on one instance; 1 to 1000000"),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (
         "RATE_LIMIT",

@@ -30,10 +30,9 @@ use self::store::Store;
 use self::watch::Condition;
 use super::admin::Bans;
 use super::{
-    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Terms, Unavailable,
+    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Limits, Page, Room, Seat, Span, Terms, Unavailable,
 };
 use crate::protocol::Id;
-use crate::settings::Retention;
 use crate::threads;
 
 /// Capacity of the command queue. A session waits while it is full, so clients cannot send faster than the rooms'
@@ -48,15 +47,6 @@ pub struct Local {
     listener: EventSink,
     condition: Condition,
     bans: Arc<Bans>,
-}
-
-/// Storage limits.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The limits on each room's log.
-    pub retention: Retention,
-    /// The number of rooms with messages or people.
-    pub rooms: usize,
 }
 
 enum Command {

@@ -18,9 +18,9 @@ use super::people::Person;
 use super::room_log::{self, Draft, Kept, Log};
 use super::store::Store;
 use super::watch::Condition;
-use super::{Command, Limits, clock};
+use super::{Command, clock};
 use crate::backplane::admin::Bans;
-use crate::backplane::{Event, EventSink, JoinError, Room, SessionId, Unavailable};
+use crate::backplane::{Event, EventSink, JoinError, Limits, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};
 
 /// The most commands per transaction.

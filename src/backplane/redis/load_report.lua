@@ -8,7 +8,7 @@ redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 local reports, instances, sessions = redis.call('HGETALL', KEYS[1]), 0, 0
 for i = 1, #reports, 2 do
   local at, count = string.match(reports[i + 1], '^(%d+) (%d+)$')
-  if at and now - tonumber(at) <= 15 then
+  if at and math.abs(now - tonumber(at)) <= 15 then
     instances, sessions = instances + 1, sessions + tonumber(count)
   else
     redis.call('HDEL', KEYS[1], reports[i])

@@ -44,11 +44,9 @@ use self::replies::{Kept, LogPart, Seated, from_value, kept, log_part};
 use self::rooms::Rooms;
 use super::admin::Bans;
 use super::{
-    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Page, Room, Seat, Span, Terms, Unavailable,
+    Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Limits, Page, Room, Seat, Span, Terms, Unavailable,
 };
-use crate::limits;
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
-use crate::settings::Retention;
 
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
@@ -60,11 +58,11 @@ impl Redis {
     ///
     /// # Errors
     /// The system cannot start a thread.
-    pub fn start(server: Server, retention: &Retention, sink: EventSink) -> std::io::Result<Redis> {
-        let instance = limits::random_name()[..16].to_owned();
-        let commands = Arc::new(Commands::new(instance, server.database, retention));
+    pub fn start(server: Server, limits: &Limits, sink: EventSink) -> std::io::Result<Redis> {
+        let instance = crate::limits::random_name()[..16].to_owned();
+        let commands = Arc::new(Commands::new(instance, server.database, &limits.retention));
         let pipeline = Arc::new(Pipeline::default());
-        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone()));
+        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), limits.rooms));
         let bulk = Arc::new(Bulk::new(server.clone(), commands.clone()));
         let refill = Refill::start(rooms.clone(), bulk.clone(), commands.clone(), sink.clone())?;
         let core = Arc::new(Core {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::commands::Commands;
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::pipeline::{Pipeline, Priority, Reply};
-use crate::backplane::{LEASE, Room, Seat, SessionId, Unavailable};
+use crate::backplane::{JoinError, LEASE, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
 /// All rooms with people on this instance.
@@ -19,6 +19,8 @@ pub struct Rooms {
     state: Mutex<State>,
     pipeline: Arc<Pipeline>,
     commands: Arc<Commands>,
+    /// The most rooms with people on this instance.
+    limit: usize,
 }
 
 #[derive(Default)]
@@ -48,8 +50,8 @@ pub struct Taken {
 
 impl Rooms {
     /// No rooms.
-    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>) -> Rooms {
-        Rooms { state: Mutex::default(), pipeline, commands }
+    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>, limit: usize) -> Rooms {
+        Rooms { state: Mutex::default(), pipeline, commands, limit }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -57,9 +59,15 @@ impl Rooms {
     }
 
     /// Counts a join under way. The first one subscribes, before its join command is appended.
-    pub fn enter(&self, room: &Room) -> Result<(), Unavailable> {
+    ///
+    /// # Errors
+    /// The room would be one too many, or Redis is away.
+    pub fn enter(&self, room: &Room) -> Result<(), JoinError> {
         let mut state = self.state();
         if !state.rooms.contains_key(room) {
+            if state.rooms.len() >= self.limit {
+                return Err(JoinError::Full);
+            }
             self.pipeline.append_subscription(self.commands.subscribe([room]), 1)?;
         }
         state.rooms.entry(room.clone()).or_default().joining += 1;
