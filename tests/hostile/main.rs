@@ -3,8 +3,7 @@
 //!     cargo test --test hostile                         a selection for 60 s: the mix, in memory and on Redis
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
-//! memory, file
-//!                                                       or redis: only there
+//!                                                       `memory`, `file` or `redis`: only there
 //!
 //! For each attack it prints what the calm room measured before, during and after: the latency of its messages, missing
 //! deliveries, clients from other addresses that joined within a second, health checks, memory.

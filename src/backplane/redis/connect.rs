@@ -139,9 +139,10 @@ impl Server {
     /// Connects and authenticates. Each step takes at most [`REDIS_TIMEOUT`], and all of them end at `deadline`.
     pub fn open(&self, deadline: Option<Instant>) -> Result<Connection, LinkError> {
         let left = deadline.map_or(REDIS_TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let tcp = self.connect_tcp(left.min(REDIS_TIMEOUT).max(SHORTEST_TIMEOUT))?;
+        let timeout = left.min(REDIS_TIMEOUT).max(SHORTEST_TIMEOUT);
+        let tcp = self.connect_tcp(timeout)?;
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(REDIS_TIMEOUT))?;
+        tcp.set_read_timeout(Some(timeout))?;
         tcp.set_write_timeout(Some(REDIS_TIMEOUT))?;
         let socket = match &self.tls {
             Some(config) => Socket::tls(tcp, config.clone(), &self.host)?,
