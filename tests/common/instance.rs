@@ -32,13 +32,17 @@ pub struct Instance {
     status: Option<ExitStatus>,
 }
 
+/// Settings of every instance, unless a test sets others. Without rebalancing, because a test that fills one of several
+/// instances with hundreds of clients would have some of them sent away.
+const DEFAULTS: [(&str, &str); 4] = [("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info"), ("REBALANCE", "0")];
+
 impl Instance {
     /// Starts one on a free port of 127.0.0.1 and waits until it listens. `settings` are its environment variables;
     /// apart from `PATH` it has no others.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Instance {
         let mut command = Instance::command();
-        command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
+        command.envs(DEFAULTS);
         command.envs(settings.iter().copied());
         Instance::spawn(command)
     }
@@ -65,7 +69,7 @@ impl Instance {
         let mut cat = Command::new("cat");
         let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat is there");
         let mut command = Instance::command();
-        command.envs([("PORT", "0"), ("BIND", "127.0.0.1"), ("RUST_LOG", "info")]);
+        command.envs(DEFAULTS);
         command.envs(settings.iter().copied());
         command.stderr(Stdio::from(cat.stdin.take().expect("stdin is piped")));
         Instance::spawn_with(command, Some(cat))
