@@ -34,13 +34,40 @@ fn chat(instance: &Instance) -> String {
     format!("http://{}", instance.addr)
 }
 
+/// Posts a text as a script and returns the status.
+fn post(instance: &Instance, room: &str, token: &str) -> u16 {
+    let mut connection = http::Connection::open(instance.addr);
+    let headers = format!("Host: test\r\nAuthorization: Bearer {token}\r\nContent-Length: 2");
+    connection.write(format!("POST /r/{room}/messages HTTP/1.1\r\n{headers}\r\n\r\nhi"));
+    connection.response(false).status
+}
+
+#[test]
+fn the_file_with_tokens_is_accepted() {
+    let file = std::env::temp_dir().join(unique("bobbin-tokens"));
+    let lines = example("Tokens", "");
+    std::fs::write(&file, &lines).expect("a small file");
+    let instance = Instance::start(&[("POST_TOKENS_FILE", file.to_str().expect("a plain path"))]);
+    let _ = std::fs::remove_file(&file);
+    for (script, room, status) in [
+        ("Deploy Bot", "lobby", 201),
+        ("Deploy Bot", "tea", 403),
+        ("Alertmanager", "ops", 201),
+        ("Alertmanager", "lobby", 403),
+        ("Archive", "tea", 201),
+    ] {
+        let line = lines.lines().find(|line| line.starts_with(script)).expect(script);
+        let token = line.split_whitespace().nth_back(1).expect("a token");
+        assert_eq!(post(&instance, room, token), status, "{script} in {room}");
+    }
+    assert!(http::get(instance.addr, "/r/lobby/messages").text().contains("\"name\":\"Deploy Bot\""));
+}
+
 #[test]
 fn the_deploy_notice_is_posted_once() {
     let instance = Instance::start(&[("POST_TOKEN", TOKEN)]);
     let mut ada = Client::join(instance.addr, "ops", "Ada");
-    // Debian's curl is too old for --json.
-    let json = "--header 'Content-Type: application/json' --data";
-    let script = example("A deploy notice", "sh").replace("--json", json);
+    let script = example("A deploy notice", "sh");
     for _ in 0..2 {
         let mut sh = Command::new("sh");
         sh.args(["-euc", &script]).env("CHAT", chat(&instance)).env("ROOM", "ops");

@@ -109,10 +109,10 @@ fn is_token(text: &str) -> bool {
 
 /// Parses a line of `POST_TOKENS_FILE`. Errors never contain the token.
 fn poster(line: &str) -> Result<Poster, String> {
-    let mut words = line.rsplitn(3, char::is_whitespace).map(str::trim);
-    let (Some(rooms), Some(token), Some(name)) = (words.next(), words.next(), words.next()) else {
-        return Err("expected a name, a token and rooms".to_owned());
-    };
+    // The name may contain spaces, so the line is split from its end. Columns may be aligned with several.
+    let expected = "expected a name, a token and rooms";
+    let (rest, rooms) = line.rsplit_once(char::is_whitespace).ok_or(expected)?;
+    let (name, token) = rest.trim_end().rsplit_once(char::is_whitespace).ok_or(expected)?;
     let name = protocol::clean_name(name).ok_or("the name must have 1 to 32 visible characters")?;
     if !is_token(token) {
         return Err(format!("the token must have at least {MIN_TOKEN} visible ASCII characters"));
@@ -137,6 +137,8 @@ mod tests {
         assert_eq!(one.name.as_deref(), Some("Deploy Bot"));
         assert!(one.may_post_in("ops") && !one.may_post_in("tea") && one.token.is("0123456789abcdef"));
         assert!(poster("Bot\t0123456789abcdef\t*").is_ok_and(|all| all.may_post_in("tea")));
+        let aligned = poster("Deploy Bot    0123456789abcdef  ops,lobby").expect("right");
+        assert!(aligned.name.as_deref() == Some("Deploy Bot") && aligned.may_post_in("ops"));
         for wrong in ["Bot", "Bot 0123456789abcdef", "Bot short lobby", "Bot 0123456789abcdef Lobby,a"] {
             let why = poster(wrong).err().expect(wrong);
             assert!(!why.contains("0123456789abcdef"), "{why}");
