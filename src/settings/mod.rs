@@ -128,9 +128,11 @@ impl Settings {
             Ok(matches) => matches,
             Err(error) if error.exit_code() == 0 => return Ok(CliAction::Print(error.to_string())),
             Err(error) => {
+                // The first paragraph: the error, and below it the missing arguments, if any.
                 let text = error.to_string();
-                let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-                return Err(SettingError(format!("{line}; see --help")));
+                let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+                let line = lines.join(" ");
+                return Err(SettingError(format!("{}; see --help", line.trim_start_matches("error: "))));
             }
         };
         let read = Reader(&matches);
@@ -284,6 +286,8 @@ mod tests {
             (&["--metrics-emf=Bobbin"], "METRICS_EMF"),
             (&["--rust-log=loud"], "RUST_LOG"),
             (&["--nonsense"], "--nonsense"),
+            (&["export"], "<ROOM>"),
+            (&["admin", "remove", "lobby"], "--all"),
         ] {
             let line = parse(flags).err().expect("wrong");
             assert!(line.contains(variable) && !line.contains('\n'), "{line}");

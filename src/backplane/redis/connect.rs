@@ -44,7 +44,7 @@ impl fmt::Display for LinkError {
         match self {
             LinkError::Io(error) if is_timeout(error) => f.write_str("no answer in time"),
             LinkError::Io(error) => error.fmt(f),
-            LinkError::Refused(command, error) => write!(f, "{command} was rejected: {error:?}"),
+            LinkError::Refused(command, error) => write!(f, "{command} was rejected: {}", as_sent(error)),
             LinkError::Read(error) if error.is_timeout() => f.write_str("no answer in time"),
             LinkError::Read(error) => error.fmt(f),
             LinkError::Unsuitable(why) => f.write_str(why),
@@ -64,6 +64,11 @@ impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> LinkError {
         LinkError::Read(error)
     }
+}
+
+/// An error reply as Redis sent it, for the operator: its code, such as `NOPERM`, and its text.
+pub fn as_sent(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end().to_owned()
 }
 
 /// Whether a read or write failed because its timeout passed.
@@ -284,6 +289,15 @@ mod tests {
     fn hello(version: &str, role: &str) -> Value {
         let text = |text: &str| Value::BulkString(text.into());
         Value::Map(vec![(text("server"), text("redis")), (text("version"), text(version)), (text("role"), text(role))])
+    }
+
+    #[test]
+    fn an_error_is_shown_as_redis_sent_it() {
+        for sent in ["NOPERM this user has no permissions", "OOM command not allowed", "READONLY", "ERR no"] {
+            let reply = redis::parse_redis_value(format!("-{sent}\r\n").as_bytes()).expect("a reply");
+            let Value::ServerError(error) = reply else { panic!("not an error: {reply:?}") };
+            assert_eq!(LinkError::Refused("SET", error).to_string(), format!("SET was rejected: {sent}"));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::{PushKind, ServerErrorKind, Value};
 
-use super::connect::{Connection, LinkError, REDIS_TIMEOUT, Server, ends_use};
+use super::connect::{Connection, LinkError, REDIS_TIMEOUT, Server, as_sent, ends_use};
 use super::core::Core;
 use super::health::Backoff;
 use super::pipeline::{Failure, Priority};
@@ -193,7 +193,7 @@ impl Reader {
         }
         if Instant::now() >= self.quiet_until {
             self.quiet_until = Instant::now() + Duration::from_secs(1);
-            log::warn!("redis rejected a command: {error:?}");
+            log::warn!("redis rejected a command: {}", as_sent(&error));
         }
         (pending.done)(Err(Failure::Refused(error.code().to_owned())));
         if ends_use(&error) { Err(LinkError::Refused("a command", error)) } else { Ok(()) }
