@@ -379,6 +379,8 @@ fn a_room_is_exported_whole() {
         assert!(log[..700].iter().enumerate().all(|(n, m)| m["text"] == format!("{n} {long}")), "in their order");
         assert_eq!(log[700]["text"], "last");
     }
-    assert_eq!(tool(server.addr, &[], &["export", "tea"]).status.code(), Some(1));
+    let refused = tool(server.addr, &[], &["export", "tea"]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && why.contains("ADMIN_TOKEN") && why.contains("PASSPHRASE"), "{why}");
     assert_eq!(lines(&tool(server.addr, &[("ADMIN_TOKEN", TOKEN)], &["export", "nobody-was-here"])).len(), 0);
 }

@@ -7,6 +7,9 @@ port=6399
 # In its own session, so that Ctrl-C does not end it before the instances have shut down.
 setsid redis-server --port $port --bind 127.0.0.1 --save '' --loglevel warning &
 redis=$!
+trap 'kill $redis; exit' INT TERM
+# So that the first line of the log is not a warning that Redis is down.
+for _ in $(seq 50); do redis-cli -p $port ping >/dev/null 2>&1 && break; sleep 0.1; done
 PORT=3000 REDIS_ENDPOINT=127.0.0.1:$port target/release/bobbin &
 first=$!
 PORT=3001 REDIS_ENDPOINT=127.0.0.1:$port target/release/bobbin &

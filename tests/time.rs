@@ -101,6 +101,20 @@ together! {
         assert!((seconds(4)..seconds(9)).contains(&took), "{took:?}");
     }
 
+    fn a_body_that_is_not_complete_within_10_s_is_408() {
+        let token = "a-token-of-the-tests-1";
+        let instance = Instance::start(&[("POST_TOKEN", token)]);
+        let start = Instant::now();
+        let mut half = Connection::open(instance.addr);
+        let headers = format!("Host: test\r\nAuthorization: Bearer {token}\r\nContent-Length: 5");
+        half.write(format!("POST /r/tea/messages HTTP/1.1\r\n{headers}\r\n\r\nhel"));
+        half.patience(seconds(20));
+        assert_eq!(half.response(false).status, 408);
+        assert!(half.closed());
+        let took = start.elapsed();
+        assert!((seconds(9)..seconds(15)).contains(&took), "{took:?}");
+    }
+
     fn metrics_emf_writes_a_line_of_json_a_minute_to_stdout() {
         let plain = Instance::start(&[]);
         let instance = Instance::start(&[("METRICS_EMF", "Bobbin/test/chat")]);

@@ -39,9 +39,9 @@ pub enum ToolError {
 impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ToolError::Refused(401, _) => {
-                f.write_str("refused: set ADMIN_TOKEN or ADMIN_TOKEN_FILE to the server's value")
-            }
+            ToolError::Refused(401, _) => f.write_str(
+                "refused: set ADMIN_TOKEN or ADMIN_TOKEN_FILE to the server's value; for an export, PASSPHRASE may do",
+            ),
             ToolError::Refused(status, why) => write!(f, "refused with {status}: {}", why.trim()),
             ToolError::Http(error) => write!(f, "can't reach the server: {error}"),
             ToolError::Output(error) => write!(f, "can't write: {error}"),
