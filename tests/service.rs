@@ -55,20 +55,23 @@ fn a_manager_that_is_not_there_is_a_warning() {
 }
 
 #[test]
-fn a_process_that_is_stopped_and_continued_keeps_its_sessions() {
-    let instance = Instance::start(&[]);
-    let mut ada = Client::join(instance.addr, "tea", "Ada");
-    let mut bob = Client::join(instance.addr, "tea", "Bob");
-    let state = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("its status");
-        status.lines().find_map(|line| line.strip_prefix("State:")?.trim().chars().next()).expect("a state")
-    };
-    instance.signal("STOP");
-    poll_until("the process is stopped", PATIENCE, || state() == 'T');
-    instance.signal("CONT");
-    poll_until("the process continues", PATIENCE, || state() != 'T');
-    ada.post("still here");
-    bob.hear("still here");
+fn a_process_that_is_stopped_and_continued_keeps_its_connections() {
+    let redis = Redis::start();
+    for instance in [Instance::start(&[]), Instance::on(&redis, &[])] {
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let mut bob = Client::join(instance.addr, "tea", "Bob");
+        let state = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("its status");
+            status.lines().find_map(|line| line.strip_prefix("State:")?.trim().chars().next()).expect("a state")
+        };
+        instance.signal("STOP");
+        poll_until("the process is stopped", PATIENCE, || state() == 'T');
+        instance.signal("CONT");
+        poll_until("the process continues", PATIENCE, || state() != 'T');
+        ada.post("still here");
+        bob.hear("still here");
+        assert!(!instance.log().contains("redis is down"));
+    }
 }
 
 #[test]

@@ -272,7 +272,8 @@ fn bind_chooses_the_address() {
     let instance = Instance::spawn(command);
     assert_eq!(instance.addr.ip().to_string(), "127.0.0.2");
     assert_eq!(get(instance.addr, "/healthz").status, 200);
-    let elsewhere = ([127, 0, 0, 1], instance.addr.port()).into();
+    // Not 127.0.0.1, where the servers of other tests may have the same port.
+    let elsewhere = ([127, 0, 0, 3], instance.addr.port()).into();
     assert!(std::net::TcpStream::connect_timeout(&elsewhere, Duration::from_secs(1)).is_err());
 }
 

@@ -68,7 +68,9 @@ impl Wire {
                 let _ = self.ws.flush(); // the pong that tungstenite has made
                 Got::Nothing { heard: true }
             }
-            Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(Error::Io(e))
+                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+            {
                 Got::Nothing { heard: false }
             }
             Err(e) => Got::Broken(format!("broken: {e}")),

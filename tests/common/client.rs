@@ -424,11 +424,8 @@ impl Client {
             }
             Ok(Message::Pong(_)) => self.pongs += 1,
             Ok(_) => {}
-            Err(Error::Io(e))
-                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
-            {
-                return false;
-            }
+            Err(Error::Io(e)) if e.kind() == ErrorKind::Interrupted => {} // by a signal; the deadline still holds
+            Err(Error::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
             Err(e) => {
                 self.record("<-", &format!("the end: {e}"));
                 self.end = Some(End::Cut);

@@ -153,7 +153,8 @@ fn person(shared: &Shared, number: usize) {
         match socket.read() {
             Ok(Message::Text(text)) => hear(shared, number, &text),
             Ok(_) => {}
-            Err(Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(Error::Io(error))
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) if shared.goes_on() => return eprintln!("person {number} lost the connection: {error}"),
             Err(_) => return,
         }

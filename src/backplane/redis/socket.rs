@@ -66,8 +66,19 @@ impl Socket {
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(tcp) => (&mut &*tcp).read(buffer),
+            Socket::Plain(tcp) => read(tcp, buffer),
             Socket::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+/// Reads once. The system does not restart reads with a timeout: stopping and continuing the process interrupts them,
+/// which must not end the connection.
+fn read(mut tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match tcp.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -97,7 +108,7 @@ impl Tls {
                 done => return done,
             }
             let mut raw = [0; READ_BUFFER];
-            let count = (&mut &self.tcp).read(&mut raw)?;
+            let count = read(&self.tcp, &mut raw)?;
             if count == 0 {
                 return Ok(0);
             }
