@@ -1,8 +1,8 @@
-//! Connections that have not joined: those that have not yet sent a request head, are idle between two requests, or are
-//! WebSockets before their `welcome`.
+//! Connections that have not joined: all plain HTTP connections, and WebSockets before their `welcome`.
 //!
 //! They have a share of the slots. When it is used up, a new connection replaces the one that has been silent longest,
-//! so that idle connections cannot lock anyone out, health checks included.
+//! so that idle connections cannot lock anyone out, health checks included. A request that waits for messages counts as
+//! silent too; its client sends it again.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};

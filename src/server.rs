@@ -32,8 +32,8 @@ use crate::{http::accept, notify};
 
 /// Connections waiting to be accepted: enough for a whole room that reconnects at once.
 const BACKLOG: i32 = 4096;
-/// Threads that read pages of history, as many as the backplane reads at a time, and the requests waiting for them; each
-/// session has at most one.
+/// Threads that read pages of history, as many as may read logs from Redis at a time, and the most requests that wait
+/// for them; each session has at most one.
 const PAGE_READERS: usize = 4;
 const MAX_PAGES: usize = 1024;
 /// The most joins in progress in the backplane; others wait. Redis takes about 2 ms for this many, which is the longest

@@ -50,7 +50,7 @@ const SECOND: &[Module] = files![
 /// The other files.
 const FILES: &[Module] =
     files!["style.css", "favicon.svg", "manifest.webmanifest", "icon-180.png", "icon-192.png", "icon-512.png",];
-/// A file's name, and its bytes when the binary was built.
+/// The name of a file, and its contents, which are compiled into the binary.
 type Module = (&'static str, &'static [u8]);
 
 const PAGE: &str = include_str!("../static/index.html");

@@ -131,7 +131,7 @@ pub trait Admin {
     /// Deletes messages, announces that to the room ([`super::Event::Removed`]), and returns how many there were.
     fn remove(&self, room: &Room, removal: &Removal) -> Result<u64, Unavailable>;
 
-    /// Bans a target: ends its sessions in all rooms on all instances ([`super::Event::SentAway`]), and refuses its
+    /// Bans a target: ends its sessions in all rooms on all instances ([`super::Event::Banned`]), and refuses its
     /// joins for this time.
     fn ban(&self, target: &Target, time: Duration) -> Result<Ban, Unavailable>;
 

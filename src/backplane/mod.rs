@@ -213,7 +213,7 @@ pub enum Event {
     /// This session's client joined elsewhere and took its seat over.
     TakenOver(SessionId),
     /// This session's client was banned.
-    SentAway(SessionId),
+    Banned(SessionId),
     /// This session's lease expired before the session noticed; its client has to rejoin.
     Evicted(SessionId),
     /// A message from this instance was kept, this long after it was submitted. For the metrics only.
@@ -264,8 +264,8 @@ pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 /// Whether the backplane works, and if not, why.
 pub type Health = Result<(), String>;
 
-/// The operations of both implementations. They are called on sessions' threads. Those whose result a client waits for
-/// give up after about 2 s.
+/// The operations of both implementations. They block the calling thread: a connection's, one that reads pages, or the
+/// main thread. Those whose result a client waits for give up after about 2 s.
 pub trait Backplane: Admin + Send + Sync {
     /// Takes a seat and reads the log. The caller must already be able to receive the room's events.
     ///

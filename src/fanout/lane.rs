@@ -35,11 +35,11 @@ pub enum SessionCommand {
     Join(Room, Arc<SharedSocket>),
     /// Its `welcome` has been written, with messages up to this id and presence up to this stamp, see [`Outbox::open`].
     Open(Id, u64),
-    /// Write a frame from its own thread.
+    /// Write frames meant for this client alone, such as errors and pages of history.
     Own(Bytes),
     /// Close it with this code.
     Close(Close),
-    /// Its thread has ended.
+    /// Forget it: the join was refused, or the session has ended.
     Leave,
 }
 
@@ -226,8 +226,8 @@ impl Lane {
                 let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
-            // Handled in `Lanes::publish`.
-            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::SentAway(_) | Event::Kept(_) => {}
+            // Messages are handled in `carry_out`, the others in `Lanes::publish`.
+            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Banned(_) | Event::Kept(_) => {}
         }
     }
 

@@ -81,7 +81,7 @@ impl Lanes {
             }
             Event::TakenOver(session) => self.post(*session, SessionCommand::Close(Close::TakenOver)),
             Event::Evicted(session) => self.post(*session, SessionCommand::Close(Close::GoingAway)),
-            Event::SentAway(session) => self.post(*session, SessionCommand::Close(Close::SentAway)),
+            Event::Banned(session) => self.post(*session, SessionCommand::Close(Close::Banned)),
             Event::Message { room, .. }
             | Event::Removed { room, .. }
             | Event::Typing { room, .. }

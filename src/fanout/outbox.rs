@@ -221,7 +221,7 @@ impl Outbox {
         }
         (self.backlog, self.overflowed) = (0, false);
         self.socket.set_congested(false);
-        // Frees the queue: clients that keep up, nearly all, hold no memory for one.
+        // Frees its memory: nearly all clients keep up and need no queue.
         self.queue = VecDeque::new();
     }
 

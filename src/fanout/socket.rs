@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// How long incoming data is read and dropped after a close frame. Closing a socket with unread data resets the
-/// connection, and the client might lose the close frame.
+/// How long incoming data is read and dropped after the last write, a close frame or an HTTP answer. Closing a socket
+/// with unread data resets the connection, and the client might lose what was written last.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long a client has to answer a close frame before its connection is shut down.

@@ -33,8 +33,8 @@ fn password(request: &Request<()>) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-/// Checks that the request may read rooms: it needs the passphrase if one is set, and its sender must not be banned, as
-/// for a join.
+/// Checks that the request may read rooms: as for a join, it needs the passphrase if one is set, and its sender must
+/// not be banned. With the admin token neither is checked.
 ///
 /// # Errors
 /// The refusal.

@@ -12,7 +12,7 @@ use tungstenite::http::{HeaderMap, Request, header};
 use super::pages::Answer;
 use crate::fanout::socket;
 
-/// The largest body, in bytes: twice the longest text with every byte escaped in JSON.
+/// The largest body, in bytes: more than twice the longest text with every byte escaped in JSON (`\u0000`).
 pub const MAX_BODY: usize = 64 * 1024;
 /// A body must be complete within this time after its head.
 const BODY_TIME: Duration = Duration::from_secs(10);

@@ -20,8 +20,8 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Identifies the sender of a request.
 ///
 /// # Errors
-/// 429 for an address that sends too many requests, 401 if a proxy must name the user and did not or the name is
-/// invalid, 400 if it names two.
+/// 429 for an address that sends too many requests; 401 if a proxy must name the user and did not, or gave an invalid
+/// name; 400 if it names two.
 pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor, Answer> {
     let access = &app.settings.access;
     let lines = request.headers().get_all(FORWARDED_FOR);

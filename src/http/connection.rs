@@ -33,7 +33,7 @@ pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, app: &App) {
     if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, app) {
         guest.upgrade();
         let Upgraded { slot, counted, room, visitor } = upgraded;
-        session::serve(session::Arrived { wire, early, room, visitor, guest }, app);
+        session::serve(session::NewClient { wire, early, room, visitor, guest }, app);
         drop(slot);
         drop(counted);
     }

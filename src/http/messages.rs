@@ -208,10 +208,10 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
             && may_read().is_ok()
             && !app.draining.load(Relaxed)
             && !body.is_client_gone();
-        // Every page read is charged, even one read again while waiting. Looking for new messages and finding none is
-        // not.
+        // Every page read is charged, even one read again while waiting. A request that finds nothing and keeps waiting
+        // is charged only for its last look.
         if !waits || !lines.is_empty() {
-            visitor.account.has_read(lines.len(), now);
+            visitor.account.charge_read(lines.len(), now);
         }
         if waits && let Some((poll, _)) = &mut poll {
             poll.wait(deadline.min(now + REREAD));

@@ -170,7 +170,7 @@ fn content(request: &Request<()>, content: Content<'_>, app: &App) -> Answer {
     if content.gzip { answer.with("Content-Encoding", "gzip") } else { answer }
 }
 
-/// The answer for an unknown path: a page with a link to the lobby for browsers, one line of text for programs.
+/// The 404 answer: a page with a link to the lobby for browsers, one line of text for programs.
 fn not_found_for(request: &Request<()>, why: &str, app: &App) -> Answer {
     if !value(request, header::ACCEPT).contains("text/html") {
         return Answer::refusal(404, why);

@@ -213,8 +213,8 @@ impl Account {
         self.state(now).history.wait(SMALLEST_READ, now).map_err(|wait| Refusal { limit: Limit::History, wait })
     }
 
-    /// Counts bytes read from a log.
-    pub fn has_read(&self, bytes: usize, now: Instant) {
+    /// Charges bytes read from a log, in addition to those of earlier reads.
+    pub fn charge_read(&self, bytes: usize, now: Instant) {
         self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
     }
 
@@ -327,7 +327,7 @@ pub mod tests {
         assert!(held.iter().all(Result::is_ok));
         for _ in 0..1000 {
             ada.wrong_passphrase(now);
-            ada.has_read(1 << 20, now);
+            ada.charge_read(1 << 20, now);
             let all =
                 [ada.request(now), ada.join(now), ada.may_try_passphrase(now), ada.new_room(now), ada.may_read(now)];
             assert!(all.iter().all(Result::is_ok) && ada.text(4096, now).is_ok());

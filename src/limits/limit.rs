@@ -36,7 +36,8 @@ limits! {
     /// Concurrent connections per address.
     Connections: "connections", "ADDRESS_CONNECTIONS", "too many connections from this address";
     /// New connections, or plain HTTP requests, per second and address.
-    ConnectionRate: "connection_rate", "ADDRESS_CONNECTION_RATE", "too many new connections from this address";
+    ConnectionRate: "connection_rate", "ADDRESS_CONNECTION_RATE",
+        "too many new connections or requests from this address";
     /// Joins per minute and address.
     Joins: "joins", "ADDRESS_JOINS", "too many joins from this address";
     /// Wrong passphrases per address.

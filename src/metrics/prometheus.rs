@@ -17,7 +17,7 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 /// Values of the `reason` label for refused upgrades.
 const REASONS: &[&str] = &["full", "draining"];
 
-/// Registers a metric. It fails only for invalid or duplicate names, which ours are not.
+/// Registers a metric. Panics at startup if its name is invalid or not unique.
 fn add<M: Collector + Clone + 'static>(registry: &Registry, made: ::prometheus::Result<M>) -> M {
     let metric = made.expect("a valid name");
     registry.register(Box::new(metric.clone())).expect("a new name");

@@ -64,7 +64,7 @@ pub enum Close {
     /// 4003: too many wrong passphrases.
     Unauthorized,
     /// 4004: the client was banned.
-    SentAway,
+    Banned,
 }
 
 impl Close {
@@ -79,7 +79,7 @@ impl Close {
             Close::TooSlow => (1013, "too slow"),
             Close::TakenOver => (4001, "the same client joined elsewhere"),
             Close::Unauthorized => (4003, "unauthorized too often"),
-            Close::SentAway => (4004, "banned"),
+            Close::Banned => (4004, "banned"),
         }
     }
 

@@ -85,7 +85,7 @@ impl Request {
         });
         let bytes = match frame {
             Ok(frame) => {
-                self.account.has_read(frame.len(), self.since);
+                self.account.charge_read(frame.len(), self.since);
                 Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn })
             }
             Err(Unavailable) => {

@@ -142,7 +142,7 @@ impl Session<'_> {
             more: arrival.page.more,
             gap: arrival.gap,
         });
-        self.visitor.account.has_read(welcome.len(), Instant::now());
+        self.visitor.account.charge_read(welcome.len(), Instant::now());
         self.socket.get_mut().send(protocol::text_frame(welcome))?;
         self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
         self.socket.get_mut().joined = true;

@@ -54,7 +54,7 @@ const OTHER_FRAMES: f64 = 10.0;
 const TEXT_BURST: f64 = 16.0;
 
 /// A client whose `101` has been written.
-pub struct Arrived {
+pub struct NewClient {
     /// The client's socket.
     pub wire: Arc<SharedSocket>,
     /// Bytes already read past the upgrade request.
@@ -69,7 +69,7 @@ pub struct Arrived {
 
 /// Serves one client until it is gone.
 #[inline(never)]
-pub fn serve(client: Arrived, app: &App) {
+pub fn serve(client: NewClient, app: &App) {
     let berth = app.lanes.assign(&client.room);
     let id = berth.session;
     let mut session = Session::new(client, id, app);
@@ -98,10 +98,11 @@ struct Session<'a> {
     next_ping: Instant,
     /// The read timeout last set on the socket.
     read_timeout: Duration,
-    messages: Bucket,
-    others: Bucket,
-    /// Limits the bytes of text frames.
-    texts: Bucket,
+    message_rate: Bucket,
+    /// The rate of all other frames.
+    other_rate: Bucket,
+    /// The rate of bytes in text frames.
+    text_rate: Bucket,
     /// Whether a page of history is still being read or written.
     page_waits: Arc<AtomicBool>,
     typing_published: Option<Instant>,
@@ -110,14 +111,14 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     #[inline(never)]
-    fn new(client: Arrived, id: SessionId, app: &'a App) -> Box<Session<'a>> {
-        let Arrived { wire, early, room, visitor, guest } = client;
+    fn new(client: NewClient, id: SessionId, app: &'a App) -> Box<Session<'a>> {
+        let NewClient { wire, early, room, visitor, guest } = client;
         let now = Instant::now();
         let rate = f64::from(app.settings.rate_limit);
-        let others = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
+        let other_rate = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
         // Without a limit on messages, their bytes are unlimited too.
-        let text_rate = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
-        let socket = Transport::websocket(wire, id, &app.lanes, early, MAX_MESSAGE_BYTES, others.clone());
+        let bytes = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
+        let socket = Transport::websocket(wire, id, &app.lanes, early, MAX_MESSAGE_BYTES, other_rate.clone());
         Box::new(Session {
             id,
             room,
@@ -133,9 +134,9 @@ impl<'a> Session<'a> {
             // Jitter: after many simultaneous joins, the pings are spread out.
             next_ping: now + PING_EVERY.mul_f64(0.5 + limits::jitter() / 2.0),
             read_timeout: Duration::ZERO,
-            messages: Bucket::new(rate, rate * BURST_SECONDS, now),
-            others,
-            texts: Bucket::new(text_rate, text_rate * TEXT_BURST, now),
+            message_rate: Bucket::new(rate, rate * BURST_SECONDS, now),
+            other_rate,
+            text_rate: Bucket::new(bytes, bytes * TEXT_BURST, now),
             page_waits: Arc::default(),
             typing_published: None,
             refused: Recent::default(),
@@ -220,7 +221,7 @@ impl<'a> Session<'a> {
         if let ClientFrame::Message { text: said, reference } = frame {
             return self.say(&said, reference, text.len(), now);
         }
-        let rate = self.others.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
+        let rate = self.other_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
         if let Err(refusal) = rate.and_then(|()| self.pay_for(text.len(), now)) {
             return self.refuse_limit(refusal, None);
         }
@@ -235,7 +236,7 @@ impl<'a> Session<'a> {
 
     /// Charges the bytes of a text frame to the connection and its address.
     fn pay_for(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
-        self.texts.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
+        self.text_rate.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
         if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
     }
 
@@ -247,7 +248,7 @@ impl<'a> Session<'a> {
         let Some(seat) = self.seat.clone() else {
             return self.refuse(ErrorCode::NotJoined, "join first", reference.as_deref());
         };
-        let rate = self.messages.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
+        let rate = self.message_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
         if let Err(refusal) = rate.and_then(|()| self.pay_for(bytes, now)) {
             return self.refuse_limit(refusal, reference.as_deref());
         }

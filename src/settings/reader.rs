@@ -12,7 +12,7 @@ use super::{SettingError, is_secret, spec};
 pub(super) struct Reader<'a>(pub &'a ArgMatches);
 
 impl Reader<'_> {
-    /// An empty value counts as unset, which is how container definitions omit one.
+    /// A setting's value, or its default. An empty value counts as unset, which is how container definitions omit one.
     pub fn text(&self, variable: &str) -> Option<String> {
         let value = if is_secret(variable) {
             std::env::var(variable).ok()

@@ -70,8 +70,8 @@ impl From<LinkError> for ImportError {
 /// Imports all rooms and bans, and writes a one-line report.
 ///
 /// # Errors
-/// [`ImportError`]. Rooms imported before the error are complete on Redis; if any room already existed, none was
-/// imported.
+/// [`ImportError`]. Rooms imported before the error are complete on Redis. Without `--replace`, none is imported if any
+/// of them exists at the start.
 pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError> {
     let dump = Dump::open(&call.file)?;
     let mut redis = Server::new(&call.redis)?.connect(None)?;

@@ -101,9 +101,9 @@ impl Admin for Local {
                 let (by, address) = columns(&ban.target);
                 conn.execute("INSERT INTO bans VALUES (NULL, ?, ?, ?)", params![by, address, ban.until as i64])
             })?;
-            let sent_away = rooms.sessions_of(&ban.target).into_iter().map(Event::SentAway).collect();
+            let events = rooms.sessions_of(&ban.target).into_iter().map(Event::Banned).collect();
             rooms.load_bans();
-            Ok((ban, sent_away))
+            Ok((ban, events))
         })
     }
 

@@ -60,7 +60,7 @@ impl Clock {
         self.row
     }
 
-    /// The current period of service. Refs are kept until the end of the next period.
+    /// The current ten-minute period of service. Refs are kept until the end of the period after their own.
     pub fn period(&self) -> u64 {
         self.row.ran / millis(REF_LIFE)
     }

@@ -80,7 +80,7 @@ impl Rooms {
         }
     }
 
-    /// Messages below this id are too old to be shown.
+    /// Messages up to this id are too old to be shown.
     fn floor(&self) -> Id {
         room_log::floor(clock::show_from(self.limits.retention.life))
     }

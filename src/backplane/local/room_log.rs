@@ -233,7 +233,7 @@ impl Log {
     }
 }
 
-/// The smallest id of messages at or after this time, in Unix milliseconds.
+/// The largest id before this time, in Unix milliseconds: an exclusive bound for the messages at or after it.
 pub fn floor(ms: u64) -> Id {
     ms.checked_sub(1).map_or(Id::default(), |ms| Id { ms, seq: END.seq })
 }

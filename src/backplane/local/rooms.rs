@@ -56,7 +56,7 @@ pub struct Rooms {
     pub seats_are_behind: bool,
 }
 
-/// A room with people in it, now or a moment ago.
+/// A room with people, or with a message since the last tick.
 pub struct LocalRoom {
     /// Its row in the file.
     pub log: Log,
@@ -166,7 +166,7 @@ impl Rooms {
     /// Executes a batch: a command and those queued behind it. Returns the channel on which to confirm a
     /// [`Command::Stop`].
     fn carry_out_all(&mut self, first: Command, inbox: &Receiver<Command>) -> Option<Sender<()>> {
-        // Lets sessions that are about to send add to this transaction; see `Lane::run`.
+        // Lets sessions that are about to send add to this transaction; see `Lane::gather`.
         thread::yield_now();
         let mut stopped = None;
         for command in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {

@@ -98,7 +98,8 @@ impl Store {
         self.down.as_ref().map_or(Ok(()), |down| Err(down.why.clone()))
     }
 
-    /// Writes something within the transaction of this batch.
+    /// Calls `act` within the batch's transaction, which the first write begins. After one has failed, the others of
+    /// the batch fail too.
     pub fn write<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unavailable> {
         if self.down.is_some() || self.batch == Batch::Failed {
             return Err(Unavailable);

@@ -132,7 +132,7 @@ impl Core {
         }
         for seat in self.rooms.seats() {
             if self.bans.left(&seat.by, seat.address).is_some() {
-                (self.sink)(Event::SentAway(seat.session));
+                (self.sink)(Event::Banned(seat.session));
             }
         }
     }

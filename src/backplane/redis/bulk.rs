@@ -1,6 +1,6 @@
-//! Bulk reads of the logs, for welcomes, histories and refills. They use connections of their own, so that messages and
-//! leases never wait behind a large page. Few run at a time, because Redis executes one command at a time whatever the
-//! connection.
+//! Bulk reads: of the logs, for welcomes, histories and refills, and for the admin API. They use connections of their
+//! own, so that messages and leases never wait behind a large page. Few run at a time, because Redis executes one
+//! command at a time whatever the connection.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,7 +88,7 @@ impl Bulk {
         Ok(replies)
     }
 
-    /// Sends one command within [`PATIENCE`], or until `deadline` if that is sooner.
+    /// Sends one command and reads its reply, both by `deadline`.
     pub fn ask_one(&self, command: Vec<u8>, deadline: Instant) -> Reply {
         self.ask(&[command], deadline)?.pop().unwrap_or(Err(Failure::Down))
     }

@@ -178,7 +178,7 @@ impl Server {
         }
         match connection.request(&hello.arg("SETNAME").arg("bobbin").get_packed_command())? {
             Value::ServerError(error) if error.code() == "ERR" || error.code() == "NOPROTO" => {
-                return Err(too_old(&format!("does not know HELLO 3 ({:?})", error.details())));
+                return Err(too_old(&format!("does not know HELLO 3 ({})", as_sent(&error))));
             }
             Value::ServerError(error) => return Err(LinkError::Refused("HELLO", error)),
             reply => check_server(&reply)?,

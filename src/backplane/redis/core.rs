@@ -44,7 +44,7 @@ pub struct Core {
     pub clock: Mutex<Option<(u64, Instant)>>,
     /// Set after this process was suspended (`SIGSTOP`, a paused machine): its missing seats were expired rightly and
     /// must not be restored.
-    pub slept: AtomicBool,
+    pub was_suspended: AtomicBool,
     /// The bans in force.
     pub bans: Bans,
     /// The receiver of events.
@@ -63,7 +63,8 @@ impl Core {
         });
     }
 
-    /// Converts a moment to Redis's clock, in milliseconds; the result may be somewhat late, never early.
+    /// Converts a moment to Redis's clock, in milliseconds; the result may be somewhat late, never early. 0 before the
+    /// clock has been read, which is before sessions may send commands.
     pub fn on_redis_clock(&self, at: Instant) -> u64 {
         let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.map_or(0, |(ms, read)| ms + at.saturating_duration_since(read).as_millis() as u64)
@@ -115,7 +116,7 @@ impl Core {
             }
             for sessions in sessions.chunks(RENEW) {
                 let (core, name) = (self.clone(), room.clone());
-                let again = !self.slept.load(Relaxed);
+                let again = !self.was_suspended.load(Relaxed);
                 let renewed = self.rooms.renew(&room, sessions, again, false, move |seats, reply| {
                     let renewed = core.renewed(&name, &seats, reply);
                     core.resumed(&name, renewed.ok().map(|renewed| renewed.newest));

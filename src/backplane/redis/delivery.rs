@@ -32,7 +32,7 @@ pub struct Delivery {
     suspended: bool,
     /// No refill was under way when the room was suspended.
     idle: bool,
-    /// Messages kept but not yet published, by id.
+    /// Messages that are in the log but have not been delivered here, in order of their ids.
     unconfirmed: VecDeque<Unconfirmed>,
     /// Who is in the room, as announced to the clients.
     pub roster: Roster,

@@ -53,10 +53,10 @@ impl Heartbeat {
         // Missing seats were lost with Redis's data and are restored, unless this process was suspended. Then another
         // instance expired them, and clients that are still connected have to rejoin, so that a room never shows
         // someone who is not there.
-        let slept = self.core.slept.load(Relaxed);
+        let was_suspended = self.core.was_suspended.load(Relaxed);
         match renew_all(&self.core, true, Instant::now() + LEASE) {
             // If it was suspended during this heartbeat, the first rooms need another.
-            Ok(()) if slept => self.core.slept.store(false, Relaxed),
+            Ok(()) if was_suspended => self.core.was_suspended.store(false, Relaxed),
             Ok(()) => {}
             Err(failure) => {
                 log::debug!("heartbeat: {failure:?}");
@@ -109,7 +109,7 @@ fn watched<T>(core: &Core, limit: Duration, wait: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = wait();
     if start.elapsed() > limit + OVERSLEEP {
-        core.slept.store(true, Relaxed);
+        core.was_suspended.store(true, Relaxed);
     }
     result
 }
@@ -118,7 +118,7 @@ fn begin(core: &Core, room: &Room, sessions: &[SessionId], again: bool) -> Resul
     let (to, reply): (Sender<(Vec<Taken>, Reply)>, _) = bounded(1);
     let may_expire = core.may_expire.load(Relaxed);
     let done = move |seats, reply| drop(to.send((seats, reply)));
-    let again = again && !core.slept.load(Relaxed);
+    let again = again && !core.was_suspended.load(Relaxed);
     core.rooms.renew(room, sessions, again, may_expire, done).map_err(|_| Failure::Down)?;
     Ok(Renewal { room: room.clone(), reply })
 }

@@ -74,7 +74,7 @@ impl Redis {
             health: ConnectionHealth::new(sink.clone()),
             may_expire: AtomicBool::new(false),
             clock: Mutex::default(),
-            slept: AtomicBool::new(false),
+            was_suspended: AtomicBool::new(false),
             bans: Bans::default(),
             sink,
         });
@@ -84,8 +84,8 @@ impl Redis {
     }
 
     /// Takes the seat. If the reply is lost or late, releases the seat again, because Redis may have executed the join.
-    /// Only the reply states whether the client took the seat over from its older session; without a reply, `is_back`
-    /// is assumed.
+    /// Only the reply states whether the client took the seat over from its older session; without one, the caller's
+    /// guess `is_back` decides.
     fn take_seat(&self, seat: &Seat, terms: Terms, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         let (to, answer) = bounded(1);

@@ -169,8 +169,8 @@ impl Pipeline {
         waiting
     }
 
-    /// Sends a command whose result nobody needs but which must be executed eventually: it is kept while Redis is away,
-    /// and sent first when it is back.
+    /// Sends a command whose result nobody needs but which should be executed eventually. While Redis is away it is
+    /// kept, at most [`MAX_DEFERRED`] of them, and sent before sessions may append again.
     pub fn send_reliably(self: &Arc<Pipeline>, command: Vec<u8>) {
         self.defer(command);
         self.append_deferred();

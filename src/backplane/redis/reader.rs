@@ -40,10 +40,12 @@ pub struct Reader {
     quiet_until: Instant,
 }
 
-/// The state of this instance's probe to itself.
+/// What became of the probes that this instance publishes to its own channel.
 #[derive(Default)]
 struct Probe {
+    /// Whether the last one has arrived through the subscription.
     received: AtomicBool,
+    /// How many in a row Redis has accepted that did not arrive.
     missed: AtomicU32,
 }
 

@@ -20,7 +20,7 @@ use crate::threads;
 
 /// The most rooms read with one request.
 const TOGETHER: usize = 16;
-/// The most messages per room and read; `page.lua` limits their bytes too.
+/// The most messages read from one log at a time; `page.lua` limits their bytes too.
 const LIMIT: usize = 500;
 /// Pause when Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -210,7 +210,7 @@ pub fn published<'a>(payload: &'a str, commands: &Commands) -> Option<Published<
     }
 }
 
-/// `u` and the newest id of a room that was emptied, or `i` and the ids removed.
+/// Parses which messages were removed: `u` and the newest id if all were, or `i` and the ids.
 fn removed(text: &str) -> Option<Vec<Bytes>> {
     let (what, ids) = text.split_once(' ')?;
     let ids: Vec<Id> = ids.split(' ').map(|id| id.parse().ok()).collect::<Option<_>>()?;
@@ -221,7 +221,8 @@ fn removed(text: &str) -> Option<Vec<Bytes>> {
     }
 }
 
-/// `stamp participants session`, then a line of names that joined and a line of names that left, separated by tabs.
+/// Parses a change of presence: `stamp participants session`, then a line of names that joined and one of names that
+/// left, both separated by tabs.
 fn change(text: &str, commands: &Commands) -> Option<Change> {
     let mut lines = text.split('\n');
     let mut head = lines.next()?.split(' ');
