@@ -243,6 +243,25 @@ both! {
         assert_eq!(bob.expect("history"), json!({"type": "history", "messages": [], "more": false}));
     }
 
+    fn history_is_answered_in_the_order_of_the_requests(at) {
+        // Eight pages at once, each charged 8 KiB, then one per second.
+        let server = at.start(&[("RATE_LIMIT", "0"), ("ADDRESS_HISTORY_RATE", "8192")]);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        for n in 0..30 {
+            ada.post(&format!("m{n}"));
+        }
+        let last = ada.say("last");
+        // Neither a page nor an error names its request. The length of a page shows which one it answers.
+        (1..=15).for_each(|limit| ada.send(json!({"type": "history", "before": last["id"], "limit": limit})));
+        for limit in 1..=15 {
+            let answer = ada.until("an answer", |f| f["type"] == "history" || f["type"] == "error");
+            match answer["messages"].as_array() {
+                Some(page) => assert_eq!(page.len(), limit),
+                None => assert_eq!(answer["code"], "rate_limited", "{answer}"),
+            }
+        }
+    }
+
     fn history_gives_at_most_100(at) {
         let server = at.start(&[("RATE_LIMIT", "0")]);
         let mut ada = Client::join(server.addr, "tea", "Ada");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tungstenite::Bytes;
 
 use super::Session;
@@ -24,8 +25,21 @@ const PAGE_LOOK: Duration = Duration::from_millis(1);
 const PAGE_RETRY: Duration = Duration::from_millis(500);
 /// A request that has waited this long for a thread is refused.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
+/// Time after which a request has certainly been answered: its wait for a thread, and the backplane's 2 s.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// A request under way: disconnected once it has been answered.
+pub type UnderWay = Receiver<()>;
 
 impl Session<'_> {
+    /// Waits until the last request has been answered. Answers carry no reference to their request, so a client can tell
+    /// them apart only by their order.
+    pub(super) fn await_last_page(&mut self) {
+        if let Some(last) = self.last_page.take() {
+            let _ = last.recv_timeout(ANSWER_TIME);
+        }
+    }
+
     pub(super) fn history(&mut self, before: Id, limit: usize) -> Result<(), End> {
         if self.seat.is_none() {
             return self.refuse(ErrorCode::NotJoined, "join first", None);
@@ -43,6 +57,7 @@ impl Session<'_> {
             }
             std::thread::sleep(PAGE_LOOK);
         }
+        let (answered, under_way) = bounded(0);
         let request = Request {
             session: self.id,
             room: self.room.clone(),
@@ -50,12 +65,14 @@ impl Session<'_> {
             limit: limit.clamp(1, MAX_HISTORY),
             since: now,
             turn: Turn::take(&self.page_waits),
+            answered,
             account: self.visitor.account.clone(),
             backplane: self.app.backplane.clone(),
             lanes: self.app.lanes.clone(),
             metrics: self.app.metrics.clone(),
         };
         if self.app.page_readers.try_run(move || request.answer()) {
+            self.last_page = Some(under_way);
             return Ok(());
         }
         self.error(ErrorCode::Unavailable, &Unavailable.to_string(), None, None)
@@ -70,6 +87,8 @@ struct Request {
     limit: usize,
     since: Instant,
     turn: Turn,
+    /// Dropped with the request, after its answer has been passed on.
+    answered: Sender<()>,
     account: Arc<Account>,
     backplane: Arc<dyn Backplane>,
     lanes: Arc<Lanes>,
@@ -97,6 +116,7 @@ impl Request {
             }
         };
         self.lanes.post(self.session, SessionCommand::Own(bytes));
+        drop(self.answered);
     }
 
     fn read(&self) -> Result<Page, Unavailable> {

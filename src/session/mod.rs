@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket, error::ProtocolError};
 
 use self::end::End;
+use self::history::UnderWay;
 use self::transport::Transport;
 pub use self::visitor::Visitor;
 use crate::app::App;
@@ -105,6 +106,8 @@ struct Session<'a> {
     text_rate: Bucket,
     /// Whether a page of history is still being read or written.
     page_waits: Arc<AtomicBool>,
+    /// The last request for a page of history, if it may still be under way.
+    last_page: Option<UnderWay>,
     typing_published: Option<Instant>,
     refused: Recent,
 }
@@ -138,6 +141,7 @@ impl<'a> Session<'a> {
             other_rate,
             text_rate: Bucket::new(bytes, bytes * TEXT_BURST, now),
             page_waits: Arc::default(),
+            last_page: None,
             typing_published: None,
             refused: Recent::default(),
         })
@@ -220,6 +224,9 @@ impl<'a> Session<'a> {
         };
         if let ClientFrame::Message { text: said, reference } = frame {
             return self.say(&said, reference, text.len(), now);
+        }
+        if matches!(frame, ClientFrame::History { .. }) {
+            self.await_last_page();
         }
         let rate = self.other_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
         if let Err(refusal) = rate.and_then(|()| self.pay_for(text.len(), now)) {
