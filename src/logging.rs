@@ -5,7 +5,8 @@
 //! Message texts are never logged.
 
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +21,9 @@ use time::format_description::well_known::Rfc3339;
 /// The most lines of one kind written per period; further ones are counted.
 const LINES: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(1);
+/// The longest message written, in bytes; the rest of a longer one is cut off. A line then takes less than the 4 KiB
+/// that [`has_space`] finds, even if JSON escapes each byte with six.
+const LONGEST: usize = 512;
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,13 @@ pub fn start(level: LevelFilter, format: Format) {
         .with_utc_timestamps()
         .with_threads(true);
     log::set_max_level(inner.max_level());
+    // Where stderr is blocked, the standard hook would block too, and a critical thread would never end the process.
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if has_space(&io::stderr()) {
+            print(info);
+        }
+    }));
     // Fails only if a logger is already installed.
     let _ = log::set_boxed_logger(Box::new(Logger { inner, format, dropped: Mutex::new(0) }));
 }
@@ -74,7 +85,7 @@ impl Log for Logger {
             return;
         }
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        if !has_space() {
+        if !has_space(&io::stderr()) {
             *dropped += 1;
             return;
         }
@@ -93,6 +104,10 @@ impl Log for Logger {
 
 impl Logger {
     fn write(&self, record: &Record<'_>) {
+        let message = record.args().to_string();
+        let (start, more) = shortened(&message);
+        let args = format_args!("{start}{more}");
+        let record = &Record::builder().metadata(record.metadata().clone()).args(args).build();
         match self.format {
             Format::Text => drop(catch_unwind(AssertUnwindSafe(|| self.inner.log(record)))),
             Format::Json => drop(writeln!(io::stderr(), "{}", json_line(record, OffsetDateTime::now_utc()))),
@@ -100,10 +115,15 @@ impl Logger {
     }
 }
 
-/// Whether stderr accepts a line without blocking. A pipe that polls as writable has space for 4 KiB (`PIPE_BUF`).
-fn has_space() -> bool {
-    let stderr = io::stderr();
-    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+/// The part of a message that is written, and a mark if that is not all of it.
+fn shortened(message: &str) -> (&str, &str) {
+    let end = message.floor_char_boundary(LONGEST);
+    (&message[..end], if end < message.len() { "…" } else { "" })
+}
+
+/// Whether a stream accepts a line without blocking. A pipe that polls as writable has space for 4 KiB (`PIPE_BUF`).
+pub fn has_space(stream: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::OUT)];
     // An error is left to the write, which ignores it.
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
 }
@@ -159,6 +179,39 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
+
+    use crate::threads;
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        assert_eq!(shortened("short"), ("short", ""));
+        let long = format!("{}ü", "x".repeat(LONGEST - 1));
+        assert_eq!(shortened(&long), (&long[..LONGEST - 1], "…"));
+    }
+
+    /// Runs itself in a second process, whose stderr is full and which has a thread that panics.
+    #[test]
+    fn a_critical_thread_that_panics_ends_the_process_even_if_stderr_is_blocked() {
+        if std::env::var_os("PANIC").is_some() {
+            start(LevelFilter::Info, Format::Text);
+            let thread = threads::spawn_critical("doomed", || panic!("as planned")).expect("a thread");
+            let _ = thread.join();
+            return;
+        }
+        let (_reader, mut full) = io::pipe().expect("a pipe");
+        full.write_all(&[b'x'; 64 * 1024]).expect("the size of a pipe");
+        let mut again = Command::new(std::env::current_exe().expect("this test"));
+        let name = "a_critical_thread_that_panics_ends_the_process_even_if_stderr_is_blocked";
+        again.args(["--exact", "--nocapture", &format!("logging::tests::{name}")]).env("PANIC", "1");
+        let mut child = again.stdout(Stdio::null()).stderr(full).spawn().expect("it starts");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().expect("our own child").is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        assert_eq!(child.wait().expect("it ended").code(), Some(70));
+    }
 
     #[test]
     fn a_line_of_json_has_time_level_target_thread_and_message() {

@@ -233,7 +233,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
             && Instant::now() >= next_line
         {
             next_line += EMF_PERIOD;
-            emf.report(&app.metrics);
+            emf.report(&app.metrics, &mut io::stdout());
         }
     }
 }

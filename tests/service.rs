@@ -93,3 +93,23 @@ fn a_log_reader_that_hangs_stops_nothing() {
         status == 200 && instance.log().contains(" log lines were dropped, because stderr was blocked")
     });
 }
+
+#[test]
+fn no_line_is_so_long_that_it_waits_for_a_log_reader_that_hangs() {
+    // A pipe holds 16 pages of 4 KiB. Lines of two pages each, after one of a single page or after none, leave one free.
+    for (format, first) in [("text", 1500), ("text", 1), ("json", 1500), ("json", 1)] {
+        let settings = [("RUST_LOG", "debug"), ("ADDRESS_CONNECTION_RATE", "0"), ("LOG_FORMAT", format)];
+        let instance = Instance::with_log_reader(&settings);
+        instance.signal_log_reader("STOP");
+        let mut connection = Connection::open(instance.addr);
+        for length in [[first].as_slice(), &[6900; 12], &[1; 1000]].concat() {
+            let path = format!("/no-such-page/{}", "x".repeat(length));
+            assert_eq!(connection.request("GET", &path, "").status, 404);
+        }
+        instance.signal_log_reader("CONT");
+        poll_until("the log goes on", PATIENCE, || {
+            let status = connection.request("GET", "/healthz", "").status;
+            status == 200 && instance.log().contains(" log lines were dropped")
+        });
+    }
+}

@@ -1,9 +1,11 @@
 //! CloudWatch's embedded metric format: one JSON line per minute on stdout, where the log driver collects it.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use super::Metrics;
+use crate::logging;
 
 /// Interval between lines, which is the finest standard resolution of CloudWatch.
 pub const EMF_PERIOD: Duration = Duration::from_secs(60);
@@ -26,11 +28,14 @@ impl Emf {
         (whole && parts.next().is_none()).then_some(emf)
     }
 
-    /// Writes one line with the current values.
-    pub fn report(&mut self, metrics: &Metrics) {
-        let line = self.line(metrics, SystemTime::now());
-        // If stdout is closed, nobody collects the line either.
-        let _ = writeln!(std::io::stdout(), "{line}");
+    /// Writes one line with the current values. While nobody reads `out`, none is written: the caller also waits for
+    /// signals, and the next line has the increments of both.
+    pub fn report(&mut self, metrics: &Metrics, out: &mut (impl Write + AsFd)) {
+        if logging::has_space(out) {
+            let line = self.line(metrics, SystemTime::now());
+            // If stdout is closed, nobody collects the line either.
+            let _ = writeln!(out, "{line}");
+        }
     }
 
     fn line(&mut self, metrics: &Metrics, now: SystemTime) -> serde_json::Value {
@@ -66,6 +71,28 @@ impl Emf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_stdout_that_nobody_reads_blocks_nothing() {
+        let metrics = Metrics::default();
+        let mut emf = Emf::new("Bobbin/production/chat").expect("three parts");
+        let (mut reader, mut full) = std::io::pipe().expect("a pipe");
+        full.write_all(&[b'x'; 64 * 1024]).expect("the size of a pipe");
+        metrics.joins.inc();
+        let (to, done) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            emf.report(&metrics, &mut full);
+            let _ = to.send((emf, metrics, full));
+        });
+        let (mut emf, metrics, mut full) = done.recv_timeout(Duration::from_secs(10)).expect("it does not wait");
+        reader.read_exact(&mut [0; 64 * 1024]).expect("what filled it");
+        metrics.joins.inc();
+        emf.report(&metrics, &mut full);
+        drop(full);
+        let line: serde_json::Value = serde_json::from_reader(reader).expect("one line");
+        assert_eq!(line["Joins"], 2);
+    }
 
     #[test]
     fn the_embedded_line_tells_what_was_added() {

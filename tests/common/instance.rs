@@ -192,6 +192,10 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // It may be stopped, and its output would never end.
+            self.lose_log_reader();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         for reader in self.readers.drain(..) {
