@@ -92,7 +92,7 @@ pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(),
             if leases + some.len() > RENEW {
                 finish(core, under_way.drain(..))?;
                 leases = 0;
-                std::thread::sleep(PAUSE);
+                watched(core, PAUSE, || std::thread::sleep(PAUSE));
             }
             if Instant::now() > deadline {
                 return Err(Failure::Down);
