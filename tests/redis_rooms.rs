@@ -181,3 +181,47 @@ fn what_redis_does_not_receive_is_refused_in_time_though_others_talk_on() {
     });
     proxy.release();
 }
+
+/// Each step towards Redis takes 0.4 s, and a client waits 2 s for all of them.
+#[test]
+fn a_network_of_200_ms_each_way_is_enough() {
+    let redis = Redis::start();
+    let (proxy, slow, near) = pair(&redis);
+    proxy.delay(Duration::from_millis(200));
+    let mut ada = Client::join(slow.addr, "tea", "Ada");
+    let mut bob = Client::join(near.addr, "tea", "Bob");
+    let said = bob.say("hi");
+    assert_eq!(ada.hear("hi"), said);
+    ada.send(json!({"type": "history", "before": "99999999999999-0", "limit": 10}));
+    assert_eq!(ada.expect("history")["messages"], json!([said]));
+    proxy.cut(Which::All);
+    let missed = bob.say("in the hole");
+    ada.patience = Duration::from_secs(20);
+    assert_eq!(ada.hear("in the hole"), missed);
+}
+
+/// 32 rooms have each missed 200 KiB, over a network that carries 1 MB per second: more than it can carry for many
+/// rooms at a time before the deadline.
+#[test]
+fn what_many_rooms_have_missed_comes_over_a_slow_network() {
+    const ROOMS: usize = 32;
+    let redis = Redis::start();
+    let (proxy, slow, near) = pair(&redis);
+    let room = |n: usize| format!("room-{n}");
+    let mut here: Vec<Client> = (0..ROOMS).map(|n| Client::join(slow.addr, &room(n), "Ada")).collect();
+    let mut there: Vec<Client> = (0..ROOMS).map(|n| Client::join(near.addr, &room(n), "Bob")).collect();
+    proxy.hold(Some(Which::All), Some(Which::All));
+    proxy.cut(Which::All);
+    let text = "x".repeat(4000);
+    for bob in &mut there {
+        (0..50).for_each(|_| _ = bob.post(&text));
+        bob.say("last");
+    }
+    proxy.delay(Duration::from_millis(16)); // for each 16 KiB
+    proxy.release();
+    side_by_side(&mut here, |ada| {
+        ada.patience = Duration::from_secs(60);
+        ada.hear("last");
+        assert_eq!(ada.messages().len(), 51);
+    });
+}

@@ -74,7 +74,7 @@ impl From<LinkError> for ImportError {
 /// of them exists at the start.
 pub fn run(call: &ImportCall, output: &mut impl Write) -> Result<(), ImportError> {
     let dump = Dump::open(&call.file)?;
-    let mut redis = Server::new(&call.redis)?.connect(None)?;
+    let mut redis = Server::new(&call.redis)?.connect(&[], None)?;
     let rooms = dump.rooms()?;
     if !call.replace {
         let existing = existing(&mut redis, &rooms)?;

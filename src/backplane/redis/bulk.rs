@@ -97,9 +97,7 @@ impl Bulk {
         if Instant::now() >= deadline {
             return Err(LinkError::NoAnswer);
         }
-        let mut connection = self.server.connect(Some(deadline))?;
-        self.load(&mut connection)?;
-        Ok(connection)
+        self.server.connect(&[self.commands.load_page()], Some(deadline))
     }
 
     fn load(&self, connection: &mut Connection) -> Result<(), LinkError> {
@@ -151,7 +149,8 @@ mod tests {
                 if is_page && (asked.send(()).is_err() || go.recv().is_err()) {
                     return;
                 }
-                let reply = if command.contains("HELLO") { hello } else { "+OK\r\n" };
+                // With the greeting, the probe and the script arrive.
+                let reply = if command.contains("HELLO") { &format!("{hello}+OK\r\n+OK\r\n") } else { "+OK\r\n" };
                 stream.write_all(reply.as_bytes()).expect("the pool reads");
             }
         }

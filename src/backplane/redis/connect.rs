@@ -130,31 +130,44 @@ impl Server {
         })
     }
 
-    /// Connects, and verifies that Redis answers and accepts writes; see [`Server::open`].
-    pub fn connect(&self, deadline: Option<Instant>) -> Result<Connection, LinkError> {
-        let mut connection = self.open(deadline)?;
+    /// Connects, verifies that Redis answers and accepts writes, and sends these `SCRIPT LOAD` commands; see
+    /// [`Server::open`]. All commands leave together: over a slow network, one round trip for each would take longer
+    /// than clients wait.
+    pub fn connect(&self, scripts: &[Vec<u8>], deadline: Option<Instant>) -> Result<Connection, LinkError> {
         let probe = cmd("SET").arg("bobbin:probe").arg(1).arg("EX").arg(60).get_packed_command();
-        match connection.request(&probe)? {
+        let mut connection = self.open_and_send(&[probe, scripts.concat()].concat(), deadline)?;
+        match connection.read()? {
             // When out of memory, Redis can still serve those already in their rooms.
-            Value::ServerError(error) if error.code() != "OOM" => Err(LinkError::Refused("SET", error)),
-            _ => Ok(connection),
+            Value::ServerError(error) if error.code() != "OOM" => return Err(LinkError::Refused("SET", error)),
+            _ => {}
         }
+        for _ in scripts {
+            connection.answer("SCRIPT LOAD")?;
+        }
+        Ok(connection)
     }
 
     /// Connects and authenticates. Each step takes at most [`REDIS_TIMEOUT`], and all of them end at `deadline`.
     pub fn open(&self, deadline: Option<Instant>) -> Result<Connection, LinkError> {
-        let left = deadline.map_or(REDIS_TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.min(REDIS_TIMEOUT).max(SHORTEST_TIMEOUT);
-        let tcp = self.connect_tcp(timeout)?;
+        self.open_and_send(&[], deadline)
+    }
+
+    /// Like [`Server::open`], and sends these commands too, without reading their replies.
+    fn open_and_send(&self, commands: &[u8], deadline: Option<Instant>) -> Result<Connection, LinkError> {
+        let left = || {
+            let left = deadline.map_or(REDIS_TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
+            left.clamp(SHORTEST_TIMEOUT, REDIS_TIMEOUT)
+        };
+        let tcp = self.connect_tcp(left())?;
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(timeout))?;
+        tcp.set_read_timeout(Some(left()))?;
         tcp.set_write_timeout(Some(REDIS_TIMEOUT))?;
         let socket = match &self.tls {
             Some(config) => Socket::tls(tcp, config.clone(), &self.host)?,
             None => Socket::Plain(tcp),
         };
         let mut connection = Connection { socket: Arc::new(socket), parser: Parser::new(), deadline };
-        self.greet(&mut connection)?;
+        self.greet(&mut connection, commands)?;
         Ok(connection)
     }
 
@@ -169,14 +182,20 @@ impl Server {
         Err(failure.into())
     }
 
-    /// Sends `HELLO` for RESP3 and authentication, and selects the database.
-    fn greet(&self, connection: &mut Connection) -> Result<(), LinkError> {
+    /// Sends `HELLO` for RESP3 and authentication, selects the database, and sends these commands too, without reading
+    /// their replies.
+    fn greet(&self, connection: &mut Connection, commands: &[u8]) -> Result<(), LinkError> {
         let mut hello = cmd("HELLO");
         hello.arg(3);
         if let Some(password) = &self.password {
             hello.arg("AUTH").arg(self.user.as_deref().unwrap_or("default")).arg(password);
         }
-        match connection.request(&hello.arg("SETNAME").arg("bobbin").get_packed_command())? {
+        let mut all = hello.arg("SETNAME").arg("bobbin").get_packed_command();
+        if self.database != 0 {
+            all.extend(cmd("SELECT").arg(self.database).get_packed_command());
+        }
+        all.extend(commands);
+        match connection.request(&all)? {
             Value::ServerError(error) if error.code() == "ERR" || error.code() == "NOPROTO" => {
                 return Err(too_old(&format!("does not know HELLO 3 ({})", as_sent(&error))));
             }
@@ -184,8 +203,7 @@ impl Server {
             reply => check_server(&reply)?,
         }
         if self.database != 0 {
-            let select = cmd("SELECT").arg(self.database).get_packed_command();
-            connection.demand("SELECT", &select)?;
+            connection.answer("SELECT")?;
         }
         Ok(())
     }
@@ -200,7 +218,13 @@ impl Connection {
 
     /// Like [`Connection::request`], but an error reply is an error.
     pub fn demand(&mut self, name: &'static str, command: &[u8]) -> Result<Value, LinkError> {
-        match self.request(command)? {
+        self.socket.send(command)?;
+        self.answer(name)
+    }
+
+    /// Reads the reply to a command of this name. An error reply is an error.
+    fn answer(&mut self, name: &'static str) -> Result<Value, LinkError> {
+        match self.read()? {
             Value::ServerError(error) => Err(LinkError::Refused(name, error)),
             value => Ok(value),
         }

@@ -84,11 +84,8 @@ impl Reader {
 
     /// Serves one connection from start to end.
     fn serve(&mut self) -> Result<Infallible, LinkError> {
-        let mut connection = self.server.connect(None)?;
+        let mut connection = self.server.connect(&self.core.commands.load_scripts(), None)?;
         self.core.bulk.forget();
-        for script in self.core.commands.load_scripts() {
-            connection.demand("SCRIPT LOAD", &script)?;
-        }
         connection.socket.tcp().set_read_timeout(Some(TICK))?;
         (self.probe, self.silent_looks) = (Arc::default(), 0);
         self.core.pipeline.connect(connection.socket.clone());

@@ -3,6 +3,7 @@
 //! Publications in a room that is being refilled are not delivered, since their messages are in the log. So this thread
 //! and the reader never deliver in the same room at the same time.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ struct Refiller {
     bulk: Arc<Bulk>,
     commands: Arc<Commands>,
     sink: EventSink,
+    /// How many rooms to read with one request: half as many after one that failed, so that a slow network, which
+    /// cannot carry the pages of many rooms in time, carries some; and one more after each that succeeded.
+    together: Cell<usize>,
 }
 
 impl Refill {
@@ -52,7 +56,8 @@ impl Refill {
     ) -> std::io::Result<Refill> {
         let (sender, queue) = unbounded();
         let handle = Refill { rooms, queue: sender };
-        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, sink };
+        let together = Cell::new(TOGETHER);
+        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, sink, together };
         threads::spawn_critical("redis-refill", move || refiller.run())?;
         Ok(handle)
     }
@@ -77,7 +82,8 @@ type Target = (Room, Id);
 impl Refiller {
     fn run(&self) {
         while let Ok(first) = self.queue.recv() {
-            let rooms: Vec<Room> = std::iter::once(first).chain(self.queue.try_iter().take(TOGETHER - 1)).collect();
+            let others = self.queue.try_iter().take(self.together.get() - 1);
+            let rooms: Vec<Room> = std::iter::once(first).chain(others).collect();
             self.refill(&rooms);
         }
     }
@@ -95,8 +101,12 @@ impl Refiller {
             }
         }
         match self.bulk.ask(&commands, bulk::deadline()) {
-            Ok(replies) => targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply)),
+            Ok(replies) => {
+                self.together.set((self.together.get() + 1).min(TOGETHER));
+                targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply));
+            }
             Err(_) => {
+                self.together.set((targets.len() / 2).max(1));
                 std::thread::sleep(PAUSE);
                 targets.into_iter().for_each(|(room, _)| self.handle.queue_room(room));
             }
