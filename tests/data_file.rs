@@ -283,6 +283,25 @@ fn past_the_most_rooms_no_new_one_is_opened_on_any_backplane() {
 }
 
 #[test]
+fn at_the_most_rooms_one_that_breaks_off_can_come_back_to_its_own() {
+    let (file, redis) = (DataFile::new(), Redis::start());
+    let settings = [("MAX_ROOMS", "2")];
+    for instance in [Instance::start(&settings), file.start(&settings), Instance::on(&redis, &settings)] {
+        let _first = Client::join(instance.addr, "first", "Ada");
+        let bob = Client::join(instance.addr, "second", "Bob");
+        let (secret, connected) = (bob.secret.clone(), instance.threads());
+        bob.cut();
+        poll_until("it is known", PATIENCE, || instance.threads() < connected);
+        assert_eq!(Client::connect(instance.addr, "third").try_enter("Cyd", None)["code"], "full");
+        let bob = Client::back(instance.addr, "second", "Bob", &secret, None);
+        bob.leave();
+        poll_until("there is place", PATIENCE, || {
+            Client::connect(instance.addr, "third").try_enter("Cyd", None)["type"] == "welcome"
+        });
+    }
+}
+
+#[test]
 fn a_ref_is_forgotten_after_half_an_hour_even_in_a_silent_room() {
     let file = DataFile::new();
     let mut instance = file.start(&[]);

@@ -191,7 +191,7 @@ impl Backplane for Redis {
 
     fn leave(&self, seat: &Seat, how: Leave) {
         let core = &self.core;
-        let Some(taken) = core.rooms.release(seat) else { return };
+        let Some(taken) = core.rooms.release(seat, how) else { return };
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire(lease) => {

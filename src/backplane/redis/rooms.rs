@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::commands::Commands;
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::pipeline::{Pipeline, Priority, Reply};
-use crate::backplane::{JoinError, LEASE, Room, Seat, SessionId, Unavailable};
+use crate::backplane::{JoinError, LEASE, Leave, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
 /// All rooms with people on this instance.
@@ -26,8 +26,21 @@ pub struct Rooms {
 #[derive(Default)]
 struct State {
     rooms: HashMap<Room, RoomState>,
+    /// Rooms whose last client here broke off, until its lease ends. They count as rooms, so that it can come back.
+    held: HashMap<Room, Instant>,
     /// When to check whether a room's messages were published, soonest first.
     doubts: VecDeque<(Instant, Room)>,
+}
+
+impl State {
+    /// Whether this room, in which nobody is, would be one too many.
+    fn is_full(&mut self, room: &Room, limit: usize, now: Instant) -> bool {
+        let are_many = |state: &State| state.rooms.len() + state.held.len() >= limit;
+        if are_many(self) {
+            self.held.retain(|_, end| *end > now);
+        }
+        are_many(self) && !self.held.contains_key(room)
+    }
 }
 
 /// The state of a room. It exists, and is subscribed, from the first join under way to the last leave.
@@ -65,10 +78,11 @@ impl Rooms {
     pub fn enter(&self, room: &Room) -> Result<(), JoinError> {
         let mut state = self.state();
         if !state.rooms.contains_key(room) {
-            if state.rooms.len() >= self.limit {
+            if state.is_full(room, self.limit, Instant::now()) {
                 return Err(JoinError::Full);
             }
             self.pipeline.append_subscription(self.commands.subscribe([room]), 1)?;
+            state.held.remove(room);
         }
         state.rooms.entry(room.clone()).or_default().joining += 1;
         Ok(())
@@ -88,9 +102,15 @@ impl Rooms {
     }
 
     /// Removes the session's seat and returns it, if there is one.
-    pub fn release(&self, seat: &Seat) -> Option<Taken> {
+    pub fn release(&self, seat: &Seat, how: Leave) -> Option<Taken> {
         let mut taken = None;
         self.remove(&seat.room, |state| taken = state.seats.remove(&seat.session));
+        if let (Some(_), Leave::Expire(lease)) = (&taken, how) {
+            let mut state = self.state();
+            if !state.rooms.contains_key(&seat.room) {
+                state.held.insert(seat.room.clone(), Instant::now() + lease);
+            }
+        }
         taken
     }
 
