@@ -1,6 +1,6 @@
 //! Authenticates a request by its `Authorization` header (RFC 9110, section 11.6.2).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tungstenite::http::{Request, header};
 
@@ -47,11 +47,7 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
     if is_admin(request, app) {
         return Ok(());
     }
-    if let Some(left) = app.backplane.banned(&visitor.mark().unwrap_or_default(), visitor.address) {
-        return Err(
-            Answer::refusal(403, "you are banned for now").with("Retry-After", (left.as_secs() + 1).to_string())
-        );
-    }
+    check_ban(visitor, app)?;
     if app.settings.admits(offered) {
         return Ok(());
     }
@@ -59,6 +55,17 @@ pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Resu
         visitor.account.wrong_passphrase(now);
     }
     Err(unauthorized("send the passphrase as Bearer token, or as the password of Basic authorization"))
+}
+
+/// Checks that the sender is not banned.
+///
+/// # Errors
+/// The refusal.
+pub fn check_ban(visitor: &Visitor, app: &App) -> Result<(), Answer> {
+    let refusal = |left: Duration| {
+        Answer::refusal(403, "you are banned for now").with("Retry-After", (left.as_secs() + 1).to_string())
+    };
+    app.backplane.banned(&visitor.mark().unwrap_or_default(), visitor.address).map_or(Ok(()), |left| Err(refusal(left)))
 }
 
 /// Whether the request carries the admin token.

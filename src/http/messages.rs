@@ -215,6 +215,9 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         }
         if waits && let Some((poll, _)) = &mut poll {
             poll.wait(deadline.min(now + REREAD));
+            if !auth::is_admin(request, app) {
+                auth::check_ban(visitor, app)?;
+            }
             continue;
         }
         let (status, lines) = if known { (304, String::new()) } else { (200, lines) };
