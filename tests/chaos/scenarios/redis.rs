@@ -30,7 +30,7 @@ together! {
         poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
         let (mut ada, mut bob) = (Client::join(cut.addr, "tea", "Ada"), Client::join(other.addr, "tea", "Bob"));
         ada.see_join("Bob");
-        redis.cmd::<()>("ACL SETUSER default -xrange");
+        redis.cmd::<()>("ACL SETUSER bobbin -xrange");
         proxy.hold(None, Some(Which::All));
         bob.say("in the hole");
         proxy.cut(Which::All);
@@ -38,7 +38,7 @@ together! {
         ada.until("up again", |f| f["backplane"] == "up");
         std::thread::sleep(Duration::from_secs(1)); // for the attempt that is rejected
         bob.say("after the hole");
-        redis.cmd::<()>("ACL SETUSER default +xrange");
+        redis.cmd::<()>("ACL SETUSER bobbin +xrange");
         ada.patience = Duration::from_secs(20);
         ada.hear("after the hole");
         let heard: Vec<_> = ada.messages().iter().map(|m| m["text"].clone()).collect();
