@@ -5,8 +5,10 @@ mod common;
 
 use common::http::{Connection, Response, get};
 use common::*;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 const TOKEN: &str = "the-token-of-the-host";
 const SETTINGS: &[(&str, &str)] = &[("ADMIN_TOKEN", TOKEN), ("RATE_LIMIT", "0")];
@@ -188,6 +190,60 @@ both! {
         refused(&admin_as(TOKEN, server.addr, "DELETE", &path, ""), 404);
         again.enter("Mallory", None);
         drop(ada);
+    }
+
+    fn no_page_of_history_has_a_message_that_its_reader_knows_to_be_removed(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let said: Vec<Value> = (0..90).map(|n| ada.say(&format!("{n}{}", "x".repeat(1000)))["id"].clone()).collect();
+        let addr = server.addr;
+        let read = move |n: usize| {
+            let mut reader = Client::join(addr, "tea", &format!("Reader {n}"));
+            let (mut gone, mut left) = (HashSet::new(), true);
+            while left {
+                reader.send(json!({"type": "history", "before": "99999999999999-0", "limit": 100}));
+                let page = loop {
+                    let frame = reader.next();
+                    gone.extend(frame["ids"].as_array().into_iter().flatten().map(Value::to_string));
+                    if matches!(frame["type"].as_str(), Some("history" | "error")) {
+                        break frame;
+                    }
+                };
+                let shown = page["messages"].as_array().cloned().unwrap_or_default();
+                let back: Vec<_> = shown.iter().filter(|m| gone.contains(&m["id"].to_string())).collect();
+                assert!(back.is_empty(), "{} were removed", back.len());
+                left = page["type"] == "error" || !shown.is_empty();
+            }
+        };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..4).map(|n| scope.spawn(move || read(n))).collect();
+            for id in said.iter().rev().filter_map(Value::as_str) {
+                admin(addr, "DELETE", &format!("rooms/tea/messages/{id}"), "");
+            }
+            readers.into_iter().for_each(|reader| reader.join().expect("no removed message came back"));
+        });
+    }
+
+    fn who_joins_while_the_newest_message_is_removed_is_let_in(at) {
+        let server = at.start(SETTINGS);
+        let mut ada = Client::join(server.addr, "tea", "Ada");
+        let (addr, done) = (server.addr, AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let joins = scope.spawn(|| {
+                for n in 0.. {
+                    Client::join(addr, "tea", &format!("Bob {n}")).leave();
+                    if done.load(SeqCst) {
+                        break;
+                    }
+                }
+            });
+            for n in 0..60 {
+                let id = ada.say(&n.to_string())["id"].as_str().expect("an id").to_owned();
+                admin(addr, "DELETE", &format!("rooms/tea/messages/{id}"), "");
+            }
+            done.store(true, SeqCst);
+            joins.join().expect("each is welcome");
+        });
     }
 
     fn an_address_is_kept_out(at) {

@@ -225,3 +225,49 @@ fn what_many_rooms_have_missed_comes_over_a_slow_network() {
         assert_eq!(ada.messages().len(), 51);
     });
 }
+
+/// A message is removed while it is being read to fill a gap: the client gets it first, and then the removal.
+#[test]
+fn a_removal_does_not_overtake_a_message_that_is_being_read() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    let mut bob = Client::join(second.addr, "tea", "Bob");
+    ada.see_join("Bob");
+    // The log cannot be read until the reply is held up.
+    redis.cmd::<()>("ACL SETUSER bobbin -xrange");
+    proxy.hold(None, Some(Which::All));
+    let said = bob.say("in the hole");
+    proxy.cut(Which::All);
+    proxy.release();
+    ada.until("up again", |f| f["backplane"] == "up");
+    let reads = || {
+        let stats: String = redis.cmd("INFO commandstats");
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=").map(str::to_owned));
+        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let before = reads();
+    redis.cmd::<()>("ACL SETUSER bobbin +xrange");
+    proxy.hold(None, Some(Which::Other));
+    let held = Instant::now();
+    while reads() == before {
+        if held.elapsed() > Duration::from_secs(1) {
+            // A connection was just being made, so nothing is read before the release, and there is nothing to see. A
+            // unit test of `delivery.rs` shows it each time.
+            return proxy.release();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = said["id"].as_str().expect("an id");
+    redis.cmd::<i64>(&format!("XDEL bobbin:{{tea}}:log {id}"));
+    let mut connection = redis.connection().expect("it runs");
+    let mut publish = ::redis::cmd("PUBLISH");
+    publish.arg("bobbin:{tea}:live").arg(format!("ri {id}")).query::<i64>(&mut connection).expect("it is published");
+    ada.take(Duration::from_millis(300)); // for the publication
+    proxy.release();
+    ada.until("the removal", |f| f["type"] == "removed");
+    ada.take(Duration::from_secs(1)); // for the message, if it comes later
+    let place = |wanted: &dyn Fn(&Value) -> bool| ada.received.iter().position(wanted);
+    let (message, removal) = (place(&|f| *f == said), place(&|f| f["type"] == "removed"));
+    assert!(message.is_none() || message < removal, "{:?}", ada.received);
+}

@@ -37,6 +37,8 @@ pub enum SessionCommand {
     Open(Id, u64),
     /// Write frames meant for this client alone, such as errors and pages of history.
     Own(Bytes),
+    /// Write the page that this returns; `None` if it is outdated.
+    Page(Box<dyn FnOnce() -> Option<Bytes> + Send>),
     /// Close it with this code.
     Close(Close),
     /// Forget it: the join was refused, or the session has ended.
@@ -190,6 +192,11 @@ impl Lane {
                 self.metrics.deliveries.inc_by(sent as u64);
             }
             SessionCommand::Own(bytes) => self.send_to(session, bytes, now),
+            SessionCommand::Page(page) => {
+                if let Some(bytes) = page() {
+                    self.send_to(session, bytes, now);
+                }
+            }
             SessionCommand::Close(code) => self.close(session, code, now),
             SessionCommand::Leave => self.leave(session),
         }

@@ -16,7 +16,9 @@ pub mod placement;
 pub mod polls;
 pub mod socket;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use crate::threads;
 
 /// Capacity of a lane's channel. Senders wait if it is full; a lane never waits for anyone, so it empties.
 const QUEUE: usize = 1024;
+/// Counters of removals. A room has the one that its hash selects, and shares it with others.
+const REMOVALS: usize = 64;
 
 /// The handle through which the rest of the program reaches the lanes. Dropping the last one ends them.
 pub struct Lanes {
@@ -39,6 +43,8 @@ pub struct Lanes {
     /// socket under this lock blocks.
     lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
+    /// See [`Lanes::removals`].
+    removals: [AtomicU64; REMOVALS],
 }
 
 impl Lanes {
@@ -55,7 +61,8 @@ impl Lanes {
         };
         let both: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
         let (inboxes, lanes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
-        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes })
+        let removals = [const { AtomicU64::new(0) }; REMOVALS];
+        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes, removals })
     }
 
     /// Assigns a number and a lane to a session.
@@ -73,8 +80,23 @@ impl Lanes {
         let _ = self.inboxes[lane].send(command);
     }
 
+    /// Changes with each removal of messages in this room, just before clients are notified of it. If it has changed
+    /// since a page of the log was requested, the page may contain messages that the client knows to be removed.
+    pub fn removals(&self, room: &Room) -> u64 {
+        self.removals_in(room).load(SeqCst)
+    }
+
+    fn removals_in(&self, room: &Room) -> &AtomicU64 {
+        let mut hasher = DefaultHasher::new();
+        room.hash(&mut hasher);
+        &self.removals[hasher.finish() as usize % REMOVALS]
+    }
+
     /// Passes an event on: to the lane of one session, or to the lanes with members of the room.
     pub fn publish(&self, event: Event) {
+        if let Event::Removed { room, .. } = &event {
+            self.removals_in(room).fetch_add(1, SeqCst);
+        }
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {
                 self.send(self.placement.lane_of(*session), LaneCommand::Event(event));

@@ -11,7 +11,7 @@ use tungstenite::Bytes;
 use super::Session;
 use super::answers::raw_messages;
 use super::end::End;
-use crate::backplane::{Backplane, Page, Room, SessionId, Span, Unavailable};
+use crate::backplane::{Backplane, Room, SessionId, Span, Unavailable};
 use crate::fanout::Lanes;
 use crate::fanout::lane::SessionCommand;
 use crate::limits::{Account, Limit};
@@ -23,7 +23,7 @@ use crate::protocol::{self, ErrorCode, Id, MAX_HISTORY, ServerFrame};
 const PAGE_TIME: Duration = Duration::from_millis(250);
 const PAGE_LOOK: Duration = Duration::from_millis(1);
 const PAGE_RETRY: Duration = Duration::from_millis(500);
-/// A request that has waited this long for a thread is refused.
+/// A request that has waited this long for a thread, or for a page during which nothing is removed, is refused.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 /// Time after which a request has certainly been answered: its wait for a thread, and the backplane's 2 s.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl Session<'_> {
             before,
             limit: limit.clamp(1, MAX_HISTORY),
             since: now,
-            turn: Turn::take(&self.page_waits),
+            turn: Arc::new(Turn::take(&self.page_waits)),
             answered,
             account: self.visitor.account.clone(),
             backplane: self.app.backplane.clone(),
@@ -86,7 +86,7 @@ struct Request {
     before: Id,
     limit: usize,
     since: Instant,
-    turn: Turn,
+    turn: Arc<Turn>,
     /// Dropped with the request, after its answer has been passed on.
     answered: Sender<()>,
     account: Arc<Account>,
@@ -97,30 +97,46 @@ struct Request {
 
 impl Request {
     fn answer(self) {
-        let page = if self.since.elapsed() < QUEUE_TIME { self.read() } else { Err(Unavailable) };
-        let frame = page.and_then(|page| {
-            let messages = raw_messages(&page).map_err(|_| Unavailable)?;
-            Ok(protocol::text_frame(protocol::json(&ServerFrame::History { messages: &messages, more: page.more })))
-        });
-        let bytes = match frame {
-            Ok(frame) => {
-                self.account.charge_read(frame.len(), self.since);
-                Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn })
-            }
-            Err(Unavailable) => {
-                let code = ErrorCode::Unavailable;
-                self.metrics.refuse(code.as_str());
-                let message = &Unavailable.to_string();
-                let error = ServerFrame::Error { code, message, reference: None, retry_ms: None };
-                protocol::text_frame(protocol::json(&error))
-            }
-        };
-        self.lanes.post(self.session, SessionCommand::Own(bytes));
+        if let Err(Unavailable) = self.write_page() {
+            let code = ErrorCode::Unavailable;
+            self.metrics.refuse(code.as_str());
+            let message = &Unavailable.to_string();
+            let error = ServerFrame::Error { code, message, reference: None, retry_ms: None };
+            self.lanes.post(self.session, SessionCommand::Own(protocol::text_frame(protocol::json(&error))));
+        }
         drop(self.answered);
     }
 
-    fn read(&self) -> Result<Page, Unavailable> {
-        self.backplane.history(&self.room, Span::Before(Some(self.before)), self.limit)
+    /// Reads the page and has the lane write it. If the client has been notified of a removal meanwhile, the page may
+    /// still contain what was removed, so it is read again.
+    fn write_page(&self) -> Result<(), Unavailable> {
+        while self.since.elapsed() < QUEUE_TIME {
+            let removals = self.lanes.removals(&self.room);
+            let page = self.backplane.history(&self.room, Span::Before(Some(self.before)), self.limit)?;
+            let messages = raw_messages(&page).map_err(|_| Unavailable)?;
+            let frame = ServerFrame::History { messages: &messages, more: page.more };
+            let frame = protocol::text_frame(protocol::json(&frame));
+            self.account.charge_read(frame.len(), self.since);
+            if self.is_written(frame, removals) {
+                return Ok(());
+            }
+        }
+        Err(Unavailable)
+    }
+
+    /// Passes a page to the lane. Returns false if there were more than this many removals before the lane's turn.
+    fn is_written(&self, frame: Bytes, removals: u64) -> bool {
+        let (to, verdict) = bounded(1);
+        let (lanes, room) = (self.lanes.clone(), self.room.clone());
+        let bytes = Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn.clone() });
+        let page = move || {
+            let is_current = lanes.removals(&room) == removals;
+            let _ = to.send(is_current);
+            is_current.then_some(bytes)
+        };
+        self.lanes.post(self.session, SessionCommand::Page(Box::new(page)));
+        // The lane drops it unasked only when the process ends.
+        verdict.recv().unwrap_or(true)
     }
 }
 
@@ -144,7 +160,7 @@ impl Drop for Turn {
 /// A page on its way to the socket; the outbox drops it once it is written.
 struct UnwrittenPage {
     frame: Bytes,
-    _turn: Turn,
+    _turn: Arc<Turn>,
 }
 
 impl AsRef<[u8]> for UnwrittenPage {

@@ -61,8 +61,8 @@ pub struct Part {
     pub to: String,
     /// The maximum number of messages.
     pub limit: usize,
-    /// For a join, the last message the client has seen, or "".
-    pub since: Option<String>,
+    /// For a join, the last message the client has seen, or "", and the newest id when the seat was taken.
+    pub join: Option<(String, Id)>,
 }
 
 /// An id as the exclusive end of a range. Redis rejects the exclusion of the largest possible id.
@@ -165,8 +165,8 @@ impl Commands {
             .arg(&part.to)
             .arg(part.limit)
             .arg(PAGE_BYTES);
-        if let Some(since) = &part.since {
-            command.arg(since);
+        if let Some((since, newest)) = &part.join {
+            command.arg(since).arg(newest.to_string());
         }
         command.get_packed_command()
     }

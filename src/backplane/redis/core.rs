@@ -153,6 +153,7 @@ impl Core {
         if self.rooms.deliver(room, |_, delivery| delivery.resume(newest)) == Some(true) {
             self.refill.queue_room(room.clone());
         }
+        self.refill.announce_removed(room);
     }
 
     /// Compares the newest delivered message with the end of the log. Everything published up to that point has been

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use tungstenite::Bytes;
+
 use super::roster::Roster;
 use crate::backplane::{Change, SessionId};
 use crate::protocol::Id;
@@ -32,6 +34,9 @@ pub struct Delivery {
     suspended: bool,
     /// No refill was under way when the room was suspended.
     idle: bool,
+    /// Frames that announce removed messages, held back while the log is being read: the messages may be among those
+    /// just read, and must not follow the announcement.
+    removed: Vec<Bytes>,
     /// Messages that are in the log but have not been delivered here, in order of their ids.
     unconfirmed: VecDeque<Unconfirmed>,
     /// Who is in the room, as announced to the clients.
@@ -101,6 +106,17 @@ impl Delivery {
             return Some(change);
         }
         self.roster.follow(change)
+    }
+
+    /// Messages were removed. Returns the frames to announce now, see [`Delivery::take_removed`].
+    pub fn removed(&mut self, frames: Vec<Bytes>) -> Vec<Bytes> {
+        self.removed.extend(frames);
+        self.take_removed()
+    }
+
+    /// The announcements of removed messages that have been held back, unless the log is still being read.
+    pub fn take_removed(&mut self) -> Vec<Bytes> {
+        if self.refilling.is_none() { std::mem::take(&mut self.removed) } else { Vec::new() }
     }
 
     /// A message was added to the log. If this instance sent it, `author` waits for the receipt. Returns whether it is
@@ -244,6 +260,24 @@ mod tests {
         assert_eq!(room.changed(change()), None);
         room.compare_at = Some(Instant::now());
         assert_eq!(room.changed(change()), Some(change()));
+    }
+
+    #[test]
+    fn a_removal_is_announced_after_the_messages_that_are_being_read() {
+        let (mut room, frame) = (Delivery::default(), Bytes::from_static(b"removed"));
+        assert_eq!(room.removed(vec![frame.clone()]), [frame.clone()]);
+        room.begin(id(5), Instant::now());
+        room.suspend();
+        assert!(room.removed(vec![frame.clone()]).is_empty());
+        assert!(room.resume(Some(id(6))) && room.take_removed().is_empty());
+        let target = room.refill_target().expect("it is read");
+        assert!(room.read(id(6)) && room.end_refill(target) == Refilled::Complete(Vec::new()));
+        assert_eq!((room.take_removed(), room.take_removed()), (vec![frame.clone()], vec![]));
+        // Nothing was missed.
+        room.suspend();
+        assert!(room.removed(vec![frame.clone()]).is_empty());
+        assert!(!room.resume(Some(id(6))));
+        assert_eq!(room.take_removed(), [frame]);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Redis {
             from: "+".to_owned(),
             to: since.map_or("-".to_owned(), excluded),
             limit: if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES },
-            since: Some(since.map(|id| id.to_string()).unwrap_or_default()),
+            join: Some((since.map(|id| id.to_string()).unwrap_or_default(), newest)),
         };
         let reply = self.core.bulk.ask_one(self.core.commands.page(room, &part), deadline)?;
         let mut page = log_part(reply)?;
@@ -225,7 +225,7 @@ impl Backplane for Redis {
         if !self.core.health.is_up() {
             return Err(Unavailable);
         }
-        let command = self.core.commands.page(room, &Part { order, from, to, limit, since: None });
+        let command = self.core.commands.page(room, &Part { order, from, to, limit, join: None });
         let mut part = log_part(self.core.bulk.ask_one(command, bulk::deadline())?)?;
         if order == "XREVRANGE" {
             part.messages.reverse();

@@ -1,14 +1,15 @@
 -- Reads part of a log, limited in messages and bytes.
 -- KEYS: log, gone.
 -- ARGV: XRANGE or XREVRANGE, its first and last id, the limits in messages and in bytes, and for a join its `since` (""
--- if none).
--- Returns {"1" if the log has more, newest id, "1" if messages after `since` are no longer kept, id, body, id, body,
+-- if none) and the newest id when the seat was taken.
+-- Returns {"1" if the log has more, newest id (for a join at least the one given, if it is only missing because it was
+-- removed), "1" if messages after `since` are no longer kept, id, body, id, body,
 -- ...}.
 -- Entries that are not Bobbin's messages have an empty body.
 
 local log, gone, command, from, to = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local limit, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local since, reply, more, found = ARGV[6], {}, '0', 0
+local since, known, reply, more, found = ARGV[6], ARGV[7], {}, '0', 0
 
 -- Read in slices, so that Redis does not collect hundreds of large entries only to drop most of them.
 repeat
@@ -59,6 +60,8 @@ local function removed(id)
   local now = info()
   return now['entries-added'] - now['length'] == tonumber(trimmed)
 end
+-- The newest message may have been removed since the seat was taken. Only a server that lags behind lacks it otherwise.
+if known and older(last, known) and removed(known) then last = known end
 -- One exact look-up: if `since` is still in the log, so is everything after it. "0-0" precedes every message, so
 -- nothing is missing if nothing was ever trimmed.
 if since == '0-0' then

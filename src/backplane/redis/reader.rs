@@ -240,8 +240,10 @@ impl Reader {
                 }
             }
             Some(Published::Removed(frames)) => {
-                if let Some(room) = core.rooms.deliver(room, |room, _| room.clone()) {
-                    frames.into_iter().for_each(|frame| (core.sink)(Event::Removed { room: room.clone(), frame }));
+                if let Some((room, now)) =
+                    core.rooms.deliver(room, |room, delivery| (room.clone(), delivery.removed(frames)))
+                {
+                    now.into_iter().for_each(|frame| (core.sink)(Event::Removed { room: room.clone(), frame }));
                 }
             }
             Some(Published::TakenOver(session)) => {

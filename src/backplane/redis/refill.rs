@@ -30,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Refill {
     rooms: Arc<Rooms>,
+    sink: EventSink,
     /// Unbounded, because each room is in it at most once.
     queue: Sender<Room>,
 }
@@ -40,7 +41,6 @@ struct Refiller {
     queue: Receiver<Room>,
     bulk: Arc<Bulk>,
     commands: Arc<Commands>,
-    sink: EventSink,
     /// How many rooms to read with one request: half as many after one that failed, so that a slow network, which
     /// cannot carry the pages of many rooms in time, carries some; and one more after each that succeeded.
     together: Cell<usize>,
@@ -55,9 +55,9 @@ impl Refill {
         sink: EventSink,
     ) -> std::io::Result<Refill> {
         let (sender, queue) = unbounded();
-        let handle = Refill { rooms, queue: sender };
+        let handle = Refill { rooms, sink, queue: sender };
         let together = Cell::new(TOGETHER);
-        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, sink, together };
+        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, together };
         threads::spawn_critical("redis-refill", move || refiller.run())?;
         Ok(handle)
     }
@@ -73,6 +73,12 @@ impl Refill {
     pub fn queue_room(&self, room: Room) {
         // The receiver lives as long as the process.
         let _ = self.queue.send(room);
+    }
+
+    /// Announces the removals that were held back while a room was read, unless that is still under way.
+    pub fn announce_removed(&self, room: &Room) {
+        let frames = self.rooms.deliver(room, |_, delivery| delivery.take_removed()).unwrap_or_default();
+        frames.into_iter().for_each(|frame| (self.sink)(Event::Removed { room: room.clone(), frame }));
     }
 }
 
@@ -94,8 +100,7 @@ impl Refiller {
             // A room that everybody has left needs no refill.
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
             if let Some((Some(target), last)) = begun {
-                let part =
-                    Part { order: "XRANGE", from: excluded(last), to: "+".to_owned(), limit: LIMIT, since: None };
+                let part = Part { order: "XRANGE", from: excluded(last), to: "+".to_owned(), limit: LIMIT, join: None };
                 commands.push(self.commands.page(room, &part));
                 targets.push((room.clone(), target));
             }
@@ -148,8 +153,9 @@ impl Refiller {
             Some(Refilled::More) => self.handle.queue_room(room),
             Some(Refilled::Complete(lost)) => {
                 for (session, reference) in lost {
-                    (self.sink)(Event::Refused { session, reference });
+                    (self.handle.sink)(Event::Refused { session, reference });
                 }
+                self.handle.announce_removed(&room);
             }
             None => {}
         }
@@ -158,7 +164,7 @@ impl Refiller {
     fn deliver(&self, room: &Room, id: Id, body: &str) {
         if self.handle.rooms.deliver(room, |_, delivery| delivery.read(id)) == Some(true) {
             let frame = protocol::text_frame(protocol::message_json(id, body));
-            (self.sink)(Event::Message { room: room.clone(), id, frame });
+            (self.handle.sink)(Event::Message { room: room.clone(), id, frame });
         }
     }
 }
