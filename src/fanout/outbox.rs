@@ -101,7 +101,8 @@ impl Outbox {
             self.close(code, now);
         }
         self.retry(now);
-        count
+        // One that is cut does not receive them.
+        if then == Some(Close::TooSlow) { 0 } else { count }
     }
 
     /// The work left to do, derived from the state.
@@ -326,6 +327,22 @@ mod tests {
         let all = reader.join().expect("no panic").expect("read to the end");
         assert!(all.ends_with(&Close::TooSlow.bytes()));
         assert_eq!((all.len() - Close::TooSlow.bytes().len()) % text.len(), 0, "no frame is cut in the middle");
+    }
+
+    #[test]
+    fn who_is_cut_while_joining_is_cut_once_and_counts_no_deliveries() {
+        let (mut outbox, mut client) = pair();
+        let (now, text) = (Instant::now(), "x".repeat(10_000));
+        let cuts = (1..100).filter(|ms| {
+            outbox.put(&message(*ms, &text), now);
+            outbox.attention(now) == Attention::TooSlow && outbox.close(Close::TooSlow, now)
+        });
+        assert_eq!(cuts.count(), 1);
+        assert_eq!(outbox.open(Id::default(), 0, now), 0);
+        let (reason, mut got) = (Close::TooSlow.bytes(), Vec::new());
+        outbox.retry(now + CLOSE_GRACE);
+        client.read_to_end(&mut got).expect("read to the end");
+        assert_eq!(got, reason, "the reason is all it gets");
     }
 
     #[test]
