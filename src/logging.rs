@@ -117,7 +117,7 @@ impl Logger {
 
 /// The part of a message that is written, and a mark if that is not all of it.
 fn shortened(message: &str) -> (&str, &str) {
-    let end = message.floor_char_boundary(LONGEST);
+    let end = (0..=LONGEST.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or_default();
     (&message[..end], if end < message.len() { "…" } else { "" })
 }
 

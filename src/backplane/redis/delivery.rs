@@ -264,20 +264,20 @@ mod tests {
 
     #[test]
     fn a_removal_is_announced_after_the_messages_that_are_being_read() {
-        let (mut room, frame) = (Delivery::default(), Bytes::from_static(b"removed"));
-        assert_eq!(room.removed(vec![frame.clone()]), [frame.clone()]);
+        let (mut room, frames) = (Delivery::default(), vec![Bytes::from_static(b"removed")]);
+        assert_eq!(room.removed(frames.clone()), frames);
         room.begin(id(5), Instant::now());
         room.suspend();
-        assert!(room.removed(vec![frame.clone()]).is_empty());
+        assert!(room.removed(frames.clone()).is_empty());
         assert!(room.resume(Some(id(6))) && room.take_removed().is_empty());
         let target = room.refill_target().expect("it is read");
         assert!(room.read(id(6)) && room.end_refill(target) == Refilled::Complete(Vec::new()));
-        assert_eq!((room.take_removed(), room.take_removed()), (vec![frame.clone()], vec![]));
+        assert_eq!((room.take_removed(), room.take_removed()), (frames.clone(), vec![]));
         // Nothing was missed.
         room.suspend();
-        assert!(room.removed(vec![frame.clone()]).is_empty());
+        assert!(room.removed(frames.clone()).is_empty());
         assert!(!room.resume(Some(id(6))));
-        assert_eq!(room.take_removed(), [frame]);
+        assert_eq!(room.take_removed(), frames);
     }
 
     #[test]
