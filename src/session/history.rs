@@ -34,7 +34,7 @@ pub type UnderWay = Receiver<()>;
 impl Session<'_> {
     /// Waits until the last request has been answered. Answers carry no reference to their request, so a client can tell
     /// them apart only by their order.
-    pub(super) fn await_last_page(&mut self) {
+    pub(super) fn wait_for_last_page(&mut self) {
         if let Some(last) = self.last_page.take() {
             let _ = last.recv_timeout(ANSWER_TIME);
         }

@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             return self.say(&said, reference, text.len(), now);
         }
         if matches!(frame, ClientFrame::History { .. }) {
-            self.await_last_page();
+            self.wait_for_last_page();
         }
         let rate = self.other_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
         if let Err(refusal) = rate.and_then(|()| self.pay_for(text.len(), now)) {
