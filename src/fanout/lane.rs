@@ -1,10 +1,11 @@
 //! A lane: the thread that owns the write side of its share of the sessions.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, TryRecvError};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 use tungstenite::Bytes;
 
 use super::drain::Drain;
@@ -37,8 +38,15 @@ pub enum SessionCommand {
     Open(Id, u64),
     /// Write frames meant for this client alone, such as errors and pages of history.
     Own(Bytes),
-    /// Write the page that this returns; `None` if it is outdated.
-    Page(Box<dyn FnOnce() -> Option<Bytes> + Send>),
+    /// Write a page of history.
+    Page {
+        /// The encoded frame.
+        frame: Bytes,
+        /// [`super::Lanes::removals`] before the page was read.
+        removals: u64,
+        /// Receives whether the page is written; it is not if there were removals since.
+        is_current: Sender<bool>,
+    },
     /// Close it with this code.
     Close(Close),
     /// Forget it: the join was refused, or the session has ended.
@@ -64,6 +72,8 @@ pub struct Lane {
     /// [`super::Lanes`] has the senders; when they are dropped, the thread ends.
     commands: Receiver<LaneCommand>,
     metrics: Arc<Metrics>,
+    /// See [`super::Lanes::removals`].
+    removals: Arc<AtomicU64>,
     rooms: HashMap<Room, LaneRoom>,
     /// The room of each session.
     homes: HashMap<SessionId, Room>,
@@ -84,10 +94,11 @@ pub struct Lane {
 
 impl Lane {
     /// A lane without sessions.
-    pub fn new(commands: Receiver<LaneCommand>, metrics: Arc<Metrics>) -> Lane {
+    pub fn new(commands: Receiver<LaneCommand>, metrics: Arc<Metrics>, removals: Arc<AtomicU64>) -> Lane {
         Lane {
             commands,
             metrics,
+            removals,
             rooms: HashMap::new(),
             homes: HashMap::new(),
             dirty: Vec::new(),
@@ -192,9 +203,12 @@ impl Lane {
                 self.metrics.deliveries.inc_by(sent as u64);
             }
             SessionCommand::Own(bytes) => self.send_to(session, bytes, now),
-            SessionCommand::Page(page) => {
-                if let Some(bytes) = page() {
-                    self.send_to(session, bytes, now);
+            SessionCommand::Page { frame, removals, is_current } => {
+                let current = removals == self.removals.load(SeqCst);
+                // The reader of the page waits for this.
+                let _ = is_current.send(current);
+                if current {
+                    self.send_to(session, frame, now);
                 }
             }
             SessionCommand::Close(code) => self.close(session, code, now),

@@ -16,7 +16,6 @@ pub mod placement;
 pub mod polls;
 pub mod socket;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -33,9 +32,6 @@ use crate::threads;
 
 /// Capacity of a lane's channel. Senders wait if it is full; a lane never waits for anyone, so it empties.
 const QUEUE: usize = 1024;
-/// Counters of removals. A room has the one that its hash selects, and shares it with others.
-const REMOVALS: usize = 64;
-
 /// The handle through which the rest of the program reaches the lanes. Dropping the last one ends them.
 pub struct Lanes {
     inboxes: Vec<Sender<LaneCommand>>,
@@ -44,7 +40,7 @@ pub struct Lanes {
     lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
     /// See [`Lanes::removals`].
-    removals: [AtomicU64; REMOVALS],
+    removals: Arc<AtomicU64>,
 }
 
 impl Lanes {
@@ -53,15 +49,15 @@ impl Lanes {
     /// # Errors
     /// A thread can't be started.
     pub fn start(count: usize, metrics: &Arc<Metrics>) -> io::Result<Lanes> {
+        let removals = Arc::<AtomicU64>::default();
         let start = |number| {
             let (inbox, commands) = bounded(QUEUE);
-            let lane = Arc::new(Mutex::new(Lane::new(commands, metrics.clone())));
+            let lane = Arc::new(Mutex::new(Lane::new(commands, metrics.clone(), removals.clone())));
             let same = lane.clone();
             threads::spawn_critical(&format!("lane-{number}"), move || Lane::run(&lane)).map(|_| (inbox, same))
         };
         let both: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
         let (inboxes, lanes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
-        let removals = [const { AtomicU64::new(0) }; REMOVALS];
         Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes, removals })
     }
 
@@ -80,22 +76,16 @@ impl Lanes {
         let _ = self.inboxes[lane].send(command);
     }
 
-    /// Changes with each removal of messages in this room, just before clients are notified of it. If it has changed
-    /// since a page of the log was requested, the page may contain messages that the client knows to be removed.
-    pub fn removals(&self, room: &Room) -> u64 {
-        self.removals_in(room).load(SeqCst)
-    }
-
-    fn removals_in(&self, room: &Room) -> &AtomicU64 {
-        let mut hasher = DefaultHasher::new();
-        room.hash(&mut hasher);
-        &self.removals[hasher.finish() as usize % REMOVALS]
+    /// The number of removals so far, in all rooms. It grows just before clients are notified: if it has grown since a
+    /// page of a log was requested, the page may contain messages that its client knows to be removed.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(SeqCst)
     }
 
     /// Passes an event on: to the lane of one session, or to the lanes with members of the room.
     pub fn publish(&self, event: Event) {
-        if let Event::Removed { room, .. } = &event {
-            self.removals_in(room).fetch_add(1, SeqCst);
+        if matches!(event, Event::Removed { .. }) {
+            self.removals.fetch_add(1, SeqCst);
         }
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {

@@ -111,7 +111,7 @@ impl Request {
     /// still contain what was removed, so it is read again.
     fn write_page(&self) -> Result<(), Unavailable> {
         while self.since.elapsed() < QUEUE_TIME {
-            let removals = self.lanes.removals(&self.room);
+            let removals = self.lanes.removals();
             let page = self.backplane.history(&self.room, Span::Before(Some(self.before)), self.limit)?;
             let messages = raw_messages(&page).map_err(|_| Unavailable)?;
             let frame = ServerFrame::History { messages: &messages, more: page.more };
@@ -126,17 +126,11 @@ impl Request {
 
     /// Passes a page to the lane. Returns false if there were more than this many removals before the lane's turn.
     fn is_written(&self, frame: Bytes, removals: u64) -> bool {
-        let (to, verdict) = bounded(1);
-        let (lanes, room) = (self.lanes.clone(), self.room.clone());
-        let bytes = Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn.clone() });
-        let page = move || {
-            let is_current = lanes.removals(&room) == removals;
-            let _ = to.send(is_current);
-            is_current.then_some(bytes)
-        };
-        self.lanes.post(self.session, SessionCommand::Page(Box::new(page)));
-        // The lane drops it unasked only when the process ends.
-        verdict.recv().unwrap_or(true)
+        let (is_current, answer) = bounded(1);
+        let frame = Bytes::from_owner(UnwrittenPage { frame, _turn: self.turn.clone() });
+        self.lanes.post(self.session, SessionCommand::Page { frame, removals, is_current });
+        // The lane drops it unanswered only when the process ends.
+        answer.recv().unwrap_or(true)
     }
 }
 

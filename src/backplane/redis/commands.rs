@@ -209,6 +209,11 @@ impl Commands {
         command.arg(BANS_KEY).arg(self.bans_channel()).arg(what).arg(rest).get_packed_command()
     }
 
+    /// Reads which messages of a room were removed, see `remove.lua`.
+    pub fn removals(&self, room: &str) -> Vec<u8> {
+        cmd("HGETALL").arg(gone(room)).get_packed_command()
+    }
+
     /// The parts of a room's summary: number of messages, newest message, number of people.
     pub fn summary(&self, room: &str) -> [Vec<u8>; 3] {
         let newest = cmd("XREVRANGE").arg(log(room)).arg("+").arg("-").arg("COUNT").arg(1).get_packed_command();

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tungstenite::Bytes;
+
 use super::bulk::Bulk;
 use super::commands::Commands;
 use super::delivery::Author;
@@ -106,7 +108,7 @@ impl Core {
         }
     }
 
-    /// Brings rooms up to date on a new connection: subscribes, renews leases and reads the rosters.
+    /// Brings rooms up to date on a new connection: subscribes, renews leases, and reads removals and rosters.
     pub fn resume(self: &Arc<Core>, rooms: &[Room]) {
         // If the connection is already lost, the reader notices that itself.
         for room in self.rooms.resubscribe(rooms).unwrap_or_default() {
@@ -125,7 +127,22 @@ impl Core {
                     self.resumed(&room, None);
                 }
             }
+            let (core, name) = (self.clone(), room.clone());
+            let removals = self.commands.removals(&room);
+            let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
+                if let Ok(Ok(frames)) = reply.map(replies::removals) {
+                    core.removed(&name, frames);
+                }
+            });
             self.compare(&room, false);
+        }
+    }
+
+    /// Announces removed messages, some of which clients may know already.
+    pub fn removed(&self, room: &str, frames: Vec<Bytes>) {
+        let news = self.rooms.deliver(room, |room, delivery| (room.clone(), delivery.removed(frames)));
+        if let Some((room, frames)) = news {
+            frames.into_iter().for_each(|frame| (self.sink)(Event::Removed { room: room.clone(), frame }));
         }
     }
 

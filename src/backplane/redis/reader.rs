@@ -239,13 +239,7 @@ impl Reader {
                     (core.sink)(Event::Typing { room, frame: protocol::text_frame(json.to_owned()) });
                 }
             }
-            Some(Published::Removed(frames)) => {
-                if let Some((room, now)) =
-                    core.rooms.deliver(room, |room, delivery| (room.clone(), delivery.removed(frames)))
-                {
-                    now.into_iter().for_each(|frame| (core.sink)(Event::Removed { room: room.clone(), frame }));
-                }
-            }
+            Some(Published::Removed(frames)) => core.removed(room, frames),
             Some(Published::TakenOver(session)) => {
                 if let Some(session) = core.commands.own_session(session) {
                     (core.sink)(Event::TakenOver(session));

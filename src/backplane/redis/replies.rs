@@ -1,6 +1,8 @@
 //! Parses Redis's replies and publications. Other programs may write to our keys and publish on our channels, so their
 //! form is checked, and anything that is not exactly Bobbin's is never sent to a client.
 
+use std::collections::BTreeMap;
+
 use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 
@@ -219,6 +221,16 @@ fn removed(text: &str) -> Option<Vec<Bytes>> {
         ("i", [one, ..]) => Some(removed_frames(&Removal::One(*one), &ids)),
         _ => None,
     }
+}
+
+/// Parses all removals in a room, as `remove.lua` keeps them: ids, and `upto` for the time when all were removed.
+pub fn removals(reply: Value) -> Result<Vec<Bytes>, Unavailable> {
+    let kept: BTreeMap<String, String> = from_value(reply)?;
+    let upto = kept.get("upto").and_then(|value| value.split(' ').next()?.parse().ok());
+    let all = upto.map(|upto| removed_frames(&Removal::All, &[upto])).unwrap_or_default();
+    let ids: Vec<Id> = kept.keys().filter_map(|id| id.parse().ok()).collect();
+    let some = ids.first().map(|one| removed_frames(&Removal::One(*one), &ids)).unwrap_or_default();
+    Ok([all, some].concat())
 }
 
 /// Parses a change of presence: `stamp participants session`, then a line of names that joined and one of names that

@@ -1,7 +1,7 @@
 //! A Redis that rejects writes, and one that is replaced by its replica.
 
 use super::*;
-use crate::common::http::get;
+use crate::common::http::{get, request};
 use crate::common::redis::endpoint;
 use crate::common::{Instance, PATIENCE, Redis, poll};
 use crate::proxy::{Proxy, Which};
@@ -43,6 +43,28 @@ together! {
         ada.hear("after the hole");
         let heard: Vec<_> = ada.messages().iter().map(|m| m["text"].clone()).collect();
         assert_eq!(heard, ["in the hole", "after the hole"]);
+    }
+
+    /// A message is removed while an instance is cut off from Redis: its clients are notified when it is back.
+    fn a_removal_during_a_lost_connection_is_told_afterwards() {
+        let (redis, settings) = (Redis::start(), [("ADMIN_TOKEN", "the-token-of-the-host")]);
+        let proxy = Proxy::start(redis.addr());
+        let other = Instance::on(&redis, &settings);
+        let cut = Instance::start(&[&settings[..], &[("REDIS_ENDPOINT", &endpoint(proxy.addr))]].concat());
+        poll_until("ready", PATIENCE, || get(cut.addr, "/readyz").status == 200);
+        let mut ada = Client::join(cut.addr, "tea", "Ada");
+        let (one, two) = (ada.say("one"), ada.say("two"));
+        proxy.hold(None, Some(Which::All));
+        let remove = |message: &serde_json::Value| {
+            let path = format!("/admin/rooms/tea/messages/{}", message["id"].as_str().expect("an id"));
+            request(other.addr, "DELETE", &path, "Authorization: Bearer the-token-of-the-host\r\n").status
+        };
+        assert_eq!((remove(&one), remove(&two)), (200, 200));
+        proxy.cut(Which::All);
+        proxy.release();
+        let removed = ada.until("what was removed", |f| f["type"] == "removed");
+        let ids = removed["ids"].as_array().expect("ids");
+        assert!(ids.len() == 2 && ids.contains(&one["id"]) && ids.contains(&two["id"]), "{removed}");
     }
 
     /// The replica takes over without the latest messages: those are lost and reported as a gap, and no others are.
