@@ -302,6 +302,30 @@ fn at_the_most_rooms_one_that_breaks_off_can_come_back_to_its_own() {
 }
 
 #[test]
+fn refs_keep_no_texts_in_memory() {
+    let instance = Instance::start(&[("RATE_LIMIT", "0"), ("HISTORY_MESSAGES", "10")]);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB")
+    };
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let text = "x".repeat(4000);
+    let mut say = |count: usize| {
+        for _ in 0..count / 10 {
+            (0..9).for_each(|_| drop(ada.post(&text)));
+            ada.say(&text);
+        }
+    };
+    say(500);
+    let before = resident();
+    // With their texts, 24 MB.
+    say(6000);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 12 * 1024, "{grown} KiB for the refs of 6,000 messages, of which 10 are kept");
+}
+
+#[test]
 fn a_ref_is_forgotten_after_half_an_hour_even_in_a_silent_room() {
     let file = DataFile::new();
     let mut instance = file.start(&[]);

@@ -155,6 +155,25 @@ fn what_strangers_publish_reaches_no_client() {
 }
 
 #[test]
+fn what_others_wrote_behind_a_ref_is_no_receipt() {
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let by = ada.welcome["by"].as_str().expect("a mark").to_owned();
+    let mut connection = redis.connection().expect("it runs");
+    for body in ["nonsense", "{\"by\":[[[[[[[[[]]]]]]]]]}", "{}"] {
+        let mut add = ::redis::cmd("XADD");
+        let id: String = add.arg("bobbin:{tea}:log").arg("*").arg("m").arg(body).query(&mut connection).expect("an id");
+        let mut know = ::redis::cmd("SET");
+        let () = know.arg(format!("bobbin:{{tea}}:ref:{by}:r")).arg(id).query(&mut connection).expect("OK");
+        ada.send(json!({"type": "message", "text": "hi", "ref": "r"}));
+        let answer = ada.until("an answer", |f| f["ref"] == "r");
+        assert_eq!(answer["code"], "unavailable", "{answer}");
+    }
+    ada.say("still here");
+}
+
+#[test]
 fn a_ref_that_is_known_costs_nothing_and_makes_no_gap() {
     let redis = Redis::start();
     let instance = Instance::on(&redis, &[("RATE_LIMIT", "0"), ("HISTORY_MESSAGES", "5")]);

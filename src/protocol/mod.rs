@@ -190,6 +190,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn secrets_are_not_printed() {
+        let join = r#"{"type":"join","name":"A","client":"s3cr3t-of-a-client","passphrase":"s3cr3t"}"#;
+        let ClientFrame::Join(join) = serde_json::from_str(join).expect("a join") else { panic!("not a join") };
+        let printed = format!("{join:?}");
+        assert!(!printed.contains("s3cr3t") && printed.contains("(secret)"), "{printed}");
+    }
+
+    #[test]
     fn client_frames_ignore_what_they_do_not_know() {
         assert!(matches!(serde_json::from_str(r#"{"type":"ping","x":1}"#), Ok(ClientFrame::Ping)));
         assert!(matches!(serde_json::from_str(r#"{"type":"join","name":"A","x":[]}"#), Ok(ClientFrame::Join(_))));
