@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Select, TryRecvError};
 use tungstenite::Bytes;
 
+use super::command::{LaneCommand, SessionCommand};
 use super::drain::Drain;
 use super::frame::{Batch, OrderKey, OutFrame};
 use super::lane_room::{LaneRoom, When};
 use super::outbox::{Attention, Outbox};
-use super::socket::SharedSocket;
 use crate::backplane::{Event, Room, SessionId, Unavailable};
 use crate::metrics::Metrics;
 use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
@@ -29,43 +29,6 @@ const WAIT_SHARE: u32 = 8;
 const GATHER_NOTICES: Duration = Duration::from_secs(1);
 /// The shortest and the longest delay before full sockets are retried.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-
-/// A command about one session.
-pub enum SessionCommand {
-    /// The session is about to join: hold back the room's frames for it.
-    Join(Room, Arc<SharedSocket>),
-    /// Its `welcome` has been written, with messages up to this id and presence up to this stamp, see [`Outbox::open`].
-    Open(Id, u64),
-    /// Write frames meant for this client alone, such as errors and pages of history.
-    Own(Bytes),
-    /// Write a page of history.
-    Page {
-        /// The encoded frame.
-        frame: Bytes,
-        /// [`super::Lanes::removals`] before the page was read.
-        removals: u64,
-        /// Receives whether the page is written; it is not if there were removals since.
-        is_current: Sender<bool>,
-    },
-    /// Close it with this code.
-    Close(Close),
-    /// Forget it: the join was refused, or the session has ended.
-    Leave,
-}
-
-/// A command to a lane.
-pub enum LaneCommand {
-    /// A command about one session.
-    Session(SessionId, SessionCommand),
-    /// An event from the backplane.
-    Event(Event),
-    /// Close all sessions, spread over this time.
-    Drain(Duration),
-    /// Ask this many sessions to reconnect.
-    Rebalance(usize),
-    /// Recompute the time to sleep: something is due earlier.
-    LookAtClock,
-}
 
 /// The state of a lane.
 pub struct Lane {

@@ -7,9 +7,10 @@
 //! channel's. In a small room the sends cost less than waking the lane, so if the lane is idle, the backplane's thread
 //! writes to the sockets itself.
 
+pub mod command;
 pub mod drain;
 pub mod frame;
-pub mod lane;
+mod lane;
 mod lane_room;
 pub mod outbox;
 pub mod placement;
@@ -23,7 +24,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use self::lane::{Lane, LaneCommand, SessionCommand};
+use self::command::{LaneCommand, SessionCommand};
+use self::lane::Lane;
 use self::placement::{Berth, MAX_LANES, Placement};
 use crate::backplane::{Event, Room, SessionId};
 use crate::metrics::Metrics;

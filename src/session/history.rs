@@ -13,7 +13,7 @@ use super::answers::raw_messages;
 use super::end::End;
 use crate::backplane::{Backplane, Room, SessionId, Span, Unavailable};
 use crate::fanout::Lanes;
-use crate::fanout::lane::SessionCommand;
+use crate::fanout::command::SessionCommand;
 use crate::limits::{Account, Limit};
 use crate::metrics::Metrics;
 use crate::protocol::{self, ErrorCode, Id, MAX_HISTORY, ServerFrame};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Session;
 use super::end::End;
 use crate::backplane::{Arrival, JoinError, Seat, Terms, Unavailable};
-use crate::fanout::lane::SessionCommand;
+use crate::fanout::command::SessionCommand;
 use crate::limits::{self, Limit, Pass, Refusal};
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
 

@@ -26,7 +26,7 @@ use self::transport::Transport;
 pub use self::visitor::Visitor;
 use crate::app::App;
 use crate::backplane::{CUT_LEASE, LEASE, Leave, Room, Seat, SessionId};
-use crate::fanout::lane::SessionCommand;
+use crate::fanout::command::SessionCommand;
 use crate::fanout::socket::{self, CLOSE_GRACE, SharedSocket};
 use crate::limits::{self, BURST_SECONDS, Bucket, Limit, Recent, Refusal};
 use crate::lobby::Guest;

@@ -13,7 +13,7 @@ use super::REFUSALS;
 use super::frames::FrameCounter;
 use crate::backplane::SessionId;
 use crate::fanout::Lanes;
-use crate::fanout::lane::SessionCommand;
+use crate::fanout::command::SessionCommand;
 use crate::fanout::socket::SharedSocket;
 use crate::limits::{Bucket, Recent};
 
