@@ -253,8 +253,10 @@ both! {
         let last = ada.say("last");
         // Neither a page nor an error names its request. The length of a page shows which one it answers.
         (1..=15).for_each(|limit| ada.send(json!({"type": "history", "before": last["id"], "limit": limit})));
+        ada.send(json!({"type": "ping"}));
         for limit in 1..=15 {
-            let answer = ada.until("an answer", |f| f["type"] == "history" || f["type"] == "error");
+            let fits = |f: &Value| f["type"] == "history" || f["type"] == "error" || f["type"] == "pong";
+            let answer = ada.until("an answer", fits);
             match answer["messages"].as_array() {
                 Some(page) => assert_eq!(page.len(), limit),
                 None => assert_eq!(answer["code"], "rate_limited", "{answer}"),

@@ -225,7 +225,8 @@ impl<'a> Session<'a> {
         if let ClientFrame::Message { text: said, reference } = frame {
             return self.say(&said, reference, text.len(), now);
         }
-        if matches!(frame, ClientFrame::History { .. }) {
+        // A pong means that everything before it has been answered.
+        if matches!(frame, ClientFrame::History { .. } | ClientFrame::Ping) {
             self.wait_for_last_page();
         }
         let rate = self.other_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
