@@ -162,11 +162,13 @@ fn joins_and_histories_are_refused_while_redis_hangs() {
     redis.freeze();
     let mut bob = Client::connect(instance.addr, "tea");
     let start = Instant::now();
-    ada.send(json!({"type": "history", "before": said["id"], "limit": 10}));
+    (0..2).for_each(|_| ada.send(json!({"type": "history", "before": said["id"], "limit": 10})));
     refused(&mut ada, "while a page is being read");
     assert_eq!(bob.try_enter("Bob", None)["code"], "unavailable");
-    ada.until("the page is refused", |f| f["code"] == "unavailable" && f.get("ref").is_none());
-    assert!(start.elapsed() < SOON * 2 + Duration::from_secs(1), "{:?}", start.elapsed());
+    for _ in 0..2 {
+        ada.until("the page is refused", |f| f["code"] == "unavailable" && f.get("ref").is_none());
+    }
+    assert!(start.elapsed() < SOON * 3 + Duration::from_secs(1), "{:?}", start.elapsed());
     redis.thaw();
     until_ready(&[&instance]);
     poll_until("Bob may join on the same connection", PATIENCE, || {

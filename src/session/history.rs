@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tungstenite::Bytes;
 
 use super::Session;
@@ -18,8 +18,8 @@ use crate::limits::{Account, Limit};
 use crate::metrics::Metrics;
 use crate::protocol::{self, ErrorCode, Id, MAX_HISTORY, ServerFrame};
 
-/// How long a history request waits for the previous page to be written, how often it checks, and the retry delay given
-/// to a client whose request is refused.
+/// How long a history request waits for the previous page to be read, and for it to be written, how often it checks, and
+/// the retry delay given to a client whose request is refused.
 const PAGE_TIME: Duration = Duration::from_millis(250);
 const PAGE_LOOK: Duration = Duration::from_millis(1);
 const PAGE_RETRY: Duration = Duration::from_millis(500);
@@ -28,16 +28,42 @@ const QUEUE_TIME: Duration = Duration::from_secs(2);
 /// Time after which a request has certainly been answered: its wait for a thread, and the backplane's 2 s.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
+/// The most requests that wait beside a session. Beyond that, the session itself waits.
+const MAX_LATER: usize = 16;
+
 /// A request under way: disconnected once it has been answered.
 pub type UnderWay = Receiver<()>;
 
 impl Session<'_> {
-    /// Waits until the last request has been answered. Answers carry no reference to their request, so a client can tell
-    /// them apart only by their order.
-    pub(super) fn wait_for_last_page(&mut self) {
-        if let Some(last) = self.last_page.take() {
-            let _ = last.recv_timeout(ANSWER_TIME);
+    /// Whether a request can be handled now, because all earlier ones have been answered: answers carry no reference to
+    /// their request, so a client can tell them apart only by their order. A page rarely takes longer than this waits. If
+    /// it does, the next request has to wait in `later`, so that the messages behind it need not.
+    pub(super) fn is_next(&mut self) -> Result<bool, End> {
+        while self.later.len() >= MAX_LATER {
+            self.is_answered(ANSWER_TIME);
+            self.handle_later()?;
         }
+        Ok(self.later.is_empty() && self.is_answered(PAGE_TIME))
+    }
+
+    /// Handles the requests that have waited, as far as that is possible now.
+    pub(super) fn handle_later(&mut self) -> Result<(), End> {
+        while !self.later.is_empty() && self.is_answered(Duration::ZERO) {
+            if let Some((frame, bytes)) = self.later.pop_front() {
+                self.handle_frame(frame, bytes, Instant::now())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the last request has been answered, at most this long. Returns whether it has.
+    fn is_answered(&mut self, patience: Duration) -> bool {
+        let is_over = |last: &UnderWay| last.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected);
+        let answered = self.last_page.as_ref().is_none_or(is_over);
+        if answered {
+            self.last_page = None;
+        }
+        answered
     }
 
     pub(super) fn history(&mut self, before: Id, limit: usize) -> Result<(), End> {

@@ -12,6 +12,7 @@ mod join;
 pub mod transport;
 mod visitor;
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use crate::threads;
 
 /// Time from the upgrade to the first `join` frame.
 const JOIN_TIME: Duration = Duration::from_secs(10);
+/// How often a session checks whether a request that waits can be handled.
+const LATER_LOOK: Duration = Duration::from_millis(20);
 /// How often a session that has not joined checks whether the process is draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// Interval of the server's pings, and an encoded empty ping frame (RFC 6455, section 5.5.2).
@@ -108,6 +111,8 @@ struct Session<'a> {
     page_waits: Arc<AtomicBool>,
     /// The last request for a page of history, if it may still be under way.
     last_page: Option<UnderWay>,
+    /// Requests that have to wait for it, with the sizes of their frames.
+    later: VecDeque<(ClientFrame, usize)>,
     typing_published: Option<Instant>,
     refused: Recent,
 }
@@ -142,6 +147,7 @@ impl<'a> Session<'a> {
             text_rate: Bucket::new(bytes, bytes * TEXT_BURST, now),
             page_waits: Arc::default(),
             last_page: None,
+            later: VecDeque::new(),
             typing_published: None,
             refused: Recent::default(),
         })
@@ -150,7 +156,8 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn run(&mut self) -> End {
         loop {
-            let text = self.do_duties(Instant::now()).and_then(|()| self.read_text());
+            let duties = self.handle_later().and_then(|()| self.do_duties(Instant::now()));
+            let text = duties.and_then(|()| self.read_text());
             // Once the server is closing, only the client's close frame is handled (RFC 6455, section 5.5.1).
             let text = text.map(|text| text.filter(|_| !self.socket.get_ref().wire.is_closing()));
             if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.handle_text(&text))) {
@@ -180,8 +187,11 @@ impl<'a> Session<'a> {
             // No lane knows the session yet, so it must check itself whether the process is draining.
             next = next.min(self.join_by).min(now + DRAIN_LOOK);
         }
+        if !self.later.is_empty() {
+            next = next.min(now + LATER_LOOK);
+        }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
-        if self.seat.is_none() || !(wait..=wait + LATENESS).contains(&self.read_timeout) {
+        if self.seat.is_none() || !self.later.is_empty() || !(wait..=wait + LATENESS).contains(&self.read_timeout) {
             self.read_timeout = wait;
             self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?;
         }
@@ -226,11 +236,17 @@ impl<'a> Session<'a> {
             return self.say(&said, reference, text.len(), now);
         }
         // A pong means that everything before it has been answered.
-        if matches!(frame, ClientFrame::History { .. } | ClientFrame::Ping) {
-            self.wait_for_last_page();
+        if matches!(frame, ClientFrame::History { .. } | ClientFrame::Ping) && !self.is_next()? {
+            self.later.push_back((frame, text.len()));
+            return Ok(());
         }
+        self.handle_frame(frame, text.len(), now)
+    }
+
+    /// Handles a frame other than a message, of this size.
+    fn handle_frame(&mut self, frame: ClientFrame, bytes: usize, now: Instant) -> Result<(), End> {
         let rate = self.other_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
-        if let Err(refusal) = rate.and_then(|()| self.pay_for(text.len(), now)) {
+        if let Err(refusal) = rate.and_then(|()| self.pay_for(bytes, now)) {
             return self.refuse_limit(refusal, None);
         }
         match frame {
