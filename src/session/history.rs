@@ -47,6 +47,7 @@ impl Session<'_> {
     }
 
     /// Handles the requests that have waited, as far as that is possible now.
+    #[inline(never)] // Keeps its frame off the stacks of threads that only read.
     pub(super) fn handle_later(&mut self) -> Result<(), End> {
         while !self.later.is_empty() && self.is_answered(Duration::ZERO) {
             if let Some((frame, bytes)) = self.later.pop_front() {
