@@ -43,15 +43,17 @@ fn connections_of_an_address_are_counted() {
 #[test]
 fn new_connections_of_an_address_have_a_rate() {
     let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
-    let taken = (0..20).filter(|_| upgrade(instance.addr, 1, "tea", "").is_ok()).count();
-    assert!((10..14).contains(&taken), "a burst of 10: {taken}");
+    let start = Instant::now();
+    let taken = (0..30).filter(|_| upgrade(instance.addr, 1, "tea", "").is_ok()).count();
+    let most = 11 + start.elapsed().as_secs() as usize;
+    assert!((10..=most).contains(&taken), "a burst of 10, then 1 per second: {taken}");
     later(upgrade(instance.addr, 1, "tea", ""), 429);
     assert!(upgrade(instance.addr, 2, "tea", "").is_ok());
     // Plain requests may be ten times as frequent, and a health check is never refused.
     let mut connection = Connection::open(instance.addr);
-    let served = (0..150).filter(|_| get(instance.addr, "/").status == 200).count();
-    assert!((80..140).contains(&served), "a burst of 100, less the upgrades refused above: {served}");
-    let refusal = get(instance.addr, "/");
+    let mut requests = (0..1000).map(|n| (n, get(instance.addr, "/")));
+    let (served, refusal) = requests.find(|(_, answer)| answer.status != 200).expect("a refusal");
+    assert!(served >= 70, "a burst of 100, less the upgrades refused above: {served}");
     assert!(refusal.status == 429 && refusal.header("retry-after").is_some());
     assert!((0..200).all(|_| connection.request("GET", "/healthz", "").status == 200));
 }
@@ -59,12 +61,15 @@ fn new_connections_of_an_address_have_a_rate() {
 #[test]
 fn joins_of_an_address_have_a_rate() {
     let instance = Instance::start(&[("ADDRESS_JOINS", "30")]);
-    for n in 0..10 {
-        join(instance.addr, 1, "tea", &format!("N{n}")).leave();
-    }
-    let mut late = upgrade(instance.addr, 1, "tea", "").expect("a connection");
-    let answer = late.try_enter("Late", None);
-    assert_eq!(answer["code"], "rate_limited", "{answer}");
+    // A burst of ten; on a busy machine some more are allowed meanwhile.
+    let (joined, mut late, answer) = (0..40)
+        .find_map(|n| {
+            let mut client = upgrade(instance.addr, 1, "tea", "").expect("a connection");
+            let answer = client.try_enter(&format!("N{n}"), None);
+            (answer["type"] == "error").then_some((n, client, answer))
+        })
+        .expect("a refusal");
+    assert!(joined >= 10 && answer["code"] == "rate_limited", "{joined}: {answer}");
     let wait = answer["retry_ms"].as_u64().expect("a time to wait");
     assert!((1..=2_100).contains(&wait), "{wait}");
     join(instance.addr, 2, "tea", "Bob");

@@ -44,7 +44,7 @@ row() {
         attempt "$name" || outcome=FAILED
         printf '%-12s %-7s %4d s\n' "$name" "$outcome" $((SECONDS - start)) | tee "$results/$name.$outcome"
         if [ $outcome = FAILED ]; then
-            sed "s/^/$name: /" "$results/$name.out" | tail -n 200
+            sed "s/^/$name: /" "$results/$name.out" | tail -n 2000
         fi
     done
 }

@@ -55,9 +55,9 @@ impl Seen {
         (times.get(at).copied().unwrap_or(u64::MAX), self.health.iter().filter(|time| time.is_none()).count())
     }
 
-    /// Joins that succeeded within a second, and the total.
-    pub fn got_in(&self) -> (usize, usize) {
-        (self.newcomers.iter().flatten().filter(|ms| **ms <= 1000).count(), self.newcomers.len())
+    /// Joins that succeeded within this many milliseconds, and the total.
+    pub fn got_in(&self, within: u64) -> (usize, usize) {
+        (self.newcomers.iter().flatten().filter(|ms| **ms <= within).count(), self.newcomers.len())
     }
 }
 
