@@ -14,7 +14,8 @@ use crate::protocol::{Close, Id};
 pub enum SessionCommand {
     /// The session is about to join: hold back the room's frames for it.
     Join(Room, Arc<SharedSocket>),
-    /// Its `welcome` has been written, with messages up to this id and presence up to this stamp, see [`super::outbox::Outbox::open`].
+    /// Its `welcome` has been written, with messages up to this id and presence up to this stamp, see
+    /// [`super::outbox::Outbox::open`].
     Open(Id, u64),
     /// Write frames meant for this client alone, such as errors and pages of history.
     Own(Bytes),
