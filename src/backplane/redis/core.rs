@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tungstenite::Bytes;
-
 use super::bulk::Bulk;
 use super::commands::Commands;
 use super::delivery::Author;
@@ -131,18 +129,10 @@ impl Core {
             let removals = self.commands.removals(&room);
             let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
                 if let Ok(Ok(frames)) = reply.map(replies::removals) {
-                    core.removed(&name, frames);
+                    core.refill.removed(&name, frames);
                 }
             });
             self.compare(&room, false);
-        }
-    }
-
-    /// Announces removed messages, some of which clients may know already.
-    pub fn removed(&self, room: &str, frames: Vec<Bytes>) {
-        let news = self.rooms.deliver(room, |room, delivery| (room.clone(), delivery.removed(frames)));
-        if let Some((room, frames)) = news {
-            frames.into_iter().for_each(|frame| (self.sink)(Event::Removed { room: room.clone(), frame }));
         }
     }
 
@@ -170,7 +160,7 @@ impl Core {
         if self.rooms.deliver(room, |_, delivery| delivery.resume(newest)) == Some(true) {
             self.refill.queue_room(room.clone());
         }
-        self.refill.announce_removed(room);
+        self.refill.removed(room, Vec::new());
     }
 
     /// Compares the newest delivered message with the end of the log. Everything published up to that point has been

@@ -108,14 +108,10 @@ impl Delivery {
         self.roster.follow(change)
     }
 
-    /// Messages were removed. Returns the frames to announce now, see [`Delivery::take_removed`].
+    /// Messages were removed. Returns the frames to announce now, those held back before included: none while the log is
+    /// being read.
     pub fn removed(&mut self, frames: Vec<Bytes>) -> Vec<Bytes> {
         self.removed.extend(frames);
-        self.take_removed()
-    }
-
-    /// The announcements of removed messages that have been held back, unless the log is still being read.
-    pub fn take_removed(&mut self) -> Vec<Bytes> {
         if self.refilling.is_none() { std::mem::take(&mut self.removed) } else { Vec::new() }
     }
 
@@ -269,15 +265,15 @@ mod tests {
         room.begin(id(5), Instant::now());
         room.suspend();
         assert!(room.removed(frames.clone()).is_empty());
-        assert!(room.resume(Some(id(6))) && room.take_removed().is_empty());
+        assert!(room.resume(Some(id(6))) && room.removed(vec![]).is_empty());
         let target = room.refill_target().expect("it is read");
         assert!(room.read(id(6)) && room.end_refill(target) == Refilled::Complete(Vec::new()));
-        assert_eq!((room.take_removed(), room.take_removed()), (frames.clone(), vec![]));
+        assert_eq!((room.removed(vec![]), room.removed(vec![])), (frames.clone(), vec![]));
         // Nothing was missed.
         room.suspend();
         assert!(room.removed(frames.clone()).is_empty());
         assert!(!room.resume(Some(id(6))));
-        assert_eq!(room.take_removed(), frames);
+        assert_eq!(room.removed(vec![]), frames);
     }
 
     #[test]

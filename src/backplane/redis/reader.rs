@@ -239,7 +239,7 @@ impl Reader {
                     (core.sink)(Event::Typing { room, frame: protocol::text_frame(json.to_owned()) });
                 }
             }
-            Some(Published::Removed(frames)) => core.removed(room, frames),
+            Some(Published::Removed(frames)) => core.refill.removed(room, frames),
             Some(Published::TakenOver(session)) => {
                 if let Some(session) = core.commands.own_session(session) {
                     (core.sink)(Event::TakenOver(session));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use tungstenite::Bytes;
 
 use super::bulk::{self, Bulk};
 use super::commands::{Commands, Part, excluded};
@@ -75,10 +76,12 @@ impl Refill {
         let _ = self.queue.send(room);
     }
 
-    /// Announces the removals that were held back while a room was read, unless that is still under way.
-    pub fn announce_removed(&self, room: &Room) {
-        let frames = self.rooms.deliver(room, |_, delivery| delivery.take_removed()).unwrap_or_default();
-        frames.into_iter().for_each(|frame| (self.sink)(Event::Removed { room: room.clone(), frame }));
+    /// Announces removed messages, those held back before included, unless the room is being read.
+    pub fn removed(&self, room: &str, frames: Vec<Bytes>) {
+        let news = self.rooms.deliver(room, |room, delivery| (room.clone(), delivery.removed(frames)));
+        if let Some((room, frames)) = news {
+            frames.into_iter().for_each(|frame| (self.sink)(Event::Removed { room: room.clone(), frame }));
+        }
     }
 }
 
@@ -155,7 +158,7 @@ impl Refiller {
                 for (session, reference) in lost {
                     (self.handle.sink)(Event::Refused { session, reference });
                 }
-                self.handle.announce_removed(&room);
+                self.handle.removed(&room, Vec::new());
             }
             None => {}
         }
