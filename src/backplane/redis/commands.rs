@@ -148,8 +148,8 @@ impl Commands {
         let mut command = self.presence(&self.renew, room, may_expire);
         command.arg(u8::from(again)).arg(lease.as_millis() as u64);
         for Taken { seat, since } in seats {
-            command.arg(&*seat.key).arg(self.session(seat.session)).arg(&*seat.by);
-            command.arg(seat.address.to_string()).arg(since).arg(&*seat.name);
+            let (session, by, address, name) = (self.session(seat.session), &seat.by, seat.address, &seat.name);
+            command.arg(&*seat.key).arg(format!("{session} {by} {address} {since} {name}"));
         }
         command.get_packed_command()
     }

@@ -43,9 +43,10 @@ local function keep_keys()
   redis.call('PEXPIRE', who, LEASE + 60000)
 end
 
-local function acquire(key, session, by, address, since, name)
-  redis.call('HSET', who, key, table.concat({session, by, address, since, name}, ' '))
-  redis.call('ZADD', here, string.format('%.0f', now + LEASE), key)
+-- Takes or restores a seat; `lease` is in milliseconds.
+local function acquire(key, value, lease)
+  redis.call('HSET', who, key, value)
+  redis.call('ZADD', here, string.format('%.0f', now + lease), key)
 end
 
 -- Publishes a change and returns its stamp; `session` is the session that the change is about, or "-". Names contain no

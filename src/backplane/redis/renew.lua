@@ -2,27 +2,27 @@
 -- ARGV[3]: what to do with missing seats: "1" restores them (Redis lost them), "0" gives them up (this instance was
 -- suspended, and the room saw them leave).
 -- ARGV[4]: the lease, in milliseconds.
--- From ARGV[5] on, in groups of six: folded name, session, mark, address, time of joining, shown name.
+-- From ARGV[5] on, in pairs: folded name, and the value that `who` should have for it.
 -- Returns {newest id, number of seats restored, "1" if more leases are to be cleared, then for each session that lost
 -- its seat: its index in the list, and "1" if its own client holds the name now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
-for i = 5, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
+for i = 5, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
 local lease_end = string.format('%.0f', now + ARGV[4])
-local values = #keys > 0 and redis.call('HMGET', who, unpack(keys)) or {}
-for number, value in ipairs(values) do
-  local i = number * 6 - 1
-  local key, session, by = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local seat = session .. ' ' .. by .. ' '
-  if value and string.sub(value, 1, #seat) == seat then
+local stored = #keys > 0 and redis.call('HMGET', who, unpack(keys)) or {}
+for number, value in ipairs(stored) do
+  local key, own = keys[number], ARGV[number * 2 + 4]
+  if value == own then
     scores[#scores + 1] = lease_end
     scores[#scores + 1] = key
   else
-    local _, holder, _, since = parse(value or '')
-    if not value and again then joined[#joined + 1] = ARGV[i + 5] end
-    -- If an older session of the same client holds the name, Redis has lost the take-over by this session.
-    if not value and again or holder == by and since < tonumber(ARGV[i + 4]) then
-      acquire(key, session, by, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    local session, by, name, since = parse(own)
+    local held_session, holder, _, held_since = parse(value or '')
+    if not value and again then joined[#joined + 1] = name end
+    -- For its own session only the time of joining may differ, see `next_stamp`. If an older session of the same client
+    -- holds the name, Redis has lost the take-over by this session.
+    if not value and again or holder == by and (held_session == session or held_since < since) then
+      acquire(key, own, ARGV[4])
     else
       lost[#lost + 1] = number - 1
       lost[#lost + 1] = holder == by and '1' or '0'
