@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
-/// How long incoming data is read and dropped after the last write, a close frame or an HTTP answer. Closing a socket
-/// with unread data resets the connection, and the client might lose what was written last.
+/// How long a client may take to close after the last write, a close frame or an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long a client has to answer a close frame before its connection is shut down.
@@ -80,14 +80,34 @@ impl SharedSocket {
     }
 }
 
-/// Reads and drops incoming data until the client closes or `LINGER` has passed.
-pub fn linger(socket: &TcpStream) {
+/// Waits until the client closes or `LINGER` has passed, and reads and drops at most `most` bytes: closing a socket with
+/// unread data resets the connection, and the client might lose what was written last. A client that sends more than that
+/// before it reads may lose it; but one that sends without end has to stop, rather than keep this thread busy.
+pub fn linger(socket: &TcpStream, most: usize) {
     let end = Instant::now() + LINGER;
-    let mut scrap = [0; 1024];
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-        && socket.set_read_timeout(Some(left)).is_ok()
-        && (&mut &*socket).read(&mut scrap).is_ok_and(|count| count > 0)
-    {}
+    let (mut scrap, mut dropped) = ([0; 1024], 0);
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        let result = if dropped < most {
+            socket.set_read_timeout(Some(left)).and_then(|()| (&mut &*socket).read(&mut scrap))
+        } else {
+            closes_within(socket, left).map(|_| 0)
+        };
+        match result {
+            Ok(count) if count > 0 => dropped += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// Waits until the client has closed its side or the connection is broken, at most this long. Returns whether that has
+/// happened. Does not read, and unread data makes no difference.
+///
+/// # Errors
+/// A signal interrupted the wait.
+pub fn closes_within(socket: &TcpStream, most: Duration) -> io::Result<bool> {
+    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
+    Ok(poll(&mut [PollFd::new(socket, PollFlags::RDHUP)], Some(&most))? > 0)
 }
 
 /// Whether a read failed because its timeout passed, which the system reports as either of two kinds.

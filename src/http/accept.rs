@@ -24,16 +24,23 @@ pub const HTTP_PLACES: usize = 64;
 /// Further connections, because one that was shut down to make room takes a moment to close.
 pub const SPARE_PLACES: usize = 32;
 
+/// How long a new connection waits for the slot of one that was closed for it, whose thread may not get the processor at
+/// once. If the slot does not become free, because that thread waits for something else, new connections do not wait
+/// again during the pause, because this thread accepts all of them.
+const SLOT_WAIT: Duration = Duration::from_millis(200);
+const SLOT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Accepts connections until the process ends.
 pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let mut number = 0_u64;
     let mut failing = false;
+    let mut may_wait_from = Instant::now();
     loop {
         match listener.accept() {
             Ok((socket, peer)) => {
                 failing = false;
                 number += 1;
-                welcome(socket, peer, number, app);
+                welcome(socket, peer, number, &mut may_wait_from, app);
             }
             Err(error) => {
                 // Logged once, not at every retry.
@@ -46,7 +53,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     }
 }
 
-fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
+fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, may_wait_from: &mut Instant, app: &Arc<App>) {
     let peer = peer.ip().to_canonical();
     // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
     let counted = if app.settings.access.proxies.trusts(peer) {
@@ -61,12 +68,19 @@ fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, app: &Arc<App>) {
             }
         }
     };
-    if app.connections.taken() >= app.sessions.cap() + HTTP_PLACES
-        && let Some(gone) = app.lobby.dismiss()
-    {
+    let is_full = app.connections.taken() >= app.sessions.cap() + HTTP_PLACES;
+    let dismissed = if is_full { app.lobby.dismiss() } else { None };
+    if let Some(gone) = dismissed {
         app.limited(Limit::Idle, gone);
     }
-    let Some(slot) = app.connections.take() else { return reject(&socket, Answer::full("no connection is free")) };
+    let now = Instant::now();
+    let waits = dismissed.is_some() && now >= *may_wait_from;
+    let Some(slot) = app.connections.take_by(if waits { now + SLOT_WAIT } else { now }) else {
+        if waits {
+            *may_wait_from = Instant::now() + SLOT_PAUSE;
+        }
+        return reject(&socket, Answer::full("no connection is free"));
+    };
     let wire = SharedSocket::new(socket);
     let (guest, gone) = app.lobby.enter(&wire, peer);
     if let Some(gone) = gone {

@@ -2,11 +2,9 @@
 //! and a deadline. Most requests have none, so reading a head does not involve it.
 
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tungstenite::http::{HeaderMap, Request, header};
 
 use super::pages::Answer;
@@ -38,11 +36,7 @@ impl<'a> Body<'a> {
 
     /// Whether the client has closed its side or the connection broke. Does not block.
     pub fn is_client_gone(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        match SockRef::from(self.socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
-            Ok(count) => count == 0,
-            Err(error) => !socket::is_timeout(&error),
-        }
+        socket::closes_within(self.socket, Duration::ZERO).unwrap_or(false)
     }
 
     /// Reads the whole body.

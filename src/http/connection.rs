@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tungstenite::http::{Method, Request};
 
-use super::body::Body;
+use super::body::{Body, MAX_BODY};
 use super::head::{HEAD_TIME, KEEP_ALIVE, keeps_alive, read_head};
 use super::pages::Answer;
 use super::upgrade::{self, Upgraded};
@@ -19,6 +19,9 @@ use crate::session::{self, transport};
 
 /// The client must receive each answer in full within this time.
 pub const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// The most bytes that are read after the last answer, so that the sender of a body that is too large can read why.
+const LINGER_BYTES: usize = 4 * MAX_BODY;
 
 /// The other end of a connection.
 pub struct Peer {
@@ -117,6 +120,6 @@ fn write_last(socket: &TcpStream, answer: Answer, head_only: bool) {
     let bytes = answer.closing().into_bytes(head_only);
     let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);
     if written.and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
-        socket::linger(socket);
+        socket::linger(socket, LINGER_BYTES);
     }
 }

@@ -15,9 +15,8 @@ use crate::limits::{Connected, Limit, Slot};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session::{Visitor, transport};
 
-/// At the cap, how long to wait for a slot after shutting down a connection in the lobby, and how often to retry.
+/// At the cap, how long to wait for a slot after shutting down a connection in the lobby.
 const PLACE_TIME: Duration = Duration::from_millis(200);
-const PLACE_LOOK: Duration = Duration::from_millis(5);
 const GOING_AWAY: &str = "this instance is shutting down; try again";
 const ALL_TAKEN: &str = "all connections are in use; try again";
 
@@ -127,12 +126,7 @@ fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
         return Some(slot);
     }
     app.limited(Limit::Idle, app.lobby.dismiss_session()?);
-    loop {
-        match app.sessions.take() {
-            None if Instant::now() < deadline => std::thread::sleep(PLACE_LOOK),
-            slot => return slot,
-        }
-    }
+    app.sessions.take_by(deadline)
 }
 
 /// Whether the page that opens the connection was served by this server. Programs send no `Origin`; browsers always do

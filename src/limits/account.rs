@@ -15,7 +15,8 @@ const CONNECTION_BURST: f64 = 10.0;
 const JOIN_BURST: f64 = 20.0;
 const LEAST_JOINS: u32 = 10;
 const HISTORY_BURST: f64 = 8.0;
-const TEXT_BURST: f64 = 8.0;
+/// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
+const TEXT_BURST: f64 = 2.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;

@@ -14,9 +14,11 @@ const MAPS_PER_THREAD: usize = 4;
 /// Temporary stacks in use at a time, see [`crate::threads::on_temporary_stack`]: enough for all threads that wait for
 /// Redis under normal load.
 pub const MAX_SPARE_STACKS: usize = 256;
-/// Maps used by the program, its libraries and its heap, with some margin, and by the temporary stacks with two guards
-/// each.
-const MAPS_RESERVE: usize = 2048 + 3 * MAX_SPARE_STACKS;
+/// The most frames that have memory maps of their own, see [`crate::protocol::text_frame`].
+pub const MAX_LARGE_FRAMES: usize = 512;
+/// Maps used by the program, its libraries and its heap, with some margin, by large frames, and by the temporary stacks
+/// with two guards each.
+const MAPS_RESERVE: usize = 2048 + MAX_LARGE_FRAMES + 3 * MAX_SPARE_STACKS;
 /// A connection's stack, in bytes of address space. The deepest paths, as reported by valgrind's drd
 /// (`--show-stack-usage=yes`), take 11 KiB in a release build and 20 KiB in a debug build (`history`), plus 4.4 KiB for
 /// glibc. So 32 KiB is the smallest safe power of two, and this is twice that.

@@ -1,7 +1,11 @@
-//! Connection slots: each is held by a value and released when the value is dropped.
+//! Slots, of connections and other things: each is held by a value and released when the value is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// How often a thread that waits for a slot checks whether one is free.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A fixed number of slots.
 pub struct Slots {
@@ -19,6 +23,16 @@ impl Slots {
     pub fn take(self: &Arc<Slots>) -> Option<Slot> {
         let one_more = |taken| (taken < self.cap).then_some(taken + 1);
         self.taken.fetch_update(SeqCst, SeqCst, one_more).ok().map(|_| Slot(self.clone()))
+    }
+
+    /// Takes a slot; if none is free, waits for one, at most until this time.
+    pub fn take_by(self: &Arc<Slots>, deadline: Instant) -> Option<Slot> {
+        loop {
+            match self.take() {
+                None if Instant::now() < deadline => std::thread::sleep(LOOK),
+                slot => return slot,
+            }
+        }
     }
 
     /// How many slots are taken.
@@ -53,5 +67,17 @@ mod tests {
         drop(one);
         assert_eq!(slots.taken(), 1);
         assert!(slots.take().is_some());
+    }
+
+    #[test]
+    fn a_slot_is_waited_for_until_the_deadline() {
+        let slots = Slots::new(1);
+        let held = slots.take().expect("it is free");
+        assert!(slots.take_by(Instant::now()).is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| slots.take_by(Instant::now() + Duration::from_secs(60)));
+            drop(held);
+            assert!(waiting.join().expect("no panic").is_some());
+        });
     }
 }

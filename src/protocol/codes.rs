@@ -4,7 +4,7 @@ use serde::Serialize;
 use tungstenite::Bytes;
 use tungstenite::protocol::frame::{CloseFrame, Frame, coding::CloseCode};
 
-use super::encode;
+use super::encode::encode;
 
 macro_rules! error_codes {
     ($($name:ident: $code:literal,)*) => {

@@ -4,10 +4,12 @@
 //! the wire contract about names, texts and ids is implemented and tested in one place.
 
 mod codes;
+mod encode;
 mod message;
 mod name;
 
 pub use codes::{Close, ErrorCode};
+pub use encode::text_frame;
 pub use message::{Id, is_body, message_body, message_json};
 pub use name::{
     Secret, clean_name, clean_text, fold_name, is_clean_name, is_client, is_mark, is_reference, is_room, mark,
@@ -16,11 +18,6 @@ pub use name::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tungstenite::Bytes;
-use tungstenite::protocol::frame::{
-    Frame,
-    coding::{Data, OpCode},
-};
 
 /// The sub-protocol's name in `Sec-WebSocket-Protocol` (RFC 6455, section 1.9).
 pub const SUBPROTOCOL: &str = "bobbin.v1";
@@ -172,17 +169,6 @@ pub fn typing_json(name: &str, active: bool) -> String {
 pub fn json(value: &impl Serialize) -> String {
     // Our frames have only string keys, and a String can always be written to.
     serde_json::to_string(value).expect("our own frames serialise")
-}
-
-/// A text frame as bytes for the socket: header and payload, unmasked (RFC 6455, section 5.1).
-pub fn text_frame(json: String) -> Bytes {
-    encode(Frame::message(json.into_bytes(), OpCode::Data(Data::Text), true))
-}
-
-fn encode(frame: Frame) -> Bytes {
-    let mut bytes = Vec::with_capacity(frame.len());
-    frame.format(&mut bytes).expect("a Vec takes all that is written");
-    bytes.into()
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ impl Session<'_> {
                 };
             }
         };
-        self.welcome(seat, &arrival)
+        self.welcome(seat, arrival)
     }
 
     /// Waits until the backplane has capacity for a join, so that messages need not wait for joins; `None` if it has
@@ -127,10 +127,11 @@ impl Session<'_> {
         self.app.joins.enter(deadline)
     }
 
-    fn welcome(&mut self, seat: Seat, arrival: &Arrival) -> Result<(), End> {
+    fn welcome(&mut self, seat: Seat, arrival: Arrival) -> Result<(), End> {
         let (name, by) = (seat.name.clone(), seat.by.clone());
         self.seat = Some(seat);
         self.app.metrics.joins.inc();
+        let (last, stamp) = (arrival.last, arrival.stamp);
         let welcome = protocol::json(&ServerFrame::Welcome {
             name: &name,
             by: &by,
@@ -138,13 +139,15 @@ impl Session<'_> {
             participants: arrival.participants,
             names: &arrival.names,
             messages: &super::answers::raw_messages(&arrival.page)?,
-            last: arrival.last,
+            last,
             more: arrival.page.more,
             gap: arrival.gap,
         });
+        // The client may take long to read it, so only the frame itself stays in memory.
+        drop(arrival);
         self.visitor.account.charge_read(welcome.len(), Instant::now());
         self.socket.get_mut().send(protocol::text_frame(welcome))?;
-        self.app.lanes.post(self.id, SessionCommand::Open(arrival.last, arrival.stamp));
+        self.app.lanes.post(self.id, SessionCommand::Open(last, stamp));
         self.socket.get_mut().joined = true;
         // A session that has joined is never closed to free a slot.
         self.guest = None;

@@ -14,7 +14,6 @@ mod visitor;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -26,9 +25,8 @@ use self::history::UnderWay;
 use self::transport::Transport;
 pub use self::visitor::Visitor;
 use crate::app::App;
-use crate::backplane::{CUT_LEASE, LEASE, Leave, Room, Seat, SessionId};
-use crate::fanout::command::SessionCommand;
-use crate::fanout::socket::{self, CLOSE_GRACE, SharedSocket};
+use crate::backplane::{Room, Seat, SessionId};
+use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{self, BURST_SECONDS, Bucket, Limit, Recent, Refusal};
 use crate::lobby::Guest;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
@@ -202,7 +200,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn read_text(&mut self) -> Result<Option<Utf8Bytes>, End> {
         match self.socket.read() {
-            Ok(Message::Text(text)) => Ok(Some(text)),
+            Ok(Message::Text(text)) => Ok(self.socket.get_mut().send_answers().map(|()| Some(text))?),
             Ok(Message::Binary(_)) => Err(End::Refused(Close::Binary)),
             Ok(Message::Close(_)) => Err(End::Closed),
             Ok(_) => Ok(None),
@@ -293,52 +291,5 @@ impl<'a> Session<'a> {
             self.app.backplane.typing(&seat.room, protocol::typing_json(&seat.name, active));
         }
         Ok(())
-    }
-
-    /// Closes the connection, releases the seat, and removes the session from its lane.
-    #[inline(never)]
-    fn finish(&mut self, end: &End) {
-        let wire = self.socket.get_ref().wire.clone();
-        match end {
-            End::Closed => drop(self.socket.flush()),
-            End::Refused(code) if self.socket.get_ref().joined => {
-                self.app.lanes.post(self.id, SessionCommand::Close(*code));
-            }
-            End::Refused(code) => {
-                let _ = self.socket.get_mut().send(code.bytes());
-                let _ = wire.tcp.shutdown(Shutdown::Write);
-            }
-            End::Broken(_) => {}
-        }
-        let closed_by_client = matches!(end, End::Closed) && !wire.is_closing();
-        self.give_seat_back(match closed_by_client {
-            true => Leave::Now,
-            false if wire.is_cut() => Leave::Expire(CUT_LEASE),
-            false => Leave::Expire(LEASE),
-        });
-        if wire.is_cut() {
-            // The lane is still writing; this gives the client time to read the reason.
-            std::thread::sleep(CLOSE_GRACE);
-        } else if matches!(end, End::Refused(_)) {
-            socket::linger(&wire.tcp);
-        }
-        self.app.lanes.post(self.id, SessionCommand::Leave);
-    }
-
-    fn give_seat_back(&mut self, how: Leave) {
-        if let Some(seat) = self.seat.take() {
-            self.app.backplane.leave(&seat, how);
-        }
-    }
-}
-
-/// If this thread panics, its lease expires and its lane drops the session, as if the connection had broken.
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.app.metrics.connections.dec();
-            self.give_seat_back(Leave::Expire(LEASE));
-            self.app.lanes.post(self.id, SessionCommand::Leave);
-        }
     }
 }

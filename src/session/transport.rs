@@ -35,6 +35,9 @@ pub struct Transport<'a> {
     pub joined: bool,
     /// When data last arrived.
     pub last_read: Instant,
+    /// tungstenite's pongs and close frames. They are sent together, before the next read from the socket and before a
+    /// text frame is handled, so a client that sends many pings at once causes one write rather than one for each.
+    answers: Vec<u8>,
     /// Counts frames that are not a whole message.
     frames: FrameCounter,
     /// The rate allowed for them.
@@ -56,8 +59,8 @@ impl<'a> Transport<'a> {
     ) -> WebSocket<Transport<'a>> {
         let mut frames = FrameCounter::default();
         frames.count(&early);
-        let (joined, last_read, over_rate) = (false, Instant::now(), Recent::default());
-        let stream = Transport { wire, id, lanes, joined, last_read, frames, frame_rate, over_rate };
+        let (joined, last_read, over_rate, answers) = (false, Instant::now(), Recent::default(), Vec::new());
+        let stream = Transport { wire, id, lanes, joined, last_read, answers, frames, frame_rate, over_rate };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -78,6 +81,15 @@ impl<'a> Transport<'a> {
         write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
     }
 
+    /// Sends tungstenite's answers.
+    ///
+    /// # Errors
+    /// As for [`Transport::send`].
+    pub fn send_answers(&mut self) -> io::Result<()> {
+        let answers = std::mem::take(&mut self.answers);
+        if answers.is_empty() { Ok(()) } else { self.send(answers.into()) }
+    }
+
     /// Counts these frames, and returns whether too many have exceeded the rate recently.
     fn floods(&mut self, frames: usize) -> bool {
         let now = self.last_read;
@@ -88,6 +100,8 @@ impl<'a> Transport<'a> {
 impl Read for Transport<'_> {
     /// Fails with [`ErrorKind::QuotaExceeded`] if the client floods the server with frames that are not messages.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A write that times out must not be taken for a read that does.
+        self.send_answers().map_err(io::Error::other)?;
         // The system does not restart reads with a timeout: suspending the process, or attaching a tracer,
         // interrupts every read.
         let count = loop {
@@ -107,8 +121,8 @@ impl Read for Transport<'_> {
 
 impl Write for Transport<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // tungstenite writes whole frames: its pongs and its answers to close frames.
-        self.send(Bytes::copy_from_slice(bytes)).map(|()| bytes.len())
+        self.answers.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
