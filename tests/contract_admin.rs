@@ -3,7 +3,7 @@
 #[macro_use]
 mod common;
 
-use common::http::{Connection, Response, get};
+use common::http::{Connection, Response, get, metric};
 use common::*;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -249,10 +249,9 @@ both! {
     fn an_address_is_kept_out(at) {
         let server = at.start(SETTINGS);
         let mut ada = Client::join(server.addr, "tea", "Ada");
-        let before = server.threads();
         let mut waiting = Connection::open(server.addr);
         waiting.write("GET /r/tea/messages?after=9-0&wait=30 HTTP/1.1\r\nHost: test\r\n\r\n");
-        poll_until("it waits", PATIENCE, || server.threads() > before);
+        poll_until("it waits", PATIENCE, || metric(server.addr, "bobbin_polls") == 1.0);
         admin(server.addr, "POST", "bans", r#"{"address":"127.0.0.1"}"#);
         refused(&waiting.response(false), 403);
         assert_eq!(ada.end(), End::Close(4004));

@@ -217,6 +217,8 @@ both! {
         }
         ada.enter("Ada", None);
         assert_eq!(ada.welcome["messages"], json!([]), "nothing of it was kept");
+        // Except a close frame, which is answered.
+        Client::connect(server.addr, "tea").leave();
     }
 
     fn a_second_join_is_already_joined(at) {

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Starts an instance that is expected to exit by itself.
 #[track_caller]
@@ -79,10 +79,12 @@ fn whoever_does_not_come_back_after_a_restart_leaves_with_the_lease() {
     let mut instance = file.start(&[]);
     let _ada = Client::join(instance.addr, "tea", "Ada");
     instance.kill();
+    let start = Instant::now();
     let instance = file.start(&[]);
     let mut bob = Client::join(instance.addr, "tea", "Bob");
     assert_eq!(bob.participants(), 2);
-    bob.quiet("Ada leaves too soon", Duration::from_secs(13), |frame| frame["type"] == "presence");
+    let lease = Duration::from_secs(13).saturating_sub(start.elapsed());
+    bob.quiet("Ada leaves too soon", lease, |frame| frame["type"] == "presence");
     bob.patience = Duration::from_secs(7);
     assert_eq!(bob.see_leave("Ada")["participants"], 1);
     poll_until("her seat is gone from the file", PATIENCE, || file.sql("SELECT name FROM seats") == "Bob");

@@ -90,14 +90,14 @@ fn clients_that_ignore_the_close_do_not_hold_it_up() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut instance = Instance::start(&[("DRAIN_SECONDS", "60")]);
-    let _clients: Vec<Client> = (0..20).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
+    let mut clients: Vec<Client> = (0..20).map(|n| Client::join(instance.addr, "tea", &format!("N{n}"))).collect();
     instance.signal("TERM");
     poll_until("it drains", PATIENCE, || get(instance.addr, "/readyz").status == 503);
     assert_eq!(instance.try_wait(), None, "it takes its time");
-    let start = Instant::now();
     instance.signal("TERM");
     instance.wait(PATIENCE);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let cut = clients.iter_mut().map(Client::end).filter(|end| *end == End::Cut).count();
+    assert!(cut > 10, "only {cut} of 20 were cut; the others were closed in order");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn while_it_drains_it_answers_health_checks_and_refuses_new_sessions() {
 fn those_still_waiting_for_their_close_can_talk() {
     let redis = Redis::start();
     let first = Instance::on(&redis, &[("DRAIN_SECONDS", "4"), ("RATE_LIMIT", "0")]);
-    let second = Instance::on(&redis, &[]);
+    let second = Instance::on(&redis, &[("RATE_LIMIT", "0")]);
     let mut bob = Client::join(second.addr, "tea", "Bob");
     let mut ada = Client::join(first.addr, "tea", "Ada");
     let _others: Vec<Client> = (0..10).map(|n| Client::join(first.addr, "tea", &format!("N{n}"))).collect();

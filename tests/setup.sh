@@ -17,11 +17,14 @@ done
 if command -v npm >/dev/null 2>&1; then missing=$(echo "$missing" | sed 's/ npm\b//'); fi
 if [ -n "$missing" ]; then
     sudo=
+    # Another process may be installing, on a machine that has just started; and a mirror may fail once.
+    patient='-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3'
     if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
     echo "installing Debian packages:$missing"
-    $sudo apt-get update --quiet=2
     # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null
+    $sudo apt-get $patient update --quiet=2
+    # shellcheck disable=SC2086 # two lists of words
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get $patient install --quiet=2 --yes --no-install-recommends $missing >/dev/null
 fi
 # The tests start their own redis-server, so stop one that the package started.
 if [ $# -gt 0 ]; then exit; fi

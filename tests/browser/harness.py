@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -21,7 +22,10 @@ from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("BOBBIN", ROOT / "target" / "debug" / "bobbin"))
+sys.path.append(str(ROOT / "tests" / "rehearsal"))
+
+from processes import BINARY, free_port, redis_user  # noqa: E402
+
 PATIENCE = 10
 
 
@@ -36,21 +40,12 @@ def poll(what, probe, patience=PATIENCE):
         time.sleep(0.02)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+# For `wait`: the page's second script has been loaded.
+CHAT_IS_LOADED = "performance.getEntriesByType('resource').some((one) => one.name.includes('chat.js') && one.responseEnd)"
 
 
 def some_room():
     return f"r{uuid.uuid4().hex[:10]}"
-
-
-def redis_user():
-    """The Redis user in docs/redis.md, as arguments of redis-server; its password is `open`."""
-    lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
-    user = next(line for line in lines if line.startswith("ACL SETUSER bobbin "))
-    return ["--user", *user.removeprefix("ACL SETUSER ").replace("PASSWORD", "open").split()]
 
 
 class Redis:

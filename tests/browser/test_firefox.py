@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from firefox import Firefox
-from harness import Talker
+from harness import CHAT_IS_LOADED, Talker
 from test_hostile import TEXTS
 from test_text import TOOLS
 
@@ -83,9 +83,10 @@ def test_the_form_says_what_is_wrong(person, own, room):
     link = own.link(own.instance())
     ada = person(link, room, None)
     ada.wait("document.querySelector('#join').open")
+    ada.wait(CHAT_IS_LOADED)
     link.cut()
     ada.type("#name", "Ada\ue007")
-    ada.wait("document.querySelector('#join-problem').textContent.includes('Retrying automatically')", 3)
+    ada.wait("document.querySelector('#join-problem').textContent.includes('Retrying automatically')", 10)
     link.mend()
     ada.joined(20)
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from harness import FakeServer, Talker
+from harness import CHAT_IS_LOADED, FakeServer, Talker
 
 PROBLEM = "#join-problem"
 AT_ONCE = 6000  # ms within which the form explains an error: the page's 3 s, and as much again for a busy machine
@@ -14,6 +14,7 @@ AT_ONCE = 6000  # ms within which the form explains an error: the page's 3 s, an
 def test_a_dead_server_is_said_in_the_form_and_tried_again(visit, own, room):
     link = own.link(own.instance())
     ada = visit(link, room)
+    ada.wait(CHAT_IS_LOADED)
     link.cut()
     ada.join("Ada")
     expect(ada(PROBLEM)).to_contain_text("cannot be reached. Retrying automatically", timeout=AT_ONCE)
@@ -25,6 +26,7 @@ def test_a_server_that_does_not_answer_is_said_in_the_form(visit, own, room):
     link = own.link(own.instance())
     ada = visit(link, room)
     expect(ada("#join")).to_be_visible()
+    ada.wait(CHAT_IS_LOADED)
     link.freeze()
     ada.join("Ada")
     expect(ada(PROBLEM)).to_contain_text("has not answered yet", timeout=AT_ONCE)

@@ -1,7 +1,6 @@
 """Unsent messages are not stranded: they are sent from whichever page is open, whatever room they were written in."""
 
 import re
-import time
 
 from playwright.sync_api import expect
 
@@ -97,13 +96,12 @@ def test_two_tabs_say_each_message_once(visit, own, room):
 def test_five_hundred_written_at_once_keep_the_servers_pace(visit, own, room):
     instance = own.instance(RATE_LIMIT=60)
     ada = visit(instance, room, "Ada", script="""
-        window.refusals = 0;
+        window.frames = window.refusals = 0;
         const listen = Object.getOwnPropertyDescriptor(WebSocket.prototype, 'onmessage');
         Object.defineProperty(WebSocket.prototype, 'onmessage', { set(handler) {
-            listen.set.call(this, (event) => { if (event.data.includes('rate_limited')) window.refusals++; handler(event); });
+            listen.set.call(this, (event) => { window.frames++; if (event.data.includes('rate_limited')) window.refusals++; handler(event); });
         } });
     """)
-    start = time.monotonic()
     ada.page.evaluate("""() => {
         const box = document.querySelector('#text');
         for (let i = 0; i < 500; i++) {
@@ -114,9 +112,8 @@ def test_five_hundred_written_at_once_keep_the_servers_pace(visit, own, room):
     }""")
     assert ada.page.evaluate("document.querySelectorAll('#list > li').length") <= 300
     ada.wait("() => !Object.keys(localStorage).some((key) => key.includes('.out.'))", timeout=40_000)
-    # A machine so slow that the page never got ahead of the server's pace (4.3 s) has nothing refused.
-    least = 1 if time.monotonic() - start < 8 else 0
-    assert least <= ada.page.evaluate("window.refusals") < 15, ada.page.evaluate("window.refusals")
+    assert ada.page.evaluate("window.frames") > 500
+    assert ada.page.evaluate("window.refusals") < 15
     expect(ada("body")).to_have_attribute("data-state", "joined")
     welcome = Talker(instance, room, "Bob", since="1-1").welcome
     assert [m["text"] for m in welcome["messages"]] == [f"line {i}." for i in range(500)]

@@ -72,17 +72,6 @@ WAYS = {
 
 class Proxy:
     def __init__(self, way, tmp, instance):
-        # A free port from the system may be lost to a client's socket before the proxy listens.
-        for attempt in range(5):
-            self._start(way, tmp, instance)
-            try:
-                poll(f"{way} listens: {tmp}/log", self._listens)
-                return
-            except AssertionError:
-                if attempt == 4 or self.process.poll() is None:
-                    raise
-
-    def _start(self, way, tmp, instance):
         command, template, values = WAYS[way]
         self.port = free_port()
         file = tmp / "proxy.conf"
@@ -90,6 +79,7 @@ class Proxy:
         log = open(tmp / "log", "w")
         env = {"HOME": str(tmp), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_CONFIG_HOME": str(tmp), "XDG_DATA_HOME": str(tmp)}
         self.process = subprocess.Popen([part.format(file=file) for part in command], stdout=log, stderr=log, env=env)
+        poll(f"{way} listens: {tmp}/log", self._listens)
 
     def _listens(self):
         import socket

@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
-from harness import Talker
+from harness import Talker, poll
 
 
 def test_a_message_crosses_between_two_tasks(visit, instances, room):
@@ -43,14 +43,24 @@ def test_typing_is_seen_by_others_and_not_by_oneself(visit, instances, room):
 def test_typing_of_two_and_of_several(visit, instances, room):
     ada = visit(instances[0], room, "Ada")
     others = [Talker(instances[i % 2], room, name) for i, name in enumerate(["Bob", "Cleo", "Dan"])]
-    others[0].send(type="typing", active=True)
-    expect(ada("#typing")).to_have_text("Bob is typing")
-    others[1].send(type="typing", active=True)
-    expect(ada("#typing")).to_have_text("Bob and Cleo are typing")
-    others[2].send(type="typing", active=True)
-    expect(ada("#typing")).to_have_text("Several people are typing")
+
+    def is_shown(text, *typists):
+        def look():
+            # Each is forgotten after five seconds.
+            for typist in typists:
+                typist.send(type="typing", active=True)
+            ada.page.wait_for_timeout(300)
+            return ada("#typing").inner_text() == text
+
+        poll(text, look)
+
+    is_shown("Bob is typing", others[0])
+    is_shown("Bob and Cleo are typing", *others[:2])
+    is_shown("Several people are typing", *others)
     others[0].say("done")
-    expect(ada("#typing")).to_have_text("Cleo and Dan are typing")
+    ada.sees("done")
+    assert ada("#typing").inner_text() != "Several people are typing"
+    is_shown("Cleo and Dan are typing", *others[1:])
     # The typists send nothing more, and are forgotten after five seconds.
     expect(ada("#typing")).to_have_text("", timeout=8000)
 
@@ -58,12 +68,14 @@ def test_typing_of_two_and_of_several(visit, instances, room):
 def test_comings_and_goings_are_gathered_into_one_quiet_line(visit, instances, room):
     ada = visit(instances[0], room, "Ada")
     ada.say("hello")
+    ada.sent()
     crowd = [Talker(instances[i % 2], room, f"Guest {i}") for i in range(5)]
     expect(ada(".notice")).to_have_text(["5 people joined"])
     crowd[0].leave()
     crowd[1].leave()
     expect(ada(".notice")).to_have_text(["3 people joined"])
     ada.say("so many")
+    ada.sent()
     for guest in crowd[2:]:
         guest.leave()
     expect(ada(".notice")).to_have_text(["3 people joined", "3 people left"])

@@ -98,19 +98,22 @@ def test_the_worst_text_takes_not_much_longer_than_a_plain_one(visit, instances,
     assert slow == []
 
 
-def test_fifty_of_the_worst_block_the_page_hardly_longer_than_plain_ones(visit, instances, room):
-    """They blocked it for 6 s."""
+def test_fifty_of_the_worst_cost_the_page_hardly_more_than_plain_ones(visit, instances, room):
+    """They blocked it for 6 s. The page's CPU time is compared, because other processes lengthen the time on the clock."""
 
-    def blocked(text, room):
+    def cost(text, room):
+        """The seconds of CPU time that the page's main thread takes for its tasks, from the join to the 50th message."""
         Talker(instances[1], room, "Bob").say(*[text] * 50)
-        ada = visit(instances[0], room, script="window.long = []; new PerformanceObserver((l) => long.push(...l.getEntries().map((e) => e.duration))).observe({ type: 'longtask', buffered: true });")
+        ada = visit(instances[0], room)
+        devtools = ada.page.context.new_cdp_session(ada.page)
+        devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         ada.join("Ada").joined()
         expect(ada(".message")).to_have_count(50)
-        ada.page.wait_for_timeout(300)
-        return sum(ada.page.evaluate("window.long"))
+        metrics = devtools.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
-    plain, worst = blocked("plain words, " * 314, f"{room}-a"), blocked("https://a" + ")" * 4080, f"{room}-b")
-    assert worst < 8 * max(plain, 60), (plain, worst)
+    plain, worst = cost("plain words, " * 314, f"{room}-a"), cost("https://a" + ")" * 4080, f"{room}-b")
+    assert worst < 8 * plain, (plain, worst)
 
 
 def test_bold_italic_quotes_and_code(visit, instances, room):

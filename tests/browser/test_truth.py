@@ -76,7 +76,7 @@ def test_more_missed_than_is_loaded_is_not_called_fifty(visit, instances, room):
     expect(ada.page).to_have_title(f"(50+) #{room} · Bobbin")
     expect(ada(".new")).to_have_count(0)
     expect(ada("li.edge, .message").first).to_be_attached()
-    for _ in range(40):
+    for _ in range(400):
         ada.page.evaluate("document.querySelector('#scroller').scrollTop = 0")
         ada.page.wait_for_timeout(50)
         if ada(".new").count():
@@ -157,6 +157,7 @@ def test_steady_messages_are_announced(visit, instances, room):
     server = FakeServer()
     ada = visit(instances[0], room, "Ada", fake=server)
     for i in range(25):
-        server.message(f"steady {i}")
+        for part in range(4):
+            server.message(f"steady {i}.{part}")
         ada.page.wait_for_timeout(100)
     assert "new messages" in ada.page.get_by_role("log").inner_text()

@@ -142,7 +142,8 @@ impl Client {
             join["since"] = since.to_string().into();
         }
         wire.send(&join).map_err(End::Broken)?;
-        let deadline = clock::now() + 10_000;
+        let sent = clock::now();
+        let deadline = sent + 10_000;
         while clock::now() < deadline {
             match wire.read(Duration::from_millis(100)) {
                 Got::Frame(frame) if frame["type"] == "welcome" => return Ok(frame),
@@ -156,7 +157,9 @@ impl Client {
                     {
                         self.broken("join refused for no good reason", frame.to_string());
                     }
-                    self.count(&format!("join: {code}"));
+                    // A busy server refuses after 2 s; one that refuses every join does so at once.
+                    let when = if clock::now() - sent < 1500 { "join" } else { "late join" };
+                    self.count(&format!("{when}: {code}"));
                     return Err(End::Broken(format!("join refused: {code}")));
                 }
                 Got::Frame(frame) if frame["type"] == "status" => {}

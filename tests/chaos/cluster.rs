@@ -8,7 +8,7 @@ use super::common::http::Connection;
 use super::common::redis::endpoint;
 use super::folder::Folder;
 use super::pair::Pair;
-use super::process::{Running, Usage, names_of_threads, settled, tail, usage};
+use super::process::{Running, Usage, files, names_of_threads, settled, tail, usage};
 use super::proxy::Which;
 use super::rng::Rng;
 use super::schedule::Planned;
@@ -224,9 +224,10 @@ impl Cluster {
                 }
                 if clock::now() > deadline {
                     let story = format!(
-                        "instance {} leaks: {idle:?} before, {now:?} after everybody left\n{}",
+                        "instance {} leaks: {idle:?} before, {now:?} after everybody left\n{}\n{:?}",
                         running.slot,
-                        names_of_threads(&running.instance)
+                        names_of_threads(&running.instance),
+                        files(&running.instance)
                     );
                     self.stage.ledger.remark(story);
                     break;

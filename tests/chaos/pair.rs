@@ -80,7 +80,7 @@ impl Pair {
     fn lag(&mut self, rng: &mut Rng) -> Option<At> {
         let since = clock::now();
         let kept = offset(&self.primary, "master_repl_offset")?;
-        let deadline = since + 2000;
+        let deadline = since + 10_000;
         while !(self.follows() && offset(&self.replica, "slave_repl_offset") >= Some(kept)) {
             if clock::now() > deadline {
                 return None;

@@ -1,5 +1,7 @@
 //! An instance as a process: its threads, its open files, the end of its log.
 
+use std::path::PathBuf;
+
 use super::common::Instance;
 
 /// A running instance, with the state of its process.
@@ -12,7 +14,7 @@ pub struct Running {
     pub killed: bool,
 }
 
-/// Threads and open files of a process.
+/// The number of a process's threads and of its open files, see [`files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub threads: usize,
@@ -34,8 +36,15 @@ pub fn settled(instance: &Instance) -> Usage {
 }
 
 pub fn usage(instance: &Instance) -> Usage {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", instance.pid()));
-    Usage { threads: instance.threads(), files: files.map_or(0, Iterator::count) }
+    Usage { threads: instance.threads(), files: files(instance).len() }
+}
+
+/// The open files of a process, except libfaketime's: there are two of these, or none if a process with the same number
+/// was killed earlier.
+pub fn files(instance: &Instance) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", instance.pid())).into_iter().flatten().flatten();
+    let files = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    files.filter(|file| !file.starts_with("/dev/shm")).collect()
 }
 
 pub fn names_of_threads(instance: &Instance) -> String {

@@ -1,8 +1,9 @@
 //! A data file in a directory of its own, inspected with SQLite's shell.
 
-use super::{Instance, unique};
+use super::{Client, Instance, PATIENCE, poll_until, unique};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A directory, removed when dropped.
 pub struct DataFile {
@@ -41,6 +42,21 @@ impl DataFile {
     #[track_caller]
     pub fn start(&self, settings: &[(&str, &str)]) -> Instance {
         Instance::start(&[&[("DATA_FILE", self.path().as_str())], settings].concat())
+    }
+
+    /// Has something said, and waits until nothing is left to write: the clock, which is written within a second after
+    /// anything else, is newer than the message.
+    #[track_caller]
+    pub fn settle(&self, client: &mut Client) {
+        let is_written = |at| self.sql("SELECT wrote FROM clock").parse::<u64>().expect("milliseconds") > at;
+        poll_until("the clock is written", PATIENCE, || {
+            let at = client.say("before")["at"].as_u64().expect("milliseconds");
+            // If it was written in the message's own millisecond, it is not written again before the next message.
+            (0..30).any(|_| {
+                std::thread::sleep(Duration::from_millis(50));
+                is_written(at)
+            })
+        });
     }
 
     /// The sqlite3 shell's answer to SQL or to one of its own commands, on the current file.

@@ -3,7 +3,8 @@
  *
  * The file named by FAULTY contains one line, read anew at every call: an errno with which writing, syncing and
  * growing a data file (a path that contains "/chat.db") fails, 0 for none, -1 for calls that hang until that changes,
- * and below that the milliseconds that syncing takes; and the seconds by which the wall clock is ahead. */
+ * and below that the milliseconds that syncing takes; and the seconds by which the wall clock is ahead. A call that
+ * hangs first creates an empty file: that path with ".held" appended. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -45,6 +46,10 @@ static int fails(int file, int is_sync)
     if (error < -1) {
         if (is_sync) usleep(-error * 1000);
         return 0;
+    }
+    if (error < 0) {
+        snprintf(path, sizeof path, "%s.held", getenv("FAULTY"));
+        close((int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     }
     while (error < 0) {
         usleep(10000);

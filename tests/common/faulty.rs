@@ -1,6 +1,6 @@
 //! A failing disk and a jumping wall clock, controlled by a test: see `faulty.c`, which is compiled on demand.
 
-use super::{Instance, unique};
+use super::{Instance, PATIENCE, poll_until, unique};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -35,12 +35,28 @@ impl Faulty {
         faulty
     }
 
-    /// Writing fails with this error from now on (0: it succeeds, -1: it hangs, -1000: syncing takes 1,000 ms), and the
+    /// Writing fails with this error from now on (0: it succeeds, -1000: syncing takes 1,000 ms), and the
     /// wall clock is this many seconds ahead.
     pub fn set(&self, error: i32, ahead: i64) {
         let next = self.orders.with_extension("next");
         std::fs::write(&next, format!("{error} {ahead}")).expect("a small file");
         std::fs::rename(next, &self.orders).expect("a small file");
+    }
+
+    /// Writing hangs from now on, until [`Faulty::set`].
+    pub fn hang(&self) {
+        let _ = std::fs::remove_file(self.held());
+        self.set(-1, 0);
+    }
+
+    /// Waits until a call hangs.
+    #[track_caller]
+    pub fn until_held(&self) {
+        poll_until("a call hangs", PATIENCE, || self.held().exists());
+    }
+
+    fn held(&self) -> PathBuf {
+        PathBuf::from(format!("{}.held", self.orders.display()))
     }
 
     /// Starts a controlled instance.
@@ -61,5 +77,6 @@ impl Faulty {
 impl Drop for Faulty {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.orders);
+        let _ = std::fs::remove_file(self.held());
     }
 }

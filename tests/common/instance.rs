@@ -198,6 +198,10 @@ impl Drop for Instance {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // libfaketime's files remain when its process is killed.
+        for name in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{name}{}", self.child.id()));
+        }
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }

@@ -188,8 +188,8 @@ pub fn certificates(dir: &Path) {
 }
 
 /// A free port. It is below the kernel's range for outgoing connections, so that a killed server gets the same one
-/// again.
-fn free_port() -> u16 {
+/// again. (Tests in Python use ports below 20,000.)
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = std::process::id().wrapping_mul(37) as u16 % 10_000;
     poll("a free port", PATIENCE, || {

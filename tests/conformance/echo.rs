@@ -42,4 +42,5 @@ fn echo(stream: TcpStream, lanes: &Lanes) {
             break;
         }
     }
+    let _ = socket.get_mut().send_answers();
 }

@@ -51,8 +51,8 @@ impl Seen {
     pub fn health(&self) -> (u64, usize) {
         let mut times: Vec<u64> = self.health.iter().flatten().copied().collect();
         times.sort_unstable();
-        let at = (times.len() * 99 / 100).min(times.len().saturating_sub(1));
-        (times.get(at).copied().unwrap_or(u64::MAX), self.health.iter().filter(|time| time.is_none()).count())
+        times.truncate(times.len() - times.len().div_ceil(100));
+        (times.last().copied().unwrap_or(u64::MAX), self.health.iter().filter(|time| time.is_none()).count())
     }
 
     /// Joins that succeeded within this many milliseconds, and the total.

@@ -4,6 +4,8 @@
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
 //!                                                       `memory`, `file` or `redis`: only there
+//!     HOSTILE_DECOY=1                                   attacks other instances than those of the calm room, to see what
+//!                                                       an attack costs it only by using the same processors
 //!
 //! For each attack it prints what the calm room measured before, during and after: the latency of its messages, missing
 //! deliveries, clients from other addresses that joined within a second, health checks, memory.

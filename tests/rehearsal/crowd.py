@@ -27,6 +27,7 @@ class Person:
         self.joined, self.joined_at, self.participants = False, 0.0, 0
         self.outbox = {}  # ref → text, the oldest first; only that one is in flight
         self.send_again_at = 0.0
+        self.join_again, self.join_sent_at = False, 0.0
         self.heard = []  # every message frame received
         self.came, self.left = [], []  # names in presence frames
         self.ends = Counter()  # close codes; 1006 means none
@@ -64,17 +65,23 @@ class Person:
             await asyncio.sleep(wait)
 
     async def _converse(self, socket):
-        await self._send(socket, type="join", name=self.name, client=self.secret, since=self.since)
+        await self._join(socket)
         while True:
             try:
                 frame = json.loads(await asyncio.wait_for(socket.recv(), LOOK_EVERY))
                 self._take(frame)
             except TimeoutError:
                 pass
+            if self.join_again and time.monotonic() >= self.send_again_at:
+                await self._join(socket)
             if self.joined and self.outbox and time.monotonic() >= self.send_again_at:
                 self.send_again_at = time.monotonic() + RECEIPT_WITHIN
                 ref, text = next(iter(self.outbox.items()))
                 await self._send(socket, type="message", text=text, ref=ref)
+
+    async def _join(self, socket):
+        self.join_again, self.join_sent_at = False, time.monotonic()
+        await self._send(socket, type="join", name=self.name, client=self.secret, since=self.since)
 
     async def _send(self, socket, **frame):
         await socket.send(json.dumps(frame))
@@ -95,10 +102,15 @@ class Person:
             self.participants = frame["participants"]
             self.came += frame["joined"]
             self.left += frame["left"]
-        elif kind == "error" and frame["code"] in ("rate_limited", "unavailable") and self.joined:
+        elif kind == "error" and frame["code"] in ("rate_limited", "unavailable") and (self.joined or self.waited()):
+            # A message or a join. A busy server refuses a join after 2 s; one that refuses every join does so at once.
             self.send_again_at = time.monotonic() + frame.get("retry_ms", 1000) / 1000
+            self.join_again = not self.joined
         elif kind == "error":
             self.problems.append(frame)
+
+    def waited(self):
+        return time.monotonic() - self.join_sent_at >= 1.5
 
     def _hear(self, message):
         self.heard.append(message)

@@ -1,6 +1,7 @@
 """The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the instances. (The load
 balancer is in balancer.py, the proxies are in proxies.py.)"""
 
+import itertools
 import os
 import re
 import signal
@@ -26,6 +27,23 @@ def poll(what, probe, patience=20):
         time.sleep(0.05)
 
 
+NUMBERS = itertools.count(os.getpid() * 37)
+
+
+def free_port():
+    """Below the kernel's range for outgoing connections, so that none of these takes the port before the server listens
+    or while it restarts. (Tests in Rust use ports from 20,000.)"""
+    for number in itertools.islice(NUMBERS, 9_000):
+        port = 11_000 + number % 9_000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("all ports are in use")
+
+
 def redis_user():
     """The Redis user in docs/redis.md, as arguments of redis-server; its password is `open`."""
     lines = (ROOT / "docs" / "redis.md").read_text().splitlines()
@@ -35,9 +53,7 @@ def redis_user():
 
 class Redis:
     def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         args = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *redis_user()]
         self.process = subprocess.Popen(args, cwd=folder, stdout=subprocess.DEVNULL)
         poll("redis-server answers", self._answers)
@@ -55,7 +71,7 @@ class Instance:
     """One running server; `log` is everything it wrote to stderr."""
 
     def __init__(self, redis=None, **settings):
-        self.env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1"}
+        self.env = {**os.environ, "PORT": str(free_port()), "BIND": "127.0.0.1"}
         if redis:
             self.env["REDIS_ENDPOINT"] = f"redis://bobbin:open@127.0.0.1:{redis.port}"
         self.env |= {name: str(value) for name, value in settings.items()}
@@ -73,7 +89,6 @@ class Instance:
         """SIGTERM, and after its end a new one on the same port."""
         self.terminate()
         assert self.ended() == 0, "".join(self.log)
-        self.env["PORT"] = str(self.port)
         self._start()
 
     def end(self):

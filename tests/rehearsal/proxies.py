@@ -4,21 +4,14 @@ the timeouts differ from what a reader copies. A replacement that no longer matc
 import http.client
 import os
 import re
-import socket
 import ssl
 import subprocess
 
-from processes import ROOT, poll
+from processes import ROOT, free_port, poll
 
 DEPLOY = ROOT / "docs" / "deploy"
 # Instead of 75 s, to keep the test short. Bobbin pings every 20 s, which must suffice.
-IDLE_SECONDS = 22
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+IDLE_SECONDS = 30
 
 
 def adapt(text, *changes):

@@ -25,12 +25,13 @@ def test_a_cookie_holds_a_client_for_seconds_only(stage):
     for balancer in (short, long):
         for task in tasks:
             balancer.add(task)
+    came = time.monotonic()
+    for balancer in (short, long):
         socket, slots[balancer], cookies[balancer] = visit(balancer)
         # The cookie leads back to its task, even if that is busier than the other.
         sockets = [socket] + [visit(balancer, cookies[balancer])[0] for _ in range(3)]
         poll("they are counted", lambda: max(task.metric("bobbin_connections") for task in tasks) >= len(sockets))
         stage.keep(sockets)
-    came = time.monotonic()
 
     def moves(balancer):
         socket, slot, _ = visit(balancer, cookies[balancer])
