@@ -36,9 +36,10 @@ const BACKLOG: i32 = 4096;
 /// for them; each session has at most one.
 const PAGE_READERS: usize = 4;
 const MAX_PAGES: usize = 1024;
-/// The most joins in progress in the backplane; others wait. Messages wait behind them for Redis and for a processor: when
-/// hundreds join at once on two cores, twice as many doubled the 99th percentile of a calm room's latency and brought
-/// 10,000 clients in a seventh earlier. With Redis 1 ms away, and two round trips for a join, they allow 8,000 per second.
+/// The most joins in progress in the backplane; others wait. Messages wait behind them for Redis and for a processor.
+/// With 32, when hundreds joined at once on two cores, the 99th percentile of a calm room's latency doubled, and 10,000
+/// clients needed an eighth less time. If Redis is far away this is not the limit: each join also reads a page, and four
+/// pages are read at a time.
 const JOINS: usize = 16;
 /// Sizes of socket buffers requested from the kernel, in bytes; it allocates twice as much. By default they would grow
 /// to megabytes for a client that does not read, or from which the server does not read.

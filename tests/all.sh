@@ -7,6 +7,10 @@ cd "$(dirname "$0")/.."
 results=$(mktemp --directory)
 trap 'rm -rf "$results"; jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true' EXIT
 only=" $* "
+# Some tests open thousands of sockets. Far more than that would make HAProxy's tables very large.
+ulimit -n 20000 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+# No request of a test leaves this machine.
+export no_proxy=localhost,127.0.0.1 NO_PROXY=localhost,127.0.0.1
 
 # The command of a suite.
 suite() {
@@ -33,7 +37,7 @@ ordinary_tests() {
 # A hanging suite is ended after this time; none takes half as long, even on a busy machine.
 LIMIT_SECONDS=900
 attempt() {
-    timeout $LIMIT_SECONDS bash -euo pipefail -c 'suite "$1"' - "$1" >"$results/$1.out" 2>&1
+    timeout --kill-after=20 $LIMIT_SECONDS bash -euo pipefail -c 'suite "$1"' - "$1" >"$results/$1.out" 2>&1
 }
 export -f suite ordinary_tests
 
@@ -50,6 +54,10 @@ row() {
 }
 
 cargo test --locked --no-run
+# So that no test waits for the disk because of what the compiler has just written.
+sync
+echo "$(nproc) cores, $(free --mega | awk '/Mem/ { print $2 }') MB, load $(cut --delimiter=' ' --fields=1 /proc/loadavg), $(ulimit -n) files," \
+    "$(df --output=avail -m /tmp | tail -1) MB in /tmp, ports from $(cut --fields=1 /proc/sys/net/ipv4/ip_local_port_range)"
 row ordinary docs &
 row faults chaos chaos-file cfn rehearsal &
 row deny docker deploy browser &

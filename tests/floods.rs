@@ -65,20 +65,30 @@ fn control_frames_and_fragments_count_against_the_rate() {
 }
 
 #[test]
-fn a_client_that_is_refused_and_sends_on_has_to_stop() {
+fn a_client_that_is_closed_and_sends_on_has_to_stop() {
     let instance = Instance::start(&[]);
-    let mut client = Client::join(instance.addr, "tea", "Bob");
-    client.send_data(Data::Binary, b"no");
-    client.expect_close(1003);
-    // More than the buffers of both sockets hold. A server that read on would have taken it within a second.
-    let most = 8 << 20;
-    let mut tcp = client.tcp().try_clone().expect("a socket");
-    tcp.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
-    let mut taken = 0;
-    while let Ok(count) = tcp.write(&pings) {
-        taken += count;
-        assert!(taken < most, "{taken} bytes, and no end");
+    let mut refused = Client::join(instance.addr, "tea", "Bob");
+    refused.send_data(Data::Binary, b"no");
+    refused.expect_close(1003);
+    let replaced = Client::join(instance.addr, "tea", "Ada");
+    let _newer = Client::back(instance.addr, "tea", "Ada", &replaced.secret, None);
+    // Without reading it, because an answer to the close frame would end the session.
+    poll_until("the close frame", PATIENCE, || {
+        let mut arrived = [0; 4096];
+        let count = replaced.tcp().peek(&mut arrived).expect("it is open");
+        arrived[..count].windows(2).any(|code| code == 4001_u16.to_be_bytes())
+    });
+    for (client, frame) in [(refused, [0x89, 0x80, 0, 0, 0, 0]), (replaced, [0x81, 0x80, 0, 0, 0, 0])] {
+        // More than the buffers of both sockets hold. A server that read on would have taken it within a second.
+        let most = 8 << 20;
+        let mut tcp = client.tcp().try_clone().expect("a socket");
+        tcp.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        let frames = frame.repeat(1000);
+        let mut taken = 0;
+        while let Ok(count) = tcp.write(&frames) {
+            taken += count;
+            assert!(taken < most, "{taken} bytes, and no end");
+        }
     }
 }
 

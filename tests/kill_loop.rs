@@ -144,7 +144,10 @@ fn rank(id: &str) -> (u64, u64) {
 #[test]
 fn what_has_a_receipt_survives_kill_9_again_and_again() {
     let file = DataFile::new();
+    // No other server gets the port while this one restarts.
+    let port = common::redis::free_port().to_string();
     let settings = [
+        ("PORT", port.as_str()),
         ("RATE_LIMIT", "0"),
         ("HISTORY_MESSAGES", "100000"),
         ("ADDRESS_CONNECTION_RATE", "0"),

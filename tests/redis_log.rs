@@ -73,11 +73,8 @@ fn an_instance_that_is_a_month_ahead_trims_nothing() {
     for n in 0..10 {
         ada.say(&format!("m{n}"));
     }
-    let clock = [
-        ("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
-        ("FAKETIME", "+31d"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
+    let clock =
+        [("LD_PRELOAD", common::faulty::libfaketime()), ("FAKETIME", "+31d"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
     let ahead = Instance::on(&redis, &clock);
     // The instance's log shows its clock.
     let today =

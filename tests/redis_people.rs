@@ -97,6 +97,30 @@ together! {
         }
     }
 
+    /// The clock was an hour ahead when the older session joined, as the room's stamp shows, and was set back then.
+    fn a_clock_that_is_set_back_gives_no_name_to_an_older_session() {
+        let redis = Redis::start();
+        let instance = Instance::on(&redis, &[]);
+        let mut connection = redis.connection().expect("it runs");
+        let now: Vec<u64> = ::redis::cmd("TIME").query(&mut connection).expect("its clock");
+        let mut ahead = ::redis::cmd("HSET");
+        ahead.arg("bobbin:{tea}:who").arg("").arg((now[0] + 3600) * 1_000_000);
+        ahead.query::<()>(&mut connection).expect("a stamp");
+        let mut older = Client::join(instance.addr, "tea", "Ada");
+        let connected = instance.threads();
+        let mut newer = Client::back(instance.addr, "tea", "Ada", &older.secret, None);
+        older.expect_close(4001);
+        older.cut();
+        poll_until("the older one has ended", PATIENCE, || instance.threads() <= connected);
+        let lease = || redis.cmd::<f64>("ZSCORE bobbin:{tea}:here ada");
+        for _ in 0..3 {
+            let before = lease();
+            poll_until("the newer one's lease is renewed", PATIENCE, || lease() > before);
+        }
+        newer.still_open();
+        newer.say("still here");
+    }
+
     /// Another program has overwritten the keys with the people in a room.
     fn a_room_whose_people_were_overwritten_is_whole_again() {
         let redis = Redis::start();

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
-/// How long a client may take to close after the last write, a close frame or an HTTP answer.
+/// How long a client may take to close after the session's last frame, or after an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a client has to answer a close frame before its connection is shut down.
+/// How long a client has to answer a close frame that its lane has sent, before its connection is shut down.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// A client's socket. The session's thread reads from it and the outbox writes to it; it closes when both have dropped
@@ -81,8 +81,9 @@ impl SharedSocket {
 }
 
 /// Waits until the client closes or `LINGER` has passed, and reads and drops at most `most` bytes: closing a socket with
-/// unread data resets the connection, and the client might lose what was written last. A client that sends more than that
-/// before it reads may lose it; but one that sends without end has to stop, rather than keep this thread busy.
+/// unread data resets the connection, and the client might lose what was written last. A client that sends more than
+/// `most` bytes before it reads may lose that last write. The bound is there so that a client that never stops sending
+/// cannot keep this thread busy.
 pub fn linger(socket: &TcpStream, most: usize) {
     let end = Instant::now() + LINGER;
     let (mut scrap, mut dropped) = ([0; 1024], 0);

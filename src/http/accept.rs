@@ -24,9 +24,10 @@ pub const HTTP_PLACES: usize = 64;
 /// Further connections, because one that was shut down to make room takes a moment to close.
 pub const SPARE_PLACES: usize = 32;
 
-/// How long a new connection waits for the slot of one that was closed for it, whose thread may not get the processor at
-/// once. If the slot does not become free, because that thread waits for something else, new connections do not wait
-/// again during the pause, because this thread accepts all of them.
+/// How long the accepting thread waits for the slot of a connection that it has just closed: that connection's thread has
+/// to run first, and on a busy machine it does not run at once. If the slot is still taken then, its thread is waiting
+/// for something else, such as Redis. No new connection then waits for a slot during [`SLOT_PAUSE`], because all others
+/// would wait behind it.
 const SLOT_WAIT: Duration = Duration::from_millis(200);
 const SLOT_PAUSE: Duration = Duration::from_secs(1);
 

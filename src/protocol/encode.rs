@@ -32,7 +32,7 @@ pub fn encode(frame: Frame) -> Bytes {
     bytes.into()
 }
 
-/// Room for a frame in a memory map of its own, which returns to the system once the frame is written or dropped. In the
+/// Space for a frame in a memory map of its own, which returns to the system once the frame is written or dropped. In the
 /// heap, a crowd of pages of history would leave holes that are never returned.
 struct LargeFrame {
     map: MmapMut,
@@ -40,7 +40,7 @@ struct LargeFrame {
 }
 
 impl LargeFrame {
-    /// Room for a frame of this many bytes; `None` if it is small, if there are [`MAX_LARGE_FRAMES`] already, or if the
+    /// Space for a frame of this many bytes; `None` if it is small, if there are [`MAX_LARGE_FRAMES`] already, or if the
     /// system has no memory.
     fn new(bytes: usize) -> Option<LargeFrame> {
         if bytes < LARGE {

@@ -34,7 +34,8 @@ impl Session<'_> {
         if code == ErrorCode::Unavailable { Ok(()) } else { self.count_refusal() }
     }
 
-    fn count_refusal(&mut self) -> Result<(), End> {
+    /// Counts a refused frame; too many of them end the session.
+    pub(super) fn count_refusal(&mut self) -> Result<(), End> {
         let refused = self.refused.count(Instant::now(), REFUSALS.1);
         if refused >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
     }

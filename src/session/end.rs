@@ -44,7 +44,8 @@ impl Session<'_> {
     #[inline(never)]
     pub(super) fn finish(&mut self, end: &End) {
         let wire = self.socket.get_ref().wire.clone();
-        // The last pongs, and the answer to the client's close frame.
+        // The last pongs, and the answer to the client's close frame. It is lost if frames are still queued for the client,
+        // which has then not read them.
         let _ = self.socket.flush();
         let _ = self.socket.get_mut().send_answers();
         match end {

@@ -156,9 +156,13 @@ impl<'a> Session<'a> {
         loop {
             let duties = self.handle_later().and_then(|()| self.do_duties(Instant::now()));
             let text = duties.and_then(|()| self.read_text());
-            // Once the server is closing, only the client's close frame is handled (RFC 6455, section 5.5.1).
-            let text = text.map(|text| text.filter(|_| !self.socket.get_ref().wire.is_closing()));
-            if let Err(end) = text.and_then(|text| text.map_or(Ok(()), |text| self.handle_text(&text))) {
+            let handled = text.and_then(|text| match text {
+                // Once the server is closing, only the client's close frame is handled (RFC 6455, section 5.5.1).
+                Some(_) if self.socket.get_ref().wire.is_closing() => self.count_refusal(),
+                Some(text) => self.handle_text(&text),
+                None => Ok(()),
+            });
+            if let Err(end) = handled {
                 return end;
             }
         }

@@ -35,8 +35,9 @@ pub struct Transport<'a> {
     pub joined: bool,
     /// When data last arrived.
     pub last_read: Instant,
-    /// tungstenite's pongs and close frames. They are sent together, before the next read from the socket and before a
-    /// text frame is handled, so a client that sends many pings at once causes one write rather than one for each.
+    /// tungstenite's pongs and close frames. They are sent together, before the next read from the socket, before a text
+    /// frame is handled, and at the session's end, so a client that sends many pings at once causes one write rather than
+    /// one for each.
     answers: Vec<u8>,
     /// Counts frames that are not a whole message.
     frames: FrameCounter,

@@ -3,6 +3,7 @@ the few commands needed, because a driver cannot be downloaded everywhere."""
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import time
@@ -33,7 +34,8 @@ class Firefox:
         (profile / "user.js").write_text("\n".join(lines))
         args = ["firefox-esr", "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
         self.log = open(profile / "log", "w+")
-        self.process = subprocess.Popen(args, stdout=self.log, stderr=self.log)
+        # It refuses to run as root with another user's home.
+        self.process = subprocess.Popen(args, stdout=self.log, stderr=self.log, env={**os.environ, "HOME": str(profile)})
         address = poll("Firefox listens", self._address, 60)
         self.socket = connect(f"{address}/session", max_size=2**24, ping_interval=None)
         self.numbers = itertools.count()
@@ -62,8 +64,8 @@ class Firefox:
         return FoxPerson(self, where, room, name, size)
 
     def close(self):
-        self.process.terminate()
-        self.process.wait(20)
+        self.process.kill()
+        self.process.wait()
         self.log.close()
 
 

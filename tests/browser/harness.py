@@ -90,7 +90,7 @@ class Instance:
     def __init__(self, redis=None, **settings):
         # All tests connect from one address, and act much faster than people.
         limits = ["RATE_LIMIT", "TEXT_RATE", *(f"ADDRESS_{what}" for what in ("CONNECTIONS", "CONNECTION_RATE", "JOINS", "NEW_ROOMS", "TEXT_RATE", "HISTORY_RATE"))]
-        env = {**os.environ, "PORT": "0", "BIND": "127.0.0.1", "RUST_LOG": "info"} | dict.fromkeys(limits, "0")
+        env = {"PATH": os.environ["PATH"], "PORT": "0", "BIND": "127.0.0.1", "RUST_LOG": "info"} | dict.fromkeys(limits, "0")
         env |= {"REDIS_ENDPOINT": f"redis://bobbin:open@127.0.0.1:{redis.port}"} if redis else {}
         env |= {name: str(value) for name, value in settings.items()}
         self.process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -89,8 +89,9 @@ class Proxy:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def close(self):
-        self.process.terminate()
-        self.process.wait(10)
+        # Not in order: Caddy would wait for the page's open connection.
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ use super::arena::Backplane;
 use super::clock::{self, At};
 use super::common::Instance;
 use super::common::http::Connection;
-use super::common::redis::endpoint;
+use super::common::redis::{endpoint, free_port};
 use super::folder::Folder;
 use super::pair::Pair;
 use super::process::{Running, Usage, files, names_of_threads, settled, tail, usage};
@@ -93,6 +93,8 @@ impl Cluster {
         let drain = DRAIN_SECONDS.to_string();
         let mut settings = vec![
             ("DRAIN_SECONDS".to_string(), drain),
+            // Clients that still use the address of an instance that ended reach nobody else's.
+            ("PORT".to_string(), free_port().to_string()),
             // Nothing is trimmed, so `gap` always means lost data.
             ("HISTORY_MESSAGES".to_string(), "1000000".to_string()),
             ("HISTORY_BYTES".to_string(), "1073741824".to_string()),

@@ -1,10 +1,8 @@
 //! The run's own directory: the data file, and the file that sets one instance's wall clock.
 
+use super::common::faulty::libfaketime;
 use super::common::unique;
 use std::path::PathBuf;
-
-/// Where Debian's package installs the library.
-const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// A directory, removed when dropped.
 pub struct Folder(PathBuf);
@@ -30,7 +28,7 @@ impl Folder {
     /// Environment variables that make a process's wall clock follow the file. Its monotonic clock is not affected.
     pub fn clock_settings(&self) -> Vec<(String, String)> {
         let settings = [
-            ("LD_PRELOAD", LIBFAKETIME),
+            ("LD_PRELOAD", libfaketime()),
             ("FAKETIME_TIMESTAMP_FILE", &self.path("clock")),
             ("FAKETIME_CACHE_DURATION", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),

@@ -2,6 +2,7 @@
 //! and one for the replication. Which of the two servers is the primary changes; the proxies' addresses do not.
 
 use super::clock::{self, At};
+use super::common::redis::DURABLE;
 use super::common::{PATIENCE, Redis, poll_until};
 use super::ledger::Ledger;
 use super::proxy::{Proxy, Which};
@@ -20,8 +21,7 @@ pub struct Pair {
 
 impl Pair {
     pub fn start(instances: usize) -> Pair {
-        // Each command is on disk before it is answered, so a killed Redis loses no message that had a receipt.
-        let args = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
+        let args = [&DURABLE[..], &["--repl-diskless-sync-delay", "0"]].concat();
         let (primary, replica) = (Redis::with(&args), Redis::with(&args));
         let feed = Proxy::start(primary.addr());
         let proxies = (0..instances).map(|_| Proxy::start(primary.addr())).collect();

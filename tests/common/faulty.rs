@@ -1,13 +1,20 @@
 //! A failing disk and a jumping wall clock, controlled by a test: see `faulty.c`, which is compiled on demand.
 
 use super::{Instance, PATIENCE, poll_until, unique};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
 /// Controls one or several instances. Dropping it removes the control file.
 pub struct Faulty {
     orders: PathBuf,
+}
+
+/// The library that changes a process's wall clock, where Debian's package installs it.
+pub fn libfaketime() -> &'static str {
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+    assert!(Path::new(library).exists(), "{library} is missing (tests/setup.sh)");
+    library
 }
 
 /// Errors from writing a file, by their Linux numbers.

@@ -5,7 +5,7 @@ use ::redis::{Connection, FromRedisValue};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// The password of the user `bobbin`.
@@ -20,15 +20,19 @@ pub struct Redis {
     args: Vec<String>,
 }
 
+/// Arguments for [`Redis::durable`].
+pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "no"];
+
 impl Redis {
     /// Starts one that keeps everything in memory.
     pub fn start() -> Redis {
         Redis::with(&["--appendonly", "no"])
     }
 
-    /// Starts one that writes every command to disk before it answers, so that a kill loses nothing it has answered.
+    /// Starts one that writes every command to its file before it answers, so that a kill loses nothing it has answered.
+    /// That needs no `fsync`, for which it would have to wait on a machine whose disk is busy.
     pub fn durable() -> Redis {
-        Redis::with(&["--appendonly", "yes", "--appendfsync", "always"])
+        Redis::with(&DURABLE)
     }
 
     /// Starts one with these arguments.
@@ -187,13 +191,20 @@ pub fn certificates(dir: &Path) {
     );
 }
 
-/// A free port. It is below the kernel's range for outgoing connections, so that a killed server gets the same one
-/// again. (Tests in Python use ports below 20,000.)
+/// A port that belongs to this process until it ends, so that a killed server gets the same one again. It is below the
+/// kernel's range for outgoing connections, and no other test has it, because the same port of another address is in
+/// use. (Tests in Python use ports below 20,000.)
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id().wrapping_mul(37) as u16 % 10_000;
-    poll("a free port", PATIENCE, || {
-        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
-    })
+    static OWN: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+    let mut own = OWN.lock().expect("nobody panics holding it");
+    let first = std::process::id().wrapping_mul(37) as usize + own.len();
+    let mut ports = (0..10_000).map(|n| 20_000 + ((first + n) % 10_000) as u16);
+    let (port, listener) = ports
+        .find_map(|port| {
+            let listener = TcpListener::bind(("127.1.1.1", port)).ok()?;
+            TcpListener::bind(("127.0.0.1", port)).ok().map(|_| (port, listener))
+        })
+        .expect("a free port");
+    own.push(listener);
+    port
 }

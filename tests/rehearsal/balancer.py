@@ -27,6 +27,7 @@ GRAIN = 4  # seconds: the resolution of time in HAProxy's cookies
 CONFIG = """
 global
     stats socket {control} mode 600 level admin
+    maxconn 4000
 defaults
     mode http
     retries 0

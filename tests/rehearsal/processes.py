@@ -1,7 +1,6 @@
 """The processes of the rehearsal, each on a free port, each ended by its own id: Redis and the instances. (The load
 balancer is in balancer.py, the proxies are in proxies.py.)"""
 
-import itertools
 import os
 import re
 import signal
@@ -27,20 +26,21 @@ def poll(what, probe, patience=20):
         time.sleep(0.05)
 
 
-NUMBERS = itertools.count(os.getpid() * 37)
+OWN = []
 
 
 def free_port():
-    """Below the kernel's range for outgoing connections, so that none of these takes the port before the server listens
-    or while it restarts. (Tests in Rust use ports from 20,000.)"""
-    for number in itertools.islice(NUMBERS, 9_000):
-        port = 11_000 + number % 9_000
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
+    """A port that belongs to this process until it ends: below the kernel's range for outgoing connections, and no other
+    test has it, because the same port of another address is in use. (Tests in Rust use ports from 20,000.)"""
+    for number in range(9_000):
+        port = 11_000 + (os.getpid() * 37 + len(OWN) + number) % 9_000
+        try:
+            own = socket.create_server(("127.1.1.1", port))
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        OWN.append(own)
+        return port
     raise AssertionError("all ports are in use")
 
 
@@ -71,7 +71,7 @@ class Instance:
     """One running server; `log` is everything it wrote to stderr."""
 
     def __init__(self, redis=None, **settings):
-        self.env = {**os.environ, "PORT": str(free_port()), "BIND": "127.0.0.1"}
+        self.env = {"PATH": os.environ["PATH"], "PORT": str(free_port()), "BIND": "127.0.0.1"}
         if redis:
             self.env["REDIS_ENDPOINT"] = f"redis://bobbin:open@127.0.0.1:{redis.port}"
         self.env |= {name: str(value) for name, value in settings.items()}

@@ -27,7 +27,10 @@ local people, most = count(), tonumber(ARGV[9])
 local is_new = people == 0 and not newest and not back
 if is_new and ARGV[10] ~= '1' then return 'new' end
 if most > 0 and people >= most and not back then return 'full' end
-acquire(key, table.concat({session, by, address, string.format('%.0f', now), name}, ' '), LEASE)
+-- Not below the time of an earlier stamp, by which an older session of the client knows when it joined: a seat always
+-- goes to the newer one, even if the clock steps back.
+local since = math.max(now, math.floor((tonumber(redis.call('HGET', who, '')) or 0) / 1000))
+acquire(key, table.concat({session, by, address, string.format('%.0f', since), name}, ' '), LEASE)
 expire()
 local stamp
 if back and old_name == name then stamp = next_stamp() else stamp = announce(session, {name}, {old_name}) end

@@ -19,8 +19,9 @@ for number, value in ipairs(stored) do
     local session, by, name, since = parse(own)
     local held_session, holder, _, held_since = parse(value or '')
     if not value and again then joined[#joined + 1] = name end
-    -- For its own session only the time of joining may differ, see `next_stamp`. If an older session of the same client
-    -- holds the name, Redis has lost the take-over by this session.
+    -- Its own value can differ only in the time of joining: join.lua stores the clock, and the instance takes the time
+    -- from the stamp, which may be later. If an older session of the same client holds the name, Redis has lost the
+    -- take-over by this session.
     if not value and again or holder == by and (held_session == session or held_since < since) then
       acquire(key, own, ARGV[4])
     else

@@ -51,7 +51,8 @@ pub fn serve() -> io::Result<()> {
             let Some(client) = &mut clients[id] else { continue };
             match client.stream.read(&mut buffer) {
                 Ok(read) if read > 0 && client.room.is_empty() => {
-                    client.room = upgrade(client, &buffer[..read])?;
+                    client.room = room(&buffer[..read]);
+                    let _ = client.stream.write(&upgrade());
                     rooms.entry(client.room.clone()).or_default().push(id);
                 }
                 Ok(read) if read > 0 => listen(&buffer[..read], said.entry(client.room.clone()).or_default()),
@@ -83,17 +84,20 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, clients: &mut Vec<Option<Clie
     Ok(())
 }
 
-/// Answers the upgrade request, sends the greeting, and returns the room named by the path.
-fn upgrade(client: &mut Client, request: &[u8]) -> io::Result<String> {
+/// The room that the path of an upgrade request names.
+pub fn room(request: &[u8]) -> String {
     let request = String::from_utf8_lossy(request);
-    let room = request.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/ws/").to_owned();
+    request.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/ws/").to_owned()
+}
+
+/// The answer to an upgrade request, and the greeting.
+pub fn upgrade() -> Vec<u8> {
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\n\r\n",
         ws::ACCEPT
     );
-    let _ = client.stream.write(&[answer.as_bytes(), &ws::from_server(ws::TEXT, b"welcome")].concat());
-    Ok(room)
+    [answer.as_bytes(), &ws::from_server(ws::TEXT, b"welcome")].concat()
 }
 
 /// Turns a client's messages into frames for its room.

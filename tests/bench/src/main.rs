@@ -16,6 +16,7 @@ mod runs;
 mod scripts;
 mod small;
 mod stacks;
+mod threads;
 mod ws;
 
 use std::io;
@@ -32,7 +33,8 @@ Measures Bobbin beside its peers, on this machine only.
                    leaves out, joins, stacks, hops, idle, rush, sweep, slow, containers; the other figures in the
                    folder stay as they are
   --servers A,B    only these servers: bobbin (through Redis), local (the same without Redis), file (with DATA_FILE),
-                   socket.io, axum, uws, floor
+                   socket.io, axum, uws, floor, and only if named here threads and
+                   threads-alone (a bare thread per connection, through Redis and without)
   --bobbin PATH    the binary to measure (default: target/release/bobbin)
   --before PATH    another build of it, measured in the same runs as `before`
   --out FOLDER     where the figures and the plots go (default: tests/bench/results, with --quick target/bench/quick)
@@ -86,6 +88,8 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some("floor") => floor::serve(),
+        Some("threads") => threads::serve(true),
+        Some("threads-alone") => threads::serve(false),
         _ => options(arguments).and_then(bench),
     };
     match done {
@@ -129,7 +133,8 @@ fn options(arguments: Vec<String>) -> io::Result<Options> {
         return Err(io::Error::other(format!("{unknown} is no run; --help lists them")));
     }
     if options.servers.is_empty() {
-        let all = peers::NAMES.into_iter().filter(|name| !options.quick || *name != "file");
+        let left_out = |name: &str| name.starts_with("threads") || options.quick && name == "file";
+        let all = peers::NAMES.into_iter().filter(|name| !left_out(name));
         options.servers = all.map(str::to_owned).collect();
     }
     if options.only.is_empty() {

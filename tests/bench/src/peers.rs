@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use crate::dialect::Dialect;
 use crate::process::{Recipe, Redis};
 
-pub const NAMES: [&str; 7] = ["bobbin", "local", "file", "socket.io", "axum", "uws", "floor"];
+pub const NAMES: [&str; 9] =
+    ["bobbin", "local", "file", "socket.io", "axum", "uws", "floor", "threads", "threads-alone"];
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
@@ -44,7 +45,7 @@ pub fn recipes(redis: &Redis, bobbin: &Path, before: Option<&Path>, names: &[Str
                 recipe(name, Dialect::Plain, vec![bun, text(&folder.join("server.mjs"))]).env("NODE_ENV", "production")
             }
             "axum" => recipe(name, Dialect::Plain, vec![text(&cargo(&workshop)?)]),
-            _ => recipe(name, Dialect::Plain, vec![text(&std::env::current_exe()?), "floor".to_owned()]),
+            _ => recipe(name, Dialect::Plain, vec![text(&std::env::current_exe()?), name.to_owned()]),
         };
         recipes.push(recipe.env("REDIS_URL", redis.url()));
     }

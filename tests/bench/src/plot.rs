@@ -165,7 +165,7 @@ fn servers(results: &Value, points: impl Fn(&Value) -> Vec<(f64, f64)>) -> Vec<L
     let line = |(name, server): (&String, &Value)| Line {
         name: name.clone(),
         colour: colour(name),
-        dashed: matches!(name.as_str(), "floor" | "local" | "file"),
+        dashed: matches!(name.as_str(), "floor" | "threads" | "threads-alone" | "local" | "file"),
         points: points(server),
     };
     results.as_object().into_iter().flatten().map(line).collect()

@@ -430,6 +430,8 @@ pub fn label(name: &str) -> String {
         "axum" => "axum + tokio",
         "socket.io" => "socket.io 4",
         "floor" => "floor: bare send(2)",
+        "threads" => "floor with a thread per connection, through Redis",
+        "threads-alone" => "floor with a thread per connection",
         other => other,
     }
     .to_owned()
