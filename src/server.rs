@@ -126,7 +126,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
     let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
-    let storage = Limits { retention: settings.retention, rooms: settings.max_rooms };
+    let storage = Limits { retention: settings.retention, rooms: settings.max_rooms, storage: settings.storage };
     let backplane: Arc<dyn Backplane> = match &settings.redis {
         None => {
             metrics.backplane_up.set(1);
@@ -138,7 +138,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
             Arc::new(Redis::start(server, &storage, listener)?)
         }
     };
-    let (capacity, why) = limits::capacity();
+    let (capacity, why) = limits::capacity(settings.rooms_in_memory());
     let cap = settings.max_connections.unwrap_or(capacity).min(capacity);
     match settings.max_connections {
         Some(wanted) if wanted > cap => {
@@ -176,6 +176,7 @@ fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> Ev
         match &event {
             Event::Message { room, .. } => polls.wake(room),
             Event::Kept(time) => return metrics.keep.observe(time.as_secs_f64()),
+            Event::Trimmed => return metrics.storage_trims.inc(),
             Event::Status(false) => lost.store(true, Relaxed),
             Event::Status(true) if lost.swap(false, Relaxed) => metrics.reconnects.inc(),
             _ => {}

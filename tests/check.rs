@@ -117,7 +117,7 @@ fn redis_is_looked_at_and_left_alone() {
     assert_eq!(code, 1, "{lines:?}");
     finds(&lines, "ok redis", &redis.addr().to_string());
     finds(&lines, "warning persistence", "appendonly yes");
-    finds(&lines, "ok memory", "nothing is evicted");
+    finds(&lines, "warning memory", "without maxmemory");
     finds(&lines, "ok round trip", "ms");
     finds(&lines, "ok clock", "ms apart");
     finds(&lines, "ok permissions", "");
@@ -145,9 +145,11 @@ fn redis_is_looked_at_and_left_alone() {
 #[test]
 fn a_redis_that_appends_is_as_it_should_be() {
     let redis = Redis::durable();
+    let _: () = redis.cmd("CONFIG SET maxmemory 100mb");
     let (code, lines) = check(&[("REDIS_ENDPOINT", &redis.addr().to_string())]);
     assert_eq!(code, 0, "{lines:?}");
     finds(&lines, "ok persistence", "appended");
+    finds(&lines, "ok memory", "nothing is evicted");
     let away = check(&[("REDIS_ENDPOINT", "127.0.0.1:1")]);
     assert_eq!(away.0, 2);
     finds(&away.1, "error redis", "REDIS_ENDPOINT");

@@ -257,6 +257,50 @@ fn a_log_keeps_to_its_bytes_in_memory_and_on_a_file() {
     assert!(file.sql("SELECT bytes FROM rooms").parse::<usize>().expect("a number") <= 131_072);
 }
 
+/// The bytes of a whole log as JSON lines, read page by page.
+fn size(instance: &Instance, room: usize) -> usize {
+    let (mut after, mut bytes) = ("0-0".to_owned(), 0);
+    loop {
+        let page = common::http::get(instance.addr, &format!("/r/room-{room}/messages?after={after}&limit=500")).text();
+        let Some(newest) = page.lines().last() else { return bytes };
+        let newest: Value = serde_json::from_str(newest).expect("JSON");
+        after = newest["id"].as_str().expect("an id").to_owned();
+        bytes += page.len();
+    }
+}
+
+/// Strangers fill several rooms. All together keep to the limit, and a small room keeps its log.
+#[test]
+fn the_logs_of_all_rooms_keep_to_their_bytes_in_memory_and_on_a_file() {
+    let file = DataFile::new();
+    let mib = 1 << 20;
+    let settings = [("RATE_LIMIT", "0"), ("ADDRESS_HISTORY_RATE", "0"), ("STORAGE_BYTES", "4194304")];
+    for instance in [Instance::start(&settings), file.start(&settings)] {
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let said: Vec<Value> = (0..20).map(|n| ada.say(&format!("m{n}"))).collect();
+        let text = "x".repeat(4000);
+        let mut strangers: Vec<Client> =
+            (0..4).map(|n| Client::join(instance.addr, &format!("room-{n}"), "Bob")).collect();
+        for _ in 0..20 {
+            for stranger in &mut strangers {
+                (0..20).for_each(|_| drop(stranger.post(&text)));
+                stranger.say("that was it");
+            }
+        }
+        poll_until("the others are trimmed", PATIENCE, || (0..4).map(|n| size(&instance, n)).sum::<usize>() < 4 * mib);
+        instance.logged("all rooms together take over 4194304 bytes (STORAGE_BYTES): logs are trimmed to ");
+        for n in 0..4 {
+            assert!(size(&instance, n) > mib / 4, "to much less than three quarters of it: {}", size(&instance, n));
+        }
+        let bob = Client::back(instance.addr, "tea", "Bob", "a-secret-of-bobs", Some("0-0"));
+        assert_eq!((bob.messages(), &bob.welcome["gap"]), (said, &json!(false)));
+        let cyd = Client::back(instance.addr, "room-0", "Cyd", "a-secret-of-cyds", Some("0-0"));
+        assert_eq!(cyd.welcome["gap"], true);
+        assert!(common::http::metric(instance.addr, "bobbin_storage_trims_total") >= 1.0);
+        strangers[0].say("and goes on");
+    }
+}
+
 #[test]
 fn past_the_most_rooms_no_new_one_is_opened_on_any_backplane() {
     let (file, redis) = (DataFile::new(), Redis::start());

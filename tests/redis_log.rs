@@ -64,6 +64,35 @@ fn a_log_keeps_to_its_bytes() {
     assert_eq!(bob.messages().last(), Some(&last));
 }
 
+/// Strangers fill room after room until Redis refuses everything. The chat must go on, and a small room keeps its log.
+#[test]
+fn a_redis_that_strangers_have_filled_refuses_nobody_for_long() {
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[("RATE_LIMIT", "0")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let said: Vec<Value> = (0..20).map(|n| ada.say(&format!("m{n}"))).collect();
+    let used: String = redis.cmd("INFO memory");
+    let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a number");
+    redis.cmd::<String>(&format!("CONFIG SET maxmemory {}", used.parse::<u64>().expect("a number") + (12 << 20)));
+    let text = "x".repeat(4000);
+    let mut strangers: Vec<Client> = (0..6).map(|n| Client::join(instance.addr, &format!("room-{n}"), "Bob")).collect();
+    poll_until("the logs are trimmed", Duration::from_secs(60), || {
+        for stranger in &mut strangers {
+            let last = (0..20).map(|_| stranger.post(&text)).last().expect("20");
+            // Its receipt, or a refusal once Redis is full.
+            stranger.until("an answer", |frame| frame["ref"] == last.as_str());
+        }
+        instance.log().contains("(STORAGE_BYTES)")
+    });
+    poll_until("Ada is heard again", Duration::from_secs(30), || {
+        ada.post("still here");
+        ada.take(Duration::from_secs(1)).iter().any(|frame| frame["text"] == "still here")
+    });
+    let bob = Client::back(instance.addr, "tea", "Bob", "a-secret-of-bobs", Some("0-0"));
+    assert_eq!((&bob.messages()[..20], &bob.welcome["gap"]), (&said[..], &json!(false)));
+    assert!(common::http::metric(instance.addr, "bobbin_storage_trims_total") >= 1.0);
+}
+
 /// Redis's clock alone decides what is too old: an instance whose own clock is a month ahead trims nothing.
 #[test]
 fn an_instance_that_is_a_month_ahead_trims_nothing() {

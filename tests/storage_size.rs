@@ -33,7 +33,8 @@ impl Rooms {
             _ => {}
         });
         let retention = Retention { messages, bytes: 1 << 30, life: Duration::from_secs(30 * 86_400) };
-        let local = Local::start(file, Limits { retention, rooms: 20_000 }, listener).expect("the file is taken");
+        let local = Local::start(file, Limits { retention, rooms: 20_000, storage: Some(0) }, listener)
+            .expect("the file is taken");
         Rooms { local, published }
     }
 

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod local;
 pub mod redis;
+mod storage;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -65,6 +66,8 @@ pub struct Limits {
     pub retention: Retention,
     /// The most rooms: without Redis those with messages or people, with Redis those with people on this instance.
     pub rooms: usize,
+    /// The most bytes that all rooms may take together; `None` for a share of what there is, 0 is unlimited.
+    pub storage: Option<u64>,
 }
 
 /// What a join may do. Checked before the seat is taken; a client that returns to its own seat is exempt.
@@ -218,6 +221,8 @@ pub enum Event {
     Evicted(SessionId),
     /// A message from this instance was kept, this long after it was submitted. For the metrics only.
     Kept(Duration),
+    /// The largest logs were trimmed, because all rooms together took too many bytes. For the metrics only.
+    Trimmed,
     /// This instance lost the backplane (`false`) or regained it.
     Status(bool),
 }

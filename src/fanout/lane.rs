@@ -211,7 +211,8 @@ impl Lane {
                 rooms.iter().for_each(|room| self.each_in(room, now, |_, outbox| _ = outbox.put(&frame, now)));
             }
             // Messages are handled in `carry_out`, the others in `Lanes::publish`.
-            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Banned(_) | Event::Kept(_) => {}
+            Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Banned(_) => {}
+            Event::Kept(_) | Event::Trimmed => {}
         }
     }
 

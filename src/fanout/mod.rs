@@ -108,7 +108,7 @@ impl Lanes {
                     }
                 }
             }
-            Event::Kept(_) => {}
+            Event::Kept(_) | Event::Trimmed => {}
             Event::Status(_) => (0..self.inboxes.len()).for_each(|n| self.send(n, LaneCommand::Event(event.clone()))),
         }
     }

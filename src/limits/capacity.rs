@@ -42,8 +42,10 @@ const BYTES_RESERVE: usize = 48 * 1024 * 1024;
 /// Memory of a whole machine not available to connections, in bytes: the kernel and common services.
 const MACHINE_RESERVE: usize = 192 * 1024 * 1024;
 
-/// How many connections this machine can hold, and which of its limits decides that: the smallest, each less a reserve.
-pub fn capacity() -> (usize, &'static str) {
+/// How many connections this machine can hold, beside rooms that may take this many bytes of its memory (at most half of
+/// it counts), and which of its limits decides that: the smallest, each less a reserve.
+pub fn capacity(rooms: u64) -> (usize, &'static str) {
+    let rooms = (rooms as usize).min(memory().unwrap_or_default() / 2);
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let cores = available_parallelism().map_or(1, NonZero::get);
     let address_space_reserve = ADDRESS_SPACE_RESERVE.0 + cores * ADDRESS_SPACE_RESERVE.1;
@@ -65,13 +67,11 @@ pub fn capacity() -> (usize, &'static str) {
             "vm.max_map_count",
         ),
         (
-            smallest_of_cgroups("memory.max", "memory/memory.limit_in_bytes")
-                .map(|n| n.saturating_sub(BYTES_RESERVE) / BYTES_PER_CONNECTION),
+            container_memory().map(|n| n.saturating_sub(BYTES_RESERVE + rooms) / BYTES_PER_CONNECTION),
             "the container's memory.max",
         ),
         (
-            machine_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
-                .map(|n| n.saturating_sub(MACHINE_RESERVE) / BYTES_PER_CONNECTION),
+            machine_memory().map(|n| n.saturating_sub(MACHINE_RESERVE + rooms) / BYTES_PER_CONNECTION),
             "the machine's memory",
         ),
     ];
@@ -90,8 +90,30 @@ fn soft_limit(limits: &str, name: &str) -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
+/// The memory that rooms may take if they are in memory, in bytes: as set, or a quarter of the container's or the machine's.
+/// `None` if unlimited.
+pub fn rooms_in_memory(setting: Option<u64>) -> Option<u64> {
+    match setting {
+        Some(bytes) => (bytes > 0).then_some(bytes),
+        None => memory().map(|bytes| bytes as u64 / 4),
+    }
+}
+
+/// The memory of this container or machine, in bytes; `None` if unknown.
+fn memory() -> Option<usize> {
+    container_memory().into_iter().chain(machine_memory()).min()
+}
+
+fn container_memory() -> Option<usize> {
+    smallest_of_cgroups("memory.max", "memory/memory.limit_in_bytes")
+}
+
+fn machine_memory() -> Option<usize> {
+    total_memory(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
 /// Total memory in bytes, from the text of `/proc/meminfo`.
-fn machine_memory(meminfo: &str) -> Option<usize> {
+fn total_memory(meminfo: &str) -> Option<usize> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
 }
@@ -123,8 +145,8 @@ mod tests {
                     Max open files            1024                 20000                files\n";
         assert_eq!(soft_limit(text, "Max open files"), Some(1024));
         assert_eq!(soft_limit(text, "Max processes"), None);
-        assert_eq!(machine_memory("MemTotal:         524288 kB\nMemFree: 1 kB\n"), Some(512 * 1024 * 1024));
-        assert!(capacity().0 >= 1);
+        assert_eq!(total_memory("MemTotal:         524288 kB\nMemFree: 1 kB\n"), Some(512 * 1024 * 1024));
+        assert!(capacity(0).0 >= capacity(u64::MAX).0 && capacity(u64::MAX).0 >= 1);
     }
 
     #[test]

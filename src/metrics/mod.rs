@@ -31,6 +31,8 @@ pub struct Metrics {
     pub backplane_up: IntGauge,
     /// How often the connection to Redis was restored.
     pub reconnects: IntCounter,
+    /// Times the largest logs were trimmed because all rooms together took too many bytes.
+    pub storage_trims: IntCounter,
     /// Seconds from handing a message to the backplane until it is kept.
     pub keep: Histogram,
     /// Seconds from keeping a message, by the time in its id, until it is handed to the sockets of one lane. For a

@@ -54,6 +54,10 @@ impl Default for Metrics {
             polls: gauge("bobbin_polls", "HTTP requests waiting for messages."),
             backplane_up: gauge("bobbin_backplane_up", "1 while the backplane responds."),
             reconnects: counter("bobbin_redis_reconnects_total", "Times the connection to Redis was restored."),
+            storage_trims: counter(
+                "bobbin_storage_trims_total",
+                "Times the largest logs were trimmed (STORAGE_BYTES).",
+            ),
             keep: seconds("bobbin_keep_seconds", "Time from a message's arrival until it is kept."),
             delivery: seconds(
                 "bobbin_delivery_seconds",

@@ -25,6 +25,7 @@ use self::table::SECRET_FILES;
 pub use self::table::{SPECS, Spec};
 use self::tokens::{Token, Tokens};
 use self::tools::{ImportCall, ToolCall};
+use crate::limits;
 use crate::logging::Format;
 use crate::metrics::emf::Emf;
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub retention: Retention,
     /// The maximum number of rooms.
     pub max_rooms: usize,
+    /// The most bytes that all rooms may take together; `None` for a share of what there is, 0 for no limit.
+    pub storage: Option<u64>,
     /// Messages per second and connection; 0 is unlimited.
     pub rate_limit: u32,
     /// The cap on WebSocket connections; `None` if the machine decides it.
@@ -67,6 +70,9 @@ pub struct Settings {
     /// The format of log lines.
     pub log_format: Format,
 }
+
+/// The smallest `STORAGE_BYTES`. Less is probably a mistake in the unit, and would cost everybody their messages.
+pub const LEAST_STORAGE: u64 = 1024 * 1024;
 
 /// How much of a room's log is kept: the newest messages within all three bounds.
 #[derive(Debug, Clone, Copy)]
@@ -163,6 +169,11 @@ impl Settings {
             None | Some("auto") => None,
             Some(_) => Some(read.number("MAX_CONNECTIONS", 1..=10_000_000)?),
         };
+        let storage = match read.text("STORAGE_BYTES").as_deref() {
+            None | Some("auto") => None,
+            Some("0") => Some(0),
+            Some(_) => Some(read.number("STORAGE_BYTES", LEAST_STORAGE..=u64::MAX)?),
+        };
         let redis = redis_settings(read)?;
         let data_file = read.text("DATA_FILE").map(PathBuf::from);
         if redis.is_some() && data_file.is_some() {
@@ -180,6 +191,7 @@ impl Settings {
                 life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
             },
             max_rooms: read.number("MAX_ROOMS", 1..=1_000_000)?,
+            storage,
             rate_limit: read.number("RATE_LIMIT", 0..=1000)?,
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
@@ -193,6 +205,12 @@ impl Settings {
             log: read.parsed("RUST_LOG")?,
             log_format: read.parsed("LOG_FORMAT")?,
         })
+    }
+
+    /// The bytes of this process's memory that the rooms may take; 0 if they are in a file or in Redis, or unlimited.
+    pub fn rooms_in_memory(&self) -> u64 {
+        let are_elsewhere = self.redis.is_some() || self.data_file.is_some();
+        if are_elsewhere { 0 } else { limits::rooms_in_memory(self.storage).unwrap_or_default() }
     }
 
     /// Whether joining requires a passphrase.

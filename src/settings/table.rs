@@ -17,6 +17,12 @@ pub const SPECS: &[Spec] = &[
     ("HISTORY_DAYS", "30", "days for which messages are kept, 1 to 3650"),
     ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
     ("MAX_ROOMS", "10000", "maximum number of rooms; with Redis, of those with people on one instance; 1 to 1000000"),
+    (
+        "STORAGE_BYTES",
+        "auto",
+        "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576; 0 is unlimited; \
+         auto: a quarter of the memory, half of the disk's free space, or three quarters of Redis's maxmemory",
+    ),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (
         "RATE_LIMIT",

@@ -98,6 +98,7 @@ impl Cluster {
             // Nothing is trimmed, so `gap` always means lost data.
             ("HISTORY_MESSAGES".to_string(), "1000000".to_string()),
             ("HISTORY_BYTES".to_string(), "1073741824".to_string()),
+            ("STORAGE_BYTES".to_string(), "0".to_string()),
         ];
         settings.push(match &self.store {
             Store::Redis(pair) => ("REDIS_ENDPOINT".into(), endpoint(pair.proxies[slot].addr)),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
+use crate::settings::LEAST_STORAGE;
 
 /// How long to wait while another program, for example `sqlite3 chat.db`, is writing to the file.
 const BUSY: Duration = Duration::from_secs(1);
@@ -125,7 +126,21 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     Ok((conn, Some(file)))
 }
 
+/// The bytes of a database that are in use.
+pub fn used(conn: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?)
+}
+
 impl DataFile {
+    /// The bytes that the file may take unless set otherwise: as many as it takes now, or half of these and of the disk's
+    /// free space. `None` if the system does not say how much is free.
+    pub fn share_of_disk(&self, conn: &Connection) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.path).ok().filter(|disk| disk.f_blocks > 0)?;
+        let (used, free) = (used(conn).ok()?, disk.f_bavail.saturating_mul(disk.f_frsize));
+        Some(used.max(used.saturating_add(free) / 2).max(LEAST_STORAGE))
+    }
+
     /// The file's path, with symbolic links resolved.
     pub fn path(&self) -> &Path {
         &self.path

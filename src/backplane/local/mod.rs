@@ -106,9 +106,12 @@ impl Local {
     pub fn start(file: Option<&Path>, limits: Limits, listener: EventSink) -> Result<Local, DataError> {
         let (commands, inbox) = bounded(QUEUE);
         let condition = Condition::new();
-        let store = Store::open(file, limits.retention)?;
+        let store = Store::open(file, limits)?;
         let rooms = Rooms::new(store, limits, listener.clone(), condition.clone())?;
         log::info!("{}", rooms.describe());
+        if let Some(most) = rooms.store.most() {
+            log::info!("all rooms together may take {} MiB (STORAGE_BYTES)", most >> 20);
+        }
         let bans = rooms.bans.clone();
         let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
         let (alive, ended) = bounded(0);

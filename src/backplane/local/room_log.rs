@@ -11,6 +11,8 @@ use crate::settings::Retention;
 
 /// The most messages trimmed from a room at a time, so that a large excess does not hold up the thread.
 const TRIM: usize = 1000;
+/// The most messages trimmed with a batch because all rooms together take too many bytes.
+const TRIM_FEW: usize = 16;
 /// A bound after all messages; SQLite's integers are signed.
 const END: Id = Id { ms: i64::MAX as u64, seq: i64::MAX as u64 };
 
@@ -125,10 +127,16 @@ impl Log {
             .optional()
     }
 
-    /// Ends a batch: trims the log to its limits in messages and bytes, and writes the row.
-    pub fn settle(&mut self, conn: &Connection, retention: &Retention) -> rusqlite::Result<()> {
+    /// Ends a batch: trims the log to its limits in messages and bytes, and writes the row. While all rooms together take
+    /// too many bytes, `trim_to` is the size of the largest; only a few messages are trimmed for it, because there may be
+    /// many such rooms in a batch.
+    pub fn settle(&mut self, conn: &Connection, retention: &Retention, trim_to: Option<usize>) -> rusqlite::Result<()> {
         if self.has_too_many(retention) {
             self.trim(conn, retention, 0)?;
+        }
+        let less = trim_to.map(|bytes| Retention { bytes, ..*retention });
+        if let Some(less) = less.filter(|less| self.has_too_many(less)) {
+            self.trim_some(conn, &less, 0, TRIM_FEW)?;
         }
         self.save(conn)
     }
@@ -159,10 +167,20 @@ impl Log {
 
     /// Deletes the oldest messages that exceed the limits or are older than `before`, up to [`TRIM`] of them.
     pub fn trim(&mut self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<()> {
+        self.trim_some(conn, retention, before, TRIM)
+    }
+
+    fn trim_some(
+        &mut self,
+        conn: &Connection,
+        retention: &Retention,
+        before: u64,
+        most: usize,
+    ) -> rusqlite::Result<()> {
         let mut oldest = conn.prepare_cached(
             "SELECT ms, seq, octet_length(body) FROM messages WHERE room = ? ORDER BY ms, seq LIMIT ?",
         )?;
-        let mut rows = oldest.query(params![self.number, TRIM])?;
+        let mut rows = oldest.query(params![self.number, most])?;
         let mut last = None;
         while let Some(row) = rows.next()? {
             let id = id(row, 0)?;
@@ -253,6 +271,18 @@ pub fn rooms_after(conn: &Connection, number: i64, count: usize) -> rusqlite::Re
     let sql =
         "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE id > ? ORDER BY id LIMIT ?";
     conn.prepare_cached(sql)?.query_map(params![number, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
+}
+
+/// The sizes of all logs, in bytes.
+pub fn sizes(conn: &Connection) -> rusqlite::Result<Vec<u64>> {
+    conn.prepare_cached("SELECT bytes FROM rooms")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The largest logs over this size with more than one message.
+pub fn largest(conn: &Connection, bytes: usize, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
+    let sql = "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE bytes > ? AND messages > 1
+               ORDER BY bytes DESC LIMIT ?";
+    conn.prepare_cached(sql)?.query_map(params![bytes, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
 }
 
 /// Deletes refs from before the last period, and returns how many were deleted.

@@ -263,7 +263,8 @@ impl Rooms {
         for name in &dirty {
             let Some(room) = self.rooms.get_mut(name) else { continue };
             room.is_dirty = false;
-            let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention));
+            let trim_to = self.store.trim_to;
+            let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention, trim_to));
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
         // Restarts the time after which the thread counts as hanging: the commit itself has taken its share of it.
@@ -349,6 +350,9 @@ impl Rooms {
             self.write_seats();
         }
         self.reap(now);
+        if self.store.limit_logs() {
+            (self.listener)(Event::Trimmed);
+        }
         let changed = self.store.tick(now, |name| self.rooms.contains_key(name));
         self.finish();
         if !changed.is_empty() {

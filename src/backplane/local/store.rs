@@ -11,7 +11,8 @@ use rusqlite::Connection;
 use super::clock::{self, Clock};
 use super::file::{self, DataError, DataFile};
 use super::{room_log, schema};
-use crate::backplane::{Health, Unavailable};
+use crate::backplane::{Health, Limits, Unavailable, storage};
+use crate::limits;
 use crate::settings::Retention;
 
 /// Delay before a store that is down is tried again: it starts at the first value, doubles up to the second, and starts
@@ -19,6 +20,8 @@ use crate::settings::Retention;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Rooms checked per tick for messages to trim.
 const SWEEP: usize = 100;
+/// How long logs are trimmed per tick while all rooms together take too many bytes.
+const TRIM_TIME: Duration = Duration::from_millis(20);
 /// Old refs deleted per tick, and per new message. The latter bounds their number at any message rate.
 const FORGET: (usize, usize) = (500, 2);
 /// Capacity of the statement cache, larger than the number of statements.
@@ -32,6 +35,10 @@ pub struct Store {
     conn: Connection,
     file: Option<DataFile>,
     retention: Retention,
+    /// The most bytes that all rooms may take together.
+    most: Option<u64>,
+    /// The size to which larger logs are trimmed, while all rooms together take too many bytes.
+    pub trim_to: Option<usize>,
     pub clock: Clock,
     /// Whether anything has been written since the clock was last written.
     clock_is_behind: bool,
@@ -64,14 +71,21 @@ struct Down {
 
 impl Store {
     /// Opens the file, or an in-memory database.
-    pub fn open(path: Option<&Path>, retention: Retention) -> Result<Store, DataError> {
+    pub fn open(path: Option<&Path>, limits: Limits) -> Result<Store, DataError> {
         let (conn, file) = file::open(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         let clock = Clock::new(clock::read(&conn)?);
+        let most = match (limits.storage, &file) {
+            (None, Some(file)) => file.share_of_disk(&conn),
+            (storage, Some(_)) => storage.filter(|bytes| *bytes > 0),
+            (storage, None) => limits::rooms_in_memory(storage),
+        };
         Ok(Store {
             conn,
             file,
-            retention,
+            retention: limits.retention,
+            most,
+            trim_to: None,
             clock,
             clock_is_behind: true,
             swept: 0,
@@ -86,6 +100,11 @@ impl Store {
     /// The file's path; `None` if in memory.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(DataFile::path)
+    }
+
+    /// The most bytes that all rooms may take together; `None` if unlimited.
+    pub fn most(&self) -> Option<u64> {
+        self.most
     }
 
     /// The connection, for reading.
@@ -178,7 +197,10 @@ impl Store {
         if self.old_refs {
             self.forget_refs(FORGET.0);
         }
-        let changed = self.sweep(is_held);
+        let mut changed = self.sweep(is_held);
+        if let Some(bytes) = self.trim_to {
+            changed.extend(self.trim_largest(bytes));
+        }
         if self.clock_is_behind {
             let row = self.clock.row();
             let _ = self.write(|conn| clock::write(conn, row));
@@ -192,6 +214,31 @@ impl Store {
         self.old_refs = self.write(|conn| room_log::forget_refs(conn, period, count)) != Ok(0);
     }
 
+    /// If all rooms together take too many bytes, sets the size to which the largest logs are trimmed from now on, and
+    /// returns true. It is in force until no log is larger.
+    pub fn limit_logs(&mut self) -> bool {
+        let Some(most) = self.most.filter(|_| self.trim_to.is_none() && self.down.is_none()) else { return false };
+        self.trim_to = self.size_within(most).unwrap_or_default();
+        if let Some(size) = self.trim_to {
+            log::warn!(
+                "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
+            );
+        }
+        self.trim_to.is_some()
+    }
+
+    fn size_within(&self, most: u64) -> rusqlite::Result<Option<usize>> {
+        let used = file::used(&self.conn)?;
+        if used <= most {
+            return Ok(None);
+        }
+        let Some(size) = storage::trim_to(room_log::sizes(&self.conn)?, used, most) else { return Ok(None) };
+        // Logs of one message are not trimmed.
+        let is_of_use = !room_log::largest(&self.conn, size as usize, 1)?.is_empty();
+        Ok(is_of_use.then_some(size as usize))
+    }
+
+    /// Trims some rooms, and returns those whose row changed.
     fn sweep(&mut self, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         let (retention, before) = (self.retention, self.clock.delete_before(self.retention.life));
         let found = room_log::rooms_after(&self.conn, self.swept, SWEEP).unwrap_or_default();
@@ -210,6 +257,24 @@ impl Store {
                 });
                 changed.push(name);
             }
+        }
+        changed
+    }
+
+    /// Trims the largest logs if all rooms together took too many bytes, and returns the rooms whose row changed.
+    fn trim_largest(&mut self, bytes: usize) -> Vec<String> {
+        let (end, retention) = (Instant::now() + TRIM_TIME, Retention { bytes, ..self.retention });
+        let largest = room_log::largest(&self.conn, bytes, SWEEP).unwrap_or_default();
+        if largest.is_empty() {
+            self.trim_to = None;
+        }
+        let mut changed = Vec::new();
+        for (name, mut log) in largest {
+            if Instant::now() > end {
+                break;
+            }
+            let _ = self.write(|conn| log.trim(conn, &retention, 0).and_then(|()| log.save(conn)));
+            changed.push(name);
         }
         changed
     }

@@ -23,7 +23,7 @@ const TOGETHER: usize = 100;
 
 impl Admin for Redis {
     fn rooms(&self) -> Result<Vec<RoomSummary>, Unavailable> {
-        let names: Vec<String> = self.names()?.into_iter().collect();
+        let names: Vec<String> = self.core.names()?.into_iter().collect();
         let mut found = Vec::with_capacity(names.len());
         for some in names.chunks(TOGETHER) {
             let commands: Vec<_> = some.iter().flat_map(|room| self.core.commands.summary(room)).collect();
@@ -80,24 +80,6 @@ impl Admin for Redis {
 }
 
 impl Redis {
-    /// The names of all rooms with messages or people.
-    fn names(&self) -> Result<BTreeSet<String>, Unavailable> {
-        let (mut cursor, mut names) = ("0".to_owned(), BTreeSet::new());
-        loop {
-            // Matches two of a room's keys: its log, and who is in it.
-            let mut scan = cmd("SCAN");
-            let scan = scan.arg(&cursor).arg("MATCH").arg("bobbin:{*}:[lh][oe]*").arg("COUNT").arg(SCAN);
-            let reply = self.core.bulk.ask_one(scan.get_packed_command(), bulk::deadline())?;
-            let (next, keys): (String, Vec<String>) = from_value(reply)?;
-            let room = |key: &String| Some(key.strip_prefix("bobbin:{")?.split_once('}')?.0.to_owned());
-            names.extend(keys.iter().filter_map(room).filter(|room| protocol::is_room(room)));
-            if next == "0" {
-                return Ok(names);
-            }
-            cursor = next;
-        }
-    }
-
     fn change_bans(&self, what: &str, rest: &[&str]) -> Result<(bool, Vec<Ban>), Unavailable> {
         let (core, (to, answer)) = (self.core.clone(), bounded(1));
         // Applied on the reader's thread, so that an older list never replaces a newer one.
@@ -113,6 +95,24 @@ impl Redis {
 }
 
 impl Core {
+    /// The names of all rooms with messages or people.
+    pub fn names(&self) -> Result<BTreeSet<String>, Unavailable> {
+        let (mut cursor, mut names) = ("0".to_owned(), BTreeSet::new());
+        loop {
+            // Matches two of a room's keys: its log, and who is in it.
+            let mut scan = cmd("SCAN");
+            let scan = scan.arg(&cursor).arg("MATCH").arg("bobbin:{*}:[lh][oe]*").arg("COUNT").arg(SCAN);
+            let reply = self.bulk.ask_one(scan.get_packed_command(), bulk::deadline())?;
+            let (next, keys): (String, Vec<String>) = from_value(reply)?;
+            let room = |key: &String| Some(key.strip_prefix("bobbin:{")?.split_once('}')?.0.to_owned());
+            names.extend(keys.iter().filter_map(room).filter(|room| protocol::is_room(room)));
+            if next == "0" {
+                return Ok(names);
+            }
+            cursor = next;
+        }
+    }
+
     /// Reads the bans again. Called whenever they may have changed; does not block.
     pub fn read_bans(self: &Arc<Core>) {
         let core = self.clone();

@@ -221,6 +221,17 @@ impl Commands {
         [cmd("XLEN").arg(log(room)).get_packed_command(), newest, people]
     }
 
+    /// Reads the size of a room's log in bytes, and its number of messages.
+    pub fn size(&self, room: &str) -> [Vec<u8>; 2] {
+        let bytes = cmd("MEMORY").arg("USAGE").arg(log(room)).get_packed_command();
+        [bytes, cmd("XLEN").arg(log(room)).get_packed_command()]
+    }
+
+    /// Deletes all but the newest messages of a log.
+    pub fn trim(&self, room: &str, messages: u64) -> Vec<u8> {
+        cmd("XTRIM").arg(log(room)).arg("MAXLEN").arg(messages).get_packed_command()
+    }
+
     /// Subscribes to rooms.
     pub fn subscribe<'a>(&self, rooms: impl IntoIterator<Item = &'a Room>) -> Vec<u8> {
         let mut command = cmd("SUBSCRIBE");

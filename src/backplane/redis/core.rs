@@ -23,7 +23,7 @@ pub const RENEW: usize = 250;
 /// seats, which takes at most the longest reconnect delay (5 s) and one heartbeat.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// Shared by the handle and the three threads.
+/// Shared by the handle and the threads.
 pub struct Core {
     /// Encodes commands.
     pub commands: Arc<Commands>,

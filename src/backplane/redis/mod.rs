@@ -3,7 +3,7 @@
 //! One connection (RESP3) carries commands, replies and publications. A session's thread writes its own commands
 //! (`pipeline.rs`); one thread reads replies and publications in the order in which Redis executed the commands, and
 //! passes events on (`reader.rs`). Pages of the log are read through connections of their own (`bulk.rs`); the
-//! heartbeat renews leases.
+//! heartbeat renews leases. If Redis takes too much memory, the largest logs are trimmed (`storage.rs`).
 //!
 //! The path of a message: `say` appends a script call; Redis keeps the message and publishes it; every instance with
 //! people in the room reads it, checks it against `delivery.rs`, and hands it to its lanes.
@@ -23,6 +23,7 @@ mod replies;
 mod rooms;
 mod roster;
 mod socket;
+mod storage;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -80,6 +81,7 @@ impl Redis {
         });
         Reader::start(core.clone(), server)?;
         Heartbeat::start(core.clone())?;
+        storage::start(core.clone(), limits.storage)?;
         Ok(Redis { core })
     }
 

@@ -35,7 +35,7 @@ fn port(settings: &Settings) -> Finding {
 }
 
 fn connections(settings: &Settings) -> Finding {
-    let (cap, why) = limits::capacity();
+    let (cap, why) = limits::capacity(settings.rooms_in_memory());
     let remedy = remedy(why);
     match settings.max_connections {
         Some(wanted) if wanted > cap => Finding::warning(

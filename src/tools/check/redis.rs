@@ -86,7 +86,9 @@ fn look_closer(server: &Server, connection: &mut Connection) -> Result<Vec<Findi
             findings.push(eviction(field("maxmemory"), field("maxmemory_policy")));
         }
         None => {
-            let unknown = format!("{server} answers; INFO is not permitted, so persistence and eviction are unknown");
+            let unknown = format!(
+                "{server} answers; INFO is not permitted, so persistence and eviction are unknown, and strangers can fill it"
+            );
             findings.push(Finding::warning("redis", unknown));
         }
     }
@@ -122,8 +124,13 @@ fn persistence(appends: bool, saves: Option<&str>) -> Finding {
 
 fn eviction(limit: &str, policy: &str) -> Finding {
     match (limit, policy) {
-        ("0", "noeviction") => Finding::ok("memory", "no maxmemory, and nothing is evicted"),
-        (_, "noeviction") => Finding::ok("memory", "nothing is evicted; at maxmemory, messages are refused"),
+        ("0", "noeviction") => Finding::warning(
+            "memory",
+            "without maxmemory, strangers who fill many rooms can fill its machine; set maxmemory",
+        ),
+        (_, "noeviction") => {
+            Finding::ok("memory", "nothing is evicted; at three quarters, the largest logs are trimmed")
+        }
         ("0", _) => Finding::warning(
             "memory",
             format!("{policy} would evict messages if maxmemory were set; set maxmemory-policy noeviction"),
