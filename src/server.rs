@@ -41,6 +41,9 @@ const MAX_PAGES: usize = 1024;
 /// clients needed an eighth less time. If Redis is far away this is not the limit: each join also reads a page, and four
 /// pages are read at a time.
 const JOINS: usize = 16;
+/// How long a client may leave what it was sent unread, once its own buffer is full; then the system drops the connection.
+/// A client that reads nothing and answers pings would otherwise hold the socket's buffer for ever.
+const UNREAD: Duration = Duration::from_secs(45);
 /// Sizes of socket buffers requested from the kernel, in bytes; it allocates twice as much. By default they would grow
 /// to megabytes for a client that does not read, or from which the server does not read.
 const SEND_BUFFER: usize = 128 * 1024;
@@ -198,9 +201,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit them.
+    // Accepted sockets inherit these.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_tcp_user_timeout(Some(UNREAD))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

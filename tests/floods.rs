@@ -92,6 +92,34 @@ fn a_client_that_is_closed_and_sends_on_has_to_stop() {
     }
 }
 
+/// The connections of a server that it has closed, and whose data the system still tries to deliver.
+fn undelivered(server: SocketAddr) -> usize {
+    let (port, fin_wait_1) = (format!(":{:04X}", server.port()), "04");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == fin_wait_1).count()
+}
+
+#[test]
+fn what_nobody_reads_does_not_stay_in_the_systems_memory() {
+    let instance = Instance::start(&[]);
+    let ask = "GET /chat.js HTTP/1.1\r\nHost: test\r\n\r\n";
+    let last = "GET /chat.js HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    let held: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.set_recv_buffer_size(2048).expect("a small buffer");
+            socket.connect(&instance.addr.into()).expect("a connection");
+            let mut stream = TcpStream::from(socket);
+            stream.write_all(format!("{}{last}", ask.repeat(4)).as_bytes()).expect("it is taken");
+            stream
+        })
+        .collect();
+    poll_until("the server has closed most", PATIENCE * 2, || undelivered(instance.addr) >= 10);
+    poll_until("they are gone", PATIENCE * 3, || undelivered(instance.addr) == 0);
+    drop(held);
+}
+
 #[test]
 fn silence_locks_nobody_out() {
     let instance = Instance::start(&[("MAX_CONNECTIONS", "100")]);

@@ -12,6 +12,10 @@ use socket2::SockRef;
 /// How long a client may take to close after the session's last frame, or after an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long the system keeps trying to deliver what was written before the end. A client that does not read could otherwise
+/// leave its data in the system's memory for minutes, and one after the other.
+const DELIVERY: Duration = Duration::from_secs(10);
+
 /// How long a client has to answer a close frame that its lane has sent, before its connection is shut down.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -77,6 +81,13 @@ impl SharedSocket {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Drop for SharedSocket {
+    fn drop(&mut self) {
+        // If the connection is broken, nothing is kept.
+        let _ = SockRef::from(&self.tcp).set_tcp_user_timeout(Some(DELIVERY));
     }
 }
 

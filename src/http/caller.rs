@@ -46,7 +46,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
 }
 
 /// Whether this is a path for health checks.
-fn is_probe(path: &str) -> bool {
+pub fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 

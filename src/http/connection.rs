@@ -88,10 +88,10 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
             return Next::End;
         }
     };
+    let (account, address) = (visitor.account.clone(), visitor.address);
     let mut body = Body::new(socket, buffer);
     let answer = match request.uri().path().strip_prefix("/ws/") {
         Some(room) => {
-            let (account, address) = (visitor.account.clone(), visitor.address);
             match upgrade::open_session(request, room, socket, visitor, peer, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
                 // A refused upgrade is not counted as a connection, so it counts as a plain request.
@@ -105,7 +105,10 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
     };
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();
-    if crowded || !keeps_alive(request) || !body.is_done(request) {
+    // Health checks are never refused, but past the rate of requests each takes a connection of its own, of which an
+    // address may open fewer.
+    let hurried = caller::is_probe(request.uri().path()) && account.request(Instant::now()).is_err();
+    if crowded || hurried || !keeps_alive(request) || !body.is_done(request) {
         write_last(socket, answer, head_only);
         return Next::End;
     }

@@ -17,6 +17,10 @@ const LEAST_JOINS: u32 = 10;
 const HISTORY_BURST: f64 = 8.0;
 /// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
 const TEXT_BURST: f64 = 2.0;
+/// An address may send as many messages as its rate of text allows if each has this many bytes, and all those of ten
+/// minutes at once: for so long their refs are kept, which can take more space than short texts.
+const MESSAGE_BYTES: f64 = 4096.0;
+const MESSAGE_BURST: f64 = 600.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;
@@ -68,6 +72,7 @@ struct State {
     new_rooms: Bucket,
     history: Bucket,
     text: Bucket,
+    messages: Bucket,
     wrong: u32,
     wait_until: Instant,
 }
@@ -99,6 +104,7 @@ impl Account {
             new_rooms: bucket(f64::from(limits.new_rooms) / 3600.0, 3600.0),
             history: bucket(f64::from(limits.history), HISTORY_BURST),
             text: bucket(f64::from(limits.text), TEXT_BURST),
+            messages: bucket(f64::from(limits.text) / MESSAGE_BYTES, MESSAGE_BURST),
             wrong: 0,
             wait_until: now,
         };
@@ -219,6 +225,14 @@ impl Account {
         self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
     }
 
+    /// Counts a message, in addition to its text.
+    ///
+    /// # Errors
+    /// The address sends too many.
+    pub fn message(&self, now: Instant) -> Result<(), Refusal> {
+        self.state(now).messages.take(now).map_err(|wait| Refusal { limit: Limit::Text, wait })
+    }
+
     /// Counts the bytes of a message text.
     ///
     /// # Errors
@@ -309,6 +323,20 @@ pub mod tests {
             let ada = account(PerAddress { joins, ..LIMITS }, now);
             assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), at_once, "{joins}");
         }
+    }
+
+    #[test]
+    fn small_messages_are_counted_too() {
+        let now = Instant::now();
+        let ada = account(LIMITS, now);
+        assert_eq!(
+            (0..5000).filter(|_| ada.message(now).is_ok()).count(),
+            1464,
+            "600 s of 10,000 bytes, 4,096 for each"
+        );
+        assert!(ada.message(now + Duration::from_secs(1)).is_ok());
+        let unlimited = account(PerAddress { text: 0, ..LIMITS }, now);
+        assert!((0..5000).all(|_| unlimited.message(now).is_ok()));
     }
 
     #[test]

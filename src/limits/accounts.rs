@@ -1,6 +1,6 @@
 //! The accounts of all addresses that were active recently.
 //!
-//! An account lives as long as a connection from its address, and 15 minutes longer. The number of accounts without a
+//! An account lives as long as a connection from its address, and an hour longer. The number of accounts without a
 //! connection is bounded, so that addresses cannot exhaust memory: at the bound, those unused for a minute are dropped,
 //! and if that is not enough, all of them.
 
@@ -14,8 +14,8 @@ use super::address::counted_as;
 
 /// The number of accounts from which on those without a connection are dropped early.
 const MAX_ACCOUNTS: usize = 20_000;
-/// How long an account without a connection is kept after its last use.
-const REST: Duration = Duration::from_secs(15 * 60);
+/// How long an account without a connection is kept after its last use: the longest time over which anything is counted.
+const REST: Duration = Duration::from_secs(60 * 60);
 /// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -88,6 +88,16 @@ mod tests {
         assert!(newcomer.connect(2000 - held.len(), 2000, now).is_ok());
         // A small server may belong to one household, so nothing is reserved.
         assert!((0..50).all(|n| accounts.of(IpAddr::from([203, 0, 113, 1]), now).connect(50 - n, 50, now).is_ok()));
+    }
+
+    #[test]
+    fn a_new_visit_does_not_renew_an_hours_limit() {
+        let (start, address) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
+        let accounts = Accounts::new(LIMITS);
+        let opened = |now: Instant| (0..1000).filter(|_| accounts.of(address, now).new_room(now).is_ok()).count();
+        assert_eq!(opened(start), 60);
+        // 20 minutes later a third of them.
+        assert_eq!(opened(start + Duration::from_secs(20 * 60)), 20);
     }
 
     #[test]

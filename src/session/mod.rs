@@ -52,9 +52,6 @@ const REFUSALS: (usize, Duration) = (20, Duration::from_secs(10));
 const TYPING_EVERY: Duration = Duration::from_secs(1);
 /// Frames other than messages may arrive at this multiple of the message rate.
 const OTHER_FRAMES: f64 = 10.0;
-/// What a message costs of the rates of text, at least, in bytes: its ref is remembered for ten minutes, so small messages
-/// take more space than their text.
-const LEAST_MESSAGE: usize = 1024;
 /// Burst of text bytes, as seconds of their rate.
 const TEXT_BURST: f64 = 16.0;
 
@@ -269,6 +266,11 @@ impl<'a> Session<'a> {
         if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
     }
 
+    fn pay_for_message(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.pay_for(bytes, now)?;
+        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.message(now) }
+    }
+
     /// Submits a message to the backplane; `bytes` is the size of its frame.
     fn say(&mut self, text: &str, reference: Option<String>, bytes: usize, now: Instant) -> Result<(), End> {
         if reference.as_deref().is_some_and(|reference| !protocol::is_reference(reference)) {
@@ -278,7 +280,7 @@ impl<'a> Session<'a> {
             return self.refuse(ErrorCode::NotJoined, "join first", reference.as_deref());
         };
         let rate = self.message_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
-        if let Err(refusal) = rate.and_then(|()| self.pay_for(bytes.max(LEAST_MESSAGE), now)) {
+        if let Err(refusal) = rate.and_then(|()| self.pay_for_message(bytes, now)) {
             return self.refuse_limit(refusal, reference.as_deref());
         }
         let Some(text) = protocol::clean_text(text) else {

@@ -223,7 +223,8 @@ impl Commands {
 
     /// Reads the size of a room's log in bytes, and its number of messages.
     pub fn size(&self, room: &str) -> [Vec<u8>; 2] {
-        let bytes = cmd("MEMORY").arg("USAGE").arg(log(room)).get_packed_command();
+        // Exact, because a stranger chooses the messages that a sample would consist of.
+        let bytes = cmd("MEMORY").arg("USAGE").arg(log(room)).arg("SAMPLES").arg(0).get_packed_command();
         [bytes, cmd("XLEN").arg(log(room)).get_packed_command()]
     }
 

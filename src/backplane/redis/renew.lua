@@ -40,10 +40,10 @@ if newest then
   redis.call('EXPIRE', log, LOG_LIFE)
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', now - LOG_LIFE * 1000))
   redis.call('XTRIM', log, 'MAXLEN', KEEP)
-  -- A message takes at most 4.5 KiB, so most logs need no check of their size. The size is an estimate; a tenth is
-  -- trimmed at a time.
+  -- A message takes at most 20 KiB (the text may consist of characters that JSON escapes), so short logs need no check of
+  -- their size. A tenth is trimmed at a time.
   local length = redis.call('XLEN', log)
-  while length * 4608 > KEEP_BYTES and redis.call('MEMORY', 'USAGE', log, 'SAMPLES', 100) > KEEP_BYTES do
+  while length * 20480 > KEEP_BYTES and redis.call('MEMORY', 'USAGE', log, 'SAMPLES', 0) > KEEP_BYTES do
     length = math.floor(length * 0.9)
     redis.call('XTRIM', log, 'MAXLEN', length)
   end
