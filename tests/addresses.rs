@@ -115,7 +115,13 @@ fn wrong_passphrases_make_an_address_wait() {
 #[test]
 fn new_rooms_of_an_address_are_counted() {
     let instance = Instance::start(&[("ADDRESS_NEW_ROOMS", "5")]);
-    join(instance.addr, 2, "tea", "Bob").say("a room that is there");
+    let mut bob = join(instance.addr, 2, "tea", "Bob");
+    bob.say("a room that is there");
+    // A refused join creates no room.
+    for _ in 0..10 {
+        let answer = upgrade(instance.addr, 1, "tea", "").expect("a connection").try_enter("Bob", None);
+        assert_eq!(answer["code"], "name_taken", "{answer}");
+    }
     for n in 0..5 {
         join(instance.addr, 1, &format!("room-{n}"), "Ada");
     }
@@ -151,6 +157,19 @@ fn reading_the_log_has_a_rate_in_bytes() {
     other.expect("history");
     assert_eq!(request(instance.addr, "GET", "/r/tea/messages", "").status, 429);
     assert!(limited(&instance, "history") >= 1.0);
+    // A join reads the log too. The first address has nothing left to read; on a busy machine, enough for one join may
+    // have come back.
+    for (from, expected) in [(1, 0..=1), (3, 1..=20)] {
+        let (joined, refused) = (0..100)
+            .find_map(|n| {
+                let mut client = upgrade(instance.addr, from, "tea", "").expect("a connection");
+                let answer = client.try_enter(&format!("N{from}-{n}"), Some("1-1"));
+                (answer["type"] == "error").then_some((n, answer))
+            })
+            .unwrap_or_else(|| panic!("100 joins of 127.0.0.{from} and no end"));
+        assert!(expected.contains(&joined), "{joined} joins of 127.0.0.{from}");
+        assert!(refused["code"] == "rate_limited" && refused["retry_ms"].is_u64(), "{refused}");
+    }
 }
 
 #[test]
@@ -222,6 +241,13 @@ fn texts_have_a_rate_in_bytes() {
         refused["code"] == "rate_limited" && refused["retry_ms"].is_u64() && refused["ref"].is_string(),
         "{refused}"
     );
+    // Other frames are charged too, even for fields that are ignored.
+    for kind in ["ping", "typing", "history", "join"] {
+        let mut client = join(instance.addr, 1, "tea", kind);
+        let padded = json!({"type": kind, "active": true, "before": "1-1", "name": kind, "x": "x".repeat(15_000)});
+        (0..4).for_each(|_| client.send(padded.clone()));
+        client.until("a refusal", |f| f["code"] == "rate_limited" && f["retry_ms"].is_u64());
+    }
     // All connections of an address also share a limit.
     let instance = Instance::start(&[("ADDRESS_TEXT_RATE", "2000")]);
     let mut some: Vec<Client> = (0..5).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
@@ -269,6 +295,9 @@ fn hops_are_counted_from_the_end() {
     let through = |list: &str| upgrade(instance.addr, 1, "tea", &forwarded(list));
     let _one = through("1.1.1.1, 203.0.113.1, 192.0.2.1").expect("one");
     later(through("9.9.9.9, 203.0.113.1, 192.0.2.1"), 429);
+    // A proxy may append a line of its own instead.
+    let lines = ["9.9.9.9, 203.0.113.1", "192.0.2.1"].map(forwarded).concat();
+    later(upgrade(instance.addr, 1, "tea", &lines), 429);
     assert!(through("9.9.9.9, 203.0.113.2, 192.0.2.1").is_ok());
 }
 

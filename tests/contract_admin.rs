@@ -53,6 +53,14 @@ fn by(client: &Client) -> String {
     client.welcome["by"].as_str().expect("a mark").to_owned()
 }
 
+/// Sends this many messages, and reads now and then, because a client that does not is cut.
+#[track_caller]
+fn talk(client: &mut Client, count: usize) {
+    for n in 1..=count {
+        if n % 50 == 0 { drop(client.say("talk")) } else { drop(client.post("talk")) }
+    }
+}
+
 both! {
     fn the_host_sees_rooms_and_who_is_in_them(at) {
         let server = at.start(SETTINGS);
@@ -76,7 +84,7 @@ both! {
     }
 
     fn a_removed_message_is_gone_from_pages_histories_and_resumes(at) {
-        let server = at.start(SETTINGS);
+        let server = at.start(&[SETTINGS, &[("HISTORY_MESSAGES", "5")]].concat());
         let mut ada = Client::join(server.addr, "tea", "Ada");
         let mut bob = Client::join(server.addr, "tea", "Bob");
         ada.say("one");
@@ -102,10 +110,17 @@ both! {
         admin(server.addr, "DELETE", &format!("rooms/tea/messages/{four}"), "");
         let dora = Client::back(server.addr, "tea", "Dora", &unique("secret-of-a-test"), Some(&four));
         assert_eq!((&dora.welcome["gap"], &dora.welcome["messages"]), (&json!(false), &json!([])));
+        // Both have a gap once messages that followed are no longer kept.
+        talk(&mut ada, 50);
+        for id in [two, four] {
+            let eve = Client::back(server.addr, "tea", "Eve", &unique("secret-of-a-test"), Some(&id));
+            assert_eq!(eve.welcome["gap"], true);
+            eve.leave();
+        }
     }
 
     fn all_that_one_person_said_is_one_command(at) {
-        let server = at.start(SETTINGS);
+        let server = at.start(&[SETTINGS, &[("HISTORY_MESSAGES", "2000")]].concat());
         let mut ada = Client::join(server.addr, "tea", "Ada");
         let mut bob = Client::join(server.addr, "tea", "Bob");
         let ids: Vec<Value> = (0..3).map(|n| {
@@ -121,6 +136,16 @@ both! {
             refused(&admin_as(TOKEN, server.addr, "DELETE", &format!("rooms/tea/messages?{wrong}"), ""), 400);
         }
         assert_eq!(texts(server.addr, "tea").len(), 3, "a misspelt query removes nothing");
+        // A long log is searched in parts.
+        ada.say("early");
+        for _ in 0..11 {
+            talk(&mut bob, 100);
+            ada.fence();
+        }
+        ada.say("late");
+        assert_eq!(admin(server.addr, "DELETE", &path, "")["removed"], 2);
+        let newcomer = Client::join(server.addr, "tea", "Cleo");
+        assert_eq!(newcomer.welcome["messages"][49]["text"], "talk");
     }
 
     fn a_room_is_emptied(at) {
@@ -309,6 +334,18 @@ fn removals_and_bans_hold_on_every_instance_and_over_restarts() {
         again.secret = secret.clone();
         again.try_enter("Bob", None)["type"] == "welcome"
     });
+    // Redis keeps all bans until the last of them ends, in whatever order they were added.
+    for order in [[60, 1], [1, 60]] {
+        for minutes in order {
+            let ban = json!({"address": format!("192.0.2.{minutes}"), "minutes": minutes});
+            admin(three.addr, "POST", "bans", &ban.to_string());
+        }
+        let left: i64 = redis.cmd("PTTL bobbin:bans");
+        assert!(left > 50 * 60_000, "{order:?}: {left} ms");
+        for minutes in order {
+            admin(three.addr, "DELETE", &format!("bans/192.0.2.{minutes}"), "");
+        }
+    }
 }
 
 #[test]

@@ -386,6 +386,8 @@ both! {
         }
         let recent = ada.say("m100");
         ada.say("m101");
+        let zoe = Client::back(server.addr, "tea", "Zoe", &unique("a-secret-for-zoe"), Some("0-0"));
+        assert_eq!(zoe.welcome["gap"], true, "for a client that was there before the first message");
         let mut bob = Client::back(server.addr, "tea", "Bob", &unique("a-secret-for-bob"), Some(id(&first)));
         assert_eq!(bob.welcome["gap"], true);
         let kept = bob.welcome["messages"].as_array().unwrap().len();

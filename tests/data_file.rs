@@ -372,6 +372,23 @@ fn refs_keep_no_texts_in_memory() {
 }
 
 #[test]
+fn a_ref_is_known_for_ten_minutes_even_across_the_end_of_a_period() {
+    let file = DataFile::new();
+    drop(file.start(&[]));
+    // Refs are stored by periods of ten minutes of service. This period ends in ten seconds.
+    file.sql("UPDATE clock SET ran = 590000");
+    let mut instance = file.start(&[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let first = ada.say("said once");
+    instance.kill();
+    file.sql("UPDATE clock SET ran = ran + 590000");
+    let instance = file.start(&[]);
+    let mut ada = Client::back(instance.addr, "tea", "Ada", &ada.secret, None);
+    ada.send(json!({"type": "message", "text": "said once", "ref": first["ref"]}));
+    assert_eq!(ada.hear("said once"), first);
+}
+
+#[test]
 fn a_ref_is_forgotten_after_half_an_hour_even_in_a_silent_room() {
     let file = DataFile::new();
     let mut instance = file.start(&[]);
@@ -382,4 +399,20 @@ fn a_ref_is_forgotten_after_half_an_hour_even_in_a_silent_room() {
     file.sql("UPDATE clock SET ran = ran + 1800000");
     let _instance = file.start(&[]);
     poll_until("the ref is gone", PATIENCE, || file.sql("SELECT count(*) FROM refs") == "0");
+}
+
+/// Old messages are looked for in 100 rooms at a time. The first hundred stay here, with a message each.
+#[test]
+fn old_messages_are_deleted_in_every_room_however_many_there_are() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[]);
+    for n in 0..150 {
+        Client::join(instance.addr, &format!("room-{n}"), "Ada").say("a message");
+    }
+    instance.kill();
+    file.sql("UPDATE messages SET ms = 1 WHERE room > 100");
+    assert_eq!(file.sql("SELECT count(*) FROM messages WHERE ms = 1"), "50");
+    let _instance = file.start(&[]);
+    poll_until("no old message is left", PATIENCE, || file.sql("SELECT count(*) FROM messages WHERE ms = 1") == "0");
+    assert_eq!(file.sql("SELECT count(*) FROM messages"), "100");
 }

@@ -83,6 +83,34 @@ fn a_disk_that_cannot_be_written_refuses_and_recovers() {
     }
 }
 
+/// A rolled-back row's number is assigned again. A room that went on to use it would share another room's log.
+#[test]
+fn a_room_whose_first_message_is_refused_later_has_a_log_of_its_own() {
+    let (file, faulty) = (DataFile::new(), Faulty::new());
+    let mut instance = faulty.start(&[("DATA_FILE", &file.path())]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let mut bob = Client::join(instance.addr, "milk", "Bob");
+    let mut cyd = Client::join(instance.addr, "sugar", "Cyd");
+    // His message must be the first write that fails, because after that none is attempted for a while.
+    file.settle(&mut ada);
+    faulty.set(ENOSPC, 0);
+    poll_until("a message is refused because of the disk", PATIENCE, || {
+        bob.post("refused");
+        bob.expect_error("unavailable");
+        get(instance.addr, "/readyz").status == 503
+    });
+    faulty.set(0, 0);
+    recovers(&instance, &mut ada);
+    let (sugar, milk) = (cyd.say("in sugar"), bob.say("in milk"));
+    for _ in 0..2 {
+        for (room, only) in [("sugar", &sugar), ("milk", &milk)] {
+            assert_eq!(Client::join(instance.addr, room, &unique("N")).welcome["messages"], json!([only]), "{room}");
+        }
+        instance.kill();
+        instance = file.start(&[]);
+    }
+}
+
 #[test]
 fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
     let (file, faulty) = (DataFile::new(), Faulty::new());
@@ -127,14 +155,16 @@ fn a_disk_that_hangs_is_told_and_what_was_under_way_is_kept() {
 }
 
 #[test]
-fn a_slow_disk_refuses_nothing_that_has_a_receipt() {
+fn a_receipt_waits_for_a_slow_disk_and_no_refusal_follows_it() {
     let (file, faulty) = (DataFile::new(), Faulty::new());
     let instance = faulty.start(&[("DATA_FILE", &file.path())]);
     let mut ada = Client::join(instance.addr, "tea", "Ada");
     file.settle(&mut ada);
     // Less than what counts as hanging; but the message, and then the clock, together take longer.
     faulty.set(-1000, 0);
+    let start = Instant::now();
     ada.say("slow");
+    assert!(start.elapsed() >= Duration::from_secs(1), "a receipt before the disk has synced");
     ada.quiet("a refusal after the receipt", Duration::from_secs(2), |f| f["type"] == "error" || f["type"] == "status");
     assert_eq!(get(instance.addr, "/readyz").status, 200);
 }
@@ -288,8 +318,9 @@ fn a_wall_clock_that_jumps_costs_no_message_no_name_and_no_order() {
 
     // A message is not shown after its lifetime; but a clock that is wrong for a while deletes none.
     faulty.set(0, 40 * 86_400);
-    let late = Client::join(instance.addr, "tea", "Late");
+    let late = Client::back(instance.addr, "tea", "Late", "a-secret-of-lates", first["id"].as_str());
     assert_eq!(late.welcome["messages"], json!([]));
+    assert_eq!(late.welcome["gap"], true, "the messages after `since` are no longer shown");
     instance.kill();
     instance = faulty.start(&settings);
     let late = Client::back(instance.addr, "tea", "Late", &late.secret, None);

@@ -212,6 +212,31 @@ together! {
         }
     }
 
+    /// Clients close their connections to an instance that stands still, and join on another. Then it goes on and releases
+    /// their seats. (It may also learn first that they have moved, so there are twenty.)
+    fn a_leave_that_comes_late_takes_no_newer_seat() {
+        let redis = Redis::start();
+        let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
+        let mut bob = Client::join(second.addr, "tea", "Bob");
+        let name = |n: usize| format!("N{n}");
+        let mut moving: Vec<Client> = (0..20).map(|n| Client::join(first.addr, "tea", &name(n))).collect();
+        bob.see_join("N19");
+        first.signal("STOP");
+        moving.iter_mut().for_each(|client| client.send_raw(&[0x88, 0x82, 0, 0, 0, 0, 3, 232]));
+        let mut newer: Vec<Client> =
+            moving.iter().enumerate().map(|(n, old)| Client::back(second.addr, "tea", &name(n), &old.secret, None)).collect();
+        first.signal("CONT");
+        for client in &mut moving {
+            client.end();
+        }
+        // What the first one has sent to Redis before is executed before this message.
+        Client::join(first.addr, "tea", "Cyd").say("after the leaves");
+        bob.hear("after the leaves");
+        assert!(bob.received.iter().all(|frame| frame["type"] != "presence" || frame["left"] == json!([])), "somebody has left");
+        assert_eq!(Client::join(second.addr, "tea", "Eve").welcome["participants"], 23);
+        newer.iter_mut().for_each(Client::still_open);
+    }
+
     fn nothing_stays_of_rooms_that_nobody_visits_again() {
         let redis = Redis::start();
         let instance = Instance::on(&redis, &[]);

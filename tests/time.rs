@@ -268,6 +268,24 @@ together! {
         assert_eq!(Client::join(second.addr, "tea", "Late").welcome["participants"], 4);
     }
 
+    fn a_lease_that_a_comeback_ended_ends_no_later_one() {
+        let file = DataFile::new();
+        let redis = Redis::start();
+        for instance in [file.start(&[]), Instance::on(&redis, &[])] {
+            let mut watcher = Client::join(instance.addr, "tea", "Watcher");
+            let ada = Client::join(instance.addr, "tea", "Ada");
+            watcher.see_join("Ada");
+            let (secret, start) = (ada.secret.clone(), Instant::now());
+            ada.cut();
+            std::thread::sleep(seconds(5).saturating_sub(start.elapsed()));
+            let again = Client::back(instance.addr, "tea", "Ada", &secret, None);
+            std::thread::sleep(seconds(10).saturating_sub(start.elapsed()));
+            let cut = Instant::now();
+            again.cut();
+            leaves_with_its_lease(&mut watcher, "Ada", cut, 14);
+        }
+    }
+
     fn a_lease_is_renewed_while_its_client_is_there() {
         let (first, second, _redis, mut watcher) = pair(&[]);
         let mut ada = Client::join(first.addr, "tea", "Ada");

@@ -347,3 +347,32 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::SharedSocket;
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_receipt_overtakes_no_message_and_is_sent_again_after_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (server, _) = listener.accept().expect("connected");
+        let (_commands, inbox) = crossbeam_channel::unbounded();
+        let mut lane = Lane::new(inbox, Arc::default(), Arc::default());
+        let (room, id) = (Room::from("tea"), |ms| Id { ms, seq: 0 });
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Join(room.clone(), SharedSocket::new(server))));
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Open(id(1), 0)));
+        let message = |ms, frame: &'static str| Event::Message { room: room.clone(), id: id(ms), frame: frame.into() };
+        let receipt = |frame: &'static str| Event::Receipt { session: 7, id: id(3), frame: frame.into() };
+        for event in [receipt("early "), message(2, "two "), message(3, "three "), receipt("again")] {
+            lane.carry_out_here(event);
+        }
+        drop(lane);
+        let mut received = String::new();
+        client.read_to_string(&mut received).expect("text, up to the end");
+        assert_eq!(received, "two three again");
+    }
+}

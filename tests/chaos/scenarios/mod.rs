@@ -39,7 +39,10 @@ pub fn fault(fault: Fault, instance: usize, from: At, length: At) -> Planned {
 #[track_caller]
 pub fn all_held(outcome: &Outcome) {
     outcome.print();
-    assert!(outcome.verdict.broken.is_empty(), "promises were broken: see above");
+    // Repeated here, because the output of tests that run together is only printed for the first of them.
+    let broken: Vec<String> =
+        outcome.verdict.broken.iter().map(|one| format!("{}\n    {}", one.what, one.story)).collect();
+    assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
 }
 
 /// Asserts that no presence was published except about the visitors at the end, and that there were no errors or closes
