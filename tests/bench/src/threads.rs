@@ -42,7 +42,7 @@ pub fn serve(through_redis: bool) -> io::Result<()> {
         let (stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
         let rooms = rooms.clone();
-        thread::Builder::new().stack_size(STACK).spawn(move || rooms.follow(stream))?;
+        thread::Builder::new().stack_size(STACK).spawn(move || rooms.follow(&Arc::new(stream)))?;
     }
 }
 
@@ -60,15 +60,14 @@ impl Redis {
 }
 
 impl Rooms {
-    fn follow(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn follow(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
         let mut buffer = vec![0; 4096];
-        let read = stream.read(&mut buffer)?;
-        let shared = Arc::new(stream.try_clone()?);
+        let read = (&**stream).read(&mut buffer)?;
         let room = crate::floor::room(&buffer[..read]);
-        self.enter(&room, shared.clone())?;
-        stream.write_all(&upgrade())?;
+        self.enter(&room, stream.clone())?;
+        (&**stream).write_all(&upgrade())?;
         loop {
-            let read = match stream.read(&mut buffer) {
+            let read = match (&**stream).read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(read) => read,
             };
@@ -82,7 +81,7 @@ impl Rooms {
         }
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = members.get_mut(&room) {
-            room.retain(|member| !Arc::ptr_eq(member, &shared));
+            room.retain(|member| !Arc::ptr_eq(member, stream));
         }
         Ok(())
     }
