@@ -355,15 +355,33 @@ mod tests {
     use std::io::Read;
     use std::net::{TcpListener, TcpStream};
 
-    #[test]
-    fn a_receipt_overtakes_no_message_and_is_sent_again_after_its_own() {
+    /// A client's end of a connection, the server's, and a lane.
+    fn connected() -> (TcpStream, Arc<SharedSocket>, Lane) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (server, _) = listener.accept().expect("connected");
         let (_commands, inbox) = crossbeam_channel::unbounded();
-        let mut lane = Lane::new(inbox, Arc::default(), Arc::default());
+        (client, SharedSocket::new(server), Lane::new(inbox, Arc::default(), Arc::default()))
+    }
+
+    #[test]
+    fn who_joins_while_the_process_drains_is_sent_away() {
+        let (mut client, socket, mut lane) = connected();
+        lane.carry_out(LaneCommand::Drain(Duration::from_secs(60)));
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Join(Room::from("tea"), socket)));
+        // Its welcome has been written.
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Open(Id::default(), 0)));
+        drop(lane);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).expect("a frame, up to the end");
+        assert!(received.starts_with(&[0x88]) && received[2..4] == 1012_u16.to_be_bytes(), "{received:?}");
+    }
+
+    #[test]
+    fn a_receipt_overtakes_no_message_and_is_sent_again_after_its_own() {
+        let (mut client, socket, mut lane) = connected();
         let (room, id) = (Room::from("tea"), |ms| Id { ms, seq: 0 });
-        lane.carry_out(LaneCommand::Session(7, SessionCommand::Join(room.clone(), SharedSocket::new(server))));
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Join(room.clone(), socket)));
         lane.carry_out(LaneCommand::Session(7, SessionCommand::Open(id(1), 0)));
         let message = |ms, frame: &'static str| Event::Message { room: room.clone(), id: id(ms), frame: frame.into() };
         let receipt = |frame: &'static str| Event::Receipt { session: 7, id: id(3), frame: frame.into() };
