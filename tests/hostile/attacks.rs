@@ -134,6 +134,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "500 ping without end, never read", run: |t| frames(t, 500, PING) },
     Attack { name: "20 pong without end", run: |t| frames(t, 20, PONG) },
     Attack { name: "20 send empty fragments without end", run: |t| frames(t, 20, FRAGMENT) },
+    Attack { name: "20 request /healthz without end", run: health },
     Attack { name: "bad heads and junk", run: |t| t.paced(CONNECTIONS, |_| junk(t)) },
     Attack { name: "fills the cap: silent, upgraded, joined", run: fill },
     Attack { name: "a mix, 20,000 connections per minute", run: mix },
@@ -195,6 +196,16 @@ fn frames(target: &Target, count: usize, frame: &[u8]) {
         Some(stream)
     };
     target.held(count, 0, make, |stream| raw::push(stream, &many));
+}
+
+/// Many requests at once, repeatedly, on connections that stay open as long as the server lets them.
+fn health(target: &Target) {
+    let many = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50);
+    let make = || {
+        let (_, addr, from) = target.next();
+        raw::connect(addr, from).ok()
+    };
+    target.held(20, 0, make, |stream| raw::drain(stream) && raw::push(stream, many.as_bytes()));
 }
 
 fn junk(target: &Target) -> Option<TcpStream> {

@@ -38,6 +38,9 @@ struct Log {
 
 /// Starts the thread. `setting` is the limit in bytes; 0 is unlimited, `None` is three quarters of `maxmemory`.
 pub fn start(core: Arc<Core>, setting: Option<u64>) -> std::io::Result<()> {
+    if setting == Some(0) {
+        return Ok(());
+    }
     let (mut was_over, mut warned) = (false, false);
     let mut look = move || match memory(&core, setting) {
         Ok(Some(_)) if was_over => {
@@ -56,9 +59,6 @@ pub fn start(core: Arc<Core>, setting: Option<u64>) -> std::io::Result<()> {
         }
         Err(_) => EVERY,
     };
-    if setting == Some(0) {
-        return Ok(());
-    }
     let run = move || {
         let mut pause = EVERY;
         loop {
