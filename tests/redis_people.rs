@@ -13,6 +13,13 @@ fn ready(instance: &Instance) -> bool {
     get(instance.addr, "/readyz").status == 200
 }
 
+fn threads_stand_still(instance: &Instance) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", instance.pid())).expect("it runs");
+    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses.
+    tasks.flatten().map(stat).all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+}
+
 /// Puts people into a room as a crashed instance leaves them: with expired leases.
 fn leave_behind(redis: &Redis, room: &str, count: usize) {
     let mut connection = redis.connection().expect("it runs");
@@ -222,6 +229,8 @@ together! {
         let mut moving: Vec<Client> = (0..20).map(|n| Client::join(first.addr, "tea", &name(n))).collect();
         bob.see_join("N19");
         first.signal("STOP");
+        // The signal reaches one thread after the other.
+        poll_until("all its threads stand still", PATIENCE, || threads_stand_still(&first));
         moving.iter_mut().for_each(|client| client.send_raw(&[0x88, 0x82, 0, 0, 0, 0, 3, 232]));
         let mut newer: Vec<Client> =
             moving.iter().enumerate().map(|(n, old)| Client::back(second.addr, "tea", &name(n), &old.secret, None)).collect();
