@@ -1,21 +1,11 @@
 //! Proves what is promised when Redis fails: nothing with a receipt is lost, nothing that was refused is delivered,
 //! everyone is notified, and the server recovers by itself.
 
-#[allow(dead_code)]
-#[path = "chaos/clock.rs"]
-mod clock;
 mod common;
-#[allow(dead_code)]
-#[path = "chaos/proxy.rs"]
-mod proxy;
-#[allow(dead_code)]
-#[path = "chaos/resp.rs"]
-mod resp;
 
 use common::client::has;
 use common::http::{Connection, get};
 use common::*;
-use proxy::{Proxy, Which};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(2);
@@ -60,15 +50,6 @@ fn say_at_last(client: &mut Client, text: &str, key: &str) -> Value {
 #[track_caller]
 fn told(client: &mut Client, state: &str) {
     client.until(&format!("status {state}"), |f| *f == json!({"type": "status", "backplane": state}));
-}
-
-/// Two instances, the first behind a proxy.
-fn pair(redis: &Redis) -> (Proxy, Instance, Instance) {
-    let proxy = Proxy::start(redis.addr());
-    let first = Instance::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr))]);
-    let second = Instance::on(redis, &[("RATE_LIMIT", "0")]);
-    until_ready(&[&first]);
-    (proxy, first, second)
 }
 
 #[test]
@@ -197,32 +178,6 @@ fn joins_and_histories_are_refused_while_redis_hangs() {
     ada.see_join("Bob");
 }
 
-/// Redis has given Ada's seat to her new session, but its reply does not arrive, or the page of the log does not.
-#[test]
-fn a_comeback_that_is_refused_because_redis_hangs_shows_nobody_leaving() {
-    for which in [Which::All, Which::Other] {
-        let redis = Redis::start();
-        let (proxy, first, second) = pair(&redis);
-        let mut ada = Client::join(first.addr, "tea", "Ada");
-        let mut bob = Client::join(second.addr, "tea", "Bob");
-        let said = ada.say("before");
-        let mut back = Client::connect(first.addr, "tea");
-        back.secret.clone_from(&ada.secret);
-        proxy.hold(None, Some(which));
-        assert_eq!(back.try_enter("Ada", said["id"].as_str())["code"], "unavailable", "{which:?}");
-        proxy.release();
-        until_ready(&[&first]);
-        bob.quiet("Ada leaves", Duration::from_secs(1), |f| f["type"] == "presence" && f["left"] != json!([]));
-        // The same connection may try again, and is not taken for its own older session.
-        back.enter("Ada", said["id"].as_str());
-        assert_eq!(back.welcome["participants"], 2);
-        ada.expect_close(4001);
-        assert_eq!(bob.say("after"), back.hear("after"));
-        bob.never("Ada leaves", |f| f["type"] == "presence" && f["left"] != json!([]));
-        assert_eq!(back.ended(), None);
-    }
-}
-
 #[test]
 fn many_refusals_for_a_redis_that_is_away_end_no_connection() {
     let mut redis = Redis::start();
@@ -295,29 +250,6 @@ fn connections_that_redis_ends_are_made_again_and_nothing_is_missed() {
     }
     bob.fence();
     assert_eq!(bob.messages(), said, "each once, in order");
-}
-
-/// The log is read in parts of at most 500 messages, and a message that is published meanwhile does not end that.
-#[test]
-fn hundreds_of_messages_that_were_missed_are_all_delivered() {
-    let redis = Redis::start();
-    let (proxy, first, second) = pair(&redis);
-    let mut bob = Client::join(first.addr, "tea", "Bob");
-    let mut ada = Client::join(second.addr, "tea", "Ada");
-    proxy.hold(Some(Which::All), Some(Which::All));
-    proxy.cut(Which::All);
-    told(&mut bob, "down");
-    for n in 1..=700 {
-        // Reads now and then, because a client that does not is cut.
-        if n % 50 == 0 { drop(ada.say(&n.to_string())) } else { drop(ada.post(&n.to_string())) }
-    }
-    proxy.release();
-    bob.patience = PATIENCE * 2;
-    bob.hear("500"); // the end of the first part
-    assert_eq!(ada.say("and on"), bob.hear("and on"));
-    let (his, hers) = (bob.messages(), ada.messages());
-    assert_eq!(his.len(), hers.len(), "each once");
-    assert_eq!(his, hers, "in order");
 }
 
 #[test]

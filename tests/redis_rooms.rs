@@ -1,6 +1,7 @@
 //! Proves that many rooms do not slow down one room: joins to new rooms do not delay messages, all rooms catch up at
 //! once after a lost connection, and no lease is lost meanwhile. With a network latency of one millisecond between
-//! instance and Redis.
+//! instance and Redis. And that a connection to Redis that is slow, cut, or silent in one direction costs no message and
+//! no name.
 
 #[allow(dead_code)]
 #[path = "chaos/clock.rs"]
@@ -155,6 +156,55 @@ fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {
     ada.take(Duration::from_secs(1));
     assert_eq!(ada.ended(), None);
     assert_eq!(ada.participants(), 1);
+}
+
+/// Redis has given Ada's seat to her new session, but its reply does not arrive, or the page of the log does not.
+#[test]
+fn a_comeback_that_is_refused_because_redis_hangs_shows_nobody_leaving() {
+    for which in [Which::All, Which::Other] {
+        let redis = Redis::start();
+        let (proxy, first, second) = pair(&redis);
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        let mut bob = Client::join(second.addr, "tea", "Bob");
+        let said = ada.say("before");
+        let mut back = Client::connect(first.addr, "tea");
+        back.secret.clone_from(&ada.secret);
+        proxy.hold(None, Some(which));
+        assert_eq!(back.try_enter("Ada", said["id"].as_str())["code"], "unavailable", "{which:?}");
+        proxy.release();
+        poll_until("the first instance is back", PATIENCE, || get(first.addr, "/readyz").status == 200);
+        bob.quiet("Ada leaves", Duration::from_secs(1), |f| f["type"] == "presence" && f["left"] != json!([]));
+        // The same connection may try again, and is not taken for its own older session.
+        back.enter("Ada", said["id"].as_str());
+        assert_eq!(back.welcome["participants"], 2);
+        ada.expect_close(4001);
+        assert_eq!(bob.say("after"), back.hear("after"));
+        bob.never("Ada leaves", |f| f["type"] == "presence" && f["left"] != json!([]));
+        assert_eq!(back.ended(), None);
+    }
+}
+
+/// The log is read in parts of at most 500 messages, and a message that is published meanwhile does not end that.
+#[test]
+fn hundreds_of_messages_that_were_missed_are_all_delivered() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    let mut bob = Client::join(first.addr, "tea", "Bob");
+    let mut ada = Client::join(second.addr, "tea", "Ada");
+    proxy.hold(Some(Which::All), Some(Which::All));
+    proxy.cut(Which::All);
+    bob.until("down", |f| f["backplane"] == "down");
+    for n in 1..=700 {
+        // Reads now and then, because a client that does not is cut.
+        if n % 50 == 0 { drop(ada.say(&n.to_string())) } else { drop(ada.post(&n.to_string())) }
+    }
+    proxy.release();
+    bob.patience = PATIENCE * 2;
+    bob.hear("500"); // the end of the first part
+    assert_eq!(ada.say("and on"), bob.hear("and on"));
+    let (his, hers) = (bob.messages(), ada.messages());
+    assert_eq!(his.len(), hers.len(), "each once");
+    assert_eq!(his, hers, "in order");
 }
 
 /// One direction is dead, while publications continue to arrive.

@@ -17,8 +17,8 @@ const LEAST_JOINS: u32 = 10;
 const HISTORY_BURST: f64 = 8.0;
 /// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
 const TEXT_BURST: f64 = 2.0;
-/// An address may send as many messages as its rate of text allows if each has this many bytes, and all those of ten
-/// minutes at once: for so long their refs are kept, which can take more space than short texts.
+/// Messages are also limited by their number, because a ref is kept for ten minutes and can take more space than a short
+/// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
 const MESSAGE_BYTES: f64 = 4096.0;
 const MESSAGE_BURST: f64 = 600.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a

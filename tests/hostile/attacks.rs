@@ -42,6 +42,11 @@ impl Target {
         (number, self.addrs[number % self.addrs.len()], 1 + (number % usize::from(self.addresses)) as u8)
     }
 
+    fn connect(&self) -> Option<TcpStream> {
+        let (_, addr, from) = self.next();
+        raw::connect(addr, from).ok()
+    }
+
     fn join(&self, room: &str, more: &str) -> Option<TcpStream> {
         let (number, addr, from) = self.next();
         raw::join(addr, from, room, &format!("x{number}"), more).ok()
@@ -201,11 +206,7 @@ fn frames(target: &Target, count: usize, frame: &[u8]) {
 /// Many requests at once, repeatedly, on connections that stay open as long as the server lets them.
 fn health(target: &Target) {
     let many = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50);
-    let make = || {
-        let (_, addr, from) = target.next();
-        raw::connect(addr, from).ok()
-    };
-    target.held(20, 0, make, |stream| raw::drain(stream) && raw::push(stream, many.as_bytes()));
+    target.held(20, 0, || target.connect(), |stream| raw::drain(stream) && raw::push(stream, many.as_bytes()));
 }
 
 fn junk(target: &Target) -> Option<TcpStream> {
@@ -252,9 +253,6 @@ fn mix(target: &Target) {
         6 => then(target.join("other", ""), &PING.repeat(2000)),
         7 => then(target.join("other", ""), &[FIRST_FRAGMENT, &FRAGMENT.repeat(2000)].concat()),
         8 => junk(target),
-        _ => {
-            let (_, addr, from) = target.next();
-            raw::connect(addr, from).ok()
-        }
+        _ => target.connect(),
     });
 }

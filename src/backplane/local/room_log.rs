@@ -3,7 +3,7 @@
 //! The functions need only a connection. Those that write are called within its transaction.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
 
 use crate::backplane::admin::Removal;
 use crate::protocol::Id;
@@ -268,9 +268,7 @@ pub fn count_rooms(conn: &Connection) -> rusqlite::Result<usize> {
 
 /// The next rooms in order of their numbers.
 pub fn rooms_after(conn: &Connection, number: i64, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
-    let sql =
-        "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE id > ? ORDER BY id LIMIT ?";
-    conn.prepare_cached(sql)?.query_map(params![number, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
+    rooms(conn, "WHERE id > ? ORDER BY id LIMIT ?", params![number, count])
 }
 
 /// The sizes of all logs, in bytes.
@@ -280,9 +278,13 @@ pub fn sizes(conn: &Connection) -> rusqlite::Result<Vec<u64>> {
 
 /// The largest logs over this size with more than one message.
 pub fn largest(conn: &Connection, bytes: usize, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
-    let sql = "SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms WHERE bytes > ? AND messages > 1
-               ORDER BY bytes DESC LIMIT ?";
-    conn.prepare_cached(sql)?.query_map(params![bytes, count], |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
+    rooms(conn, "WHERE bytes > ? AND messages > 1 ORDER BY bytes DESC LIMIT ?", params![bytes, count])
+}
+
+/// The rooms that this clause selects, by name.
+fn rooms(conn: &Connection, clause: &str, params: impl Params) -> rusqlite::Result<Vec<(String, Log)>> {
+    let sql = format!("SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms {clause}");
+    conn.prepare_cached(&sql)?.query_map(params, |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
 }
 
 /// Deletes refs from before the last period, and returns how many were deleted.

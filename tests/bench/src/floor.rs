@@ -21,13 +21,8 @@ struct Client {
 
 /// Serves until it is killed.
 pub fn serve() -> io::Result<()> {
-    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(0);
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
-    listener.listen(4096)?;
-    let listener = TcpListener::from(listener);
+    let listener = bind()?;
     listener.set_nonblocking(true)?;
-    println!("listening on http://{}", listener.local_addr()?);
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
@@ -72,6 +67,17 @@ pub fn serve() -> io::Result<()> {
             }
         }
     }
+}
+
+/// Listens on `PORT` and prints the address.
+pub fn bind() -> io::Result<TcpListener> {
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(0);
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    listener.listen(4096)?;
+    let listener = TcpListener::from(listener);
+    println!("listening on http://{}", listener.local_addr()?);
+    Ok(listener)
 }
 
 fn accept(listener: &TcpListener, epoll: &OwnedFd, clients: &mut Vec<Option<Client>>) -> io::Result<()> {

@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
-use crate::floor::upgrade;
+use crate::floor::{bind, room, upgrade};
 use crate::ws;
 
 const STACK: usize = 64 * 1024;
@@ -25,12 +25,7 @@ struct Redis {
 
 /// Serves until it is killed.
 pub fn serve(through_redis: bool) -> io::Result<()> {
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    listener.listen(4096)?;
-    let listener = TcpListener::from(listener);
-    println!("listening on http://{}", listener.local_addr()?);
-
+    let listener = bind()?;
     let redis = if through_redis { Some(Redis::connect()?) } else { None };
     let rooms = Arc::new(Rooms { members: RwLock::default(), redis });
     if let Some(redis) = &rooms.redis {
@@ -63,7 +58,7 @@ impl Rooms {
     fn follow(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
         let mut buffer = vec![0; 4096];
         let read = (&**stream).read(&mut buffer)?;
-        let room = crate::floor::room(&buffer[..read]);
+        let room = room(&buffer[..read]);
         self.enter(&room, stream.clone())?;
         (&**stream).write_all(&upgrade())?;
         loop {
