@@ -306,6 +306,31 @@ fn the_logs_of_all_rooms_keep_to_their_bytes_in_memory_and_on_a_file() {
     }
 }
 
+/// Strangers fill rooms faster than once per second could keep up with: the file stays within its limit all the same,
+/// so that a small disk is never full and there is space to trim.
+#[test]
+fn a_flood_of_texts_does_not_fill_the_disk() {
+    let file = DataFile::new();
+    let settings = [("RATE_LIMIT", "0"), ("STORAGE_BYTES", "4194304"), ("DRAIN_SECONDS", "0")];
+    let mut instance = file.start(&settings);
+    let text = "x".repeat(4000);
+    let mut strangers: Vec<Client> = (0..8).map(|n| Client::join(instance.addr, &format!("room-{n}"), "Bob")).collect();
+    for _ in 0..30 {
+        for stranger in &mut strangers {
+            (0..24).for_each(|_| drop(stranger.post(&text)));
+        }
+        for stranger in &mut strangers {
+            stranger.say("that was it");
+        }
+    }
+    Client::join(instance.addr, "tea", "Ada").say("not refused");
+    // Ending merges the write-ahead log into the file.
+    instance.signal("TERM");
+    assert!(instance.wait(PATIENCE).success());
+    let bytes = std::fs::metadata(file.path()).expect("the file").len();
+    assert!(bytes <= 4194304 / 4 * 5, "{bytes} bytes of 24 MB written");
+}
+
 #[test]
 fn past_the_most_rooms_no_new_one_is_opened_on_any_backplane() {
     let (file, redis) = (DataFile::new(), Redis::start());

@@ -155,7 +155,7 @@ impl Rooms {
                 let Some(wanted) = self.pages.pop_front() else { break };
                 self.read_page(wanted);
             }
-            if Instant::now() >= tick_at {
+            if Instant::now() >= tick_at || self.store.is_too_large() {
                 self.tick(Instant::now());
                 tick_at = Instant::now() + TICK;
             }
