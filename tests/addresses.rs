@@ -133,6 +133,43 @@ fn new_rooms_of_an_address_are_counted() {
 }
 
 #[test]
+fn a_few_addresses_cannot_take_the_last_rooms() {
+    // An address may open six while a room stays, and the last 15 are for those that have opened none of them.
+    let instance = Instance::start(&[("ADDRESS_NEW_ROOMS", "6"), ("MAX_ROOMS", "60")]);
+    let mut held = Vec::new();
+    let mut open = |from: u8| {
+        let mut client = upgrade(instance.addr, from, &format!("room-{}", held.len()), "").expect("a connection");
+        let answer = client.try_enter("Ada", None);
+        if answer["type"] == "welcome" {
+            held.push(client);
+        }
+        answer
+    };
+    for from in 1..=9 {
+        (0..5).for_each(|_| assert_eq!(open(from)["type"], "welcome"));
+    }
+    assert_eq!(open(1)["code"], "full");
+    for from in 11..=25 {
+        assert_eq!(open(from)["type"], "welcome", "from 127.0.0.{from}, which has opened none");
+    }
+    assert_eq!(open(26)["code"], "full", "no room is left for anybody");
+}
+
+#[test]
+fn the_addresses_of_an_ipv6_network_share_ten_times_the_limits() {
+    let instance = Instance::start(&[("ADDRESS_CONNECTIONS", "2")]);
+    let from = |address: &str| {
+        let header = format!("X-Forwarded-For: {address}\r\n");
+        upgrade(instance.addr, 1, "tea", &header).map_err(|answer| answer.status)
+    };
+    let held: Vec<_> = (0..30).map(|n| from(&format!("2001:db8:7:{}::1", n / 2))).collect();
+    assert_eq!(held.iter().filter(|one| one.is_ok()).count(), 20, "ten times two");
+    assert!(held[20..].iter().all(|one| one.as_ref().is_err_and(|status| *status == 429)));
+    from("2001:db8:8::1").expect("another network");
+    from("192.0.2.1").expect("an IPv4 address");
+}
+
+#[test]
 fn reading_the_log_has_a_rate_in_bytes() {
     let instance = Instance::start(&[("ADDRESS_HISTORY_RATE", "10000")]);
     let mut ada = join(instance.addr, 1, "tea", "Ada");

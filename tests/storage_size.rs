@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-const TERMS: Terms = Terms { people: 0, may_open: true };
+const TERMS: Terms = Terms { people: 0, may_open: true, spare_rooms: 0 };
 
 /// The rooms' thread, and the number of messages it has published.
 struct Rooms {

@@ -77,6 +77,8 @@ pub struct Terms {
     pub people: u64,
     /// Whether the room may be a new one: without people and without messages.
     pub may_open: bool,
+    /// How many rooms must remain if it is a new one. Without Redis only: with it, a room counts only while it has people.
+    pub spare_rooms: usize,
 }
 
 /// What a client receives when it joins.

@@ -227,7 +227,8 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
 
 /// Takes a place among all waiting requests, and one in the share of the address.
 fn start_waiting<'a>(room: &Room, visitor: &Visitor, app: &'a App) -> Result<(Poll<'a>, Polling), Answer> {
-    let share = visitor.account.poll(app.polls.places()).ok_or_else(|| {
+    let (places, waiting) = (app.polls.places(), app.polls.waiting());
+    let share = visitor.account.poll(places.saturating_sub(waiting), places).ok_or_else(|| {
         Answer::refusal(429, "too many requests from this address are waiting").with("Retry-After", RETRY_AFTER)
     })?;
     let poll = app.polls.enter(room).ok_or_else(|| unavailable("too many requests are waiting; try again"))?;

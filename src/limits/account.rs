@@ -1,4 +1,4 @@
-//! What one address has used recently: a bucket or a counter for each limit.
+//! The account of one address: what it has used recently, and its network's account, which is charged too.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,109 +6,28 @@ use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
+use super::usage::{PerAddress, SMALLEST_READ, Usage};
 
-/// One address may hold one in this many of the places for waiting requests.
-const POLLS_PART: usize = 4;
-/// Bursts, as seconds of the corresponding rate. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
-/// those are fewer.
-const CONNECTION_BURST: f64 = 10.0;
-const JOIN_BURST: f64 = 20.0;
-const LEAST_JOINS: u32 = 10;
-const HISTORY_BURST: f64 = 8.0;
-/// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
-const TEXT_BURST: f64 = 2.0;
-/// Messages are also limited by their number, because a ref is kept for ten minutes and can take more space than a short
-/// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
-const MESSAGE_BYTES: f64 = 4096.0;
-const MESSAGE_BURST: f64 = 600.0;
-/// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
-/// dozen.
-const REQUESTS: f64 = 10.0;
-/// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
-const SMALLEST_READ: f64 = 8192.0;
-/// The longest wait after wrong passphrases. Each further wrong one doubles the wait, up to this.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Time without a wrong passphrase, after the wait, that resets the count.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
-/// If the cap is at least this many times the limit per address, the last quarter of the slots is reserved for
-/// addresses that hold less than a tenth of their limit, so that a few busy addresses cannot fill the server.
-const SHARED_FROM: usize = 4;
-const KEPT_PART: usize = 4;
-const FEW_PART: usize = 10;
-
-/// The limits per address; 0 turns one off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PerAddress {
-    /// Concurrent connections.
-    pub connections: usize,
-    /// New connections per second.
-    pub connection_rate: u32,
-    /// Joins per minute.
-    pub joins: u32,
-    /// Wrong passphrases before the address has to wait.
-    pub wrong_passphrases: u32,
-    /// Rooms created per hour.
-    pub new_rooms: u32,
-    /// Bytes per second read from the logs.
-    pub history: u32,
-    /// Bytes of message text per second.
-    pub text: u32,
-}
+/// A network of IPv6 addresses, of which one person can have 65,536, has this many times the limits of one address.
+const NETWORK: u32 = 10;
 
 /// What one address has used recently.
 pub struct Account {
     address: IpAddr,
-    limits: PerAddress,
-    state: Mutex<State>,
-}
-
-struct State {
-    used: Instant,
-    connections: usize,
-    polls: usize,
-    new_connections: Bucket,
-    requests: Bucket,
-    joins: Bucket,
-    new_rooms: Bucket,
-    history: Bucket,
-    text: Bucket,
-    messages: Bucket,
-    wrong: u32,
-    wait_until: Instant,
-}
-
-impl State {
-    fn may_connect(&mut self, most: usize, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
-        let over = most > 0 && self.connections >= most;
-        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
-        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
-            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
-        }
-        self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
-    }
+    /// The account of the larger network that an IPv6 address belongs to, charged for all of its addresses.
+    network: Option<Arc<Account>>,
+    usage: Mutex<Usage>,
 }
 
 impl Account {
-    pub(super) fn new(address: IpAddr, limits: PerAddress, now: Instant) -> Account {
-        let bucket = |per_second: f64, burst: f64| Bucket::new(per_second, per_second * burst, now);
-        let rate = f64::from(limits.connection_rate);
-        let joins = f64::from(limits.joins) / 60.0;
-        let join_burst = (joins * JOIN_BURST).max(f64::from(limits.joins.min(LEAST_JOINS)));
-        let state = State {
-            used: now,
-            connections: 0,
-            polls: 0,
-            new_connections: bucket(rate, CONNECTION_BURST),
-            requests: bucket(rate * REQUESTS, CONNECTION_BURST),
-            joins: Bucket::new(joins, join_burst, now),
-            new_rooms: bucket(f64::from(limits.new_rooms) / 3600.0, 3600.0),
-            history: bucket(f64::from(limits.history), HISTORY_BURST),
-            text: bucket(f64::from(limits.text), TEXT_BURST),
-            messages: bucket(f64::from(limits.text) / MESSAGE_BYTES, MESSAGE_BURST),
-            wrong: 0,
-            wait_until: now,
-        };
-        Account { address, limits, state: Mutex::new(state) }
+    /// An account that has used nothing.
+    pub(super) fn new(address: IpAddr, network: Option<Arc<Account>>, limits: &PerAddress, now: Instant) -> Account {
+        Account { address, network, usage: Mutex::new(Usage::new(limits, 1, now)) }
+    }
+
+    /// The account of a network, with [`NETWORK`] times the limits.
+    pub(super) fn of_network(network: IpAddr, limits: &PerAddress, now: Instant) -> Account {
+        Account { address: network, network: None, usage: Mutex::new(Usage::new(limits, NETWORK, now)) }
     }
 
     /// The address, or the first 64 bits of an IPv6 one.
@@ -116,15 +35,41 @@ impl Account {
         self.address
     }
 
-    fn state(&self, now: Instant) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.used = state.used.max(now);
-        state
+    fn usage(&self, now: Instant) -> MutexGuard<'_, Usage> {
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.used = usage.used.max(now);
+        usage
     }
 
     /// The time since it was last used.
     pub(super) fn rested(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.state.lock().unwrap_or_else(PoisonError::into_inner).used)
+        now.saturating_duration_since(self.usage.lock().unwrap_or_else(PoisonError::into_inner).used)
+    }
+
+    /// Whether none of the rooms that it has opened counts any more.
+    pub(super) fn owes_no_room(&self, now: Instant) -> bool {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner).rooms.are_forgotten(now)
+    }
+
+    /// What this account and its network's have used, locked in this order.
+    fn usages(&self, now: Instant) -> Vec<MutexGuard<'_, Usage>> {
+        std::iter::once(self).chain(self.network.as_deref()).map(|account| account.usage(now)).collect()
+    }
+
+    /// Takes this much from a bucket, or nothing if there is not enough.
+    fn take(
+        &self,
+        limit: Limit,
+        bucket: fn(&mut Usage) -> &mut Bucket,
+        count: f64,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let mut usages = self.usages(now);
+        for usage in &mut usages {
+            bucket(usage).wait(count, now).map_err(|wait| Refusal { limit, wait })?;
+        }
+        usages.iter_mut().for_each(|usage| bucket(usage).charge(count));
+        Ok(())
     }
 
     /// Counts a new connection until the returned value is dropped. `free` and `cap` are the server's free and total
@@ -133,10 +78,12 @@ impl Account {
     /// # Errors
     /// The address has too many connections, or opens them too fast.
     pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
-        let mut state = self.state(now);
-        state.may_connect(self.limits.connections, free, cap, now)?;
-        state.new_connections.charge(1.0);
-        state.connections += 1;
+        let mut usages = self.usages(now);
+        usages.iter_mut().try_for_each(|usage| usage.may_connect(free, cap, now))?;
+        for usage in &mut usages {
+            usage.new_connections.charge(1.0);
+            usage.connections += 1;
+        }
         Ok(Connected(self.clone()))
     }
 
@@ -145,7 +92,7 @@ impl Account {
     /// # Errors
     /// As [`Account::connect`].
     pub fn may_connect(&self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
-        self.state(now).may_connect(self.limits.connections, free, cap, now)
+        self.usages(now).iter_mut().try_for_each(|usage| usage.may_connect(free, cap, now))
     }
 
     /// Counts a plain HTTP request.
@@ -153,8 +100,7 @@ impl Account {
     /// # Errors
     /// The address sends too many.
     pub fn request(&self, now: Instant) -> Result<(), Refusal> {
-        let refusal = |wait| Refusal { limit: Limit::ConnectionRate, wait };
-        self.state(now).requests.take(now).map_err(refusal)
+        self.take(Limit::ConnectionRate, |usage| &mut usage.requests, 1.0, now)
     }
 
     /// Counts a join that the backplane is about to carry out.
@@ -162,7 +108,7 @@ impl Account {
     /// # Errors
     /// The address joins too often.
     pub fn join(&self, now: Instant) -> Result<(), Refusal> {
-        self.state(now).joins.take(now).map_err(|wait| Refusal { limit: Limit::Joins, wait })
+        self.take(Limit::Joins, |usage| &mut usage.joins, 1.0, now)
     }
 
     /// Whether the address may try a passphrase now.
@@ -170,45 +116,45 @@ impl Account {
     /// # Errors
     /// It has tried too many wrong ones.
     pub fn may_try_passphrase(&self, now: Instant) -> Result<(), Refusal> {
-        let wait = self.state(now).wait_until.saturating_duration_since(now);
+        let until = self.usages(now).iter().map(|usage| usage.wait_until).max().unwrap_or(now);
+        let wait = until.saturating_duration_since(now);
         if wait.is_zero() { Ok(()) } else { Err(Refusal { limit: Limit::Passphrases, wait }) }
     }
 
     /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
     pub fn wrong_passphrase(&self, now: Instant) {
-        let mut state = self.state(now);
-        if now.saturating_duration_since(state.wait_until) >= FORGIVEN_AFTER {
-            state.wrong = 0;
-        }
-        state.wrong = state.wrong.saturating_add(1);
-        let over = state.wrong.saturating_sub(self.limits.wrong_passphrases);
-        state.wait_until = now;
-        if self.limits.wrong_passphrases > 0 && over > 0 {
-            state.wait_until += Duration::from_secs(1 << (over - 1).min(10)).min(LONGEST_WAIT);
-        }
+        self.usages(now).iter_mut().for_each(|usage| usage.wrong_passphrase(now));
     }
 
-    /// Counts a room that a join may create. If it does not, call [`Account::no_new_room`].
+    /// Counts a room that a join may open. Dropping the returned value takes it back.
     ///
     /// # Errors
-    /// The address has created too many.
-    pub fn new_room(&self, now: Instant) -> Result<(), Refusal> {
-        self.state(now).new_rooms.take(now).map_err(|wait| Refusal { limit: Limit::Rooms, wait })
+    /// The address has opened too many.
+    pub fn new_room(self: &Arc<Account>, room: &str, now: Instant) -> Result<NewRoom, Refusal> {
+        let mut new_room = NewRoom { room: room.to_owned(), counted_by: Vec::new() };
+        for account in std::iter::once(self).chain(&self.network) {
+            let counted = account.usage(now).rooms.open(room, now);
+            if counted.map_err(|wait| Refusal { limit: Limit::Rooms, wait })? {
+                new_room.counted_by.push(account.clone());
+            }
+        }
+        Ok(new_room)
     }
 
-    /// Takes back a room counted by [`Account::new_room`].
-    pub fn no_new_room(&self) {
-        self.state(Instant::now()).new_rooms.charge(-1.0);
+    /// How many rooms must remain for others if this address opens one: none if it has opened few lately.
+    pub fn spare_rooms(&self, now: Instant) -> usize {
+        let spare = self.usages(now).iter_mut().map(|usage| usage.rooms.spare(now)).max();
+        spare.unwrap_or_default() as usize
     }
 
     /// Counts a waiting request until the returned value is dropped; `None` if the address already has its share of all
-    /// `places`.
-    pub fn poll(self: &Arc<Account>, places: usize) -> Option<Polling> {
-        let mut state = self.state(Instant::now());
-        if self.limits.connections > 0 && state.polls >= places.div_ceil(POLLS_PART) {
+    /// `places`, of which this many are `free`.
+    pub fn poll(self: &Arc<Account>, free: usize, places: usize) -> Option<Polling> {
+        let mut usages = self.usages(Instant::now());
+        if !usages.iter().all(|usage| usage.may_poll(free, places)) {
             return None;
         }
-        state.polls += 1;
+        usages.iter_mut().for_each(|usage| usage.polls += 1);
         Some(Polling(self.clone()))
     }
 
@@ -217,12 +163,15 @@ impl Account {
     /// # Errors
     /// It has read too much.
     pub fn may_read(&self, now: Instant) -> Result<(), Refusal> {
-        self.state(now).history.wait(SMALLEST_READ, now).map_err(|wait| Refusal { limit: Limit::History, wait })
+        let mut usages = self.usages(now);
+        let refusal = |wait| Refusal { limit: Limit::History, wait };
+        usages.iter_mut().try_for_each(|usage| usage.history.wait(SMALLEST_READ, now)).map_err(refusal)
     }
 
     /// Charges bytes read from a log, in addition to those of earlier reads.
     pub fn charge_read(&self, bytes: usize, now: Instant) {
-        self.state(now).history.charge((bytes as f64).max(SMALLEST_READ));
+        let bytes = (bytes as f64).max(SMALLEST_READ);
+        self.usages(now).iter_mut().for_each(|usage| usage.history.charge(bytes));
     }
 
     /// Counts a message, in addition to its text.
@@ -230,7 +179,7 @@ impl Account {
     /// # Errors
     /// The address sends too many.
     pub fn message(&self, now: Instant) -> Result<(), Refusal> {
-        self.state(now).messages.take(now).map_err(|wait| Refusal { limit: Limit::Text, wait })
+        self.take(Limit::Text, |usage| &mut usage.messages, 1.0, now)
     }
 
     /// Counts the bytes of a message text.
@@ -238,7 +187,7 @@ impl Account {
     /// # Errors
     /// The address sends too much text.
     pub fn text(&self, bytes: usize, now: Instant) -> Result<(), Refusal> {
-        self.state(now).text.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })
+        self.take(Limit::Text, |usage| &mut usage.text, bytes as f64, now)
     }
 }
 
@@ -247,7 +196,7 @@ pub struct Connected(Arc<Account>);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.state(Instant::now()).connections -= 1;
+        self.0.usages(Instant::now()).iter_mut().for_each(|usage| usage.connections -= 1);
     }
 }
 
@@ -256,12 +205,36 @@ pub struct Polling(Arc<Account>);
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        self.0.state(Instant::now()).polls -= 1;
+        self.0.usages(Instant::now()).iter_mut().for_each(|usage| usage.polls -= 1);
+    }
+}
+
+/// A room counted against an address, unless this is dropped. See [`Account::new_room`].
+pub struct NewRoom {
+    room: String,
+    /// Not those that knew the room already.
+    counted_by: Vec<Arc<Account>>,
+}
+
+impl NewRoom {
+    /// The room was opened.
+    pub fn keep(mut self) {
+        let now = Instant::now();
+        self.counted_by.drain(..).for_each(|account| account.usage(now).rooms.keep(&self.room));
+    }
+}
+
+impl Drop for NewRoom {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.counted_by.iter().for_each(|account| account.usage(now).rooms.take_back());
     }
 }
 
 #[cfg(test)]
 pub mod tests {
+    use super::super::openings::RoomLimits;
+    use super::super::usage::FORGIVEN_AFTER;
     use super::*;
 
     pub const LIMITS: PerAddress = PerAddress {
@@ -269,13 +242,13 @@ pub mod tests {
         connection_rate: 20,
         joins: 600,
         wrong_passphrases: 3,
-        new_rooms: 60,
+        rooms: RoomLimits { per_hour: 60, most: 10_000, life: Duration::from_secs(30 * 86_400) },
         history: 100_000,
         text: 10_000,
     };
 
     fn account(limits: PerAddress, now: Instant) -> Arc<Account> {
-        Arc::new(Account::new(IpAddr::from([192, 0, 2, 1]), limits, now))
+        Arc::new(Account::new(IpAddr::from([192, 0, 2, 1]), None, &limits, now))
     }
 
     #[test]
@@ -317,6 +290,20 @@ pub mod tests {
     }
 
     #[test]
+    fn a_few_addresses_cannot_take_all_places_for_waiting_requests() {
+        let now = Instant::now();
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            let one = account(LIMITS, now);
+            let wait = |held: &Vec<_>| one.poll(256 - held.len(), 256);
+            while let Some(polling) = wait(&held) {
+                held.push(polling);
+            }
+        }
+        assert_eq!(held.len(), 3 * 64 + 7 * 7, "three have a quarter each, and seven a tenth of that");
+    }
+
+    #[test]
     fn few_joins_per_minute_may_come_at_once() {
         let now = Instant::now();
         for (joins, at_once) in [(1, 1), (2, 2), (10, 10), (30, 10), (600, 200)] {
@@ -347,18 +334,18 @@ pub mod tests {
             connection_rate: 0,
             joins: 0,
             wrong_passphrases: 0,
-            new_rooms: 0,
+            rooms: RoomLimits { per_hour: 0, ..LIMITS.rooms },
             history: 0,
             text: 0,
         };
         let ada = account(off, now);
         let held: Vec<_> = (0..1000).map(|_| ada.connect(1, 1000, now)).collect();
         assert!(held.iter().all(Result::is_ok));
-        for _ in 0..1000 {
+        for number in 0..1000 {
             ada.wrong_passphrase(now);
             ada.charge_read(1 << 20, now);
-            let all =
-                [ada.request(now), ada.join(now), ada.may_try_passphrase(now), ada.new_room(now), ada.may_read(now)];
+            ada.new_room(&format!("room-{number}"), now).expect("unlimited").keep();
+            let all = [ada.request(now), ada.join(now), ada.may_try_passphrase(now), ada.may_read(now)];
             assert!(all.iter().all(Result::is_ok) && ada.text(4096, now).is_ok());
         }
     }

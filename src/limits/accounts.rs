@@ -1,6 +1,6 @@
 //! The accounts of all addresses that were active recently.
 //!
-//! An account lives as long as a connection from its address, and an hour longer. The number of accounts without a
+//! An account lives as long as a connection from its address, and until nothing counts any more that it has used. The number of accounts without a
 //! connection is bounded, so that addresses cannot exhaust memory: at the bound, those unused for a minute are dropped,
 //! and if that is not enough, all of them.
 
@@ -9,12 +9,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::account::{Account, PerAddress};
-use super::address::counted_as;
+use super::account::Account;
+use super::address::{counted_as, network_of};
+use super::usage::PerAddress;
 
 /// The number of accounts from which on those without a connection are dropped early.
 const MAX_ACCOUNTS: usize = 20_000;
-/// How long an account without a connection is kept after its last use: the longest time over which anything is counted.
+/// How long an account without a connection is kept after its last use at least: the longest time over which anything but
+/// rooms is counted.
 const REST: Duration = Duration::from_secs(60 * 60);
 /// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -27,13 +29,18 @@ pub struct Accounts {
 
 struct Known {
     accounts: HashMap<IpAddr, Arc<Account>>,
+    /// The accounts of networks of IPv6 addresses. Each exists as long as one of an address in it.
+    networks: HashMap<IpAddr, Arc<Account>>,
     swept: Instant,
 }
 
 impl Accounts {
     /// No accounts yet.
     pub fn new(limits: PerAddress) -> Accounts {
-        Accounts { limits, known: Mutex::new(Known { accounts: HashMap::new(), swept: Instant::now() }) }
+        Accounts {
+            limits,
+            known: Mutex::new(Known { accounts: HashMap::new(), networks: HashMap::new(), swept: Instant::now() }),
+        }
     }
 
     /// The account of an address. The caller holds it for as long as it serves the address.
@@ -41,7 +48,7 @@ impl Accounts {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(known.swept) >= SWEEP_EVERY {
             known.swept = now;
-            known.forget(|account| account.rested(now) >= REST);
+            known.forget(|account| account.rested(now) >= REST && account.owes_no_room(now));
         }
         let address = counted_as(address);
         if let Some(account) = known.accounts.get(&address) {
@@ -53,7 +60,11 @@ impl Accounts {
         if known.accounts.len() >= MAX_ACCOUNTS {
             known.forget(|_| true);
         }
-        let account = Arc::new(Account::new(address, self.limits, now));
+        let network = network_of(address).map(|network| {
+            let new = || Arc::new(Account::of_network(network, &self.limits, now));
+            known.networks.entry(network).or_insert_with(new).clone()
+        });
+        let account = Arc::new(Account::new(address, network, &self.limits, now));
         known.accounts.insert(address, account.clone());
         account
     }
@@ -64,12 +75,14 @@ impl Known {
     fn forget(&mut self, which: impl Fn(&Account) -> bool) {
         self.accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
         self.accounts.shrink_to(self.accounts.len() * 2);
+        self.networks.retain(|_, network| Arc::strong_count(network) > 1);
+        self.networks.shrink_to(self.networks.len() * 2);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::account::tests::LIMITS;
+    use super::super::account::{NewRoom, tests::LIMITS};
     use super::*;
 
     #[test]
@@ -94,10 +107,32 @@ mod tests {
     fn a_new_visit_does_not_renew_an_hours_limit() {
         let (start, address) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
         let accounts = Accounts::new(LIMITS);
-        let opened = |now: Instant| (0..1000).filter(|_| accounts.of(address, now).new_room(now).is_ok()).count();
+        let opened = |now: Instant| {
+            let open = |n: &usize| accounts.of(address, now).new_room(&format!("{now:?}-{n}"), now).map(NewRoom::keep);
+            (0..1000).filter(|n| open(n).is_ok()).count()
+        };
         assert_eq!(opened(start), 60);
         // 20 minutes later a third of them.
         assert_eq!(opened(start + Duration::from_secs(20 * 60)), 20);
+    }
+
+    #[test]
+    fn an_ipv6_network_has_the_limits_of_ten_addresses() {
+        let now = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let address = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
+        let mut held = Vec::new();
+        for n in 0..100 {
+            let one = accounts.of(address(n), now);
+            held.extend((0..50).map_while(|_| one.connect(100_000, 100_000, now).ok()));
+        }
+        assert_eq!(held.len(), 1000);
+        let other = accounts.of(IpAddr::from([0x2001, 0xdb8, 8, 0, 0, 0, 0, 1]), now);
+        assert!(other.connect(100_000, 100_000, now).is_ok());
+        drop(held);
+        assert!(accounts.of(address(200), now).connect(100_000, 100_000, now).is_ok());
+        let join = |n| accounts.of(address(n), now).join(now).is_ok();
+        assert_eq!((0..10_000).filter(|n| join(n % 100)).count(), 2000, "ten times the burst of 200");
     }
 
     #[test]

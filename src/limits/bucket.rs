@@ -31,17 +31,17 @@ impl Bucket {
         self.take_many(1.0, now)
     }
 
-    /// Takes several tokens, or none. A count larger than the burst is taken from a full bucket.
+    /// Takes several tokens, or none.
     ///
     /// # Errors
     /// How long to wait for them.
     pub fn take_many(&mut self, count: f64, now: Instant) -> Result<(), Duration> {
-        self.wait(count.min(self.burst), now)?;
+        self.wait(count, now)?;
         self.tokens -= count;
         Ok(())
     }
 
-    /// Whether this many tokens are available; takes none.
+    /// Whether this many tokens are available; takes none. A full bucket has enough for any count.
     ///
     /// # Errors
     /// How long to wait for them.
@@ -52,7 +52,7 @@ impl Bucket {
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.rate;
         self.tokens = (self.tokens + gained).min(self.burst);
         self.filled = self.filled.max(now);
-        let missing = count - self.tokens;
+        let missing = count.min(self.burst) - self.tokens;
         if missing <= 0.0 { Ok(()) } else { Err(Duration::from_secs_f64(missing / self.rate)) }
     }
 

@@ -10,10 +10,12 @@ mod capacity;
 mod gate;
 mod limit;
 mod nesting;
+mod openings;
 mod random;
 mod slots;
+mod usage;
 
-pub use account::{Account, Connected, PerAddress, Polling};
+pub use account::{Account, Connected, NewRoom, Polling};
 pub use accounts::Accounts;
 pub use address::{Network, TrustedProxies, counted_as, is_private};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
@@ -21,5 +23,7 @@ pub use capacity::{CONNECTION_STACK, MAX_LARGE_FRAMES, MAX_SPARE_STACKS, capacit
 pub use gate::{Gate, Pass};
 pub use limit::{Limit, Refusal};
 pub use nesting::is_shallow;
+pub use openings::RoomLimits;
 pub use random::{jitter, random_name};
 pub use slots::{Slot, Slots};
+pub use usage::PerAddress;

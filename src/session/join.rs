@@ -87,13 +87,19 @@ impl Session<'_> {
         let wire = self.socket.get_ref().wire.clone();
         self.app.lanes.post(self.id, SessionCommand::Join(self.room.clone(), wire));
         // Counted before it is known whether the join opens a new room, and taken back if it does not.
-        let new_room = self.visitor.account.new_room(Instant::now());
-        let terms = Terms { people: self.app.settings.access.room_people, may_open: new_room.is_ok() };
+        let now = Instant::now();
+        let spare_rooms = self.visitor.account.spare_rooms(now);
+        let new_room = self.visitor.account.new_room(&self.room, now);
+        let terms = Terms { people: self.app.settings.access.room_people, may_open: new_room.is_ok(), spare_rooms };
         let arrival = self.app.backplane.join(&seat, since, terms);
         drop(pass);
-        if new_room.is_ok() && !arrival.as_ref().is_ok_and(|arrival| arrival.is_new_room) {
-            self.visitor.account.no_new_room();
-        }
+        let refusal = match new_room {
+            Ok(new_room) if arrival.as_ref().is_ok_and(|arrival| arrival.is_new_room) => {
+                new_room.keep();
+                None
+            }
+            new_room => new_room.err(),
+        };
         let arrival = match arrival {
             Ok(arrival) => arrival,
             Err(error) => {
@@ -104,7 +110,7 @@ impl Session<'_> {
                     JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
                     JoinError::RoomFull => self.refuse_join(ErrorCode::Full, "this room is full"),
                     JoinError::MayNotOpen => {
-                        let refusal = new_room.err().unwrap_or(Refusal { limit: Limit::Rooms, wait: COME_AGAIN });
+                        let refusal = refusal.unwrap_or(Refusal { limit: Limit::Rooms, wait: COME_AGAIN });
                         self.refuse_limit(refusal, None)
                     }
                     JoinError::Unavailable => self.refuse_join(ErrorCode::Unavailable, &Unavailable.to_string()),

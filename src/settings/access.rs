@@ -1,9 +1,11 @@
 //! Settings for access: trusted proxies, allowed origins, and limits per address, connection and room.
 
+use std::time::Duration;
+
 use tungstenite::http::HeaderName;
 
 use super::{Reader, SettingError};
-use crate::limits::{PerAddress, TrustedProxies};
+use crate::limits::{PerAddress, RoomLimits, TrustedProxies};
 
 /// Who may connect, and how much each may use.
 #[derive(Debug, Clone)]
@@ -23,7 +25,8 @@ pub struct Access {
 }
 
 impl Access {
-    pub(super) fn read(read: &Reader<'_>) -> Result<Access, SettingError> {
+    /// Reads them. `max_rooms` and `life` are the server's limits on rooms.
+    pub(super) fn read(read: &Reader<'_>, max_rooms: usize, life: Duration) -> Result<Access, SettingError> {
         let proxies = match read.text("TRUSTED_PROXIES") {
             None => TrustedProxies::Unset,
             Some(_) => read.parsed("TRUSTED_PROXIES")?,
@@ -46,7 +49,11 @@ impl Access {
                 connection_rate: read.number("ADDRESS_CONNECTION_RATE", most.clone())?,
                 joins: read.number("ADDRESS_JOINS", most.clone())?,
                 wrong_passphrases: read.number("ADDRESS_WRONG_PASSPHRASES", most.clone())?,
-                new_rooms: read.number("ADDRESS_NEW_ROOMS", most.clone())?,
+                rooms: RoomLimits {
+                    per_hour: read.number("ADDRESS_NEW_ROOMS", most.clone())?,
+                    most: max_rooms.try_into().unwrap_or(u32::MAX),
+                    life,
+                },
                 history: read.number("ADDRESS_HISTORY_RATE", most.clone())?,
                 text: read.number("ADDRESS_TEXT_RATE", most.clone())?,
             },

@@ -180,23 +180,25 @@ impl Settings {
             let line = "DATA_FILE: can't be combined with REDIS_ENDPOINT; unset one of the two";
             return Err(SettingError(line.to_owned()));
         }
+        let retention = Retention {
+            messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
+            bytes: read.number("HISTORY_BYTES", 65_536..=1_073_741_824)?,
+            life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
+        };
+        let max_rooms = read.number("MAX_ROOMS", 1..=1_000_000)?;
         Ok(Settings {
             port: read.number("PORT", 0..=65_535)?,
             bind: read.parsed("BIND")?,
             redis,
             data_file,
-            retention: Retention {
-                messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
-                bytes: read.number("HISTORY_BYTES", 65_536..=1_073_741_824)?,
-                life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
-            },
-            max_rooms: read.number("MAX_ROOMS", 1..=1_000_000)?,
+            retention,
+            max_rooms,
             storage,
             rate_limit: read.number("RATE_LIMIT", 0..=1000)?,
             max_connections,
             drain: Duration::from_secs(read.number("DRAIN_SECONDS", 0..=100)?),
             passphrase: read.secret("PASSPHRASE")?.map(Token::new),
-            access: Access::read(read)?,
+            access: Access::read(read, max_rooms, retention.life)?,
             tokens: Tokens::read(read)?,
             page: PageSettings::read(read)?,
             emf,

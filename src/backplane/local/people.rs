@@ -84,7 +84,7 @@ impl Rooms {
         if let Some(left) = self.bans.left(&seat.by, seat.address) {
             return Err(JoinError::Banned(left));
         }
-        self.open(&seat.room)?;
+        self.open(&seat.room, terms.spare_rooms)?;
         let Some(room) = self.rooms.get_mut(&seat.room) else { return Err(JoinError::Unavailable) };
         let is_new_room = room.people.is_empty() && room.log.last == Id::default();
         if is_new_room && !terms.may_open {

@@ -210,16 +210,16 @@ impl Rooms {
         None
     }
 
-    /// Loads the room into memory if it is not there.
-    pub fn open(&mut self, name: &Room) -> Result<(), JoinError> {
+    /// Loads the room into memory if it is not there. If it is a new one, this many must remain.
+    pub fn open(&mut self, name: &Room, spare: usize) -> Result<(), JoinError> {
         if self.rooms.contains_key(name) {
             return Ok(());
         }
         let log = Log::load(self.store.conn(), name).map_err(|error| complain(&error))?;
         // Rooms are counted one by one only where the limit may be reached.
         let unstored = || self.rooms.values().filter(|room| room.log.number() == 0).count();
-        let may_be_full = self.stored + self.rooms.len() >= self.limits.rooms;
-        if log.is_none() && may_be_full && self.stored + unstored() >= self.limits.rooms {
+        let most = self.limits.rooms.saturating_sub(spare);
+        if log.is_none() && self.stored + self.rooms.len() >= most && self.stored + unstored() >= most {
             return Err(JoinError::Full);
         }
         self.rooms.insert(name.clone(), LocalRoom::new(log.unwrap_or_default()));
@@ -246,7 +246,7 @@ impl Rooms {
     }
 
     fn keep(&mut self, name: &Room, draft: &Draft<'_>) -> Result<Kept, Unavailable> {
-        self.open(name).map_err(|_| Unavailable)?;
+        self.open(name, 0).map_err(|_| Unavailable)?;
         let room = self.rooms.get_mut(name).ok_or(Unavailable)?;
         if !std::mem::replace(&mut room.is_dirty, true) {
             self.dirty.push(name.clone());

@@ -1,0 +1,134 @@
+//! What counts against an address or a network: a bucket or a counter for each limit.
+
+use std::time::{Duration, Instant};
+
+use super::bucket::Bucket;
+use super::limit::{Limit, Refusal};
+use super::openings::{Openings, RoomLimits};
+
+/// One address may hold one in this many of the places for waiting requests.
+const POLLS_PART: usize = 4;
+/// Bursts, as seconds of the corresponding rate. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
+/// those are fewer.
+const CONNECTION_BURST: f64 = 10.0;
+const JOIN_BURST: f64 = 20.0;
+const LEAST_JOINS: u32 = 10;
+const HISTORY_BURST: f64 = 8.0;
+/// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
+const TEXT_BURST: f64 = 2.0;
+/// Messages are also limited by their number, because a ref is kept for ten minutes and can take more space than a short
+/// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
+const MESSAGE_BYTES: f64 = 4096.0;
+const MESSAGE_BURST: f64 = 600.0;
+/// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
+/// dozen.
+const REQUESTS: f64 = 10.0;
+/// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
+pub const SMALLEST_READ: f64 = 8192.0;
+/// The longest wait after wrong passphrases. Each further wrong one doubles the wait, up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Time without a wrong passphrase, after the wait, that resets the count.
+pub const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// If the cap is at least this many times the limit per address, the last quarter of the slots is reserved for
+/// addresses that hold less than a tenth of their limit, so that a few busy addresses cannot fill the server. The same
+/// holds for places of waiting requests.
+const SHARED_FROM: usize = 4;
+const KEPT_PART: usize = 4;
+const FEW_PART: usize = 10;
+
+/// The limits per address; 0 turns one off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerAddress {
+    /// Concurrent connections.
+    pub connections: usize,
+    /// New connections per second.
+    pub connection_rate: u32,
+    /// Joins per minute.
+    pub joins: u32,
+    /// Wrong passphrases before the address has to wait.
+    pub wrong_passphrases: u32,
+    /// Opening rooms.
+    pub rooms: RoomLimits,
+    /// Bytes per second read from the logs.
+    pub history: u32,
+    /// Bytes of message text per second.
+    pub text: u32,
+}
+
+/// What has been used.
+pub struct Usage {
+    /// The time of the last use.
+    pub used: Instant,
+    /// 0 is unlimited.
+    most_connections: usize,
+    pub connections: usize,
+    pub polls: usize,
+    pub new_connections: Bucket,
+    pub requests: Bucket,
+    pub joins: Bucket,
+    pub rooms: Openings,
+    pub history: Bucket,
+    pub text: Bucket,
+    pub messages: Bucket,
+    /// 0 is unlimited.
+    most_wrong: u32,
+    wrong: u32,
+    pub wait_until: Instant,
+}
+
+impl Usage {
+    /// Nothing yet. The limits are multiplied by `times`.
+    pub fn new(limits: &PerAddress, times: u32, now: Instant) -> Usage {
+        let number = |limit: u32| f64::from(limit) * f64::from(times);
+        let bucket = |per_second: f64, burst: f64| Bucket::new(per_second, per_second * burst, now);
+        let joins = number(limits.joins) / 60.0;
+        let join_burst = (joins * JOIN_BURST).max(f64::from(limits.joins.min(LEAST_JOINS)));
+        Usage {
+            used: now,
+            most_connections: limits.connections.saturating_mul(times as usize),
+            connections: 0,
+            polls: 0,
+            new_connections: bucket(number(limits.connection_rate), CONNECTION_BURST),
+            requests: bucket(number(limits.connection_rate) * REQUESTS, CONNECTION_BURST),
+            joins: Bucket::new(joins, join_burst, now),
+            rooms: Openings::new(&limits.rooms, times, now),
+            history: bucket(number(limits.history), HISTORY_BURST),
+            text: bucket(number(limits.text), TEXT_BURST),
+            messages: bucket(number(limits.text) / MESSAGE_BYTES, MESSAGE_BURST),
+            most_wrong: limits.wrong_passphrases.saturating_mul(times),
+            wrong: 0,
+            wait_until: now,
+        }
+    }
+
+    /// Whether a new connection would be accepted, see `Account::connect`.
+    pub fn may_connect(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
+        let most = self.most_connections;
+        let over = most > 0 && self.connections >= most;
+        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
+        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
+            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        }
+        self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+    }
+
+    /// Whether it may take one of `places` for waiting requests, of which this many are `free`.
+    pub fn may_poll(&self, free: usize, places: usize) -> bool {
+        let share = places.div_ceil(POLLS_PART);
+        let most = if free <= places / KEPT_PART { share.div_ceil(FEW_PART) } else { share };
+        self.most_connections == 0 || self.polls < most
+    }
+
+    /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
+    pub fn wrong_passphrase(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.wait_until) >= FORGIVEN_AFTER {
+            self.wrong = 0;
+        }
+        self.wrong = self.wrong.saturating_add(1);
+        let over = self.wrong.saturating_sub(self.most_wrong);
+        self.wait_until = now;
+        if self.most_wrong > 0 && over > 0 {
+            self.wait_until += Duration::from_secs(1 << (over - 1).min(10)).min(LONGEST_WAIT);
+        }
+    }
+}
