@@ -1,6 +1,7 @@
 //! A client's socket, shared by two threads: the session's reads, and the lane writes without blocking.
 
-use std::io::{self, Read};
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,6 +12,8 @@ use socket2::SockRef;
 
 /// How long a client may take to close after the session's last frame, or after an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// How often what it sends meanwhile is read.
+const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the system keeps trying to deliver what was written before the end. A client that does not read could otherwise
 /// leave its data in the system's memory for minutes, and one after the other.
@@ -94,22 +97,30 @@ impl Drop for SharedSocket {
 /// Waits until the client closes or `LINGER` has passed, and reads and drops at most `most` bytes: closing a socket with
 /// unread data resets the connection, and the client might lose what was written last. A client that sends more than
 /// `most` bytes before it reads may lose that last write. The bound is there so that a client that never stops sending
-/// cannot keep this thread busy.
+/// cannot keep this thread busy; and what arrives is read at intervals, so that it does not wake the thread each time.
 pub fn linger(socket: &TcpStream, most: usize) {
     let end = Instant::now() + LINGER;
-    let (mut scrap, mut dropped) = ([0; 1024], 0);
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        let result = if dropped < most {
-            socket.set_read_timeout(Some(left)).and_then(|()| (&mut &*socket).read(&mut scrap))
-        } else {
-            closes_within(socket, left).map(|_| 0)
-        };
-        match result {
+    let mut left = most;
+    let mut has_closed = false;
+    while !has_closed && Instant::now() < end {
+        has_closed = closes_within(socket, LINGER_LOOK).unwrap_or(false);
+        left -= drop_received(socket, left);
+    }
+}
+
+/// Reads and drops what has been received, at most this many bytes, and returns how many there were.
+fn drop_received(socket: &TcpStream, most: usize) -> usize {
+    let mut scrap = [MaybeUninit::uninit(); 4096];
+    let mut dropped = 0;
+    while dropped < most {
+        let some = scrap.len().min(most - dropped);
+        match SockRef::from(socket).recv_with_flags(&mut scrap[..some], libc::MSG_DONTWAIT) {
             Ok(count) if count > 0 => dropped += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            _ => return,
+            _ => break,
         }
     }
+    dropped
 }
 
 /// Waits until the client has closed its side or the connection is broken, at most this long. Returns whether that has
