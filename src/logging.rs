@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,9 +18,12 @@ use simple_logger::SimpleLogger;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The most lines of one kind written per period; further ones are counted.
-const LINES: u32 = 3;
-const PERIOD: Duration = Duration::from_secs(1);
+use crate::limits::Bucket;
+
+/// Lines of one kind written per second, and at once; further ones are counted. In a day that is at most 3 MB of each
+/// kind.
+const LINES: f64 = 0.2;
+const LINES_AT_ONCE: f64 = 20.0;
 /// The longest message written, in bytes; the rest of a longer one is cut off. A line then takes less than the 4 KiB
 /// that [`has_space`] finds, even if JSON escapes each byte with six.
 const LONGEST: usize = 512;
@@ -154,8 +157,7 @@ fn json_line(record: &Record<'_>, now: OffsetDateTime) -> String {
 pub struct Throttle(Mutex<Option<Lately>>);
 
 struct Lately {
-    since: Instant,
-    written: u32,
+    lines: Bucket,
     left_out: u64,
 }
 
@@ -163,15 +165,12 @@ impl Throttle {
     /// Whether a line may be written now: `Some` with the number of lines dropped since the last one.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lately = lately.get_or_insert(Lately { since: now, written: 0, left_out: 0 });
-        if now.saturating_duration_since(lately.since) >= PERIOD {
-            (lately.since, lately.written) = (now, 0);
-        }
-        if lately.written >= LINES {
+        let lately =
+            lately.get_or_insert_with(|| Lately { lines: Bucket::new(LINES, LINES_AT_ONCE, now), left_out: 0 });
+        if lately.lines.take(now).is_err() {
             lately.left_out += 1;
             return None;
         }
-        lately.written += 1;
         Some(std::mem::take(&mut lately.left_out))
     }
 }
@@ -180,6 +179,7 @@ impl Throttle {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    use std::time::Duration;
 
     use crate::threads;
 
@@ -225,9 +225,9 @@ mod tests {
     #[test]
     fn lines_of_one_kind_are_limited_and_the_others_counted() {
         let (start, throttle) = (Instant::now(), Throttle::default());
-        let said: Vec<_> = (0..10).map(|_| throttle.admit(start)).collect();
-        assert_eq!(said, [[Some(0); 3].to_vec(), [None; 7].to_vec()].concat());
-        assert_eq!(throttle.admit(start + PERIOD), Some(7));
-        assert_eq!(throttle.admit(start + PERIOD), Some(0));
+        let said: Vec<_> = (0..30).map(|_| throttle.admit(start)).collect();
+        assert_eq!(said, [[Some(0); 20].to_vec(), [None; 10].to_vec()].concat());
+        assert_eq!(throttle.admit(start + Duration::from_secs(5)), Some(10));
+        assert_eq!(throttle.admit(start + Duration::from_secs(5)), None);
     }
 }
