@@ -166,3 +166,17 @@ fn the_documented_user_may_do_all_that_is_needed_and_no_more() {
     let output = cli.args(["SET", "theirs", "x"]).output().expect("redis-cli");
     assert!(String::from_utf8_lossy(&output.stdout).contains("NOPERM"), "{output:?}");
 }
+
+/// Earlier versions needed no `INFO`, so a user may lack it: then Redis is not watched, and all else works.
+#[test]
+fn a_user_without_info_is_warned_about_once() {
+    let redis = Redis::durable();
+    let _: String = redis.cmd("ACL SETUSER bobbin -info");
+    let endpoint = format!("redis://bobbin@{}/2", redis.addr());
+    let instance = Instance::start(&[("REDIS_ENDPOINT", endpoint.as_str()), ("REDIS_PASSWORD", PASSWORD)]);
+    poll_until("ready", PATIENCE, || http::get(instance.addr, "/readyz").status == 200);
+    instance.logged("the user may not run INFO");
+    Client::join(instance.addr, "tea", "Ada").say("hi");
+    let log = instance.log();
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+}

@@ -21,7 +21,8 @@ pub const SPECS: &[Spec] = &[
         "STORAGE_BYTES",
         "auto",
         "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576; 0 is unlimited; \
-         auto: a quarter of the memory, half of the disk's free space, or three quarters of Redis's maxmemory",
+         auto: a quarter of the memory, half of the disk's free space, three quarters of Redis's \
+         maxmemory, or half of its machine's memory",
     ),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (

@@ -36,7 +36,7 @@ struct Log {
     messages: u64,
 }
 
-/// Starts the thread. `setting` is the limit in bytes; 0 is unlimited, `None` is three quarters of `maxmemory`.
+/// Starts the thread. `setting` is the limit in bytes; 0 is unlimited, `None` is [`share`].
 pub fn start(core: Arc<Core>, setting: Option<u64>) -> std::io::Result<()> {
     if setting == Some(0) {
         return Ok(());
@@ -79,8 +79,13 @@ fn memory(core: &Core, setting: Option<u64>) -> Result<Option<Memory>, Failure> 
     };
     // Buffers for replicas and for the append-only file do not count towards `maxmemory`.
     let used = field("used_memory").saturating_sub(field("mem_not_counted_for_evict"));
-    let most = setting.unwrap_or(field("maxmemory") / 4 * 3);
+    let most = setting.unwrap_or_else(|| share(field("maxmemory"), field("total_system_memory")));
     Ok((most >= LEAST_STORAGE && used > most).then_some(Memory { used, most }))
+}
+
+/// The limit unless set otherwise: three quarters of `maxmemory`, or without one half of the memory of Redis's machine.
+fn share(maxmemory: u64, machine: u64) -> u64 {
+    if maxmemory > 0 { maxmemory / 4 * 3 } else { machine / 2 }
 }
 
 /// Trims the largest logs if Redis is over its limit, and returns how long to wait then.
@@ -126,4 +131,15 @@ fn logs(core: &Core) -> Result<Vec<Log>, Unavailable> {
         }
     }
     Ok(logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_maxmemory_the_machine_counts() {
+        assert_eq!(share(400, 1000), 300);
+        assert_eq!(share(0, 1000), 500);
+    }
 }

@@ -126,7 +126,7 @@ fn eviction(limit: &str, policy: &str) -> Finding {
     match (limit, policy) {
         ("0", "noeviction") => Finding::warning(
             "memory",
-            "without maxmemory, strangers who fill many rooms can fill its machine; set maxmemory",
+            "without maxmemory, strangers who fill many rooms can fill half of its machine, or its container; set maxmemory",
         ),
         (_, "noeviction") => {
             Finding::ok("memory", "nothing is evicted; at three quarters, the largest logs are trimmed")
