@@ -167,6 +167,16 @@ fn the_addresses_of_an_ipv6_network_share_ten_times_the_limits() {
     assert!(held[20..].iter().all(|one| one.as_ref().is_err_and(|status| *status == 429)));
     from("2001:db8:8::1").expect("another network");
     from("192.0.2.1").expect("an IPv4 address");
+    let instance = Instance::start(&[("ADDRESS_NEW_ROOMS", "6"), ("MAX_ROOMS", "60")]);
+    let opened: Vec<_> = (0..20)
+        .map(|n| {
+            let header = format!("X-Forwarded-For: 2001:db8:7:{n}::1\r\n");
+            let mut client = upgrade(instance.addr, 1, &format!("room-{n}"), &header).expect("a connection");
+            let is_open = client.try_enter("Ada", None)["type"] == "welcome";
+            (is_open, client)
+        })
+        .collect();
+    assert_eq!(opened.iter().filter(|(is_open, _)| *is_open).count(), 15, "a quarter of all rooms");
 }
 
 #[test]

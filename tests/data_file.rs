@@ -331,6 +331,39 @@ fn a_flood_of_texts_does_not_fill_the_disk() {
     assert!(bytes <= 4194304 / 4 * 5, "{bytes} bytes of 24 MB written");
 }
 
+/// What cannot be trimmed, here the refs of many messages, takes all space. Only messages are refused then: the store is not
+/// down, people come and go, and the host can act.
+#[test]
+fn at_the_limit_only_messages_are_refused() {
+    let token = "a-token-of-the-tests-1";
+    let settings =
+        [("RATE_LIMIT", "0"), ("STORAGE_BYTES", "1048576"), ("HISTORY_MESSAGES", "10"), ("ADMIN_TOKEN", token)];
+    let file = DataFile::new();
+    for instance in [Instance::start(&settings), file.start(&settings)] {
+        let mut mallory = Client::join(instance.addr, "tea", "Mallory");
+        let refused = poll("a message is refused", PATIENCE * 6, || {
+            let keys: Vec<String> = (0..200).map(|_| mallory.post("x")).collect();
+            let last = keys.last().expect("200").as_str();
+            let answer = mallory.until("an answer", |f| f["ref"] == last);
+            (answer["type"] == "error").then_some(answer)
+        });
+        assert_eq!(refused["code"], "unavailable", "{refused}");
+        let ada = Client::join(instance.addr, "tea", "Ada");
+        let body = json!({"by": mallory.welcome["by"], "minutes": 60}).to_string();
+        let mut host = common::http::Connection::open(instance.addr);
+        host.write(format!(
+            "POST /admin/bans HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let ban = host.response(false);
+        assert_eq!(ban.status, 201, "{}", ban.text());
+        mallory.expect_close(4004);
+        assert_eq!(common::http::get(instance.addr, "/readyz").status, 200);
+        assert!(!instance.log().contains("rooms can't be written"), "{}", instance.log());
+        ada.leave();
+    }
+}
+
 #[test]
 fn past_the_most_rooms_no_new_one_is_opened_on_any_backplane() {
     let (file, redis) = (DataFile::new(), Redis::start());

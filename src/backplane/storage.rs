@@ -3,10 +3,10 @@
 
 /// The size to which larger logs are to be trimmed, if the storage takes `used` bytes in all and `limit` is less: the
 /// largest with which it then takes at most three quarters of the limit, supposing that what else is stored shrinks with
-/// the logs. `sizes` are those of the logs. All logs together always keep half of the limit: if something else takes the
-/// rest, they are not to pay for it.
-pub fn trim_to(mut sizes: Vec<u64>, used: u64, limit: u64) -> Option<u64> {
-    let (all, least) = (sizes.iter().sum::<u64>(), limit / 2);
+/// the logs. `sizes` are those of the logs. All logs together always keep `least`: if something else takes the rest, they
+/// are not to pay for it.
+pub fn trim_to(mut sizes: Vec<u64>, used: u64, limit: u64, least: u64) -> Option<u64> {
+    let all = sizes.iter().sum::<u64>();
     if used <= limit || all <= least {
         return None;
     }
@@ -33,13 +33,14 @@ mod tests {
     #[test]
     fn the_largest_are_trimmed_to_one_size_and_the_small_keep_all() {
         let mib = 1 << 20;
-        assert_eq!(trim_to(vec![mib, mib], 8 * mib, 8 * mib), None, "at the limit");
+        let half = |sizes, used, limit| trim_to(sizes, used, limit, limit / 2);
+        assert_eq!(half(vec![mib, mib], 8 * mib, 8 * mib), None, "at the limit");
         // 11 of 16 MiB may stay: 1 and 2 are below the common size.
-        assert_eq!(trim_to(vec![8 * mib, mib, 5 * mib, 2 * mib], 16 * mib, 44 * mib / 3), Some(4 * mib - 1));
-        assert_eq!(trim_to(vec![3 * mib; 4], 24 * mib, 16 * mib), Some(2 * mib), "half of the limit stays");
-        assert_eq!(trim_to(vec![2 * mib; 4], 24 * mib, 16 * mib), None, "something else takes the space");
-        assert_eq!(trim_to(Vec::new(), 2, 1), None);
-        assert_eq!(trim_to(vec![0, 0], 2, 1), None);
-        assert_eq!(trim_to(vec![5, 5], 10, 0), Some(0));
+        assert_eq!(half(vec![8 * mib, mib, 5 * mib, 2 * mib], 16 * mib, 44 * mib / 3), Some(4 * mib - 1));
+        assert_eq!(half(vec![3 * mib; 4], 24 * mib, 16 * mib), Some(2 * mib), "half of the limit stays");
+        assert_eq!(half(vec![2 * mib; 4], 24 * mib, 16 * mib), None, "something else takes the space");
+        assert_eq!(half(Vec::new(), 2, 1), None);
+        assert_eq!(half(vec![0, 0], 2, 1), None);
+        assert_eq!(half(vec![5, 5], 10, 0), Some(0));
     }
 }

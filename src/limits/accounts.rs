@@ -1,8 +1,8 @@
 //! The accounts of all addresses that were active recently.
 //!
-//! An account lives as long as a connection from its address, and until nothing counts any more that it has used. The number of accounts without a
-//! connection is bounded, so that addresses cannot exhaust memory: at the bound, those unused for a minute are dropped,
-//! and if that is not enough, all of them.
+//! An account lives as long as a connection from its address, and until nothing that it has used counts any more. The
+//! number of accounts without a connection is bounded, so that addresses cannot exhaust memory: at the bound, those unused
+//! for a minute are dropped, first those that have opened no rooms, and if that is not enough, all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,6 +20,9 @@ const MAX_ACCOUNTS: usize = 20_000;
 const REST: Duration = Duration::from_secs(60 * 60);
 /// How often idle accounts are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The number of accounts in a network from which on its other addresses share the network's account, so that one network
+/// cannot have all accounts dropped.
+const MAX_OF_NETWORK: usize = 1_000;
 
 /// The accounts of all addresses.
 pub struct Accounts {
@@ -29,7 +32,7 @@ pub struct Accounts {
 
 struct Known {
     accounts: HashMap<IpAddr, Arc<Account>>,
-    /// The accounts of networks of IPv6 addresses. Each exists as long as one of an address in it.
+    /// The accounts of networks of IPv6 addresses.
     networks: HashMap<IpAddr, Arc<Account>>,
     swept: Instant,
 }
@@ -54,16 +57,22 @@ impl Accounts {
         if let Some(account) = known.accounts.get(&address) {
             return account.clone();
         }
+        let network = network_of(address).map(|network| {
+            let new = || Arc::new(Account::of_network(network, &self.limits, now));
+            known.networks.entry(network).or_insert_with(new).clone()
+        });
+        if let Some(network) = network.as_ref().filter(|network| Arc::strong_count(network) > MAX_OF_NETWORK) {
+            return network.clone();
+        }
+        if known.accounts.len() >= MAX_ACCOUNTS {
+            known.forget(|account| account.rested(now) >= SWEEP_EVERY && account.owes_no_room(now));
+        }
         if known.accounts.len() >= MAX_ACCOUNTS {
             known.forget(|account| account.rested(now) >= SWEEP_EVERY);
         }
         if known.accounts.len() >= MAX_ACCOUNTS {
             known.forget(|_| true);
         }
-        let network = network_of(address).map(|network| {
-            let new = || Arc::new(Account::of_network(network, &self.limits, now));
-            known.networks.entry(network).or_insert_with(new).clone()
-        });
         let account = Arc::new(Account::new(address, network, &self.limits, now));
         known.accounts.insert(address, account.clone());
         account
@@ -73,10 +82,10 @@ impl Accounts {
 impl Known {
     /// Drops the accounts without a connection for which `which` is true.
     fn forget(&mut self, which: impl Fn(&Account) -> bool) {
-        self.accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
-        self.accounts.shrink_to(self.accounts.len() * 2);
-        self.networks.retain(|_, network| Arc::strong_count(network) > 1);
-        self.networks.shrink_to(self.networks.len() * 2);
+        for accounts in [&mut self.accounts, &mut self.networks] {
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || !which(account));
+            accounts.shrink_to(accounts.len() * 2);
+        }
     }
 }
 
@@ -133,6 +142,33 @@ mod tests {
         assert!(accounts.of(address(200), now).connect(100_000, 100_000, now).is_ok());
         let join = |n| accounts.of(address(n), now).join(now).is_ok();
         assert_eq!((0..10_000).filter(|n| join(n % 100)).count(), 2000, "ten times the burst of 200");
+    }
+
+    #[test]
+    fn one_network_does_not_have_the_others_forgotten() {
+        let now = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let mallory = IpAddr::from([192, 0, 2, 1]);
+        (0..4).for_each(|_| accounts.of(mallory, now).wrong_passphrase(now));
+        for n in 0..MAX_ACCOUNTS as u32 * 2 {
+            let [high, low] = [(n >> 16) as u16, n as u16];
+            // A /64 each, of one /48.
+            accounts.of(IpAddr::from([0x2001, 0xdb8, 7, low, high, 0, 0, 1]), now);
+        }
+        assert!(accounts.of(mallory, now).may_try_passphrase(now).is_err());
+        assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_OF_NETWORK + 2);
+    }
+
+    #[test]
+    fn one_network_takes_a_quarter_of_a_small_server() {
+        let now = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let mut held = Vec::new();
+        for n in 0..200 {
+            let one = accounts.of(IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]), now);
+            held.extend((0..9).map_while(|_| one.connect(800, 800, now).ok()));
+        }
+        assert_eq!(held.len(), 200);
     }
 
     #[test]

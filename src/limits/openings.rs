@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 
-/// An address may open one in this many of all rooms during the time for which a room stays; at least as many as in an
-/// hour.
-const PART: u32 = 10;
+/// An address may open one in this many of all rooms at once, at least as many as in an hour, and as many again during the
+/// time for which a room stays.
+const PART: u32 = 20;
 /// The last one in [`SPARE_PART`] of all rooms are for addresses that have opened less than one in [`FEW_PART`] of those
-/// that they may, so that a few busy addresses cannot take all rooms. A server with less than [`SPARE_FROM`] times the
-/// rooms that an address may open has none to spare.
+/// that they may, so that a few busy addresses cannot take all rooms, nor a network more than that part. A server with less
+/// than [`SPARE_PART`] times the rooms that an address may open has none to spare.
 const SPARE_PART: u32 = 4;
-const FEW_PART: f64 = 100.0;
-const SPARE_FROM: f64 = 4.0;
+const FEW_PART: f64 = 50.0;
 /// The number of rooms that an address may open again without being charged.
-const KNOWN: usize = 8;
+const KNOWN: usize = 64;
+/// The longest wait that a client is told, if only many days would do.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
@@ -51,14 +52,17 @@ impl Openings {
     /// None yet. The limits are multiplied by `times`.
     pub fn new(limits: &RoomLimits, times: u32, now: Instant) -> Openings {
         let hour = f64::from(limits.per_hour) * f64::from(times);
-        let share = hour.max(f64::from(limits.most / PART) * f64::from(times));
+        let of_one = limits.per_hour.max(limits.most / PART);
+        let part = limits.most / SPARE_PART;
+        let has_spare = limits.per_hour > 0 && of_one <= part;
+        let share = of_one.saturating_mul(times);
+        let share = f64::from(if has_spare { share.min(part) } else { share });
         let rate = if limits.per_hour == 0 { 0.0 } else { share / limits.life.as_secs_f64() };
-        let has_spare = rate > 0.0 && f64::from(limits.most) >= share * SPARE_FROM;
         Openings {
             per_hour: Bucket::new(hour / 3600.0, hour, now),
             lasting: Bucket::new(rate, share, now),
             share,
-            spare: if has_spare { limits.most / SPARE_PART } else { 0 },
+            spare: if has_spare { part } else { 0 },
             known: VecDeque::new(),
         }
     }
@@ -69,11 +73,16 @@ impl Openings {
     /// # Errors
     /// How long to wait for the next one.
     pub fn open(&mut self, room: &str, now: Instant) -> Result<bool, Duration> {
-        if self.known.contains(&HASHER.hash_one(room)) {
+        let room = HASHER.hash_one(room);
+        if let Some(place) = self.known.iter().position(|known| *known == room) {
+            self.known.remove(place);
+            self.known.push_back(room);
             return Ok(false);
         }
-        self.per_hour.wait(1.0, now)?;
-        self.lasting.wait(1.0, now)?;
+        let waits = [self.per_hour.wait(1.0, now), self.lasting.wait(1.0, now)];
+        if let Some(wait) = waits.into_iter().filter_map(Result::err).max() {
+            return Err(wait.min(LONGEST_WAIT));
+        }
         self.charge(1.0);
         Ok(true)
     }
@@ -133,7 +142,12 @@ mod tests {
             opened += (0..1000).filter(|n| open(&mut openings, &format!("room-{hour}-{n}"), now)).count();
             now += Duration::from_secs(3600);
         }
-        assert!((1000..1040).contains(&opened), "{opened}");
+        assert!((500..520).contains(&opened), "{opened}");
+        for hour in 24..30 * 24 {
+            opened += (0..1000).filter(|n| open(&mut openings, &format!("room-{hour}-{n}"), now)).count();
+            now += Duration::from_secs(3600);
+        }
+        assert!((990..=1000).contains(&opened), "{opened}");
         assert_eq!(openings.spare(now), 2500);
         assert!(!openings.are_forgotten(now + 29 * DAY) && openings.are_forgotten(now + 31 * DAY));
     }
@@ -144,7 +158,10 @@ mod tests {
         let mut openings = Openings::new(&RoomLimits { per_hour: 9, most: 1, ..LIMITS }, 1, now);
         assert!((0..1000).all(|_| open(&mut openings, "quiet", now)));
         assert_eq!((0..20).filter(|n| open(&mut openings, &format!("room-{n}"), now)).count(), 8);
-        assert!(!open(&mut openings, "quiet", now) && open(&mut openings, "room-0", now), "the last eight are known");
+        assert!(open(&mut openings, "quiet", now) && open(&mut openings, "room-0", now), "the last are known");
+        let mut openings = Openings::new(&LIMITS, 1, now);
+        assert!((0..KNOWN + 1).all(|n| open(&mut openings, &format!("room-{n}"), now)));
+        assert_eq!((openings.open("room-0", now), openings.open("room-1", now)), (Ok(true), Ok(false)), "64 are known");
     }
 
     #[test]
@@ -161,6 +178,17 @@ mod tests {
         openings.take_back();
         assert_eq!(openings.open("one", now), Ok(false));
         assert!(openings.open("two", now).is_ok() && openings.open("three", now).is_err());
+    }
+
+    #[test]
+    fn a_network_cannot_take_the_last_rooms() {
+        let now = Instant::now();
+        let mut network = Openings::new(&LIMITS, 10, now);
+        assert_eq!((0..5000).filter(|n| open(&mut network, &format!("room-{n}"), now)).count(), 2500);
+        assert_eq!(network.spare(now), 2500);
+        let mut wait = Openings::new(&RoomLimits { per_hour: 1, most: 10, ..LIMITS }, 1, now);
+        assert!(open(&mut wait, "one", now));
+        assert_eq!(wait.open("two", now), Err(LONGEST_WAIT), "not thirty days");
     }
 
     #[test]

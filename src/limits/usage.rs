@@ -59,8 +59,10 @@ pub struct PerAddress {
 pub struct Usage {
     /// The time of the last use.
     pub used: Instant,
-    /// 0 is unlimited.
+    /// Of one address; 0 is unlimited.
     most_connections: usize,
+    /// 1, or how many times the limits of an address a network has.
+    times: u32,
     pub connections: usize,
     pub polls: usize,
     pub new_connections: Bucket,
@@ -85,7 +87,8 @@ impl Usage {
         let join_burst = (joins * JOIN_BURST).max(f64::from(limits.joins.min(LEAST_JOINS)));
         Usage {
             used: now,
-            most_connections: limits.connections.saturating_mul(times as usize),
+            most_connections: limits.connections,
+            times,
             connections: 0,
             polls: 0,
             new_connections: bucket(number(limits.connection_rate), CONNECTION_BURST),
@@ -103,9 +106,11 @@ impl Usage {
 
     /// Whether a new connection would be accepted, see `Account::connect`.
     pub fn may_connect(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
-        let most = self.most_connections;
-        let over = most > 0 && self.connections >= most;
-        let scarce = most > 0 && cap >= SHARED_FROM.saturating_mul(most) && free <= cap / KEPT_PART;
+        let of_one = self.most_connections;
+        // A network may hold as many as several addresses, but not the greater part of a small server.
+        let most = of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one));
+        let over = of_one > 0 && self.connections >= most;
+        let scarce = of_one > 0 && cap >= SHARED_FROM.saturating_mul(of_one) && free <= cap / KEPT_PART;
         if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
             return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
         }

@@ -1,5 +1,6 @@
 //! The rules for names, texts, rooms and keys chosen by clients, and the public mark derived from a client's secret.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use icu_casemap::CaseMapperBorrowed as CaseMapper;
@@ -13,6 +14,8 @@ use super::MAX_TEXT_BYTES;
 
 /// The length of a [`mark`], in characters.
 pub const MARK_CHARS: usize = 16;
+/// The longest `ref` that is remembered as it is, in bytes: a UUID has 36.
+const SHORT_REFERENCE: usize = 36;
 
 /// A string that must not be printed: a client's secret, or the passphrase it sends.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -128,9 +131,24 @@ pub fn is_reference(reference: &str) -> bool {
     (1..=64).contains(&reference.chars().count())
 }
 
+/// A `ref` as it is remembered: itself, or a hash of it if it is long, because strangers can have thousands remembered.
+/// It is compared with others of the same client only.
+pub fn stored_reference(reference: &str) -> Cow<'_, str> {
+    if reference.len() <= SHORT_REFERENCE { reference.into() } else { mark(&format!("ref\0{reference}")).into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_refs_are_remembered_by_a_hash() {
+        let uuid = "123e4567-e89b-12d3-a456-426614174000";
+        assert_eq!(stored_reference(uuid), uuid);
+        let (one, two) = ("ä".repeat(64), "ä".repeat(63));
+        assert_eq!(stored_reference(&one).len(), MARK_CHARS);
+        assert!(stored_reference(&one) == stored_reference(&one) && stored_reference(&one) != stored_reference(&two));
+    }
 
     #[test]
     fn names_are_trimmed_folded_and_bounded() {

@@ -93,12 +93,14 @@ impl Session<'_> {
         let terms = Terms { people: self.app.settings.access.room_people, may_open: new_room.is_ok(), spare_rooms };
         let arrival = self.app.backplane.join(&seat, since, terms);
         drop(pass);
+        let opened = arrival.as_ref().is_ok_and(|arrival| arrival.is_new_room);
         let refusal = match new_room {
-            Ok(new_room) if arrival.as_ref().is_ok_and(|arrival| arrival.is_new_room) => {
+            Ok(new_room) if opened => {
                 new_room.keep();
                 None
             }
-            new_room => new_room.err(),
+            Ok(_taken_back) => None,
+            Err(refusal) => Some(refusal),
         };
         let arrival = match arrival {
             Ok(arrival) => arrival,

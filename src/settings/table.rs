@@ -41,7 +41,7 @@ pub const SPECS: &[Spec] = &[
     (
         "ADDRESS_NEW_ROOMS",
         "300",
-        "new rooms per hour and address; in HISTORY_DAYS, at most a tenth of MAX_ROOMS, or this if it is more; 0 is unlimited",
+        "new rooms per hour and address; in HISTORY_DAYS, at most a tenth of MAX_ROOMS, or twice this if it is more; 0 is unlimited",
     ),
     ("ADDRESS_WRONG_PASSPHRASES", "20", "wrong passphrases per address before it has to wait; 0 is unlimited"),
     ("ADDRESS_TEXT_RATE", "131072", "bytes of text per second and address, with bursts of twice that; 0 is unlimited"),

@@ -131,13 +131,6 @@ pub fn used(conn: &Connection) -> rusqlite::Result<u64> {
     Ok(pragma(conn, "page_count")?.saturating_sub(pragma(conn, "freelist_count")?) * pragma(conn, "page_size")?)
 }
 
-/// Limits a database to this many bytes, or to those it takes already; writes beyond that fail as if the disk were full
-/// (`PRAGMA max_page_count`).
-pub fn limit(conn: &Connection, bytes: u64) -> rusqlite::Result<()> {
-    let pages = i64::try_from(bytes / pragma(conn, "page_size")?).unwrap_or(i64::MAX);
-    conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
-}
-
 fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
     conn.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))
 }

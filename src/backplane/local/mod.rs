@@ -2,8 +2,8 @@
 //!
 //! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
 //! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
-//! transactions, `room_log.rs` the SQL of a log, `schema.rs` the tables. `watch.rs` answers for it while the disk
-//! hangs. The other implementation, `redis/`, sends the same commands to a server instead.
+//! transactions, `space.rs` the limit on its size, `room_log.rs` the SQL of a log, `schema.rs` the tables. `watch.rs`
+//! answers for it while the disk hangs. The other implementation, `redis/`, sends the same commands to a server instead.
 
 mod admin;
 mod clock;
@@ -14,6 +14,7 @@ mod people;
 mod room_log;
 mod rooms;
 mod schema;
+mod space;
 mod store;
 mod watch;
 
@@ -109,7 +110,7 @@ impl Local {
         let store = Store::open(file, limits)?;
         let rooms = Rooms::new(store, limits, listener.clone(), condition.clone())?;
         log::info!("{}", rooms.describe());
-        if let Some(most) = rooms.store.most() {
+        if let Some(most) = rooms.store.space.most {
             log::info!("all rooms together may take {} MiB (STORAGE_BYTES)", most >> 20);
         }
         let bans = rooms.bans.clone();

@@ -33,6 +33,7 @@ pub struct Log {
 pub struct Draft<'a> {
     pub by: &'a str,
     pub body: &'a str,
+    /// As it is stored, see [`crate::protocol::stored_reference`].
     pub reference: Option<&'a str>,
     /// The current time, in Unix milliseconds.
     pub ms: u64,

@@ -155,7 +155,7 @@ impl Rooms {
                 let Some(wanted) = self.pages.pop_front() else { break };
                 self.read_page(wanted);
             }
-            if Instant::now() >= tick_at || self.store.is_too_large() {
+            if Instant::now() >= tick_at || self.store.must_trim() {
                 self.tick(Instant::now());
                 tick_at = Instant::now() + TICK;
             }
@@ -235,7 +235,9 @@ impl Rooms {
         body: String,
         reference: Option<&str>,
     ) {
-        let draft = Draft { by, body: &body, reference, ms: clock::unix_ms(), period: self.store.clock.period() };
+        let stored = reference.map(protocol::stored_reference);
+        let (reference, ms, period) = (stored.as_deref(), clock::unix_ms(), self.store.clock.period());
+        let draft = Draft { by, body: &body, reference, ms, period };
         let (id, body, is_new) = match self.keep(name, &draft) {
             Ok(Kept::New(id)) => (id, body, true),
             Ok(Kept::Before(id, first)) => (id, first.unwrap_or(body), false),
@@ -246,7 +248,9 @@ impl Rooms {
     }
 
     fn keep(&mut self, name: &Room, draft: &Draft<'_>) -> Result<Kept, Unavailable> {
-        self.open(name, 0).map_err(|_| Unavailable)?;
+        if self.store.space.is_full() || self.open(name, 0).is_err() {
+            return Err(Unavailable);
+        }
         let room = self.rooms.get_mut(name).ok_or(Unavailable)?;
         if !std::mem::replace(&mut room.is_dirty, true) {
             self.dirty.push(name.clone());
@@ -263,7 +267,7 @@ impl Rooms {
         for name in &dirty {
             let Some(room) = self.rooms.get_mut(name) else { continue };
             room.is_dirty = false;
-            let trim_to = self.store.trim_to;
+            let trim_to = self.store.space.trim_to;
             let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention, trim_to));
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));

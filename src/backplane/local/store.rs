@@ -10,8 +10,9 @@ use rusqlite::Connection;
 
 use super::clock::{self, Clock};
 use super::file::{self, DataError, DataFile};
+use super::space::Space;
 use super::{room_log, schema};
-use crate::backplane::{Health, Limits, Unavailable, storage};
+use crate::backplane::{Health, Limits, Unavailable};
 use crate::limits;
 use crate::settings::Retention;
 
@@ -20,11 +21,6 @@ use crate::settings::Retention;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// Rooms checked per tick for messages to trim.
 const SWEEP: usize = 100;
-/// The database may exceed the limit on its size by one part in this many, and writes fail beyond that: trimming needs
-/// some space itself, so it would never start on a disk that is full.
-const EXCESS: u64 = 4;
-/// Of the limit, how much more is written before logs are measured again if there was nothing to trim.
-const TRIM_AGAIN: u64 = 32;
 /// How long logs are trimmed per tick while all rooms together take too many bytes.
 const TRIM_TIME: Duration = Duration::from_millis(20);
 /// Old refs deleted per tick, and per new message. The latter bounds their number at any message rate.
@@ -40,12 +36,8 @@ pub struct Store {
     conn: Connection,
     file: Option<DataFile>,
     retention: Retention,
-    /// The most bytes that all rooms may take together.
-    most: Option<u64>,
-    /// The size to which larger logs are trimmed, while all rooms together take too many bytes.
-    pub trim_to: Option<usize>,
-    /// The bytes in use from which on logs are to be trimmed without waiting for the next tick.
-    trim_from: u64,
+    /// What all rooms may take together.
+    pub space: Space,
     pub clock: Clock,
     /// Whether anything has been written since the clock was last written.
     clock_is_behind: bool,
@@ -87,16 +79,11 @@ impl Store {
             (storage, Some(_)) => storage.filter(|bytes| *bytes > 0),
             (storage, None) => limits::rooms_in_memory(storage),
         };
-        if let Some(bytes) = most {
-            file::limit(&conn, bytes.saturating_add(bytes / EXCESS))?;
-        }
         Ok(Store {
             conn,
             file,
             retention: limits.retention,
-            most,
-            trim_to: None,
-            trim_from: most.unwrap_or(u64::MAX),
+            space: Space::new(most),
             clock,
             clock_is_behind: true,
             swept: 0,
@@ -111,11 +98,6 @@ impl Store {
     /// The file's path; `None` if in memory.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(DataFile::path)
-    }
-
-    /// The most bytes that all rooms may take together; `None` if unlimited.
-    pub fn most(&self) -> Option<u64> {
-        self.most
     }
 
     /// The connection, for reading.
@@ -149,6 +131,7 @@ impl Store {
         if self.old_refs && messages > 0 {
             self.forget_refs(messages * FORGET.1);
         }
+        self.space.measure(&self.conn);
         match std::mem::replace(&mut self.batch, Batch::Empty) {
             Batch::Empty => return true,
             Batch::Failed => {}
@@ -209,7 +192,7 @@ impl Store {
             self.forget_refs(FORGET.0);
         }
         let mut changed = self.sweep(is_held);
-        if let Some(bytes) = self.trim_to {
+        if let Some(bytes) = self.space.trim_to {
             changed.extend(self.trim_largest(bytes));
         }
         if self.clock_is_behind {
@@ -225,35 +208,14 @@ impl Store {
         self.old_refs = self.write(|conn| room_log::forget_refs(conn, period, count)) != Ok(0);
     }
 
-    /// Whether so much has been written since the last tick that logs are to be trimmed now.
-    pub fn is_too_large(&self) -> bool {
-        self.most.is_some() && self.down.is_none() && file::used(&self.conn).is_ok_and(|used| used > self.trim_from)
+    /// Whether logs are to be trimmed without waiting for the next tick.
+    pub fn must_trim(&self) -> bool {
+        self.down.is_none() && self.space.is_short()
     }
 
-    /// If all rooms together take too many bytes, sets the size to which the largest logs are trimmed from now on, and
-    /// returns true. It is in force until no log is larger.
+    /// Checks what all rooms take together, and returns whether more logs are trimmed from now on.
     pub fn limit_logs(&mut self) -> bool {
-        let Some(most) = self.most.filter(|_| self.down.is_none()) else { return false };
-        let used = file::used(&self.conn).unwrap_or_default();
-        self.trim_from = most;
-        if used <= most || self.trim_to.is_some() {
-            return false;
-        }
-        self.trim_to = self.size_within(used, most).unwrap_or_default();
-        match self.trim_to {
-            Some(size) => log::warn!(
-                "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
-            ),
-            None => self.trim_from = used + most / TRIM_AGAIN,
-        }
-        self.trim_to.is_some()
-    }
-
-    fn size_within(&self, used: u64, most: u64) -> rusqlite::Result<Option<usize>> {
-        let Some(size) = storage::trim_to(room_log::sizes(&self.conn)?, used, most) else { return Ok(None) };
-        // Logs of one message are not trimmed.
-        let is_of_use = !room_log::largest(&self.conn, size as usize, 1)?.is_empty();
-        Ok(is_of_use.then_some(size as usize))
+        self.down.is_none() && self.space.check(&self.conn)
     }
 
     /// Trims some rooms, and returns those whose row changed.
@@ -284,7 +246,7 @@ impl Store {
         let (end, retention) = (Instant::now() + TRIM_TIME, Retention { bytes, ..self.retention });
         let largest = room_log::largest(&self.conn, bytes, SWEEP).unwrap_or_default();
         if largest.is_empty() {
-            self.trim_to = None;
+            self.space.trim_to = None;
         }
         let mut changed = Vec::new();
         for (name, mut log) in largest {

@@ -21,7 +21,7 @@ use redis::{Cmd, cmd};
 
 use super::rooms::Taken;
 use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId, Terms};
-use crate::protocol::{Id, PAGE_BYTES};
+use crate::protocol::{Id, PAGE_BYTES, stored_reference};
 use crate::settings::Retention;
 
 const BANS: &str = include_str!("bans.lua");
@@ -117,7 +117,7 @@ impl Commands {
         let mut command = evalsha(&self.say, 1 + usize::from(reference.is_some()));
         command.arg(log(room));
         if let Some(reference) = reference {
-            command.arg(format!("bobbin:{{{room}}}:ref:{by}:{reference}"));
+            command.arg(format!("bobbin:{{{room}}}:ref:{by}:{}", stored_reference(reference)));
         }
         command.arg(self.channel(room)).arg(body).arg(known.ms).get_packed_command()
     }

@@ -93,7 +93,7 @@ fn trim_largest(core: &Core, setting: Option<u64>) -> Duration {
     let Ok(mut logs) = logs(core) else { return EVERY };
     // Read again, because another instance may have trimmed the logs before they were measured.
     let Ok(Some(Memory { used, most })) = memory(core, setting) else { return EVERY };
-    let Some(size) = storage::trim_to(logs.iter().map(|log| log.bytes).collect(), used, most) else {
+    let Some(size) = storage::trim_to(logs.iter().map(|log| log.bytes).collect(), used, most, most / 2) else {
         log::warn!("redis takes {used} bytes, over {most} (STORAGE_BYTES), but the logs take less than half of that");
         return PAUSE;
     };

@@ -1,0 +1,92 @@
+//! The limit on what all rooms take together: whether it is exceeded, and to which size the largest logs are then trimmed.
+
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use super::{file, room_log};
+use crate::backplane::storage;
+use crate::logging::Throttle;
+
+/// The database may exceed the limit on its size by one part in this many; beyond that no messages are added. All else is
+/// still written, so that trimming can go on: on a full disk it could not even start.
+const EXCESS: u64 = 4;
+/// If the limit is exceeded by one part in this many although logs are being trimmed, the size to trim them to is
+/// determined again.
+const EXCESS_WHILE_TRIMMED: u64 = 8;
+/// Of the limit, the part that logs keep even if other data takes the rest. Little, because all of it is Bobbin's.
+const LOGS_PART: u64 = 8;
+/// Of the limit, how much more is written before logs are measured again if there was nothing to trim.
+const TRIM_AGAIN: u64 = 32;
+
+/// The space of all rooms.
+pub struct Space {
+    /// The most bytes that they may take together; `None` if unlimited.
+    pub most: Option<u64>,
+    /// The bytes in use.
+    used: u64,
+    /// The size to which larger logs are trimmed, while all rooms together take too many bytes.
+    pub trim_to: Option<usize>,
+    /// The bytes in use from which on logs are to be trimmed at once.
+    trim_from: u64,
+    /// Throttles the lines about trimming.
+    warnings: Throttle,
+}
+
+impl Space {
+    /// The limit in bytes; `None` is unlimited.
+    pub fn new(most: Option<u64>) -> Space {
+        Space { most, used: 0, trim_to: None, trim_from: most.unwrap_or(u64::MAX), warnings: Throttle::default() }
+    }
+
+    /// Reads how many bytes are in use. Called for every transaction.
+    pub fn measure(&mut self, conn: &Connection) {
+        if self.most.is_some() {
+            self.used = file::used(conn).unwrap_or_default();
+        }
+    }
+
+    /// Whether no more messages are to be added until something has been trimmed.
+    pub fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.used > most.saturating_add(most / EXCESS))
+    }
+
+    /// Whether so much has been written since the last check that logs are to be trimmed now.
+    pub fn is_short(&self) -> bool {
+        self.used > self.trim_from
+    }
+
+    /// If all rooms together take too many bytes, sets the size to which the largest logs are trimmed from now on, and
+    /// returns true. It is in force until no log is larger.
+    pub fn check(&mut self, conn: &Connection) -> bool {
+        let Some(most) = self.most else { return false };
+        self.measure(conn);
+        let used = self.used;
+        self.trim_from = most;
+        if used <= most || (self.trim_to.is_some() && used <= most.saturating_add(most / EXCESS_WHILE_TRIMMED)) {
+            return false;
+        }
+        self.trim_to = size_within(conn, used, most).unwrap_or_default();
+        if self.trim_to.is_none() {
+            self.trim_from = used + most / TRIM_AGAIN;
+        }
+        if self.warnings.admit(Instant::now()).is_some() {
+            match self.trim_to {
+                Some(size) => log::warn!(
+                    "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
+                ),
+                None => {
+                    log::warn!("all rooms together take over {most} bytes (STORAGE_BYTES), but little of that is logs")
+                }
+            }
+        }
+        self.trim_to.is_some()
+    }
+}
+
+fn size_within(conn: &Connection, used: u64, most: u64) -> rusqlite::Result<Option<usize>> {
+    let Some(size) = storage::trim_to(room_log::sizes(conn)?, used, most, most / LOGS_PART) else { return Ok(None) };
+    // Logs of one message are not trimmed.
+    let is_of_use = !room_log::largest(conn, size as usize, 1)?.is_empty();
+    Ok(is_of_use.then_some(size as usize))
+}
