@@ -132,7 +132,7 @@ pub fn used(conn: &Connection) -> rusqlite::Result<u64> {
 }
 
 fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
-    conn.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))
+    conn.pragma_query_value(None, name, |row| row.get(0))
 }
 
 impl DataFile {

@@ -16,6 +16,9 @@ const EXCESS: u64 = 4;
 const EXCESS_WHILE_TRIMMED: u64 = 8;
 /// Of the limit, the part that logs keep even if other data takes the rest. Little, because all of it is Bobbin's.
 const LOGS_PART: u64 = 8;
+/// The space of a large message with its ref, in bytes, and the part of the limit after which the space is measured.
+const MESSAGE: u64 = 8192;
+const MEASURE_AFTER: u64 = 32;
 /// Of the limit, how much more is written before logs are measured again if there was nothing to trim.
 const TRIM_AGAIN: u64 = 32;
 
@@ -25,6 +28,8 @@ pub struct Space {
     pub most: Option<u64>,
     /// The bytes in use.
     used: u64,
+    /// Messages added since these were read.
+    messages: u64,
     /// The size to which larger logs are trimmed, while all rooms together take too many bytes.
     pub trim_to: Option<usize>,
     /// The bytes in use from which on logs are to be trimmed at once.
@@ -36,14 +41,28 @@ pub struct Space {
 impl Space {
     /// The limit in bytes; `None` is unlimited.
     pub fn new(most: Option<u64>) -> Space {
-        Space { most, used: 0, trim_to: None, trim_from: most.unwrap_or(u64::MAX), warnings: Throttle::default() }
+        Space {
+            most,
+            used: 0,
+            messages: 0,
+            trim_to: None,
+            trim_from: most.unwrap_or(u64::MAX),
+            warnings: Throttle::default(),
+        }
     }
 
-    /// Reads how many bytes are in use. Called for every transaction.
-    pub fn measure(&mut self, conn: &Connection) {
-        if self.most.is_some() {
-            self.used = file::used(conn).unwrap_or_default();
+    /// Counts new messages, and reads how many bytes are in use if these may be many more than before: for each message
+    /// that would take as long as to add it.
+    pub fn grow(&mut self, messages: usize, conn: &Connection) {
+        self.messages += messages as u64;
+        if self.most.is_some_and(|most| self.messages * MESSAGE > most / MEASURE_AFTER) {
+            self.measure(conn);
         }
+    }
+
+    fn measure(&mut self, conn: &Connection) {
+        self.used = file::used(conn).unwrap_or_default();
+        self.messages = 0;
     }
 
     /// Whether no more messages are to be added until something has been trimmed.

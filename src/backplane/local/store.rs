@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::clock::{self, Clock};
 use super::file::{self, DataError, DataFile};
@@ -73,6 +74,8 @@ impl Store {
     pub fn open(path: Option<&Path>, limits: Limits) -> Result<Store, DataError> {
         let (conn, file) = file::open(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Otherwise SQLite compiles statements with a `LIMIT ?` again each time they run, because it looks at the value.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let clock = Clock::new(clock::read(&conn)?);
         let most = match (limits.storage, &file) {
             (None, Some(file)) => file.share_of_disk(&conn),
@@ -131,7 +134,7 @@ impl Store {
         if self.old_refs && messages > 0 {
             self.forget_refs(messages * FORGET.1);
         }
-        self.space.measure(&self.conn);
+        self.space.grow(messages, &self.conn);
         match std::mem::replace(&mut self.batch, Batch::Empty) {
             Batch::Empty => return true,
             Batch::Failed => {}
