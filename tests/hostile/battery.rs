@@ -1,10 +1,10 @@
 //! One attack, with calm periods before and after it.
 
-use crate::attacks::{Attack, Target};
+use crate::attackers::{Attackers, pin};
+use crate::attacks::Attack;
 use crate::calm::{Calm, Seen};
 use crate::common::{DataFile, Instance, Redis};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Lengths of the calm periods.
@@ -128,20 +128,21 @@ pub fn print_head() {
     );
 }
 
-/// Runs one attack, prints its line, and returns how many promises it broke.
-pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration) -> usize {
+/// Runs one attack, prints its line, and returns how many promises it broke. `apart`: the instances have the first
+/// processor to themselves.
+pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration, apart: bool) -> usize {
     let stage = Stage::new(place);
+    if apart {
+        stage.instances.iter().for_each(|instance| pin(instance.pid(), "0"));
+    }
     let calm = Calm::start(&stage.addrs());
     let mut before = calm.watch(BEFORE);
     let (memory, log) = (stage.memory(), log_bytes(&stage));
-    let decoy = std::env::var_os("HOSTILE_DECOY").map(|_| Stage::new(place));
-    let addrs = decoy.as_ref().unwrap_or(&stage).addrs();
-    let target = Target { addrs, addresses, until: Instant::now() + span, opened: Default::default() };
+    let (attackers, until) = (Attackers::start(attack, &stage.addrs(), addresses, span, apart), Instant::now() + span);
     let (mut during, peak) = std::thread::scope(|scope| {
-        scope.spawn(|| (attack.run)(&target));
         let peak = scope.spawn(|| {
             let mut peak = 0;
-            while Instant::now() < target.until {
+            while Instant::now() < until {
                 peak = peak.max(stage.memory());
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -149,6 +150,7 @@ pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration) -> usiz
         });
         (calm.watch(span), peak.join().expect("no panic"))
     });
+    let opened = attackers.finish();
     let mut after = calm.watch(AFTER);
     calm.finish();
     for instance in stage.instances.iter().filter(|instance| resident(instance.pid()) == 0) {
@@ -162,7 +164,7 @@ pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration) -> usiz
         std::thread::sleep(Duration::from_millis(250));
     }
     let (left, log) = (stage.memory(), log_bytes(&stage) - log);
-    print(place, attack, &target, [&mut before, &mut during, &mut after], [memory, peak, left], log);
+    print(place, attack, (addresses, opened), [&mut before, &mut during, &mut after], [memory, peak, left], log);
     judge(before.latency(99), &mut during, &mut after, left.saturating_sub(memory) > slack, log)
 }
 
@@ -170,7 +172,14 @@ fn log_bytes(stage: &Stage) -> usize {
     stage.instances.iter().map(|instance| instance.log().len()).sum()
 }
 
-fn print(place: Place, attack: &Attack, target: &Target, seen: [&mut Seen; 3], memory: [u64; 3], log: usize) {
+fn print(
+    place: Place,
+    attack: &Attack,
+    (addresses, opened): (u8, usize),
+    seen: [&mut Seen; 3],
+    memory: [u64; 3],
+    log: usize,
+) {
     let [before, during, after] = seen;
     let times = |seen: &mut Seen| format!("{:.1} / {:.1}", seen.latency(50), seen.latency(99));
     let ((in_time, all), (slowest, failed)) = (during.got_in(GOAL_JOIN), during.health());
@@ -178,7 +187,7 @@ fn print(place: Place, attack: &Attack, target: &Target, seen: [&mut Seen; 3], m
         "{:44} {:6} {:>4}  {:>22} {:>22} {:>22}  {:>7} {:>9} {:>9} {:>16} {:>7}   {} opened",
         attack.name,
         format!("{place:?}").to_lowercase(),
-        target.addresses,
+        addresses,
         times(before),
         times(during),
         times(after),
@@ -187,7 +196,7 @@ fn print(place: Place, attack: &Attack, target: &Target, seen: [&mut Seen; 3], m
         if failed == 0 { format!("{slowest} ms") } else { format!("{failed} failed") },
         memory.map(|bytes| (bytes >> 20).to_string()).join("/"),
         log / 1000,
-        target.opened.load(Relaxed),
+        opened,
     );
 }
 

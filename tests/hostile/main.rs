@@ -4,8 +4,9 @@
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
 //!                                                       `memory`, `file` or `redis`: only there
-//!     HOSTILE_DECOY=1                                   attacks other instances than those of the calm room, to see what
-//!                                                       an attack costs it only by using the same processors
+//!     HOSTILE_APART=1                                   as if the attackers had a machine of their own: the instances have
+//!                                                       the first processor to themselves, and on the others the
+//!                                                       attackers only use the time that nothing else needs
 //!
 //! For each attack it prints what the calm room measured before, during and after: the latency of its messages, missing
 //! deliveries, clients from other addresses that joined within a second, health checks, memory.
@@ -13,9 +14,11 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `attacks`, `raw` | what strangers do, and how they connect |
+//! | `attackers` | the process in which they do it |
 //! | `calm` | those who must not notice |
 //! | `battery` | one attack from before to after, and its report |
 
+mod attackers;
 mod attacks;
 mod battery;
 mod calm;
@@ -24,17 +27,28 @@ mod raw;
 #[path = "../common/mod.rs"]
 mod common;
 
+use attackers::pin;
 use attacks::ATTACKS;
 use battery::{Place, print_head, run};
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
+    if attackers::attack_if_asked() {
+        return ExitCode::SUCCESS;
+    }
     let (places, words): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).partition(|word| Place::named(word).is_some());
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let here = |place: &Place| places.is_empty() || places.iter().any(|word| Place::named(word) == Some(*place));
     let full = std::env::var("HOSTILE").is_ok_and(|value| value == "full");
+    let apart = std::env::var_os("HOSTILE_APART").is_some();
+    if apart {
+        let last = std::thread::available_parallelism().map_or(1, NonZero::get) - 1;
+        assert!(last > 0, "HOSTILE_APART needs two processors");
+        pin(std::process::id(), &format!("1-{last}"));
+    }
     let seconds = std::env::var("HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut broken = 0;
     print_head();
@@ -46,7 +60,7 @@ fn main() -> ExitCode {
     for place in all.iter().filter(|place| here(place)) {
         for attack in ATTACKS.iter().filter(|attack| wanted(attack.name) && (full || attack.name.contains("mix"))) {
             for addresses in counts {
-                broken += run(*place, attack, *addresses, Duration::from_secs(seconds));
+                broken += run(*place, attack, *addresses, Duration::from_secs(seconds), apart);
             }
         }
     }

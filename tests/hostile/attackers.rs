@@ -1,0 +1,63 @@
+//! The process in which an attack runs: this program, started again. It has its own limit on open files, and can be kept
+//! from using the processor time of others.
+
+use crate::attacks::{ATTACKS, Attack, Target};
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// The first argument of such a process. Then come the attack's name, the number of addresses, the duration in
+/// milliseconds and the instances.
+const ARGUMENT: &str = "--attack";
+
+/// A running attack.
+pub struct Attackers(Child);
+
+impl Attackers {
+    /// Starts it. `apart`: it only uses processor time that nothing else needs.
+    pub fn start(attack: &Attack, instances: &[SocketAddr], addresses: u8, span: Duration, apart: bool) -> Attackers {
+        let program = std::env::current_exe().expect("the path of this program");
+        let mut command = Command::new(if apart { OsStr::new("chrt") } else { program.as_os_str() });
+        if apart {
+            command.args(["--idle", "0"]).arg(&program);
+        }
+        command.args([ARGUMENT, attack.name, &addresses.to_string(), &span.as_millis().to_string()]);
+        command.args(instances.iter().map(SocketAddr::to_string)).stdout(Stdio::piped());
+        Attackers(command.spawn().expect("the attackers start"))
+    }
+
+    /// Waits until it ends, and returns how many connections it opened.
+    pub fn finish(self) -> usize {
+        let output = self.0.wait_with_output().expect("the attackers end");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("the number of connections")
+    }
+}
+
+/// Restricts all threads of a process to these processors, in the format of `taskset`.
+pub fn pin(pid: u32, processors: &str) {
+    let status =
+        Command::new("taskset").args(["-a", "-c", "-p", processors, &pid.to_string()]).stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|status| status.success()), "taskset can't restrict {pid} to {processors}");
+}
+
+/// Attacks if this process was started for that, and returns whether it was.
+pub fn attack_if_asked() -> bool {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [first, name, addresses, millis, instances @ ..] = &arguments[..] else { return false };
+    if first != ARGUMENT {
+        return false;
+    }
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let target = Target {
+        addrs: instances.iter().map(|addr| addr.parse().expect("an address")).collect(),
+        addresses: number(addresses) as u8,
+        until: Instant::now() + Duration::from_millis(number(millis)),
+        opened: Default::default(),
+    };
+    let attack = ATTACKS.iter().find(|attack| attack.name == name).expect("a known attack");
+    (attack.run)(&target);
+    println!("{}", target.opened.load(Relaxed));
+    true
+}
