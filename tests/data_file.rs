@@ -341,6 +341,7 @@ fn at_the_limit_only_messages_are_refused() {
     let file = DataFile::new();
     for instance in [Instance::start(&settings), file.start(&settings)] {
         let mut mallory = Client::join(instance.addr, "tea", "Mallory");
+        let first = mallory.say("the first");
         let refused = poll("a message is refused", PATIENCE * 6, || {
             let keys: Vec<String> = (0..200).map(|_| mallory.post("x")).collect();
             let last = keys.last().expect("200").as_str();
@@ -348,6 +349,9 @@ fn at_the_limit_only_messages_are_refused() {
             (answer["type"] == "error").then_some(answer)
         });
         assert_eq!(refused["code"], "unavailable", "{refused}");
+        mallory.send(json!({"type": "message", "text": "the first", "ref": first["ref"]}));
+        let again = mallory.until("an answer", |f| f["ref"] == first["ref"]);
+        assert_eq!(again["id"], first["id"], "a message that was kept has its receipt: {again}");
         let ada = Client::join(instance.addr, "tea", "Ada");
         let body = json!({"by": mallory.welcome["by"], "minutes": 60}).to_string();
         let mut host = common::http::Connection::open(instance.addr);
@@ -362,6 +366,50 @@ fn at_the_limit_only_messages_are_refused() {
         assert!(!instance.log().contains("rooms can't be written"), "{}", instance.log());
         ada.leave();
     }
+}
+
+/// One message per room takes all space: they are deleted too, the largest first, and nobody is refused.
+#[test]
+fn rooms_of_one_message_do_not_fill_the_store() {
+    let settings = [("RATE_LIMIT", "0"), ("STORAGE_BYTES", "1048576")];
+    let file = DataFile::new();
+    for instance in [Instance::start(&settings), file.start(&settings)] {
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        let said = ada.say("a small room");
+        // A control character takes six bytes in JSON.
+        let text = "\u{1}".repeat(2600);
+        for n in 0..120 {
+            Client::join(instance.addr, &format!("room-{n}"), "Mallory").say(&text);
+            if n % 4 == 0 {
+                ada.say("not refused");
+            }
+        }
+        let oldest = common::http::get(instance.addr, "/r/tea/messages?after=0-0&limit=1").json();
+        assert_eq!(oldest["id"], said["id"], "the small room keeps its log");
+    }
+}
+
+/// A lower limit, or a larger file from another machine: nobody is refused while it is trimmed.
+#[test]
+fn a_lower_limit_refuses_nobody() {
+    let file = DataFile::new();
+    let mut instance = file.start(&[("RATE_LIMIT", "0")]);
+    let text = "x".repeat(4000);
+    for n in 0..5 {
+        let mut bob = Client::join(instance.addr, &format!("room-{n}"), "Bob");
+        for _ in 0..20 {
+            (0..20).for_each(|_| drop(bob.post(&text)));
+            bob.say("that was it");
+        }
+    }
+    instance.kill();
+    let instance = file.start(&[("RATE_LIMIT", "0"), ("STORAGE_BYTES", "1048576")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    (0..100).for_each(|n| drop(ada.say(&format!("m{n}"))));
+    let oldest =
+        |n: usize| common::http::get(instance.addr, &format!("/r/room-{n}/messages?after=0-0&limit=500")).text();
+    poll_until("they are trimmed", PATIENCE, || (0..5).map(|n| oldest(n).len()).sum::<usize>() < 1 << 20);
+    ada.say("not refused");
 }
 
 #[test]

@@ -116,7 +116,10 @@ impl Account {
     /// # Errors
     /// It has tried too many wrong ones.
     pub fn may_try_passphrase(&self, now: Instant) -> Result<(), Refusal> {
-        let until = self.usages(now).iter().map(|usage| usage.wait_until).max().unwrap_or(now);
+        let usages = self.usages(now);
+        // Of a network's addresses, only those that have tried a wrong one wait for the others.
+        let waiting = &usages[..if usages[0].wrong > 0 { usages.len() } else { 1 }];
+        let until = waiting.iter().map(|usage| usage.wait_until).max().unwrap_or(now);
         let wait = until.saturating_duration_since(now);
         if wait.is_zero() { Ok(()) } else { Err(Refusal { limit: Limit::Passphrases, wait }) }
     }
@@ -134,9 +137,11 @@ impl Account {
         let mut new_room = NewRoom { room: room.to_owned(), counted_by: Vec::new() };
         for account in std::iter::once(self).chain(&self.network) {
             let counted = account.usage(now).rooms.open(room, now);
-            if counted.map_err(|wait| Refusal { limit: Limit::Rooms, wait })? {
-                new_room.counted_by.push(account.clone());
+            if !counted.map_err(|wait| Refusal { limit: Limit::Rooms, wait })? {
+                // Known to the address, so its network is not charged either.
+                break;
             }
+            new_room.counted_by.push(account.clone());
         }
         Ok(new_room)
     }

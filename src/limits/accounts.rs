@@ -64,14 +64,12 @@ impl Accounts {
         if let Some(network) = network.as_ref().filter(|network| Arc::strong_count(network) > MAX_OF_NETWORK) {
             return network.clone();
         }
-        if known.accounts.len() >= MAX_ACCOUNTS {
-            known.forget(|account| account.rested(now) >= SWEEP_EVERY && account.owes_no_room(now));
-        }
-        if known.accounts.len() >= MAX_ACCOUNTS {
-            known.forget(|account| account.rested(now) >= SWEEP_EVERY);
-        }
-        if known.accounts.len() >= MAX_ACCOUNTS {
-            known.forget(|_| true);
+        let idle = |account: &Account| account.rested(now) >= SWEEP_EVERY;
+        let no_loss = |account: &Account| idle(account) && account.owes_no_room(now);
+        for which in [&no_loss as &dyn Fn(&Account) -> bool, &idle, &|_| true] {
+            if known.accounts.len() >= MAX_ACCOUNTS {
+                known.forget(which);
+            }
         }
         let account = Arc::new(Account::new(address, network, &self.limits, now));
         known.accounts.insert(address, account.clone());
@@ -157,6 +155,29 @@ mod tests {
         }
         assert!(accounts.of(mallory, now).may_try_passphrase(now).is_err());
         assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_OF_NETWORK + 2);
+    }
+
+    #[test]
+    fn a_network_does_not_suffer_from_one_address() {
+        let mut now = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let address = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
+        for _ in 0..200 {
+            accounts.of(address(1), now).wrong_passphrase(now);
+            now += Duration::from_secs(60);
+        }
+        accounts.of(address(2), now).wrong_passphrase(now);
+        accounts.of(address(1), now).wrong_passphrase(now);
+        assert!(accounts.of(address(3), now).may_try_passphrase(now).is_ok(), "it has tried none");
+        assert!(accounts.of(address(2), now).may_try_passphrase(now).is_err(), "one wrong, and many in its network");
+        // Rooms in which nobody says anything are opened again and again.
+        let opens = |n: u16, room: &str| accounts.of(address(n), now).new_room(room, now).map(NewRoom::keep).is_ok();
+        for round in 0..50 {
+            for n in 0..120 {
+                assert!(opens(4 + n % 2, &format!("quiet-{n}")), "round {round}");
+            }
+        }
+        assert!(opens(6, "another"));
     }
 
     #[test]

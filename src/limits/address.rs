@@ -128,10 +128,11 @@ pub fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The network of an IPv6 address under which limits are counted too: its first 48 bits, the largest that providers give
-/// to one customer (RFC 6177).
+/// The network of a public IPv6 address under which limits are counted too: its first 48 bits, the largest that providers
+/// give to one customer (RFC 6177).
 pub fn network_of(address: IpAddr) -> Option<IpAddr> {
     match address.to_canonical() {
+        _ if is_private(address) => None,
         IpAddr::V6(v6) => Some(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80))),
         IpAddr::V4(_) => None,
     }
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(counted_as(ip("2001:db8:1:2:3:4:5:6")), ip("2001:db8:1:2::"));
         assert_eq!(counted_as(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
         assert_eq!(network_of(ip("2001:db8:1:2:3:4:5:6")), Some(ip("2001:db8:1::")));
-        assert_eq!(network_of(ip("::ffff:192.0.2.1")), None);
+        assert_eq!((network_of(ip("::ffff:192.0.2.1")), network_of(ip("fd00::1"))), (None, None));
         assert!(is_private(ip("100.64.0.1")) && !is_private(ip("100.128.0.1")) && !is_private(ip("2001:db8::1")));
         assert!(is_private(ip("::1")) && is_private(ip("fd00::1")) && is_private(ip("::ffff:127.0.0.32")));
     }

@@ -56,7 +56,7 @@ impl Openings {
         let part = limits.most / SPARE_PART;
         let has_spare = limits.per_hour > 0 && of_one <= part;
         let share = of_one.saturating_mul(times);
-        let share = f64::from(if has_spare { share.min(part) } else { share });
+        let share = f64::from(if has_spare { share.min(part / 2) } else { share });
         let rate = if limits.per_hour == 0 { 0.0 } else { share / limits.life.as_secs_f64() };
         Openings {
             per_hour: Bucket::new(hour / 3600.0, hour, now),
@@ -184,7 +184,7 @@ mod tests {
     fn a_network_cannot_take_the_last_rooms() {
         let now = Instant::now();
         let mut network = Openings::new(&LIMITS, 10, now);
-        assert_eq!((0..5000).filter(|n| open(&mut network, &format!("room-{n}"), now)).count(), 2500);
+        assert_eq!((0..5000).filter(|n| open(&mut network, &format!("room-{n}"), now)).count(), 1250);
         assert_eq!(network.spare(now), 2500);
         let mut wait = Openings::new(&RoomLimits { per_hour: 1, most: 10, ..LIMITS }, 1, now);
         assert!(open(&mut wait, "one", now));

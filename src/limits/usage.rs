@@ -74,7 +74,8 @@ pub struct Usage {
     pub messages: Bucket,
     /// 0 is unlimited.
     most_wrong: u32,
-    wrong: u32,
+    /// The wrong passphrases tried.
+    pub wrong: u32,
     pub wait_until: Instant,
 }
 

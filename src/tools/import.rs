@@ -156,7 +156,7 @@ fn import_room(
     }
     for refs in dump.refs(room)?.chunks(PIPELINE) {
         let set = |(by, reference, id): &(String, String, Id)| {
-            let key = format!("bobbin:{{{}}}:ref:{by}:{reference}", room.name);
+            let key = format!("bobbin:{{{}}}:ref:{by}:{}", room.name, protocol::stored_reference(reference));
             cmd("SET").arg(key).arg(id.to_string()).arg("EX").arg(REF_LIFE.as_secs()).get_packed_command()
         };
         ask(redis, "SET", refs.iter().map(set).collect())?;

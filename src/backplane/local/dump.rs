@@ -5,8 +5,9 @@ use std::path::Path;
 use rusqlite::{Connection, params};
 
 use super::admin;
+use super::all_logs::rooms_after;
 use super::file::{self, DataError, DataFile};
-use super::room_log::{Log, floor, id, pair, rooms_after};
+use super::room_log::{Log, floor, id, pair};
 use crate::backplane::admin::Ban;
 use crate::protocol::Id;
 

@@ -2,10 +2,12 @@
 //!
 //! One thread owns all rooms and executes commands from one channel, so the order of the channel is the order of the
 //! rooms, and no state needs a lock. `rooms.rs` is that thread, with `people.rs` and `pages.rs`; `store.rs` has its
-//! transactions, `space.rs` the limit on its size, `room_log.rs` the SQL of a log, `schema.rs` the tables. `watch.rs`
-//! answers for it while the disk hangs. The other implementation, `redis/`, sends the same commands to a server instead.
+//! transactions, `space.rs` the limit on its size, `room_log.rs` and `all_logs.rs` the SQL of logs, `schema.rs` the
+//! tables. `watch.rs` answers for it while the disk hangs. The other implementation, `redis/`, sends the same commands to
+//! a server instead.
 
 mod admin;
+mod all_logs;
 mod clock;
 pub mod dump;
 mod file;

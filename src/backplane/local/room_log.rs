@@ -3,7 +3,7 @@
 //! The functions need only a connection. Those that write are called within its transaction.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use crate::backplane::admin::Removal;
 use crate::protocol::Id;
@@ -57,7 +57,8 @@ impl Log {
             .optional()
     }
 
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Log> {
+    /// Reads a row of the table of rooms, without its name.
+    pub fn from_row(row: &Row<'_>) -> rusqlite::Result<Log> {
         Ok(Log {
             number: row.get(0)?,
             last: id(row, 1)?,
@@ -122,6 +123,11 @@ impl Log {
         Ok(Kept::New(id))
     }
 
+    /// Whether the draft's ref is known, so that it would add nothing.
+    pub fn knows(&self, conn: &Connection, draft: &Draft<'_>) -> bool {
+        draft.reference.is_some_and(|reference| matches!(self.find(conn, draft, reference), Ok(Some(_))))
+    }
+
     fn find(&self, conn: &Connection, draft: &Draft<'_>, reference: &str) -> rusqlite::Result<Option<Id>> {
         conn.prepare_cached("SELECT ms, seq FROM refs WHERE period IN (?1, ?1 - 1) AND (room, by, ref) = (?2, ?3, ?4)")?
             .query_row(params![draft.period, self.number, draft.by, reference], |row| id(row, 0))
@@ -158,7 +164,7 @@ impl Log {
     }
 
     fn has_too_many(&self, retention: &Retention) -> bool {
-        self.messages > retention.messages || (self.bytes > retention.bytes && self.messages > 1)
+        self.messages > retention.messages || self.bytes > retention.bytes
     }
 
     /// Whether the log exceeds its limits; `before` is in Unix milliseconds.
@@ -195,7 +201,13 @@ impl Log {
             self.messages = self.messages.saturating_sub(1);
             self.bytes = self.bytes.saturating_sub(bytes.unwrap_or_default());
         }
-        let Some(last) = last else { return Ok(()) };
+        let Some(last) = last else {
+            // If there is nothing to delete although there is too much, the counts are wrong.
+            if self.has_too_many(retention) {
+                (self.messages, self.bytes) = (0, 0);
+            }
+            return Ok(());
+        };
         conn.prepare_cached("DELETE FROM messages WHERE room = ? AND (ms, seq) <= (?, ?)")?
             .execute(self.at(last))
             .map(drop)
@@ -260,32 +272,6 @@ pub fn floor(ms: u64) -> Id {
 /// The given bound, or the end of the log.
 pub fn or_end(before: Option<Id>) -> Id {
     before.unwrap_or(END)
-}
-
-/// The number of rooms with a row.
-pub fn count_rooms(conn: &Connection) -> rusqlite::Result<usize> {
-    conn.query_row("SELECT count(*) FROM rooms", [], |row| row.get(0))
-}
-
-/// The next rooms in order of their numbers.
-pub fn rooms_after(conn: &Connection, number: i64, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
-    rooms(conn, "WHERE id > ? ORDER BY id LIMIT ?", params![number, count])
-}
-
-/// The sizes of all logs, in bytes.
-pub fn sizes(conn: &Connection) -> rusqlite::Result<Vec<u64>> {
-    conn.prepare_cached("SELECT bytes FROM rooms")?.query_map([], |row| row.get(0))?.collect()
-}
-
-/// The largest logs over this size with more than one message.
-pub fn largest(conn: &Connection, bytes: usize, count: usize) -> rusqlite::Result<Vec<(String, Log)>> {
-    rooms(conn, "WHERE bytes > ? AND messages > 1 ORDER BY bytes DESC LIMIT ?", params![bytes, count])
-}
-
-/// The rooms that this clause selects, by name.
-fn rooms(conn: &Connection, clause: &str, params: impl Params) -> rusqlite::Result<Vec<(String, Log)>> {
-    let sql = format!("SELECT id, last_ms, last_seq, messages, bytes, trimmed, name FROM rooms {clause}");
-    conn.prepare_cached(&sql)?.query_map(params, |row| Ok((row.get(6)?, Log::from_row(row)?)))?.collect()
 }
 
 /// Deletes refs from before the last period, and returns how many were deleted.

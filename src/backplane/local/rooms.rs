@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::admin::Then;
+use super::all_logs;
 use super::pages::Wanted;
 use super::people::Person;
-use super::room_log::{self, Draft, Kept, Log};
+use super::room_log::{Draft, Kept, Log};
 use super::store::Store;
 use super::watch::Condition;
 use super::{Command, clock};
@@ -103,7 +104,7 @@ impl Rooms {
             rooms: HashMap::new(),
             expiring: VecDeque::new(),
             changes: 0,
-            stored: room_log::count_rooms(store.conn())?,
+            stored: all_logs::count_rooms(store.conn())?,
             dirty: Vec::new(),
             messages: 0,
             outcomes: Vec::new(),
@@ -133,7 +134,7 @@ impl Rooms {
     pub fn serve(mut self, inbox: &Receiver<Command>) {
         let mut tick_at = Instant::now() + TICK;
         loop {
-            let first = if self.pages.is_empty() {
+            let first = if self.pages.is_empty() && !self.store.must_trim() {
                 inbox.recv_deadline(tick_at)
             } else {
                 inbox.try_recv().map_err(|error| match error {
@@ -248,10 +249,11 @@ impl Rooms {
     }
 
     fn keep(&mut self, name: &Room, draft: &Draft<'_>) -> Result<Kept, Unavailable> {
-        if self.store.space.is_full() || self.open(name, 0).is_err() {
+        self.open(name, 0).map_err(|_| Unavailable)?;
+        let room = self.rooms.get_mut(name).ok_or(Unavailable)?;
+        if self.store.space.is_full() && !room.log.knows(self.store.conn(), draft) {
             return Err(Unavailable);
         }
-        let room = self.rooms.get_mut(name).ok_or(Unavailable)?;
         if !std::mem::replace(&mut room.is_dirty, true) {
             self.dirty.push(name.clone());
         }
@@ -344,7 +346,7 @@ impl Rooms {
                 room.log = row.unwrap_or_default().unwrap_or_default();
             }
         }
-        self.stored = room_log::count_rooms(self.store.conn()).unwrap_or(self.stored);
+        self.stored = all_logs::count_rooms(self.store.conn()).unwrap_or(self.stored);
     }
 
     /// Does the periodic work.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
-use super::{file, room_log};
+use super::{all_logs, file};
 use crate::backplane::storage;
 use crate::logging::Throttle;
 
@@ -16,8 +16,8 @@ const EXCESS: u64 = 4;
 const EXCESS_WHILE_TRIMMED: u64 = 8;
 /// Of the limit, the part that logs keep even if other data takes the rest. Little, because all of it is Bobbin's.
 const LOGS_PART: u64 = 8;
-/// The space of a large message with its ref, in bytes, and the part of the limit after which the space is measured.
-const MESSAGE: u64 = 8192;
+/// The space of the largest message with its ref, in bytes, and the part of the limit after which the space is measured.
+const MESSAGE: u64 = 32 * 1024;
 const MEASURE_AFTER: u64 = 32;
 /// Of the limit, how much more is written before logs are measured again if there was nothing to trim.
 const TRIM_AGAIN: u64 = 32;
@@ -28,8 +28,10 @@ pub struct Space {
     pub most: Option<u64>,
     /// The bytes in use.
     used: u64,
-    /// Messages added since these were read.
+    /// Messages added since `used` was read.
     messages: u64,
+    /// The bytes in use beyond which no messages are added.
+    full_from: u64,
     /// The size to which larger logs are trimmed, while all rooms together take too many bytes.
     pub trim_to: Option<usize>,
     /// The bytes in use from which on logs are to be trimmed at once.
@@ -39,20 +41,23 @@ pub struct Space {
 }
 
 impl Space {
-    /// The limit in bytes; `None` is unlimited.
-    pub fn new(most: Option<u64>) -> Space {
+    /// The limit in bytes; `None` is unlimited. If the database takes more already, because the limit has been lowered,
+    /// messages are still added while it is trimmed.
+    pub fn new(most: Option<u64>, conn: &Connection) -> Space {
+        let used = file::used(conn).unwrap_or_default();
         Space {
             most,
-            used: 0,
+            used,
             messages: 0,
+            full_from: most.map_or(u64::MAX, |most| most.max(used).saturating_add(most / EXCESS)),
             trim_to: None,
             trim_from: most.unwrap_or(u64::MAX),
             warnings: Throttle::default(),
         }
     }
 
-    /// Counts new messages, and reads how many bytes are in use if these may be many more than before: for each message
-    /// that would take as long as to add it.
+    /// Counts new messages, and reads how many bytes are in use if these may be many more than before. Not for each message,
+    /// because that takes as long as to add it.
     pub fn grow(&mut self, messages: usize, conn: &Connection) {
         self.messages += messages as u64;
         if self.most.is_some_and(|most| self.messages * MESSAGE > most / MEASURE_AFTER) {
@@ -67,7 +72,7 @@ impl Space {
 
     /// Whether no more messages are to be added until something has been trimmed.
     pub fn is_full(&self) -> bool {
-        self.most.is_some_and(|most| self.used > most.saturating_add(most / EXCESS))
+        self.used > self.full_from
     }
 
     /// Whether so much has been written since the last check that logs are to be trimmed now.
@@ -89,23 +94,22 @@ impl Space {
         if self.trim_to.is_none() {
             self.trim_from = used + most / TRIM_AGAIN;
         }
-        if self.warnings.admit(Instant::now()).is_some() {
-            match self.trim_to {
-                Some(size) => log::warn!(
-                    "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
-                ),
-                None => {
-                    log::warn!("all rooms together take over {most} bytes (STORAGE_BYTES), but little of that is logs")
-                }
-            }
-        }
+        self.warn(most);
         self.trim_to.is_some()
+    }
+
+    fn warn(&self, most: u64) {
+        match self.trim_to {
+            _ if self.warnings.admit(Instant::now()).is_none() => {}
+            Some(size) => log::warn!(
+                "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
+            ),
+            None => log::warn!("all rooms together take over {most} bytes (STORAGE_BYTES), but little of that is logs"),
+        }
     }
 }
 
 fn size_within(conn: &Connection, used: u64, most: u64) -> rusqlite::Result<Option<usize>> {
-    let Some(size) = storage::trim_to(room_log::sizes(conn)?, used, most, most / LOGS_PART) else { return Ok(None) };
-    // Logs of one message are not trimmed.
-    let is_of_use = !room_log::largest(conn, size as usize, 1)?.is_empty();
-    Ok(is_of_use.then_some(size as usize))
+    let size = storage::trim_to(all_logs::sizes(conn)?, used, most, most / LOGS_PART);
+    Ok(size.map(|size| size as usize))
 }

@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use super::clock::{self, Clock};
 use super::file::{self, DataError, DataFile};
 use super::space::Space;
-use super::{room_log, schema};
+use super::{all_logs, room_log, schema};
 use crate::backplane::{Health, Limits, Unavailable};
 use crate::limits;
 use crate::settings::Retention;
@@ -25,7 +25,7 @@ const SWEEP: usize = 100;
 /// How long logs are trimmed per tick while all rooms together take too many bytes.
 const TRIM_TIME: Duration = Duration::from_millis(20);
 /// Old refs deleted per tick, and per new message. The latter bounds their number at any message rate.
-const FORGET: (usize, usize) = (500, 2);
+const FORGET: (usize, usize) = (2000, 2);
 /// Capacity of the statement cache, larger than the number of statements.
 const STATEMENTS: usize = 64;
 
@@ -83,10 +83,10 @@ impl Store {
             (storage, None) => limits::rooms_in_memory(storage),
         };
         Ok(Store {
-            conn,
             file,
             retention: limits.retention,
-            space: Space::new(most),
+            space: Space::new(most, &conn),
+            conn,
             clock,
             clock_is_behind: true,
             swept: 0,
@@ -224,7 +224,7 @@ impl Store {
     /// Trims some rooms, and returns those whose row changed.
     fn sweep(&mut self, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         let (retention, before) = (self.retention, self.clock.delete_before(self.retention.life));
-        let found = room_log::rooms_after(&self.conn, self.swept, SWEEP).unwrap_or_default();
+        let found = all_logs::rooms_after(&self.conn, self.swept, SWEEP).unwrap_or_default();
         self.swept = found.last().filter(|_| found.len() == SWEEP).map_or(0, |(_, log)| log.number());
         let mut changed = Vec::new();
         for (name, mut log) in found {
@@ -247,7 +247,7 @@ impl Store {
     /// Trims the largest logs if all rooms together took too many bytes, and returns the rooms whose row changed.
     fn trim_largest(&mut self, bytes: usize) -> Vec<String> {
         let (end, retention) = (Instant::now() + TRIM_TIME, Retention { bytes, ..self.retention });
-        let largest = room_log::largest(&self.conn, bytes, SWEEP).unwrap_or_default();
+        let largest = all_logs::largest(&self.conn, bytes, SWEEP).unwrap_or_default();
         if largest.is_empty() {
             self.space.trim_to = None;
         }

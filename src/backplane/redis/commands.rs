@@ -9,7 +9,7 @@
 //! | `bobbin:{room}:live` | channel | events as they happen; `bobbin:2:{room}:live` in database 2 |
 //! | `bobbin:{room}:here` | sorted set | folded names, by the end of their leases |
 //! | `bobbin:{room}:who` | hash | folded name -> session, mark, address, time of joining and shown name |
-//! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref |
+//! | `bobbin:{room}:ref:{by}:{ref}` | string | the id of the message that this client sent with this ref (a hash of it if it is long) |
 //! | `bobbin:{room}:gone` | hash | the ids of removed messages, see `remove.lua` |
 //! | `bobbin:bans` | hash and channel | banned targets, and until when |
 //! | `bobbin:instances` | hash | each instance's session count, and when it was reported |
