@@ -386,6 +386,8 @@ fn rooms_of_one_message_do_not_fill_the_store() {
         }
         let oldest = common::http::get(instance.addr, "/r/tea/messages?after=0-0&limit=1").json();
         assert_eq!(oldest["id"], said["id"], "the small room keeps its log");
+        let back = Client::back(instance.addr, "room-0", "Cyd", "a-secret-of-cyds", Some("1-1"));
+        assert_eq!((&back.welcome["messages"], &back.welcome["gap"]), (&json!([]), &json!(true)));
     }
 }
 
