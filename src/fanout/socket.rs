@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 /// How long a client may take to close after the session's last frame, or after an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
-/// How often what it sends meanwhile is read.
+/// The interval at which what it sends meanwhile is read.
 const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the system keeps trying to deliver what was written before the end. A client that does not read could otherwise
@@ -97,14 +97,25 @@ impl Drop for SharedSocket {
 /// Waits until the client closes or `LINGER` has passed, and reads and drops at most `most` bytes: closing a socket with
 /// unread data resets the connection, and the client might lose what was written last. A client that sends more than
 /// `most` bytes before it reads may lose that last write. The bound is there so that a client that never stops sending
-/// cannot keep this thread busy; and what arrives is read at intervals, so that it does not wake the thread each time.
+/// cannot keep this thread busy; and once something arrives it is read at intervals, so that not each packet wakes the
+/// thread.
 pub fn linger(socket: &TcpStream, most: usize) {
     let end = Instant::now() + LINGER;
-    let mut left = most;
-    let mut has_closed = false;
-    while !has_closed && Instant::now() < end {
-        has_closed = closes_within(socket, LINGER_LOOK).unwrap_or(false);
-        left -= drop_received(socket, left);
+    let left = || end.saturating_duration_since(Instant::now());
+    let mut more = most;
+    while !left().is_zero() {
+        let wait = if more == 0 {
+            left()
+        } else if happens_within(socket, PollFlags::IN | PollFlags::RDHUP, left()).unwrap_or(true) {
+            LINGER_LOOK
+        } else {
+            return;
+        };
+        let has_closed = closes_within(socket, wait.min(left())).unwrap_or(false);
+        more -= drop_received(socket, more);
+        if has_closed {
+            return;
+        }
     }
 }
 
@@ -129,8 +140,12 @@ fn drop_received(socket: &TcpStream, most: usize) -> usize {
 /// # Errors
 /// A signal interrupted the wait.
 pub fn closes_within(socket: &TcpStream, most: Duration) -> io::Result<bool> {
+    happens_within(socket, PollFlags::RDHUP, most)
+}
+
+fn happens_within(socket: &TcpStream, what: PollFlags, most: Duration) -> io::Result<bool> {
     let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
-    Ok(poll(&mut [PollFd::new(socket, PollFlags::RDHUP)], Some(&most))? > 0)
+    Ok(poll(&mut [PollFd::new(socket, what)], Some(&most))? > 0)
 }
 
 /// Whether a read failed because its timeout passed, which the system reports as either of two kinds.
