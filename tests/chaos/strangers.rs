@@ -33,7 +33,14 @@ pub fn start(
         _ => {
             // A small window, so that unread data soon waits in the server rather than in the kernel.
             let window = (kind != Fault::SlowHalf).then_some(4096);
-            let mut wire = enter(addr, &room, &name, window)?;
+            // On a busy machine a join may be refused, or take long.
+            let mut wire = loop {
+                match enter(addr, &room, &name, window) {
+                    Some(wire) => break wire,
+                    None if clock::now() < until => thread::sleep(Duration::from_millis(500)),
+                    None => return None,
+                }
+            };
             let cut = match kind {
                 Fault::Greedy => ask_without_end(&mut wire, until),
                 _ => misbehave(kind, &mut wire, until),
