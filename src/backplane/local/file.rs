@@ -128,11 +128,8 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
 
 /// The bytes of a database that are in use.
 pub fn used(conn: &Connection) -> rusqlite::Result<u64> {
-    Ok(pragma(conn, "page_count")?.saturating_sub(pragma(conn, "freelist_count")?) * pragma(conn, "page_size")?)
-}
-
-fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
-    conn.pragma_query_value(None, name, |row| row.get(0))
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?)
 }
 
 impl DataFile {

@@ -90,7 +90,8 @@ impl Space {
         if used <= most || (self.trim_to.is_some() && used <= most.saturating_add(most / EXCESS_WHILE_TRIMMED)) {
             return false;
         }
-        self.trim_to = size_within(conn, used, most).unwrap_or_default();
+        let sizes = all_logs::sizes(conn).unwrap_or_default();
+        self.trim_to = storage::trim_to(sizes, used, most, most / LOGS_PART).map(|size| size as usize);
         if self.trim_to.is_none() {
             self.trim_from = used + most / TRIM_AGAIN;
         }
@@ -107,9 +108,4 @@ impl Space {
             None => log::warn!("all rooms together take over {most} bytes (STORAGE_BYTES), but little of that is logs"),
         }
     }
-}
-
-fn size_within(conn: &Connection, used: u64, most: u64) -> rusqlite::Result<Option<usize>> {
-    let size = storage::trim_to(all_logs::sizes(conn)?, used, most, most / LOGS_PART);
-    Ok(size.map(|size| size as usize))
 }
