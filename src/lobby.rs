@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::fanout::socket::SharedSocket;
+use crate::limits::Slot;
 
 /// Connections in the lobby may take up to 1/4 of the cap on connections.
 const SHARE: usize = 4;
@@ -50,7 +51,7 @@ impl Lobby {
         let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false };
         let number = waiting.add(entry);
         drop(waiting);
-        (Guest { lobby: self.clone(), number }, gone)
+        (Guest { lobby: self.clone(), number, starting: None }, gone)
     }
 
     /// Closes the connection that has been silent longest and returns its address.
@@ -88,6 +89,9 @@ impl Waiting {
 pub struct Guest {
     lobby: Arc<Lobby>,
     number: u64,
+    /// Held until its first plain request has been read, or its first join answered. While all of these slots are taken,
+    /// other connections wait for their thread.
+    pub starting: Option<Slot>,
 }
 
 impl Guest {

@@ -41,6 +41,26 @@ fn connections_of_an_address_are_counted() {
 }
 
 #[test]
+fn one_connection_does_not_wait_behind_hundreds_from_another_address() {
+    const MANY: usize = 400;
+    const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
+    let instance = Instance::start(&[("MAX_CONNECTIONS", "2000")]);
+    let before = instance.threads();
+    // The kernel completes the handshakes, and the server then finds all of them at once.
+    instance.signal("STOP");
+    let mut many: Vec<Connection> = (0..MANY).map(|_| Connection::over(connect(instance.addr, 1))).collect();
+    let mut one = Connection::over(connect(instance.addr, 2));
+    one.write(HEALTH);
+    instance.signal("CONT");
+    assert_eq!(one.response(false).status, 200);
+    let started = instance.threads().saturating_sub(before);
+    assert!(started < MANY * 3 / 4, "{started} of {MANY} silent connections were served before it");
+    // They are served as well.
+    many.iter_mut().for_each(|connection| connection.write(HEALTH));
+    assert!(many.iter_mut().all(|connection| connection.response(false).status == 200));
+}
+
+#[test]
 fn new_connections_of_an_address_have_a_rate() {
     let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
     let start = Instant::now();

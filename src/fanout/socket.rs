@@ -2,7 +2,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -143,7 +144,15 @@ pub fn closes_within(socket: &TcpStream, most: Duration) -> io::Result<bool> {
     happens_within(socket, PollFlags::RDHUP, most)
 }
 
-fn happens_within(socket: &TcpStream, what: PollFlags, most: Duration) -> io::Result<bool> {
+/// Waits until the listener has a connection, at most this long. Returns whether it has.
+///
+/// # Errors
+/// A signal interrupted the wait.
+pub fn is_readable_within(listener: &TcpListener, most: Duration) -> io::Result<bool> {
+    happens_within(listener, PollFlags::IN, most)
+}
+
+fn happens_within(socket: &impl AsFd, what: PollFlags, most: Duration) -> io::Result<bool> {
     let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
     Ok(poll(&mut [PollFd::new(socket, what)], Some(&most))? > 0)
 }

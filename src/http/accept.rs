@@ -7,14 +7,17 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use super::arrivals::Arrivals;
 use super::connection::{self, Peer};
 use super::pages::Answer;
 use crate::app::App;
-use crate::fanout::socket::SharedSocket;
-use crate::limits::Limit;
+use crate::fanout::socket::{self, SharedSocket};
+use crate::limits::{Limit, Slot, Slots, counted_as};
 use crate::threads;
 
 /// Pause after an accept that failed because files or memory ran out.
@@ -31,71 +34,137 @@ pub const SPARE_PLACES: usize = 32;
 const SLOT_WAIT: Duration = Duration::from_millis(200);
 const SLOT_PAUSE: Duration = Duration::from_secs(1);
 
+/// At most as many connections as there are processors, and at least this many, are between the start of their thread and
+/// their first request; the others wait for a thread. So a wave of connections is served as fast as the processors allow,
+/// but does not fill the scheduler's queue, in which the threads that deliver messages would wait too.
+const STARTING: usize = 2;
+/// A connection that has waited this long for those before it is started anyway: they may be silent.
+const START_WAIT: Duration = Duration::from_millis(2);
+/// How often the accepting thread checks whether a connection may start, if no other one arrives.
+const START_LOOK: Duration = Duration::from_millis(1);
+
 /// Accepts connections until the process ends.
 pub fn accept(listener: &TcpListener, app: &Arc<App>) {
-    let mut number = 0_u64;
+    let mut door = Door {
+        app,
+        arrivals: Arrivals::new(),
+        starting: Slots::new(available_parallelism().map_or(1, NonZero::get).max(STARTING)),
+        started: Instant::now(),
+        number: 0,
+        may_wait_from: Instant::now(),
+    };
     let mut failing = false;
-    let mut may_wait_from = Instant::now();
     loop {
-        match listener.accept() {
-            Ok((socket, peer)) => {
-                failing = false;
-                number += 1;
-                welcome(socket, peer, number, &mut may_wait_from, app);
-            }
-            Err(error) => {
-                // Logged once, not at every retry.
-                if !std::mem::replace(&mut failing, true) {
-                    log::error!("accept: {error}; retrying");
+        if door.arrivals.is_empty() || socket::is_readable_within(listener, START_LOOK).unwrap_or(false) {
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    failing = false;
+                    door.admit(socket, peer);
                 }
-                std::thread::sleep(ACCEPT_PAUSE);
+                Err(error) => {
+                    // Logged once, not at every retry.
+                    if !std::mem::replace(&mut failing, true) {
+                        log::error!("accept: {error}; retrying");
+                    }
+                    std::thread::sleep(ACCEPT_PAUSE);
+                }
             }
         }
+        door.start_some();
     }
 }
 
-fn welcome(socket: TcpStream, peer: SocketAddr, number: u64, may_wait_from: &mut Instant, app: &Arc<App>) {
-    let peer = peer.ip().to_canonical();
-    // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
-    let counted = if app.settings.access.proxies.trusts(peer) {
-        None
-    } else {
-        let (now, cap) = (Instant::now(), app.sessions.cap());
-        let free = cap.saturating_sub(app.sessions.taken());
-        match app.accounts.of(peer, now).connect(free, cap, now) {
-            Ok(connected) => Some(connected),
-            Err(refusal) => {
-                return reject(&socket, Answer::over_limit(&refusal, peer, app));
+/// The state of the accepting thread.
+struct Door<'a> {
+    app: &'a Arc<App>,
+    arrivals: Arrivals<Arrival>,
+    /// Taken by connections that have not sent a request yet.
+    starting: Arc<Slots>,
+    /// When the last connection was started.
+    started: Instant,
+    /// How many were started.
+    number: u64,
+    /// No connection waits for a slot before this, see [`SLOT_PAUSE`].
+    may_wait_from: Instant,
+}
+
+/// A connection that waits for a thread.
+struct Arrival {
+    socket: TcpStream,
+    peer: Peer,
+    slot: Slot,
+}
+
+impl Door<'_> {
+    /// Has a connection wait for a thread, unless it exceeds a limit.
+    fn admit(&mut self, socket: TcpStream, peer: SocketAddr) {
+        let app = self.app;
+        let peer = peer.ip().to_canonical();
+        // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
+        let counted = if app.settings.access.proxies.trusts(peer) {
+            None
+        } else {
+            let (now, cap) = (Instant::now(), app.sessions.cap());
+            let free = cap.saturating_sub(app.sessions.taken());
+            match app.accounts.of(peer, now).connect(free, cap, now) {
+                Ok(connected) => Some(connected),
+                Err(refusal) => {
+                    return reject(&socket, Answer::over_limit(&refusal, peer, app));
+                }
             }
-        }
-    };
-    let is_full = app.connections.taken() >= app.sessions.cap() + HTTP_PLACES;
-    let dismissed = if is_full { app.lobby.dismiss() } else { None };
-    if let Some(gone) = dismissed {
-        app.limited(Limit::Idle, gone);
+        };
+        let Some(slot) = self.take_slot() else { return reject(&socket, Answer::full("no connection is free")) };
+        let peer = Peer { address: peer, counted };
+        self.arrivals.push(counted_as(peer.address), Arrival { socket, peer, slot });
     }
-    let now = Instant::now();
-    let waits = dismissed.is_some() && now >= *may_wait_from;
-    let Some(slot) = app.connections.take_by(if waits { now + SLOT_WAIT } else { now }) else {
-        if waits {
-            *may_wait_from = Instant::now() + SLOT_PAUSE;
+
+    /// Takes a slot for a connection; at the cap, that of a connection in the lobby.
+    fn take_slot(&mut self) -> Option<Slot> {
+        let app = self.app;
+        let is_full = app.connections.taken() >= app.sessions.cap() + HTTP_PLACES;
+        let dismissed = if is_full { app.lobby.dismiss() } else { None };
+        if let Some(gone) = dismissed {
+            app.limited(Limit::Idle, gone);
         }
-        return reject(&socket, Answer::full("no connection is free"));
-    };
-    let wire = SharedSocket::new(socket);
-    let (guest, gone) = app.lobby.enter(&wire, peer);
-    if let Some(gone) = gone {
-        app.limited(Limit::Idle, gone);
+        let now = Instant::now();
+        let waits = dismissed.is_some() && now >= self.may_wait_from;
+        let slot = app.connections.take_by(if waits { now + SLOT_WAIT } else { now });
+        if waits && slot.is_none() {
+            self.may_wait_from = Instant::now() + SLOT_PAUSE;
+        }
+        slot
     }
-    let (for_thread, its_app) = (wire.clone(), app.clone());
-    let peer = Peer { address: peer, counted };
-    let started = threads::spawn_connection(number, move || {
-        connection::serve(for_thread, peer, guest, &its_app);
-        drop(slot);
-    });
-    if let Err(error) = started {
-        log::error!("can't start a thread for a connection: {error}");
-        reject(&wire.tcp, Answer::full("no connection is free"));
+
+    /// Starts threads for connections that wait, as many as may start now.
+    fn start_some(&mut self) {
+        while !self.arrivals.is_empty() {
+            let starting = self.starting.take();
+            if starting.is_none() && self.started.elapsed() < START_WAIT {
+                return;
+            }
+            let Some(arrival) = self.arrivals.pop() else { return };
+            self.started = Instant::now();
+            self.start(arrival, starting);
+        }
+    }
+
+    fn start(&mut self, Arrival { socket, peer, slot }: Arrival, starting: Option<Slot>) {
+        let wire = SharedSocket::new(socket);
+        let (mut guest, gone) = self.app.lobby.enter(&wire, peer.address);
+        guest.starting = starting;
+        if let Some(gone) = gone {
+            self.app.limited(Limit::Idle, gone);
+        }
+        self.number += 1;
+        let (for_thread, its_app) = (wire.clone(), self.app.clone());
+        let started = threads::spawn_connection(self.number, move || {
+            connection::serve(for_thread, peer, guest, &its_app);
+            drop(slot);
+        });
+        if let Err(error) = started {
+            log::error!("can't start a thread for a connection: {error}");
+            reject(&wire.tcp, Answer::full("no connection is free"));
+        }
     }
 }
 

@@ -63,7 +63,12 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     loop {
         let next = read_head(socket, &mut buffer, wait, |request, buffer| {
             guest.touch();
-            respond(&app.site.without_base(request), buffer, socket, peer, app)
+            let request = app.site.without_base(request);
+            if !request.uri().path().starts_with("/ws/") {
+                // Its answer may take long: it may wait for messages.
+                guest.starting = None;
+            }
+            respond(&request, buffer, socket, peer, app)
         });
         match next {
             Ok(Some(Next::Request)) => wait = KEEP_ALIVE,

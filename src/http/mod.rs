@@ -3,6 +3,7 @@
 pub mod accept;
 mod admin;
 mod alertmanager;
+mod arrivals;
 mod auth;
 pub mod body;
 mod caller;
