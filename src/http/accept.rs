@@ -34,11 +34,11 @@ pub const SPARE_PLACES: usize = 32;
 const SLOT_WAIT: Duration = Duration::from_millis(200);
 const SLOT_PAUSE: Duration = Duration::from_secs(1);
 
-/// At most as many connections as there are processors, and at least this many, are between the start of their thread and
-/// their first request; the others wait for a thread. So a wave of connections is served as fast as the processors allow,
-/// but does not fill the scheduler's queue, in which the threads that deliver messages would wait too.
+/// At most as many connections as there are processors, and at least this many, have a thread but have not yet joined or
+/// sent a plain request; the others wait for a thread. So a burst of connections is served as fast as the processors
+/// allow, but does not fill the scheduler's queue, in which the threads that deliver messages would wait too.
 const STARTING: usize = 2;
-/// A connection that has waited this long for those before it is started anyway: they may be silent.
+/// If all of these stay silent, or wait for a slow Redis, another one is started at this interval.
 const START_WAIT: Duration = Duration::from_millis(2);
 /// How often the accepting thread checks whether a connection may start, if no other one arrives.
 const START_LOOK: Duration = Duration::from_millis(1);
@@ -78,7 +78,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 struct Door<'a> {
     app: &'a Arc<App>,
     arrivals: Arrivals<Arrival>,
-    /// Taken by connections that have not sent a request yet.
+    /// Taken by connections that have just been started, see `Guest::starting`.
     starting: Arc<Slots>,
     /// When the last connection was started.
     started: Instant,
@@ -118,10 +118,14 @@ impl Door<'_> {
         self.arrivals.push(counted_as(peer.address), Arrival { socket, peer, slot });
     }
 
-    /// Takes a slot for a connection; at the cap, that of a connection in the lobby.
+    /// Takes a slot for a connection; at the cap, that of one that waits for a thread, or of one in the lobby.
     fn take_slot(&mut self) -> Option<Slot> {
         let app = self.app;
         let is_full = app.connections.taken() >= app.sessions.cap() + HTTP_PLACES;
+        if is_full && let Some(excess) = self.arrivals.pop_excess() {
+            reject(&excess.socket, Answer::full("no connection is free"));
+            return Some(excess.slot);
+        }
         let dismissed = if is_full { app.lobby.dismiss() } else { None };
         if let Some(gone) = dismissed {
             app.limited(Limit::Idle, gone);

@@ -44,6 +44,12 @@ impl<T> Arrivals<T> {
         }
         next
     }
+
+    /// Removes and returns the newest one of the address with the most, if that has several.
+    pub fn pop_excess(&mut self) -> Option<T> {
+        let longest = self.waiting.values_mut().max_by_key(|queue| queue.len())?;
+        if longest.len() > 1 { longest.pop_back() } else { None }
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +66,15 @@ mod tests {
         arrivals.push(alice, 20);
         assert_eq!(std::iter::from_fn(|| arrivals.pop()).collect::<Vec<_>>(), [10, 1, 20, 11, 2]);
         assert!(arrivals.is_empty() && arrivals.waiting.is_empty());
+    }
+
+    #[test]
+    fn the_newest_of_the_address_with_the_most_gives_way() {
+        let [mallory, alice] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let mut arrivals = Arrivals::new();
+        arrivals.push(alice, 20);
+        (0..3).for_each(|n| arrivals.push(mallory, n));
+        assert_eq!(std::iter::from_fn(|| arrivals.pop_excess()).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(std::iter::from_fn(|| arrivals.pop()).collect::<Vec<_>>(), [20, 0]);
     }
 }
