@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -144,12 +144,12 @@ pub fn closes_within(socket: &TcpStream, most: Duration) -> io::Result<bool> {
     happens_within(socket, PollFlags::RDHUP, most)
 }
 
-/// Waits until the listener has a connection, at most this long. Returns whether it has.
+/// Waits until a socket can be read, or a listener can accept, at most this long. Returns whether it can.
 ///
 /// # Errors
 /// A signal interrupted the wait.
-pub fn is_readable_within(listener: &TcpListener, most: Duration) -> io::Result<bool> {
-    happens_within(listener, PollFlags::IN, most)
+pub fn is_readable_within(socket: &impl AsFd, most: Duration) -> io::Result<bool> {
+    happens_within(socket, PollFlags::IN, most)
 }
 
 fn happens_within(socket: &impl AsFd, what: PollFlags, most: Duration) -> io::Result<bool> {

@@ -17,7 +17,7 @@ use super::connection::{self, Peer};
 use super::pages::Answer;
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{Limit, Slot, Slots, counted_as};
+use crate::limits::{Bucket, Limit, Slot, Slots, counted_as, network_of};
 use crate::threads;
 
 /// Pause after an accept that failed because files or memory ran out.
@@ -34,40 +34,43 @@ pub const SPARE_PLACES: usize = 32;
 const SLOT_WAIT: Duration = Duration::from_millis(200);
 const SLOT_PAUSE: Duration = Duration::from_secs(1);
 
-/// At most as many connections as there are processors, and at least this many, have a thread but have not yet joined or
-/// sent a plain request; the others wait for a thread. So a burst of connections is served as fast as the processors
-/// allow, but does not fill the scheduler's queue, in which the threads that deliver messages would wait too.
-const STARTING: usize = 2;
-/// If all of these stay silent, or wait for a slow Redis, another one is started at this interval.
-const START_WAIT: Duration = Duration::from_millis(2);
+/// The most connections that wait for a thread, and no more than could get a slot now.
+const MAX_WAITING: usize = 1024;
+/// The most that are accepted before any of them is started: first all are accepted, so that the addresses can take turns.
+const ACCEPTS_AT_ONCE: usize = 64;
+const NO_CONNECTION: &str = "no connection is free";
+
+/// As many threads as there are processors, but at least this many, work for a connection that has not joined yet; the
+/// other connections wait. So a burst is served as fast as the processors allow, but does not fill the scheduler's queue, in
+/// which the threads that deliver messages would wait too. A thread that waits for its client does not count.
+const LEAST_STARTS: usize = 2;
+/// Further connections are started at this rate per second whatever the others do, with this burst: their threads may wait
+/// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
+const START_RATE: f64 = 500.0;
+const START_BURST: f64 = 50.0;
 /// How often the accepting thread checks whether a connection may start, if no other one arrives.
-const START_LOOK: Duration = Duration::from_millis(1);
+const START_LOOK: Duration = Duration::from_micros(500);
 
 /// Accepts connections until the process ends.
 pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let mut door = Door {
         app,
         arrivals: Arrivals::new(),
-        starting: Slots::new(available_parallelism().map_or(1, NonZero::get).max(STARTING)),
-        started: Instant::now(),
+        starts: Slots::new(available_parallelism().map_or(1, NonZero::get).max(LEAST_STARTS)),
+        more_starts: Bucket::new(START_RATE, START_BURST, Instant::now()),
         number: 0,
         may_wait_from: Instant::now(),
+        failing: false,
     };
-    let mut failing = false;
     loop {
-        if door.arrivals.is_empty() || socket::is_readable_within(listener, START_LOOK).unwrap_or(false) {
-            match listener.accept() {
-                Ok((socket, peer)) => {
-                    failing = false;
-                    door.admit(socket, peer);
-                }
-                Err(error) => {
-                    // Logged once, not at every retry.
-                    if !std::mem::replace(&mut failing, true) {
-                        log::error!("accept: {error}; retrying");
-                    }
-                    std::thread::sleep(ACCEPT_PAUSE);
-                }
+        for round in 0..ACCEPTS_AT_ONCE {
+            let wait = if round == 0 { START_LOOK } else { Duration::ZERO };
+            let may_block = door.arrivals.len() == 0;
+            if !may_block && !socket::is_readable_within(listener, wait).unwrap_or(false) {
+                break;
+            }
+            if !door.accept_one(listener) {
+                break;
             }
         }
         door.start_some();
@@ -77,25 +80,64 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 /// The state of the accepting thread.
 struct Door<'a> {
     app: &'a Arc<App>,
-    arrivals: Arrivals<Arrival>,
-    /// Taken by connections that have just been started, see `Guest::starting`.
-    starting: Arc<Slots>,
-    /// When the last connection was started.
-    started: Instant,
+    arrivals: Arrivals<Accepted>,
+    /// Held by connections that have just been started, see `Guest::start`.
+    starts: Arc<Slots>,
+    more_starts: Bucket,
     /// How many were started.
     number: u64,
     /// No connection waits for a slot before this, see [`SLOT_PAUSE`].
     may_wait_from: Instant,
+    /// Whether the last accept failed.
+    failing: bool,
 }
 
 /// A connection that waits for a thread.
-struct Arrival {
+struct Accepted {
     socket: TcpStream,
     peer: Peer,
-    slot: Slot,
 }
 
 impl Door<'_> {
+    /// Accepts one connection, if another one may wait. Returns whether it did; if not, after a pause.
+    fn accept_one(&mut self, listener: &TcpListener) -> bool {
+        if !self.make_room() {
+            // The kernel keeps it.
+            std::thread::sleep(START_LOOK);
+            return false;
+        }
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                self.failing = false;
+                self.admit(socket, peer);
+                true
+            }
+            Err(error) => {
+                // Logged once, not at every retry.
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::error!("accept: {error}; retrying");
+                }
+                std::thread::sleep(if self.arrivals.len() == 0 { ACCEPT_PAUSE } else { START_LOOK });
+                false
+            }
+        }
+    }
+
+    /// Returns whether another connection may wait. If too many wait already, the address with the most loses one.
+    fn make_room(&mut self) -> bool {
+        let app = self.app;
+        let places = (app.connections.cap().saturating_sub(app.connections.taken())).clamp(1, MAX_WAITING);
+        if self.arrivals.len() < places {
+            return true;
+        }
+        let Some(excess) = self.arrivals.pop_excess(|address| app.settings.access.proxies.trusts(address)) else {
+            return false;
+        };
+        app.limited(Limit::Idle, excess.peer.address);
+        reject(&excess.socket, Answer::full(NO_CONNECTION));
+        true
+    }
+
     /// Has a connection wait for a thread, unless it exceeds a limit.
     fn admit(&mut self, socket: TcpStream, peer: SocketAddr) {
         let app = self.app;
@@ -113,19 +155,15 @@ impl Door<'_> {
                 }
             }
         };
-        let Some(slot) = self.take_slot() else { return reject(&socket, Answer::full("no connection is free")) };
         let peer = Peer { address: peer, counted };
-        self.arrivals.push(counted_as(peer.address), Arrival { socket, peer, slot });
+        let turn = network_of(peer.address).unwrap_or_else(|| counted_as(peer.address));
+        self.arrivals.push(turn, Accepted { socket, peer });
     }
 
-    /// Takes a slot for a connection; at the cap, that of one that waits for a thread, or of one in the lobby.
+    /// Takes a slot for a connection; at the cap, that of one in the lobby.
     fn take_slot(&mut self) -> Option<Slot> {
         let app = self.app;
         let is_full = app.connections.taken() >= app.sessions.cap() + HTTP_PLACES;
-        if is_full && let Some(excess) = self.arrivals.pop_excess() {
-            reject(&excess.socket, Answer::full("no connection is free"));
-            return Some(excess.slot);
-        }
         let dismissed = if is_full { app.lobby.dismiss() } else { None };
         if let Some(gone) = dismissed {
             app.limited(Limit::Idle, gone);
@@ -141,33 +179,33 @@ impl Door<'_> {
 
     /// Starts threads for connections that wait, as many as may start now.
     fn start_some(&mut self) {
-        while !self.arrivals.is_empty() {
-            let starting = self.starting.take();
-            if starting.is_none() && self.started.elapsed() < START_WAIT {
+        while self.arrivals.len() > 0 {
+            let start = self.starts.take();
+            if start.is_none() && self.more_starts.take(Instant::now()).is_err() {
                 return;
             }
-            let Some(arrival) = self.arrivals.pop() else { return };
-            self.started = Instant::now();
-            self.start(arrival, starting);
+            let Some(accepted) = self.arrivals.pop() else { return };
+            self.start(accepted, start);
         }
     }
 
-    fn start(&mut self, Arrival { socket, peer, slot }: Arrival, starting: Option<Slot>) {
+    fn start(&mut self, Accepted { socket, peer }: Accepted, start: Option<Slot>) {
+        let Some(slot) = self.take_slot() else { return reject(&socket, Answer::full(NO_CONNECTION)) };
         let wire = SharedSocket::new(socket);
         let (mut guest, gone) = self.app.lobby.enter(&wire, peer.address);
-        guest.starting = starting;
+        guest.start = start;
         if let Some(gone) = gone {
             self.app.limited(Limit::Idle, gone);
         }
         self.number += 1;
         let (for_thread, its_app) = (wire.clone(), self.app.clone());
-        let started = threads::spawn_connection(self.number, move || {
+        let spawned = threads::spawn_connection(self.number, move || {
             connection::serve(for_thread, peer, guest, &its_app);
             drop(slot);
         });
-        if let Err(error) = started {
+        if let Err(error) = spawned {
             log::error!("can't start a thread for a connection: {error}");
-            reject(&wire.tcp, Answer::full("no connection is free"));
+            reject(&wire.tcp, Answer::full(NO_CONNECTION));
         }
     }
 }

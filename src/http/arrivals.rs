@@ -3,24 +3,28 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+/// An address with at most this many waiting connections never gives way: browsers open six for a page.
+const FEW: usize = 16;
+
 /// Connections in the order in which they are served: the addresses take turns, so that whoever opens one connection does
-/// not wait behind an address that opens many.
+/// not wait behind an address that opens many. All who come through one proxy share its turns.
 pub struct Arrivals<T> {
     /// Those of one address, the oldest first; never empty.
     waiting: HashMap<IpAddr, VecDeque<T>>,
     /// The addresses, the next one first.
     turns: VecDeque<IpAddr>,
+    count: usize,
 }
 
 impl<T> Arrivals<T> {
     /// None.
     pub fn new() -> Arrivals<T> {
-        Arrivals { waiting: HashMap::new(), turns: VecDeque::new() }
+        Arrivals { waiting: HashMap::new(), turns: VecDeque::new(), count: 0 }
     }
 
-    /// Whether none is waiting.
-    pub fn is_empty(&self) -> bool {
-        self.turns.is_empty()
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.count
     }
 
     /// Adds one from this address.
@@ -30,6 +34,7 @@ impl<T> Arrivals<T> {
             self.turns.push_back(address);
         }
         queue.push_back(arrival);
+        self.count += 1;
     }
 
     /// Removes and returns the next one.
@@ -37,6 +42,7 @@ impl<T> Arrivals<T> {
         let address = self.turns.pop_front()?;
         let queue = self.waiting.get_mut(&address)?;
         let next = queue.pop_front();
+        self.count -= 1;
         if queue.is_empty() {
             self.waiting.remove(&address);
         } else {
@@ -45,10 +51,14 @@ impl<T> Arrivals<T> {
         next
     }
 
-    /// Removes and returns the newest one of the address with the most, if that has several.
-    pub fn pop_excess(&mut self) -> Option<T> {
-        let longest = self.waiting.values_mut().max_by_key(|queue| queue.len())?;
-        if longest.len() > 1 { longest.pop_back() } else { None }
+    /// Removes and returns the newest one of the address with the most, if that has more than a few. Addresses for which
+    /// `is_shared` is true are those of many people, and give nothing up.
+    pub fn pop_excess(&mut self, is_shared: impl Fn(IpAddr) -> bool) -> Option<T> {
+        let own = self.waiting.iter_mut().filter(|(address, _)| !is_shared(**address));
+        let (_, longest) = own.max_by_key(|(_, queue)| queue.len())?;
+        let excess = if longest.len() > FEW { longest.pop_back() } else { None };
+        self.count -= usize::from(excess.is_some());
+        excess
     }
 }
 
@@ -65,16 +75,19 @@ mod tests {
         assert_eq!(arrivals.pop(), Some(0));
         arrivals.push(alice, 20);
         assert_eq!(std::iter::from_fn(|| arrivals.pop()).collect::<Vec<_>>(), [10, 1, 20, 11, 2]);
-        assert!(arrivals.is_empty() && arrivals.waiting.is_empty());
+        assert!(arrivals.len() == 0 && arrivals.waiting.is_empty());
     }
 
     #[test]
     fn the_newest_of_the_address_with_the_most_gives_way() {
-        let [mallory, alice] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let [mallory, alice, proxy] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
         let mut arrivals = Arrivals::new();
-        arrivals.push(alice, 20);
-        (0..3).for_each(|n| arrivals.push(mallory, n));
-        assert_eq!(std::iter::from_fn(|| arrivals.pop_excess()).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(std::iter::from_fn(|| arrivals.pop()).collect::<Vec<_>>(), [20, 0]);
+        (0..6).for_each(|n| arrivals.push(alice, n));
+        (0..FEW + 2).for_each(|n| arrivals.push(mallory, n));
+        (0..FEW * 2).for_each(|n| arrivals.push(proxy, n));
+        let excess = std::iter::from_fn(|| arrivals.pop_excess(|address| address == proxy));
+        assert_eq!(excess.collect::<Vec<_>>(), [FEW + 1, FEW]);
+        assert_eq!(arrivals.len(), 6 + FEW + FEW * 2);
+        assert_eq!(std::iter::from_fn(|| arrivals.pop()).count(), 6 + FEW + FEW * 2);
     }
 }

@@ -35,6 +35,9 @@ pub struct Peer {
 pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, app: &App) {
     if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, app) {
         guest.upgrade();
+        if early.is_empty() {
+            guest.rest(&wire.tcp);
+        }
         let Upgraded { slot, counted, room, visitor } = upgraded;
         session::serve(session::NewClient { wire, early, room, visitor, guest }, app);
         drop(slot);
@@ -61,21 +64,17 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     let mut wait = HEAD_TIME;
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
+        guest.rest(socket);
         let next = read_head(socket, &mut buffer, wait, |request, buffer| {
             guest.touch();
-            let request = app.site.without_base(request);
-            if !request.uri().path().starts_with("/ws/") {
-                // Its answer may take long: it may wait for messages.
-                guest.starting = None;
-            }
-            respond(&request, buffer, socket, peer, app)
+            respond(&app.site.without_base(request), buffer, socket, peer, guest, app)
         });
         match next {
             Ok(Some(Next::Request)) => wait = KEEP_ALIVE,
             Ok(Some(Next::Session(upgraded))) => return Some((upgraded, buffer)),
             Ok(Some(Next::End) | None) => return None,
             Err(refusal) => {
-                write_last(socket, refusal, false);
+                write_last(socket, refusal, false, guest);
                 return None;
             }
         }
@@ -83,13 +82,20 @@ fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App
     }
 }
 
-fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer: &Peer, app: &App) -> Next {
+fn respond(
+    request: &Request<()>,
+    buffer: &mut Vec<u8>,
+    socket: &TcpStream,
+    peer: &Peer,
+    guest: &mut Guest,
+    app: &App,
+) -> Next {
     let head_only = request.method() == Method::HEAD;
     let visitor = match caller::visitor(request, peer, app) {
         Ok(visitor) => visitor,
         Err(refusal) => {
             app.metrics.refuse_http(refusal.status());
-            write_last(socket, refusal, head_only);
+            write_last(socket, refusal, head_only, guest);
             return Next::End;
         }
     };
@@ -106,7 +112,11 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
                 },
             }
         }
-        None => routes::answer(request, &visitor, &mut body, app),
+        None => {
+            // It may wait for messages.
+            guest.start = None;
+            routes::answer(request, &visitor, &mut body, app)
+        }
     };
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();
@@ -114,7 +124,7 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
     // address may open fewer.
     let hurried = caller::is_probe(request.uri().path()) && account.request(Instant::now()).is_err();
     if crowded || hurried || !keeps_alive(request) || !body.is_done(request) {
-        write_last(socket, answer, head_only);
+        write_last(socket, answer, head_only, guest);
         return Next::End;
     }
     let bytes = answer.into_bytes(head_only);
@@ -124,7 +134,8 @@ fn respond(request: &Request<()>, buffer: &mut Vec<u8>, socket: &TcpStream, peer
 
 /// Writes the last answer and waits briefly for the client to close, because a reset could discard the answer before
 /// the client reads it.
-fn write_last(socket: &TcpStream, answer: Answer, head_only: bool) {
+fn write_last(socket: &TcpStream, answer: Answer, head_only: bool, guest: &mut Guest) {
+    guest.start = None;
     let bytes = answer.closing().into_bytes(head_only);
     let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);
     if written.and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {

@@ -162,6 +162,9 @@ impl<'a> Session<'a> {
                 Some(text) => self.handle_text(&text),
                 None => Ok(()),
             });
+            if let Some(guest) = &mut self.guest {
+                guest.start = None;
+            }
             if let Err(end) = handled {
                 return end;
             }
@@ -252,13 +255,7 @@ impl<'a> Session<'a> {
             return self.refuse_limit(refusal, None);
         }
         match frame {
-            ClientFrame::Join(join) => {
-                let joined = threads::on_temporary_stack(|| self.join(join));
-                if let Some(guest) = &mut self.guest {
-                    guest.starting = None;
-                }
-                joined
-            }
+            ClientFrame::Join(join) => threads::on_temporary_stack(|| self.join(join)),
             ClientFrame::Ping => self.send(&ServerFrame::Pong),
             ClientFrame::Typing { active } => self.typing(active, now),
             ClientFrame::History { before, limit } => self.history(before, limit.unwrap_or(MAX_HISTORY / 2)),
