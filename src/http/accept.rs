@@ -1,4 +1,4 @@
-//! Accepts connections and starts one thread for each that gets a slot.
+//! Accepts connections and starts one thread for each that gets a slot. In a burst, the addresses take turns.
 //!
 //! tiny_http writes the responses, but its own accept loop is not used. That loop reads request heads with no limit and
 //! no deadline, starts a thread per idle connection, stops accepting at the first `EMFILE`, and returns an upgraded

@@ -14,7 +14,7 @@ use crate::threads;
 const MAX_HEAD: usize = 8 * 1024;
 /// The largest number of header lines; a browser behind two proxies sends about thirty.
 const MAX_HEADERS: usize = 64;
-/// A head must be complete within this time after its first byte, or after the connection was accepted.
+/// A head must be complete within this time after its first byte, or after the connection's thread started.
 pub const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Idle time after which a connection is closed. Longer than a load balancer's idle timeout (typically 60 s), so that
 /// the server does not close a connection on which a request is under way.

@@ -162,6 +162,7 @@ impl<'a> Session<'a> {
                 Some(text) => self.handle_text(&text),
                 None => Ok(()),
             });
+            // Its first frame has been handled, or it is silent.
             if let Some(guest) = &mut self.guest {
                 guest.start = None;
             }
