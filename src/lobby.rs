@@ -16,7 +16,6 @@ use crate::limits::Slot;
 const SHARE: usize = 4;
 /// At the cap, a WebSocket gets this long to join before another may replace it.
 const GRACE: Duration = Duration::from_millis(500);
-
 /// How long a thread that has just been started waits for its client before another may be started.
 const SOON: Duration = Duration::from_micros(500);
 

@@ -65,8 +65,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     loop {
         for round in 0..ACCEPTS_AT_ONCE {
             let wait = if round == 0 { START_LOOK } else { Duration::ZERO };
-            let may_block = door.arrivals.len() == 0;
-            if !may_block && !socket::is_readable_within(listener, wait).unwrap_or(false) {
+            if !door.arrivals.is_empty() && !socket::is_readable_within(listener, wait).unwrap_or(false) {
                 break;
             }
             if !door.accept_one(listener) {
@@ -117,7 +116,7 @@ impl Door<'_> {
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("accept: {error}; retrying");
                 }
-                std::thread::sleep(if self.arrivals.len() == 0 { ACCEPT_PAUSE } else { START_LOOK });
+                std::thread::sleep(if self.arrivals.is_empty() { ACCEPT_PAUSE } else { START_LOOK });
                 false
             }
         }
@@ -126,13 +125,11 @@ impl Door<'_> {
     /// Returns whether another connection may wait. If too many wait already, the address with the most loses one.
     fn make_room(&mut self) -> bool {
         let app = self.app;
-        let places = (app.connections.cap().saturating_sub(app.connections.taken())).clamp(1, MAX_WAITING);
+        let places = app.connections.cap().saturating_sub(app.connections.taken()).clamp(1, MAX_WAITING);
         if self.arrivals.len() < places {
             return true;
         }
-        let Some(excess) = self.arrivals.pop_excess(|address| app.settings.access.proxies.trusts(address)) else {
-            return false;
-        };
+        let Some(excess) = self.arrivals.pop_excess(|accepted| accepted.peer.counted.is_none()) else { return false };
         app.limited(Limit::Idle, excess.peer.address);
         reject(&excess.socket, Answer::full(NO_CONNECTION));
         true
@@ -179,7 +176,7 @@ impl Door<'_> {
 
     /// Starts threads for connections that wait, as many as may start now.
     fn start_some(&mut self) {
-        while self.arrivals.len() > 0 {
+        while !self.arrivals.is_empty() {
             let start = self.starts.take();
             if start.is_none() && self.more_starts.take(Instant::now()).is_err() {
                 return;

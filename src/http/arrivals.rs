@@ -13,18 +13,22 @@ pub struct Arrivals<T> {
     waiting: HashMap<IpAddr, VecDeque<T>>,
     /// The addresses, the next one first.
     turns: VecDeque<IpAddr>,
-    count: usize,
 }
 
 impl<T> Arrivals<T> {
     /// None.
     pub fn new() -> Arrivals<T> {
-        Arrivals { waiting: HashMap::new(), turns: VecDeque::new(), count: 0 }
+        Arrivals { waiting: HashMap::new(), turns: VecDeque::new() }
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.count
+        self.waiting.values().map(VecDeque::len).sum()
     }
 
     /// Adds one from this address.
@@ -34,7 +38,6 @@ impl<T> Arrivals<T> {
             self.turns.push_back(address);
         }
         queue.push_back(arrival);
-        self.count += 1;
     }
 
     /// Removes and returns the next one.
@@ -42,7 +45,6 @@ impl<T> Arrivals<T> {
         let address = self.turns.pop_front()?;
         let queue = self.waiting.get_mut(&address)?;
         let next = queue.pop_front();
-        self.count -= 1;
         if queue.is_empty() {
             self.waiting.remove(&address);
         } else {
@@ -51,14 +53,12 @@ impl<T> Arrivals<T> {
         next
     }
 
-    /// Removes and returns the newest one of the address with the most, if that has more than a few. Addresses for which
-    /// `is_shared` is true are those of many people, and give nothing up.
-    pub fn pop_excess(&mut self, is_shared: impl Fn(IpAddr) -> bool) -> Option<T> {
-        let own = self.waiting.iter_mut().filter(|(address, _)| !is_shared(**address));
-        let (_, longest) = own.max_by_key(|(_, queue)| queue.len())?;
-        let excess = if longest.len() > FEW { longest.pop_back() } else { None };
-        self.count -= usize::from(excess.is_some());
-        excess
+    /// Removes and returns the newest one of the address with the most, if that has more than a few. Those for which
+    /// `is_shared` is true come from a proxy, behind which are many people, and never give way.
+    pub fn pop_excess(&mut self, is_shared: impl Fn(&T) -> bool) -> Option<T> {
+        let own = self.waiting.values_mut().filter(|queue| queue.back().is_some_and(|newest| !is_shared(newest)));
+        let longest = own.max_by_key(|queue| queue.len())?;
+        if longest.len() > FEW { longest.pop_back() } else { None }
     }
 }
 
@@ -75,7 +75,8 @@ mod tests {
         assert_eq!(arrivals.pop(), Some(0));
         arrivals.push(alice, 20);
         assert_eq!(std::iter::from_fn(|| arrivals.pop()).collect::<Vec<_>>(), [10, 1, 20, 11, 2]);
-        assert!(arrivals.len() == 0 && arrivals.waiting.is_empty());
+        assert_eq!(arrivals.len(), 0);
+        assert!(arrivals.is_empty() && arrivals.waiting.is_empty());
     }
 
     #[test]
@@ -84,8 +85,8 @@ mod tests {
         let mut arrivals = Arrivals::new();
         (0..6).for_each(|n| arrivals.push(alice, n));
         (0..FEW + 2).for_each(|n| arrivals.push(mallory, n));
-        (0..FEW * 2).for_each(|n| arrivals.push(proxy, n));
-        let excess = std::iter::from_fn(|| arrivals.pop_excess(|address| address == proxy));
+        (100..100 + FEW * 2).for_each(|n| arrivals.push(proxy, n));
+        let excess = std::iter::from_fn(|| arrivals.pop_excess(|n| *n >= 100));
         assert_eq!(excess.collect::<Vec<_>>(), [FEW + 1, FEW]);
         assert_eq!(arrivals.len(), 6 + FEW + FEW * 2);
         assert_eq!(std::iter::from_fn(|| arrivals.pop()).count(), 6 + FEW + FEW * 2);
