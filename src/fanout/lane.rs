@@ -1,6 +1,6 @@
 //! A lane: the thread that owns the write side of its share of the sessions.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use super::drain::Drain;
 use super::frame::{Batch, OrderKey, OutFrame};
 use super::lane_room::{LaneRoom, When};
 use super::outbox::{Attention, Outbox};
+use super::retries::Retries;
 use crate::backplane::{Event, Room, SessionId, Unavailable};
 use crate::metrics::Metrics;
 use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
@@ -27,8 +28,6 @@ const LOAD: Duration = Duration::from_millis(1);
 const WAIT_SHARE: u32 = 8;
 /// How long presence and typing notices are gathered in large rooms.
 const GATHER_NOTICES: Duration = Duration::from_secs(1);
-/// The shortest and the longest delay before full sockets are retried.
-const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// The state of a lane.
 pub struct Lane {
@@ -45,9 +44,7 @@ pub struct Lane {
     /// When gathered notices are due, soonest first.
     notices_due: VecDeque<(Instant, Room)>,
     /// Sessions whose outbox needed attention when last checked.
-    pending_writes: HashSet<SessionId>,
-    retry_at: Instant,
-    retry_wait: Duration,
+    retries: Retries,
     /// When the last write pass ended, and how long it took.
     wrote: (Instant, Duration),
     drain: Option<Drain>,
@@ -66,9 +63,7 @@ impl Lane {
             homes: HashMap::new(),
             dirty: Vec::new(),
             notices_due: VecDeque::new(),
-            pending_writes: HashSet::new(),
-            retry_at: Instant::now(),
-            retry_wait: RETRY.0,
+            retries: Retries::default(),
             wrote: (Instant::now(), Duration::ZERO),
             drain: None,
             wakes_at: None,
@@ -271,7 +266,7 @@ impl Lane {
 
     fn leave(&mut self, session: SessionId) {
         let Some(name) = self.homes.remove(&session) else { return };
-        self.pending_writes.remove(&session);
+        self.retries.remove(session);
         if let Some(room) = self.rooms.get_mut(&name) {
             room.outboxes.remove(&session);
             if room.outboxes.is_empty() {
@@ -294,7 +289,7 @@ impl Lane {
         let Some(outbox) = home.and_then(|room| room.outboxes.get_mut(&session)) else { return };
         act(outbox);
         match outbox.attention(now) {
-            Attention::None => return,
+            Attention::None => return self.retries.remove(session),
             Attention::Retry => {}
             Attention::TooSlow => {
                 if outbox.close(Close::TooSlow, now) {
@@ -303,11 +298,7 @@ impl Lane {
                 }
             }
         }
-        if self.pending_writes.is_empty() {
-            self.retry_wait = RETRY.0;
-            self.retry_at = now + RETRY.0;
-        }
-        self.pending_writes.insert(session);
+        self.retries.add(session, outbox.moved(), now);
     }
 
     /// Applies `act` to all outboxes of a room.
@@ -325,9 +316,8 @@ impl Lane {
 
     /// When the next timed work is due.
     fn next_duty(&self) -> Option<Instant> {
-        let retry = (!self.pending_writes.is_empty()).then_some(self.retry_at);
         let notices = self.notices_due.front().map(|(at, _)| *at);
-        [retry, notices, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
+        [self.retries.next(), notices, self.drain.as_ref().and_then(Drain::next)].into_iter().flatten().min()
     }
 
     fn do_duties(&mut self, now: Instant) {
@@ -339,11 +329,8 @@ impl Lane {
         while let Some(session) = self.drain.as_mut().and_then(|drain| drain.due(now)) {
             self.close(session, Close::GoingAway, now);
         }
-        if !self.pending_writes.is_empty() && now >= self.retry_at {
-            let pending = std::mem::take(&mut self.pending_writes);
-            pending.into_iter().for_each(|session| self.with(session, now, |outbox| outbox.retry(now)));
-            self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
-            self.retry_at = now + self.retry_wait;
+        while let Some(session) = self.retries.due(now) {
+            self.with(session, now, |outbox| outbox.retry(now));
         }
     }
 }
@@ -375,6 +362,22 @@ mod tests {
         let mut received = Vec::new();
         client.read_to_end(&mut received).expect("a frame, up to the end");
         assert!(received.starts_with(&[0x88]) && received[2..4] == 1012_u16.to_be_bytes(), "{received:?}");
+    }
+
+    #[test]
+    fn who_does_not_read_is_tried_less_and_less_often() {
+        let (_client, socket, mut lane) = connected();
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Join(Room::from("tea"), socket)));
+        lane.carry_out(LaneCommand::Session(7, SessionCommand::Open(Id::default(), 0)));
+        while lane.retries.next().is_none() {
+            lane.carry_out(LaneCommand::Session(7, SessionCommand::Own(Bytes::from(vec![0; 1 << 16]))));
+        }
+        let waits = std::iter::from_fn(|| {
+            let now = lane.retries.next()?;
+            lane.do_duties(now);
+            Some((lane.retries.next()? - now).as_millis())
+        });
+        assert!(waits.take(8).eq([4, 8, 8, 8, 8, 8, 8, 8]));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod lane_room;
 pub mod outbox;
 pub mod placement;
 pub mod polls;
+mod retries;
 pub mod socket;
 
 use std::io;

@@ -128,6 +128,11 @@ impl Outbox {
         self.last
     }
 
+    /// When the socket last took something, or the queue began.
+    pub fn moved(&self) -> Instant {
+        self.moved
+    }
+
     /// Whether it is open and not closing.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
