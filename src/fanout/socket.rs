@@ -13,8 +13,8 @@ use socket2::SockRef;
 
 /// How long a client may take to close after the session's last frame, or after an HTTP answer.
 const LINGER: Duration = Duration::from_secs(2);
-/// The interval at which what it sends meanwhile is read.
-const LINGER_LOOK: Duration = Duration::from_millis(50);
+/// The interval at which what it sends meanwhile is read. Until then the receive buffer of the socket holds it.
+const LINGER_LOOK: Duration = Duration::from_millis(200);
 
 /// How long the system keeps trying to deliver what was written before the end. A client that does not read could otherwise
 /// leave its data in the system's memory for minutes, and one after the other.
@@ -103,20 +103,19 @@ impl Drop for SharedSocket {
 pub fn linger(socket: &TcpStream, most: usize) {
     let end = Instant::now() + LINGER;
     let left = || end.saturating_duration_since(Instant::now());
-    let mut more = most;
+    let (mut more, mut is_silent) = (most, true);
     while !left().is_zero() {
-        let wait = if more == 0 {
-            left()
-        } else if happens_within(socket, PollFlags::IN | PollFlags::RDHUP, left()).unwrap_or(true) {
-            LINGER_LOOK
-        } else {
+        if is_silent && !happens_within(socket, PollFlags::IN | PollFlags::RDHUP, left()).unwrap_or(true) {
             return;
-        };
-        let has_closed = closes_within(socket, wait.min(left())).unwrap_or(false);
-        more -= drop_received(socket, more);
+        }
+        let wait = if more == 0 { left() } else { LINGER_LOOK.min(left()) };
+        let has_closed = closes_within(socket, wait).unwrap_or(false);
+        let dropped = drop_received(socket, more);
         if has_closed {
             return;
         }
+        is_silent = more > 0 && dropped == 0;
+        more -= dropped;
     }
 }
 
