@@ -17,15 +17,16 @@
 //! 6. [`session`] serves one WebSocket client, from its join to its end.
 //! 7. [`app`] is the state shared by all connection threads.
 //! 8. [`lobby`] holds the connections that have not joined, and closes one of them when slots run out.
-//! 9. [`fanout`] contains the lanes, the threads that write to all WebSockets.
-//! 10. [`backplane`] keeps the rooms and connects the instances: one SQLite file, or Redis.
-//! 11. [`site`] prepares the page and its files for browsers.
-//! 12. [`settings`] reads flags and environment variables.
-//! 13. [`metrics`] counts for Prometheus and CloudWatch.
-//! 14. [`protocol`] defines the frames of the wire contract, and the rules for names, texts and ids.
-//! 15. [`logging`] formats the log, and throttles repeated lines.
-//! 16. [`threads`] starts threads, and defines what a panic in one means.
-//! 17. [`limits`] contains rate limits, the limits per address, and the number of connections the machine can hold.
+//! 9. [`start`] holds a slot while a new connection is being started.
+//! 10. [`fanout`] contains the lanes, the threads that write to all WebSockets.
+//! 11. [`backplane`] keeps the rooms and connects the instances: one SQLite file, or Redis.
+//! 12. [`site`] prepares the page and its files for browsers.
+//! 13. [`settings`] reads flags and environment variables.
+//! 14. [`metrics`] counts for Prometheus and CloudWatch.
+//! 15. [`protocol`] defines the frames of the wire contract, and the rules for names, texts and ids.
+//! 16. [`logging`] formats the log, and throttles repeated lines.
+//! 17. [`threads`] starts threads, and defines what a panic in one means.
+//! 18. [`limits`] contains rate limits, the limits per address, and the number of connections the machine can hold.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -45,6 +46,8 @@ pub mod session;
 pub mod app;
 
 pub mod lobby;
+
+pub mod start;
 
 pub mod fanout;
 

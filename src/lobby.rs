@@ -5,19 +5,16 @@
 //! silent too; its client sends it again.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fanout::socket::{SharedSocket, is_readable_within};
-use crate::limits::Slot;
+use crate::fanout::socket::SharedSocket;
 
 /// Connections in the lobby may take up to 1/4 of the cap on connections.
 const SHARE: usize = 4;
 /// At the cap, a WebSocket gets this long to join before another may replace it.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long a thread that has just been started waits for its client before another may be started.
-const SOON: Duration = Duration::from_micros(500);
 
 /// Connections that have not joined, ordered by their last activity.
 pub struct Lobby {
@@ -53,7 +50,7 @@ impl Lobby {
         let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false };
         let number = waiting.add(entry);
         drop(waiting);
-        (Guest { lobby: self.clone(), number, start: None }, gone)
+        (Guest { lobby: self.clone(), number }, gone)
     }
 
     /// Closes the connection that has been silent longest and returns its address.
@@ -91,8 +88,6 @@ impl Waiting {
 pub struct Guest {
     lobby: Arc<Lobby>,
     number: u64,
-    /// Held while its thread works for the first time, see [`Guest::rest`].
-    pub start: Option<Slot>,
 }
 
 impl Guest {
@@ -104,14 +99,6 @@ impl Guest {
     /// Records that the connection is now a WebSocket.
     pub fn upgrade(&mut self) {
         self.renew(true);
-    }
-
-    /// Gives up [`Guest::start`] unless the client has sent something or does so within `SOON`: the slots are for threads
-    /// that work, not for those that wait for their client.
-    pub fn rest(&mut self, socket: &TcpStream) {
-        if self.start.is_some() && !is_readable_within(socket, SOON).unwrap_or(false) {
-            self.start = None;
-        }
     }
 
     fn renew(&mut self, upgraded: bool) {
@@ -132,27 +119,8 @@ impl Drop for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Slots;
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    #[test]
-    fn who_waits_for_its_client_lets_others_start() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-        let (server, peer) = listener.accept().expect("connected");
-        let starts = Slots::new(1);
-        let mut guest =
-            Lobby::new(0, 1).enter(&SharedSocket::new(server.try_clone().expect("the socket")), peer.ip()).0;
-        guest.start = starts.take();
-        client.write_all(b"G").expect("it is taken");
-        server.peek(&mut [0]).expect("it has arrived");
-        guest.rest(&server);
-        assert_eq!(starts.taken(), 1, "there is work");
-        (&server).read_exact(&mut [0]).expect("one byte");
-        guest.rest(&server);
-        assert_eq!(starts.taken(), 0);
-    }
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn the_one_silent_longest_makes_place() {

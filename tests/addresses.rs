@@ -318,12 +318,42 @@ fn texts_have_a_rate_in_bytes() {
     // All connections of an address also share a limit.
     let instance = Instance::start(&[("ADDRESS_TEXT_RATE", "2000")]);
     let mut some: Vec<Client> = (0..5).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
-    let answers = some.iter_mut().map(|one| {
-        let key = one.post(&text);
-        one.until("an answer", |f| f["ref"] == key.as_str())["type"] == "error"
-    });
-    assert!((1..5).contains(&answers.filter(|refused| *refused).count()));
+    let keys: Vec<String> = some.iter_mut().map(|one| one.post(&text)).collect();
+    let answers = some.iter_mut().zip(&keys).map(|(one, key)| one.until("an answer", |f| f["ref"] == key.as_str()));
+    assert!((1..5).contains(&answers.filter(|answer| answer["type"] == "error").count()));
     join(instance.addr, 2, "tea", "Bob").say(&text);
+}
+
+#[test]
+fn texts_that_an_address_sends_together_do_not_arrive_together() {
+    let instance = Instance::start(&[("ADDRESS_TEXT_RATE", "40000")]);
+    let mut some: Vec<Client> = (0..15).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
+    let keys: Vec<String> = some.iter_mut().map(|one| one.post(&"x".repeat(4000))).collect();
+    let receipts = some.iter_mut().zip(&keys).map(|(one, key)| {
+        let receipt = one.until("a receipt", |f| f["ref"] == key.as_str());
+        receipt["at"].as_u64().unwrap_or_else(|| panic!("{receipt}"))
+    });
+    let times: Vec<u64> = receipts.collect();
+    let span = times.iter().max().expect("some") - times.iter().min().expect("some");
+    // 60 kB, of which 5 kB are passed on at once; each of the others waits for a random time of up to 100 ms.
+    assert!(span >= 25, "within {span} ms");
+}
+
+#[test]
+fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless() {
+    let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "20"), ("ADDRESS_CONNECTIONS", "100")]);
+    let mut some: Vec<Client> = (0..40).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
+    let start = Instant::now();
+    for client in &mut some {
+        (0..20).for_each(|_| client.send(json!({"type": "message", "text": ""})));
+    }
+    // 800 refusals, of which 40 are at once. A pause is at most a second.
+    for client in &mut some {
+        let refused = (0..20).filter(|_| client.until("a refusal", |f| f["type"] == "error")["code"] == "text_invalid");
+        assert_eq!(refused.count(), 20);
+        client.expect_close(1008);
+    }
+    assert!(start.elapsed() >= Duration::from_secs(5), "all were refused within {:?}", start.elapsed());
 }
 
 #[test]

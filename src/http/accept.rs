@@ -18,6 +18,7 @@ use super::pages::Answer;
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{Bucket, Limit, Slot, Slots, counted_as, network_of};
+use crate::start::Start;
 use crate::threads;
 
 /// Pause after an accept that failed because files or memory ran out.
@@ -40,23 +41,26 @@ const MAX_WAITING: usize = 1024;
 const ACCEPTS_AT_ONCE: usize = 64;
 const NO_CONNECTION: &str = "no connection is free";
 
-/// As many threads as there are processors, but at least this many, work for a connection that has not joined yet; the
-/// other connections wait. So a burst is served as fast as the processors allow, but does not fill the scheduler's queue, in
-/// which the threads that deliver messages would wait too. A thread that waits for its client does not count.
-const LEAST_STARTS: usize = 2;
+/// This many threads per processor, and at least so many in all, work for a new connection; the others wait. So a
+/// burst is served as fast as the processors and Redis allow, but does not fill the scheduler's queue, in which the
+/// threads that deliver messages would wait too. A thread counts until it waits for its client for the first time, so all
+/// that a client sends together with its join is part of this work.
+const STARTS_PER_PROCESSOR: usize = 2;
+const LEAST_STARTS: usize = 4;
 /// Further connections are started at this rate per second whatever the others do, with this burst: their threads may wait
 /// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
-const START_RATE: f64 = 500.0;
-const START_BURST: f64 = 50.0;
+const START_RATE: f64 = 250.0;
+const START_BURST: f64 = 4.0;
 /// How often the accepting thread checks whether a connection may start, if no other one arrives.
 const START_LOOK: Duration = Duration::from_micros(500);
 
 /// Accepts connections until the process ends.
 pub fn accept(listener: &TcpListener, app: &Arc<App>) {
+    let processors = available_parallelism().map_or(1, NonZero::get);
     let mut door = Door {
         app,
         arrivals: Arrivals::new(),
-        starts: Slots::new(available_parallelism().map_or(1, NonZero::get).max(LEAST_STARTS)),
+        starts: Slots::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS)),
         more_starts: Bucket::new(START_RATE, START_BURST, Instant::now()),
         number: 0,
         may_wait_from: Instant::now(),
@@ -80,7 +84,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 struct Door<'a> {
     app: &'a Arc<App>,
     arrivals: Arrivals<Accepted>,
-    /// Held by connections that have just been started, see `Guest::start`.
+    /// Held by connections that have just been started, see [`Start`].
     starts: Arc<Slots>,
     more_starts: Bucket,
     /// How many were started.
@@ -189,15 +193,14 @@ impl Door<'_> {
     fn start(&mut self, Accepted { socket, peer }: Accepted, start: Option<Slot>) {
         let Some(slot) = self.take_slot() else { return reject(&socket, Answer::full(NO_CONNECTION)) };
         let wire = SharedSocket::new(socket);
-        let (mut guest, gone) = self.app.lobby.enter(&wire, peer.address);
-        guest.start = start;
+        let (guest, gone) = self.app.lobby.enter(&wire, peer.address);
         if let Some(gone) = gone {
             self.app.limited(Limit::Idle, gone);
         }
         self.number += 1;
         let (for_thread, its_app) = (wire.clone(), self.app.clone());
         let spawned = threads::spawn_connection(self.number, move || {
-            connection::serve(for_thread, peer, guest, &its_app);
+            connection::serve(for_thread, peer, guest, Start::new(start), &its_app);
             drop(slot);
         });
         if let Err(error) = spawned {

@@ -9,6 +9,7 @@ use tungstenite::http::{HeaderMap, Request, header};
 
 use super::pages::Answer;
 use crate::fanout::socket;
+use crate::start::Start;
 
 /// The largest body, in bytes: more than twice the longest text with every byte escaped in JSON (`\u0000`).
 pub const MAX_BODY: usize = 64 * 1024;
@@ -18,6 +19,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// The body that may follow a request head.
 pub struct Body<'a> {
     socket: &'a TcpStream,
+    start: &'a Start,
     /// Bytes already read past the head: the start of the body, or of the next request.
     early: &'a mut Vec<u8>,
     read: bool,
@@ -25,8 +27,13 @@ pub struct Body<'a> {
 
 impl<'a> Body<'a> {
     /// The body that follows the head just read from this socket.
-    pub fn new(socket: &'a TcpStream, early: &'a mut Vec<u8>) -> Body<'a> {
-        Body { socket, early, read: false }
+    pub fn new(socket: &'a TcpStream, start: &'a Start, early: &'a mut Vec<u8>) -> Body<'a> {
+        Body { socket, start, early, read: false }
+    }
+
+    /// The handler may wait, for the body or for something else: others may be started meanwhile.
+    pub fn may_wait(&self) {
+        self.start.end();
     }
 
     /// Whether the next byte on the connection starts a new request: there was no body, or it has been read.

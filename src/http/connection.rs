@@ -1,5 +1,6 @@
 //! Serves one connection on its own thread: answers requests until the connection closes or becomes a WebSocket.
 
+use std::io;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::Connected;
 use crate::lobby::Guest;
 use crate::session::{self, transport};
+use crate::start::Start;
 
 /// The client must receive each answer in full within this time.
 pub const WRITE_TIME: Duration = Duration::from_secs(10);
@@ -32,14 +34,11 @@ pub struct Peer {
 }
 
 /// Serves one connection until it ends.
-pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, app: &App) {
-    if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, app) {
+pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, start: Start, app: &App) {
+    if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, &start, app) {
         guest.upgrade();
-        if early.is_empty() {
-            guest.rest(&wire.tcp);
-        }
         let Upgraded { slot, counted, room, visitor } = upgraded;
-        session::serve(session::NewClient { wire, early, room, visitor, guest }, app);
+        session::serve(session::NewClient { wire, early, room, visitor, guest, start }, app);
         drop(slot);
         drop(counted);
     }
@@ -59,26 +58,34 @@ enum Next {
 /// Answers requests until the connection closes (`None`) or becomes a WebSocket. The bytes returned are those already
 /// read past the upgrade request.
 #[inline(never)]
-fn answer_requests(socket: &TcpStream, peer: &Peer, guest: &mut Guest, app: &App) -> Option<(Upgraded, Vec<u8>)> {
+fn answer_requests(
+    socket: &TcpStream,
+    peer: &Peer,
+    guest: &mut Guest,
+    start: &Start,
+    app: &App,
+) -> Option<(Upgraded, Vec<u8>)> {
     let mut buffer = Vec::new();
     let mut wait = HEAD_TIME;
     socket.set_write_timeout(Some(WRITE_TIME)).and_then(|()| socket.set_nodelay(true)).ok()?;
     loop {
-        guest.rest(socket);
-        let next = read_head(socket, &mut buffer, wait, |request, buffer| {
+        let next = read_head(socket, start, &mut buffer, wait, |request, buffer| {
             guest.touch();
-            respond(&app.site.without_base(request), buffer, socket, peer, guest, app)
+            respond(&app.site.without_base(request), buffer, socket, peer, start, app)
         });
         match next {
             Ok(Some(Next::Request)) => wait = KEEP_ALIVE,
             Ok(Some(Next::Session(upgraded))) => return Some((upgraded, buffer)),
             Ok(Some(Next::End) | None) => return None,
             Err(refusal) => {
-                write_last(socket, refusal, false, guest);
+                write_last(socket, refusal, false, start);
                 return None;
             }
         }
         guest.touch();
+        // A client may send hundreds of requests together. Answering them in one go would take a whole time slice of the
+        // scheduler, for which other threads would wait.
+        std::thread::yield_now();
     }
 }
 
@@ -87,7 +94,7 @@ fn respond(
     buffer: &mut Vec<u8>,
     socket: &TcpStream,
     peer: &Peer,
-    guest: &mut Guest,
+    start: &Start,
     app: &App,
 ) -> Next {
     let head_only = request.method() == Method::HEAD;
@@ -95,14 +102,18 @@ fn respond(
         Ok(visitor) => visitor,
         Err(refusal) => {
             app.metrics.refuse_http(refusal.status());
-            write_last(socket, refusal, head_only, guest);
+            write_last(socket, refusal, head_only, start);
             return Next::End;
         }
     };
     let (account, address) = (visitor.account.clone(), visitor.address);
-    let mut body = Body::new(socket, buffer);
+    let mut body = Body::new(socket, start, buffer);
     let answer = match request.uri().path().strip_prefix("/ws/") {
         Some(room) => {
+            if app.sessions.taken() >= app.sessions.cap() {
+                // It may wait for a slot.
+                start.end();
+            }
             match upgrade::open_session(request, room, socket, visitor, peer, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
                 // A refused upgrade is not counted as a connection, so it counts as a plain request.
@@ -112,11 +123,7 @@ fn respond(
                 },
             }
         }
-        None => {
-            // It may wait for messages.
-            guest.start = None;
-            routes::answer(request, &visitor, &mut body, app)
-        }
+        None => routes::answer(request, &visitor, &mut body, app),
     };
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();
@@ -124,21 +131,24 @@ fn respond(
     // address may open fewer.
     let hurried = caller::is_probe(request.uri().path()) && account.request(Instant::now()).is_err();
     if crowded || hurried || !keeps_alive(request) || !body.is_done(request) {
-        write_last(socket, answer, head_only, guest);
+        write_last(socket, answer, head_only, start);
         return Next::End;
     }
-    let bytes = answer.into_bytes(head_only);
-    let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);
+    let written = write(socket, &answer.into_bytes(head_only), start);
     if written.is_ok() { Next::Request } else { Next::End }
 }
 
 /// Writes the last answer and waits briefly for the client to close, because a reset could discard the answer before
 /// the client reads it.
-fn write_last(socket: &TcpStream, answer: Answer, head_only: bool, guest: &mut Guest) {
-    guest.start = None;
-    let bytes = answer.closing().into_bytes(head_only);
-    let written = transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME);
+fn write_last(socket: &TcpStream, answer: Answer, head_only: bool, start: &Start) {
+    let written = write(socket, &answer.closing().into_bytes(head_only), start);
+    start.end();
     if written.and_then(|()| socket.shutdown(Shutdown::Write)).is_ok() {
         socket::linger(socket, LINGER_BYTES);
     }
+}
+
+fn write(socket: &TcpStream, bytes: &[u8], start: &Start) -> io::Result<()> {
+    start.write(bytes.len());
+    transport::write_all_within(socket, bytes, Instant::now() + WRITE_TIME)
 }

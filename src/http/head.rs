@@ -8,6 +8,7 @@ use tungstenite::http::{HeaderName, HeaderValue, Request, Uri, Version, header};
 
 use super::pages::Answer;
 use crate::fanout::socket;
+use crate::start::{SOON, Start};
 use crate::threads;
 
 /// The longest request head, in bytes.
@@ -28,6 +29,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 #[inline(never)]
 pub fn read_head<R>(
     socket: &TcpStream,
+    start: &Start,
     buffer: &mut Vec<u8>,
     wait: Duration,
     mut answer: impl FnMut(Request<()>, &mut Vec<u8>) -> R,
@@ -52,6 +54,7 @@ pub fn read_head<R>(
             return Err(Answer::refusal(431, "the head is over 8 KiB"));
         }
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        start.read(socket, SOON);
         let kept_and_silent = wait == KEEP_ALIVE && buffer.is_empty();
         match socket.set_read_timeout(Some(left)).and_then(|()| (&mut &*socket).read(&mut chunk)) {
             Ok(0) => return Ok(None),

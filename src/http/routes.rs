@@ -34,6 +34,7 @@ fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &A
     if let Some((room, part)) = request.uri().path().strip_prefix("/r/").and_then(|rest| rest.split_once('/'))
         && protocol::is_room(room)
     {
+        body.may_wait();
         match part {
             "messages" => return messages::answer(request, &room.into(), visitor, body, app),
             "alertmanager" => return alertmanager::answer(request, &room.into(), body, app).unwrap_or_else(|no| no),
@@ -41,6 +42,7 @@ fn choose(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app: &A
         }
     }
     if let Some(rest) = request.uri().path().strip_prefix("/admin/") {
+        body.may_wait();
         return admin::answer(request, rest, body, app);
     }
     status::answer(request, visitor, app).unwrap_or_else(|| pages::answer(request, app))

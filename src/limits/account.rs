@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
-use super::usage::{PerAddress, SMALLEST_READ, Usage};
+use super::usage::{PerAddress, REFUSALS_AT_ONCE, SMALLEST_READ, TEXT_AT_ONCE, Usage};
 
 /// A network of IPv6 addresses, of which one person can have 65,536, has this many times the limits of one address.
 const NETWORK: u32 = 10;
@@ -193,6 +193,19 @@ impl Account {
     /// The address sends too much text.
     pub fn text(&self, bytes: usize, now: Instant) -> Result<(), Refusal> {
         self.take(Limit::Text, |usage| &mut usage.text, bytes as f64, now)
+    }
+
+    /// How long to wait until its texts have not exceeded their rate by more than what may arrive at once.
+    pub fn text_pause(&self, now: Instant) -> Duration {
+        self.usages(now).iter().map(|usage| usage.text.pause(TEXT_AT_ONCE)).max().unwrap_or_default()
+    }
+
+    /// Counts a refused frame. Returns how long its connection should not be read.
+    pub fn refused(&self, now: Instant) -> Duration {
+        let mut usages = self.usages(now);
+        // If it has no token left, the pause is the longest possible.
+        usages.iter_mut().for_each(|usage| _ = usage.refusals.take(now));
+        usages.iter().map(|usage| usage.refusals.pause(REFUSALS_AT_ONCE)).max().unwrap_or_default()
     }
 }
 

@@ -56,6 +56,13 @@ impl Bucket {
         if missing <= 0.0 { Ok(()) } else { Err(Duration::from_secs_f64(missing / self.rate)) }
     }
 
+    /// How long until no more tokens are missing than are gained within this time. If everybody who takes some then waits
+    /// this long, the first of a burst go ahead at once, and the others at the rate.
+    pub fn pause(&self, at_once: Duration) -> Duration {
+        let missing = if self.rate == 0.0 { 0.0 } else { (self.burst - self.tokens) / self.rate };
+        Duration::from_secs_f64(missing).saturating_sub(at_once)
+    }
+
     /// Takes tokens for something already done; the balance may become negative.
     pub fn charge(&mut self, count: f64) {
         self.tokens -= count;
@@ -74,6 +81,11 @@ impl Recent {
             self.0.pop_front();
         }
         self.0.len()
+    }
+
+    /// Does not count a pause as time that has passed.
+    pub fn skip(&mut self, pause: Duration) {
+        self.0.iter_mut().for_each(|at| *at += pause);
     }
 }
 
@@ -107,5 +119,31 @@ mod tests {
         // A count larger than the burst is let through once, and paid off afterwards.
         assert!(bucket.take_many(2000.0, start + Duration::from_secs(16)).is_ok());
         assert!(bucket.take(start + Duration::from_secs(26)).is_err());
+    }
+
+    #[test]
+    fn who_pauses_after_taking_some_goes_on_at_the_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10.0, 20.0, start);
+        let pauses: Vec<u128> = (0..20)
+            .map(|_| {
+                bucket.take(start).expect("within the burst");
+                bucket.pause(Duration::from_millis(500)).as_millis()
+            })
+            .collect();
+        assert_eq!(pauses[..7], [0, 0, 0, 0, 0, 100, 200]);
+        assert_eq!((pauses[19], bucket.take(start).is_err()), (1500, true));
+        let mut free = Bucket::new(0.0, 0.0, start);
+        free.take(start).expect("unlimited");
+        assert_eq!(free.pause(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_pause_does_not_count_as_time() {
+        let (mut recent, start, second) = (Recent::default(), Instant::now(), Duration::from_secs(1));
+        recent.count(start, second);
+        recent.skip(10 * second);
+        assert_eq!(recent.count(start + 10 * second, second), 2);
+        assert_eq!(recent.count(start + 12 * second, second), 1);
     }
 }

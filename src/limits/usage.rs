@@ -14,8 +14,10 @@ const CONNECTION_BURST: f64 = 10.0;
 const JOIN_BURST: f64 = 20.0;
 const LEAST_JOINS: u32 = 10;
 const HISTORY_BURST: f64 = 8.0;
-/// Short, because all of it may come at once from many addresses, and other people's messages then wait behind it.
 const TEXT_BURST: f64 = 2.0;
+/// The part of a burst of text that is passed on at once, as the time in which it is gained. The rest is spread over a short
+/// time, because it may come from many addresses together, and other people's messages would wait behind it.
+pub const TEXT_AT_ONCE: Duration = Duration::from_millis(125);
 /// Messages are also limited by their number, because a ref is kept for ten minutes and can take more space than a short
 /// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
 const MESSAGE_BYTES: f64 = 4096.0;
@@ -23,6 +25,10 @@ const MESSAGE_BURST: f64 = 600.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;
+/// Refused frames have the rate of connections, and this burst. Beyond the part of it that is answered at once, the
+/// connections of an address are read more slowly. Whoever waits as long as a refusal says never gets there.
+const REFUSAL_BURST: f64 = 3.0;
+pub const REFUSALS_AT_ONCE: Duration = Duration::from_secs(2);
 /// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
 pub const SMALLEST_READ: f64 = 8192.0;
 /// The longest wait after wrong passphrases. Each further wrong one doubles the wait, up to this.
@@ -72,6 +78,7 @@ pub struct Usage {
     pub history: Bucket,
     pub text: Bucket,
     pub messages: Bucket,
+    pub refusals: Bucket,
     /// 0 is unlimited.
     most_wrong: u32,
     /// The wrong passphrases tried.
@@ -99,6 +106,7 @@ impl Usage {
             history: bucket(number(limits.history), HISTORY_BURST),
             text: bucket(number(limits.text), TEXT_BURST),
             messages: bucket(number(limits.text) / MESSAGE_BYTES, MESSAGE_BURST),
+            refusals: bucket(number(limits.connection_rate), REFUSAL_BURST),
             most_wrong: limits.wrong_passphrases.saturating_mul(times),
             wrong: 0,
             wait_until: now,

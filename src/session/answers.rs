@@ -1,27 +1,15 @@
 //! Frames that a session sends to its own client only: errors and refusals.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::Session;
 use super::end::End;
-use super::{REFUSALS, Session};
 use crate::backplane::Page;
-use crate::limits::{Limit, Refusal};
-use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
+use crate::protocol::{self, ErrorCode, Id, ServerFrame};
 
 impl Session<'_> {
-    /// Refuses a frame that exceeds a limit.
-    pub(super) fn refuse_limit(&mut self, refusal: Refusal, reference: Option<&str>) -> Result<(), End> {
-        let Refusal { limit, wait } = refusal;
-        self.app.limited(limit, self.visitor.address);
-        // Rounded up, so that a client that waits this long is accepted.
-        let retry_ms = wait.as_millis() as u64 + 1;
-        self.error(ErrorCode::RateLimited, limit.reason(), reference, Some(retry_ms))?;
-        // Overload is not the client's fault.
-        if limit == Limit::Overload { Ok(()) } else { self.count_refusal() }
-    }
-
     pub(super) fn refuse_banned(&mut self, left: Duration) -> Result<(), End> {
         let retry_ms = Some(left.as_millis() as u64 + 1);
         self.error(ErrorCode::Banned, "you are banned for now", None, retry_ms)?;
@@ -32,12 +20,6 @@ impl Session<'_> {
         self.error(code, why, reference, None)?;
         // A backplane that is away is not the client's fault.
         if code == ErrorCode::Unavailable { Ok(()) } else { self.count_refusal() }
-    }
-
-    /// Counts a refused frame; too many of them end the session.
-    pub(super) fn count_refusal(&mut self) -> Result<(), End> {
-        let refused = self.refused.count(Instant::now(), REFUSALS.1);
-        if refused >= REFUSALS.0 { Err(End::Refused(Close::Policy)) } else { Ok(()) }
     }
 
     pub(super) fn error(

@@ -43,6 +43,7 @@ impl Session<'_> {
     /// Closes the connection, releases the seat, and removes the session from its lane.
     #[inline(never)]
     pub(super) fn finish(&mut self, end: &End) {
+        self.socket.get_ref().start.end();
         let wire = self.socket.get_ref().wire.clone();
         // The last pongs, and the answer to the client's close frame. It is lost if frames are still queued for the client,
         // which has then not read them.

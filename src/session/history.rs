@@ -39,6 +39,7 @@ impl Session<'_> {
     /// their request, so a client can tell them apart only by their order. A page rarely takes longer than this waits. If
     /// it does, the next request has to wait in `later`, so that the messages behind it need not.
     pub(super) fn is_next(&mut self) -> Result<bool, End> {
+        self.socket.get_ref().start.end();
         while self.later.len() >= MAX_LATER {
             self.is_answered(ANSWER_TIME);
             self.handle_later()?;

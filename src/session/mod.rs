@@ -9,6 +9,7 @@ mod end;
 mod frames;
 mod history;
 mod join;
+mod rates;
 pub mod transport;
 mod visitor;
 
@@ -30,6 +31,7 @@ use crate::fanout::socket::{self, SharedSocket};
 use crate::limits::{self, BURST_SECONDS, Bucket, Limit, Recent, Refusal};
 use crate::lobby::Guest;
 use crate::protocol::{self, ClientFrame, Close, ErrorCode, MAX_HISTORY, MAX_MESSAGE_BYTES, Secret, ServerFrame};
+use crate::start::Start;
 use crate::threads;
 
 /// Time from the upgrade to the first `join` frame.
@@ -67,6 +69,8 @@ pub struct NewClient {
     pub visitor: Visitor,
     /// Its place in the lobby.
     pub guest: Guest,
+    /// Perhaps a slot for starting.
+    pub start: Start,
 }
 
 /// Serves one client until it is gone.
@@ -113,18 +117,22 @@ struct Session<'a> {
     later: VecDeque<(ClientFrame, usize)>,
     typing_published: Option<Instant>,
     refused: Recent,
+    /// How long to do nothing now, because the address asks for much.
+    pause: Duration,
+    /// When it last did nothing for that reason.
+    rested: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
     #[inline(never)]
     fn new(client: NewClient, id: SessionId, app: &'a App) -> Box<Session<'a>> {
-        let NewClient { wire, early, room, visitor, guest } = client;
+        let NewClient { wire, early, room, visitor, guest, start } = client;
         let now = Instant::now();
         let rate = f64::from(app.settings.rate_limit);
         let other_rate = Bucket::new(rate * OTHER_FRAMES, rate * OTHER_FRAMES * BURST_SECONDS, now);
         // Without a limit on messages, their bytes are unlimited too.
         let bytes = if rate == 0.0 { 0.0 } else { f64::from(app.settings.access.text_rate) };
-        let socket = Transport::websocket(wire, id, &app.lanes, early, MAX_MESSAGE_BYTES, other_rate.clone());
+        let socket = Transport::websocket(wire, start, id, &app.lanes, early, MAX_MESSAGE_BYTES, other_rate.clone());
         Box::new(Session {
             id,
             room,
@@ -148,6 +156,8 @@ impl<'a> Session<'a> {
             later: VecDeque::new(),
             typing_published: None,
             refused: Recent::default(),
+            pause: Duration::ZERO,
+            rested: None,
         })
     }
 
@@ -162,11 +172,7 @@ impl<'a> Session<'a> {
                 Some(text) => self.handle_text(&text),
                 None => Ok(()),
             });
-            // Its first frame has been handled, or it is silent.
-            if let Some(guest) = &mut self.guest {
-                guest.start = None;
-            }
-            if let Err(end) = handled {
+            if let Err(end) = handled.and_then(|()| self.rest()) {
                 return end;
             }
         }
@@ -264,17 +270,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Charges the bytes of a text frame to the connection and its address.
-    fn pay_for(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
-        self.text_rate.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
-        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
-    }
-
-    fn pay_for_message(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
-        self.pay_for(bytes, now)?;
-        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.message(now) }
-    }
-
     /// Submits a message to the backplane; `bytes` is the size of its frame.
     fn say(&mut self, text: &str, reference: Option<String>, bytes: usize, now: Instant) -> Result<(), End> {
         if reference.as_deref().is_some_and(|reference| !protocol::is_reference(reference)) {
@@ -291,6 +286,9 @@ impl<'a> Session<'a> {
             let why = "a text must have 1 to 4096 bytes, not counting trailing white space";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
+        if !self.is_passed_on(bytes, now)? {
+            return Ok(());
+        }
         self.app.metrics.messages.inc();
         let body = protocol::message_body(&seat.by, &seat.name, text, reference.as_deref());
         self.app.backplane.say(&seat, body, reference);

@@ -16,6 +16,7 @@ use crate::fanout::Lanes;
 use crate::fanout::command::SessionCommand;
 use crate::fanout::socket::SharedSocket;
 use crate::limits::{Bucket, Recent};
+use crate::start::{SOON, Start};
 
 /// The deadline for each write by the session's own thread.
 const WRITE_TIME: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ const READ_BUFFER: usize = 1024;
 pub struct Transport<'a> {
     /// The socket.
     pub wire: Arc<SharedSocket>,
+    /// Given up when it first waits for its client.
+    pub start: Start,
     /// The session's number.
     pub id: SessionId,
     /// Used to reach its lane.
@@ -52,6 +55,7 @@ impl<'a> Transport<'a> {
     /// `largest` is the limit on a message in bytes, and `frame_rate` the limit on frames that are not a whole message.
     pub fn websocket(
         wire: Arc<SharedSocket>,
+        start: Start,
         id: SessionId,
         lanes: &'a Lanes,
         early: Vec<u8>,
@@ -61,7 +65,7 @@ impl<'a> Transport<'a> {
         let mut frames = FrameCounter::default();
         frames.count(&early);
         let (joined, last_read, over_rate, answers) = (false, Instant::now(), Recent::default(), Vec::new());
-        let stream = Transport { wire, id, lanes, joined, last_read, answers, frames, frame_rate, over_rate };
+        let stream = Transport { wire, start, id, lanes, joined, last_read, answers, frames, frame_rate, over_rate };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -79,6 +83,7 @@ impl<'a> Transport<'a> {
             self.lanes.post(self.id, SessionCommand::Own(bytes));
             return Ok(());
         }
+        self.start.write(bytes.len());
         write_all_within(&self.wire.tcp, &bytes, Instant::now() + WRITE_TIME)
     }
 
@@ -103,6 +108,7 @@ impl Read for Transport<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // A write that times out must not be taken for a read that does.
         self.send_answers().map_err(io::Error::other)?;
+        self.start.read(&self.wire.tcp, if self.joined { Duration::ZERO } else { SOON });
         // The system does not restart reads with a timeout: suspending the process, or attaching a tracer,
         // interrupts every read.
         let count = loop {

@@ -6,6 +6,7 @@ use bobbin::fanout::socket::SharedSocket;
 use bobbin::limits::Bucket;
 use bobbin::metrics::Metrics;
 use bobbin::session::transport::Transport;
+use bobbin::start::Start;
 use std::error::Error;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -32,7 +33,8 @@ fn echo(stream: TcpStream, lanes: &Lanes) {
     let Ok(upgraded) = stream.try_clone().map(tungstenite::accept) else { return };
     drop(upgraded);
     let off = Bucket::new(0.0, 0.0, Instant::now());
-    let mut socket = Transport::websocket(SharedSocket::new(stream), 0, lanes, Vec::new(), LARGEST, off);
+    let mut socket =
+        Transport::websocket(SharedSocket::new(stream), Start::new(None), 0, lanes, Vec::new(), LARGEST, off);
     while let Ok(message) = socket.read() {
         let echoed = match message {
             Message::Text(_) | Message::Binary(_) => socket.send(message),

@@ -1,0 +1,86 @@
+//! What a client and its address may send, and how they are refused or slowed down beyond it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::end::End;
+use super::{REFUSALS, Session};
+use crate::fanout::socket;
+use crate::limits::{self, Limit, Refusal};
+use crate::protocol::{Close, ErrorCode};
+
+/// The longest pause of a session whose address is refused or sends too much: a client that closes must be seen leaving
+/// within 250 ms. Only one that is refused again and again pauses longer.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+const FEW_REFUSALS: usize = 5;
+/// The longest pause for each byte of a text, and the shortest interval between two of them.
+const TEXT_PAUSE: Duration = Duration::from_micros(25);
+const PAUSE_EVERY: Duration = Duration::from_millis(250);
+
+impl Session<'_> {
+    /// Charges the bytes of a text frame to the connection and its address.
+    pub(super) fn pay_for(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.text_rate.take_many(bytes as f64, now).map_err(|wait| Refusal { limit: Limit::Text, wait })?;
+        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
+    }
+
+    pub(super) fn pay_for_message(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.pay_for(bytes, now)?;
+        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.message(now) }
+    }
+
+    /// Refuses a frame that exceeds a limit.
+    pub(super) fn refuse_limit(&mut self, refusal: Refusal, reference: Option<&str>) -> Result<(), End> {
+        let Refusal { limit, wait } = refusal;
+        self.app.limited(limit, self.visitor.address);
+        // Rounded up, so that a client that waits this long is accepted.
+        let retry_ms = wait.as_millis() as u64 + 1;
+        self.error(ErrorCode::RateLimited, limit.reason(), reference, Some(retry_ms))?;
+        // Overload is not the client's fault.
+        if limit == Limit::Overload { Ok(()) } else { self.count_refusal() }
+    }
+
+    /// Counts a refused frame; too many of them end the session. If those of its address are too many, it pauses: briefly at
+    /// first, because it may be somebody else's fault, and longer if it sends on.
+    pub(super) fn count_refusal(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let refused = self.refused.count(now, REFUSALS.1);
+        if refused >= REFUSALS.0 {
+            return Err(End::Refused(Close::Policy));
+        }
+        let most = if refused < FEW_REFUSALS { SHORT_PAUSE } else { LONG_PAUSE };
+        // Jitter: frames that came together are refused together, but the next ones are not.
+        self.pause = self.visitor.account.refused(now).min(most).mul_f64(0.5 + limits::jitter() / 2.0);
+        Ok(())
+    }
+
+    /// Waits briefly if a text's address sends much at once, the longer the larger the text is. Returns whether it may be
+    /// passed on now: the session may have been closed meanwhile.
+    pub(super) fn is_passed_on(&mut self, bytes: usize, now: Instant) -> Result<bool, End> {
+        if self.rested.is_none_or(|at| now >= at + PAUSE_EVERY) {
+            let most = (TEXT_PAUSE * bytes as u32).min(SHORT_PAUSE);
+            self.pause = self.visitor.account.text_pause(now).min(most).mul_f64(limits::jitter());
+            self.rest()?;
+        }
+        Ok(!self.socket.get_ref().wire.is_closing())
+    }
+
+    /// Reads nothing for as long as [`Session::pause`] says, or until the client is gone.
+    ///
+    /// # Errors
+    /// It is gone, after it was refused again and again: what else it has sent is not read, because hundreds may be gone at
+    /// once.
+    pub(super) fn rest(&mut self) -> Result<(), End> {
+        let (pause, transport) = (std::mem::take(&mut self.pause), self.socket.get_ref());
+        if pause.is_zero() || transport.wire.is_closing() || self.app.draining.load(Relaxed) {
+            return Ok(());
+        }
+        transport.start.end();
+        let began = Instant::now();
+        let is_gone = socket::closes_within(&transport.wire.tcp, pause).unwrap_or(false);
+        self.refused.skip(began.elapsed());
+        self.rested = Some(Instant::now());
+        if is_gone && pause > SHORT_PAUSE { Err(End::Broken("gone while it was refused".to_owned())) } else { Ok(()) }
+    }
+}
