@@ -4,6 +4,7 @@
 //!     HOSTILE=full cargo test --test hostile            every attack, from 1 and from 32 addresses, on all backplanes
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
 //!                                                       `memory`, `file` or `redis`: only there
+//!     HOSTILE_ADDRESSES=32                              only from this many addresses
 //!     HOSTILE_APART=1                                   as if the attackers had a machine of their own: the instances have
 //!                                                       the first processor to themselves, and on the others the
 //!                                                       attackers only use the time that nothing else needs
@@ -57,6 +58,8 @@ fn main() -> ExitCode {
     } else {
         (&[Place::Memory, Place::Redis], &[32])
     };
+    let only = std::env::var("HOSTILE_ADDRESSES").ok().and_then(|text| text.parse().ok());
+    let counts = only.as_ref().map_or(counts, std::slice::from_ref);
     for place in all.iter().filter(|place| here(place)) {
         for attack in ATTACKS.iter().filter(|attack| wanted(attack.name) && (full || attack.name.contains("mix"))) {
             for addresses in counts {
