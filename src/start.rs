@@ -11,10 +11,10 @@ use crate::limits::Slot;
 pub const SOON: Duration = Duration::from_micros(500);
 /// The longest time that a thread keeps its slot while its client sends on.
 const LONGEST: Duration = Duration::from_millis(100);
-/// So many bytes fit into a socket's buffer even if the client does not read.
+/// A socket's buffer holds at least this many bytes, even if the client reads none of them.
 const UNREAD: usize = 8192;
 
-/// Perhaps a slot for starting. It is for a thread that works, not for one that waits for its client.
+/// The slot that a new connection's thread may hold. Slots are for threads that work, not for those that wait for a client.
 pub struct Start {
     slot: Cell<Option<Slot>>,
     since: Instant,

@@ -41,10 +41,10 @@ const MAX_WAITING: usize = 1024;
 const ACCEPTS_AT_ONCE: usize = 64;
 const NO_CONNECTION: &str = "no connection is free";
 
-/// This many threads per processor, and at least so many in all, work for a new connection; the others wait. So a
-/// burst is served as fast as the processors and Redis allow, but does not fill the scheduler's queue, in which the
-/// threads that deliver messages would wait too. A thread counts until it waits for its client for the first time, so all
-/// that a client sends together with its join is part of this work.
+/// How many threads per processor may work for new connections at a time, and the minimum for the whole server; the other
+/// connections wait. A burst is then served as fast as the processors and Redis allow, but does not fill the scheduler's
+/// queue, in which the threads that deliver messages would wait too. A thread counts until it first waits for its client, so
+/// the work includes everything that a client sends together with its join.
 const STARTS_PER_PROCESSOR: usize = 2;
 const LEAST_STARTS: usize = 4;
 /// Further connections are started at this rate per second whatever the others do, with this burst: their threads may wait

@@ -56,20 +56,20 @@ impl Account {
         std::iter::once(self).chain(self.network.as_deref()).map(|account| account.usage(now)).collect()
     }
 
-    /// Takes this much from a bucket, or nothing if there is not enough.
+    /// Takes this much from a bucket, or nothing if there is not enough. Returns what was charged, still locked.
     fn take(
         &self,
         limit: Limit,
         bucket: fn(&mut Usage) -> &mut Bucket,
         count: f64,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<MutexGuard<'_, Usage>>, Refusal> {
         let mut usages = self.usages(now);
         for usage in &mut usages {
             bucket(usage).wait(count, now).map_err(|wait| Refusal { limit, wait })?;
         }
         usages.iter_mut().for_each(|usage| bucket(usage).charge(count));
-        Ok(())
+        Ok(usages)
     }
 
     /// Counts a new connection until the returned value is dropped. `free` and `cap` are the server's free and total
@@ -100,7 +100,7 @@ impl Account {
     /// # Errors
     /// The address sends too many.
     pub fn request(&self, now: Instant) -> Result<(), Refusal> {
-        self.take(Limit::ConnectionRate, |usage| &mut usage.requests, 1.0, now)
+        self.take(Limit::ConnectionRate, |usage| &mut usage.requests, 1.0, now).map(drop)
     }
 
     /// Counts a join that the backplane is about to carry out.
@@ -108,7 +108,7 @@ impl Account {
     /// # Errors
     /// The address joins too often.
     pub fn join(&self, now: Instant) -> Result<(), Refusal> {
-        self.take(Limit::Joins, |usage| &mut usage.joins, 1.0, now)
+        self.take(Limit::Joins, |usage| &mut usage.joins, 1.0, now).map(drop)
     }
 
     /// Whether the address may try a passphrase now.
@@ -179,12 +179,14 @@ impl Account {
         self.usages(now).iter_mut().for_each(|usage| usage.history.charge(bytes));
     }
 
-    /// Counts a message, in addition to its text.
+    /// Counts a message, in addition to its text. Returns how long until no more of the text rate is used in advance than
+    /// may be passed on at once.
     ///
     /// # Errors
     /// The address sends too many.
-    pub fn message(&self, now: Instant) -> Result<(), Refusal> {
-        self.take(Limit::Text, |usage| &mut usage.messages, 1.0, now)
+    pub fn message(&self, now: Instant) -> Result<Duration, Refusal> {
+        let usages = self.take(Limit::Text, |usage| &mut usage.messages, 1.0, now)?;
+        Ok(usages.iter().map(|usage| usage.text.pause(TEXT_AT_ONCE)).max().unwrap_or_default())
     }
 
     /// Counts the bytes of a message text.
@@ -192,12 +194,7 @@ impl Account {
     /// # Errors
     /// The address sends too much text.
     pub fn text(&self, bytes: usize, now: Instant) -> Result<(), Refusal> {
-        self.take(Limit::Text, |usage| &mut usage.text, bytes as f64, now)
-    }
-
-    /// How long to wait until its texts have not exceeded their rate by more than what may arrive at once.
-    pub fn text_pause(&self, now: Instant) -> Duration {
-        self.usages(now).iter().map(|usage| usage.text.pause(TEXT_AT_ONCE)).max().unwrap_or_default()
+        self.take(Limit::Text, |usage| &mut usage.text, bytes as f64, now).map(drop)
     }
 
     /// Counts a refused frame. Returns how long its connection should not be read.

@@ -69,7 +69,7 @@ pub struct NewClient {
     pub visitor: Visitor,
     /// Its place in the lobby.
     pub guest: Guest,
-    /// Perhaps a slot for starting.
+    /// The slot that its thread may hold.
     pub start: Start,
 }
 
@@ -117,9 +117,9 @@ struct Session<'a> {
     later: VecDeque<(ClientFrame, usize)>,
     typing_published: Option<Instant>,
     refused: Recent,
-    /// How long to do nothing now, because the address asks for much.
+    /// How long to stop reading now, because the address exceeds its share.
     pause: Duration,
-    /// When it last did nothing for that reason.
+    /// When the last such pause ended.
     rested: Option<Instant>,
 }
 
@@ -279,14 +279,15 @@ impl<'a> Session<'a> {
             return self.refuse(ErrorCode::NotJoined, "join first", reference.as_deref());
         };
         let rate = self.message_rate.take(now).map_err(|wait| Refusal { limit: Limit::Frames, wait });
-        if let Err(refusal) = rate.and_then(|()| self.pay_for_message(bytes, now)) {
-            return self.refuse_limit(refusal, reference.as_deref());
-        }
+        let pause = match rate.and_then(|()| self.pay_for_message(bytes, now)) {
+            Ok(pause) => pause,
+            Err(refusal) => return self.refuse_limit(refusal, reference.as_deref()),
+        };
         let Some(text) = protocol::clean_text(text) else {
             let why = "a text must have 1 to 4096 bytes, not counting trailing white space";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
-        if !self.is_passed_on(bytes, now)? {
+        if !self.is_passed_on(pause, bytes, now)? {
             return Ok(());
         }
         self.app.metrics.messages.inc();

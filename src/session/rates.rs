@@ -9,8 +9,8 @@ use crate::fanout::socket;
 use crate::limits::{self, Limit, Refusal};
 use crate::protocol::{Close, ErrorCode};
 
-/// The longest pause of a session whose address is refused or sends too much: a client that closes must be seen leaving
-/// within 250 ms. Only one that is refused again and again pauses longer.
+/// The longest pause of a session whose address exceeds its share: short, because a client that closes must be seen leaving
+/// within 250 ms. Only a session that has itself been refused several times pauses for longer.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 const FEW_REFUSALS: usize = 5;
@@ -25,9 +25,10 @@ impl Session<'_> {
         if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.text(bytes, now) }
     }
 
-    pub(super) fn pay_for_message(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+    /// Charges a message and its bytes. Returns how long its address would have to wait to keep to its rate of text.
+    pub(super) fn pay_for_message(&mut self, bytes: usize, now: Instant) -> Result<Duration, Refusal> {
         self.pay_for(bytes, now)?;
-        if self.app.settings.rate_limit == 0 { Ok(()) } else { self.visitor.account.message(now) }
+        if self.app.settings.rate_limit == 0 { Ok(Duration::ZERO) } else { self.visitor.account.message(now) }
     }
 
     /// Refuses a frame that exceeds a limit.
@@ -41,8 +42,8 @@ impl Session<'_> {
         if limit == Limit::Overload { Ok(()) } else { self.count_refusal() }
     }
 
-    /// Counts a refused frame; too many of them end the session. If those of its address are too many, it pauses: briefly at
-    /// first, because it may be somebody else's fault, and longer if it sends on.
+    /// Counts a refused frame; too many of them end the session. If its address has been refused too often, the session pauses:
+    /// briefly at first, because others may have caused that, and for longer if it keeps sending.
     pub(super) fn count_refusal(&mut self) -> Result<(), End> {
         let now = Instant::now();
         let refused = self.refused.count(now, REFUSALS.1);
@@ -55,22 +56,22 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Waits briefly if a text's address sends much at once, the longer the larger the text is. Returns whether it may be
-    /// passed on now: the session may have been closed meanwhile.
-    pub(super) fn is_passed_on(&mut self, bytes: usize, now: Instant) -> Result<bool, End> {
+    /// Waits for a random part of `pause`, which is shortened to what a text of this size may wait. Returns whether the text
+    /// may be passed on now: the session may have been closed meanwhile.
+    pub(super) fn is_passed_on(&mut self, pause: Duration, bytes: usize, now: Instant) -> Result<bool, End> {
         if self.rested.is_none_or(|at| now >= at + PAUSE_EVERY) {
             let most = (TEXT_PAUSE * bytes as u32).min(SHORT_PAUSE);
-            self.pause = self.visitor.account.text_pause(now).min(most).mul_f64(limits::jitter());
+            self.pause = pause.min(most).mul_f64(limits::jitter());
             self.rest()?;
         }
         Ok(!self.socket.get_ref().wire.is_closing())
     }
 
-    /// Reads nothing for as long as [`Session::pause`] says, or until the client is gone.
+    /// Stops reading for as long as [`Session::pause`] says, or until the client disconnects.
     ///
     /// # Errors
-    /// It is gone, after it was refused again and again: what else it has sent is not read, because hundreds may be gone at
-    /// once.
+    /// The client disconnected during a long pause. Whatever else it sent is not read: hundreds of such clients may disconnect
+    /// together.
     pub(super) fn rest(&mut self) -> Result<(), End> {
         let (pause, transport) = (std::mem::take(&mut self.pause), self.socket.get_ref());
         if pause.is_zero() || transport.wire.is_closing() || self.app.draining.load(Relaxed) {
@@ -81,6 +82,10 @@ impl Session<'_> {
         let is_gone = socket::closes_within(&transport.wire.tcp, pause).unwrap_or(false);
         self.refused.skip(began.elapsed());
         self.rested = Some(Instant::now());
-        if is_gone && pause > SHORT_PAUSE { Err(End::Broken("gone while it was refused".to_owned())) } else { Ok(()) }
+        if is_gone && pause > SHORT_PAUSE {
+            Err(End::Broken("disconnected after many refusals".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 }
