@@ -219,6 +219,25 @@ both! {
         ada.never("an error", |f| f["type"] == "error");
     }
 
+    fn typing_in_a_large_room_is_gathered(at) {
+        let server = at.start(&[("ADDRESS_CONNECTION_RATE", "0"), ("ADDRESS_JOINS", "0")]);
+        let mut many: Vec<Client> = (0..60).map(|n| Client::join(server.addr, "tea", &format!("N{n}"))).collect();
+        let (bob, many) = many.split_first_mut().expect("sixty");
+        bob.fence();
+        let start = Instant::now();
+        for client in &mut *many {
+            client.send(json!({"type": "typing", "active": true}));
+            client.fence();
+        }
+        bob.until("somebody types", |f| f["type"] == "typing");
+        many[0].say("done");
+        bob.hear("done");
+        // Five names, twice per second.
+        let allowed = 5 * (1 + start.elapsed().as_millis() as usize / 500);
+        let shown = bob.received.iter().filter(|f| f["type"] == "typing").count();
+        assert!((1..=allowed.min(59)).contains(&shown), "{shown} in {:?}", start.elapsed());
+    }
+
     // ---- history, since, gap ----
 
     fn history_pages_back_to_the_first_message(at) {

@@ -83,7 +83,12 @@ impl LaneRoom {
     ///
     /// A small room receives all names, in several frames if necessary; a large one some names and the count.
     pub fn take_notices(&mut self) -> (Vec<OutFrame>, Option<SessionId>) {
-        let mut frames: Vec<OutFrame> = self.typing.drain(..).map(OutFrame::unordered).collect();
+        // Concatenated, so that they cost one write per session.
+        let typing = std::mem::take(&mut self.typing).concat();
+        let mut frames = Vec::new();
+        if !typing.is_empty() {
+            frames.push(OutFrame::unordered(typing.into()));
+        }
         let Some(change) = self.change.take() else { return (frames, None) };
         let all = change.joined.len().max(change.left.len()).div_ceil(PRESENCE_NAMES).max(1);
         for number in 0..if change.participants <= SMALL_ROOM { all } else { 1 } {
@@ -120,7 +125,9 @@ mod tests {
             assert_eq!(room.gather_typing(&typing), When::Set);
         }
         let (frames, _) = room.take_notices();
-        assert_eq!((frames.len(), frames.last().map(|f| f.key)), (MAX_TYPISTS + 1, Some(OrderKey::Presence(3))));
+        let [typists, presence] = &frames[..] else { panic!("{} frames", frames.len()) };
+        assert_eq!(typists.bytes, typing.repeat(MAX_TYPISTS), "one write for all of them");
+        assert_eq!(presence.key, OrderKey::Presence(3));
         assert_eq!(room.gather_typing(&typing), When::Later);
     }
 }
