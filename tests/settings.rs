@@ -96,8 +96,8 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
         ("DATA_FILE", &["chat.db"]), // with a Redis
         ("HISTORY_MESSAGES", &["many", "-5", "1.5", "99999999999999999999"]),
         ("HISTORY_DAYS", &["long", "-1", "99999999999999999999"]),
-        ("HISTORY_BYTES", &["much", "0", "1000"]),
-        ("MAX_ROOMS", &["all", "0", "-1"]),
+        ("HISTORY_BYTES", &["much", "1000"]),
+        ("MAX_ROOMS", &["all", "-1"]),
         ("STORAGE_BYTES", &["all", "1.5", "-1", "512"]),
         ("RATE_LIMIT", &["fast", "-1", "0.5", "NaN", "inf"]),
         ("ROOM_PEOPLE", &["many", "-1"]),
@@ -135,6 +135,15 @@ fn nonsense_ends_the_start_with_code_2_and_one_line_that_names_it() {
             assert_eq!(lines.trim_end().lines().count(), 1, "{name}={value}, not one line: {lines}");
             assert!(lines.contains(name), "{name}={value}: {lines}");
         }
+    }
+}
+
+#[test]
+fn users_are_named_by_listed_proxies_only() {
+    for proxies in ["", "0", "1", "2"] {
+        let output = run(&[("USER_HEADER", "Remote-User"), ("TRUSTED_PROXIES", proxies)], &[]);
+        let wanted = "bobbin: USER_HEADER: requires TRUSTED_PROXIES with networks, or whoever reaches the port could claim any name\n";
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), wanted), "{proxies}");
     }
 }
 

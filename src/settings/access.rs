@@ -35,8 +35,9 @@ impl Access {
             None => None,
             Some(_) => Some(read.parsed("USER_HEADER")?),
         };
-        if user_header.is_some() && proxies == TrustedProxies::Unset {
-            let why = "USER_HEADER: requires TRUSTED_PROXIES, or clients could claim any name";
+        if user_header.is_some() && !matches!(proxies, TrustedProxies::Networks(_)) {
+            let why =
+                "USER_HEADER: requires TRUSTED_PROXIES with networks, or whoever reaches the port could claim any name";
             return Err(SettingError(why.to_owned()));
         }
         let most = 0..=1_000_000_000;

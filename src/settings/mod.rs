@@ -182,10 +182,10 @@ impl Settings {
         }
         let retention = Retention {
             messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
-            bytes: read.number("HISTORY_BYTES", 65_536..=1_073_741_824)?,
+            bytes: read.unless_zero("HISTORY_BYTES", 65_536..=1_073_741_824)?.unwrap_or(usize::MAX),
             life: Duration::from_secs(86_400 * read.number::<u64>("HISTORY_DAYS", 1..=3650)?),
         };
-        let max_rooms = read.number("MAX_ROOMS", 1..=1_000_000)?;
+        let max_rooms = read.unless_zero("MAX_ROOMS", 1..=1_000_000)?.unwrap_or(usize::MAX);
         Ok(Settings {
             port: read.number("PORT", 0..=65_535)?,
             bind: read.parsed("BIND")?,

@@ -38,6 +38,15 @@ impl Reader<'_> {
         right.and_then(|number| T::try_from(number).ok()).ok_or_else(|| self.wrong(variable))
     }
 
+    /// A number of which 0 stands for "unlimited": `None`.
+    pub fn unless_zero(
+        &self,
+        variable: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<usize>, SettingError> {
+        if self.parsed::<u64>(variable)? == 0 { Ok(None) } else { self.number(variable, range).map(Some) }
+    }
+
     pub fn file(&self, variable: &str) -> Result<Option<Vec<u8>>, SettingError> {
         let Some(path) = self.text(variable).map(PathBuf::from) else { return Ok(None) };
         fs::read(&path)

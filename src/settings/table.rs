@@ -15,8 +15,12 @@ pub const SPECS: &[Spec] = &[
     ("REDIS_CA_FILE", "", "PEM file with the certificate authorities to trust; unset: the system's"),
     ("HISTORY_MESSAGES", "1000", "messages kept per room, 1 to 1000000"),
     ("HISTORY_DAYS", "30", "days for which messages are kept, 1 to 3650"),
-    ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824"),
-    ("MAX_ROOMS", "10000", "maximum number of rooms; with Redis, of those with people on one instance; 1 to 1000000"),
+    ("HISTORY_BYTES", "4194304", "bytes of messages kept per room, 65536 to 1073741824; 0 is unlimited"),
+    (
+        "MAX_ROOMS",
+        "10000",
+        "maximum number of rooms; with Redis, of those with people on one instance; 1 to 1000000; 0 is unlimited",
+    ),
     (
         "STORAGE_BYTES",
         "auto",
@@ -58,7 +62,7 @@ pub const SPECS: &[Spec] = &[
     (
         "USER_HEADER",
         "",
-        "header in which a trusted proxy names the user, such as Remote-User; requires TRUSTED_PROXIES",
+        "header in which a trusted proxy names the user, such as Remote-User; requires networks in TRUSTED_PROXIES",
     ),
     (
         "ALLOWED_ORIGINS",
