@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::fanout::{Lanes, polls::Polls};
 use crate::limits::{Accounts, Bucket, Gate, Limit, Slots};
 use crate::lobby::Lobby;
-use crate::logging::Throttle;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::site::Site;
@@ -43,8 +41,6 @@ pub struct App {
     pub accounts: Accounts,
     /// Bounds how many joins run in the backplane at once.
     pub joins: Gate,
-    /// Throttles the log lines about exceeded limits, one throttle per limit.
-    pub refusals: [Throttle; Limit::ALL.len()],
     /// Set when the process begins to shut down: no new sessions are accepted.
     pub draining: AtomicBool,
     /// Set once the warning about an ignored forwarding header has been logged.
@@ -55,8 +51,6 @@ impl App {
     /// Counts and logs a limit that an address exceeded.
     pub fn limited(&self, limit: Limit, address: IpAddr) {
         self.metrics.limit(limit);
-        let Some(left_out) = self.refusals[limit as usize].admit(Instant::now()) else { return };
-        let before = if left_out > 0 { format!("; {left_out} such lines dropped") } else { String::new() };
-        log::warn!("{address}: {} ({}){before}", limit.reason(), limit.setting());
+        log::warn!(target: limit.log_target(), "{address}: {} ({})", limit.reason(), limit.setting());
     }
 }

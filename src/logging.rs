@@ -4,6 +4,7 @@
 //! `info` is for the life cycle of the process, `debug` for what clients do, `warn` for exceeded limits and faults.
 //! Message texts are never logged.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
@@ -20,8 +21,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::limits::Bucket;
 
-/// Lines of one kind written per second, and at once; further ones are counted. In a day that is at most 3 MB of each
-/// kind.
+/// Warnings and errors of one kind written per second, and at once; further ones are counted, so that clients cannot fill
+/// the disk by causing them. In a day that is at most 9 MB of each kind.
 const LINES: f64 = 0.2;
 const LINES_AT_ONCE: f64 = 20.0;
 /// The longest message written, in bytes; the rest of a longer one is cut off. A line then takes less than the 4 KiB
@@ -65,7 +66,8 @@ pub fn start(level: LevelFilter, format: Format) {
         }
     }));
     // Fails only if a logger is already installed.
-    let _ = log::set_boxed_logger(Box::new(Logger { inner, format, dropped: Mutex::new(0) }));
+    let (dropped, throttles) = Default::default();
+    let _ = log::set_boxed_logger(Box::new(Logger { inner, format, dropped, throttles }));
 }
 
 /// simple_logger uses `eprintln!`, which panics if stderr is closed: without this wrapper, a log reader that exits
@@ -76,6 +78,8 @@ struct Logger {
     /// The number of lines dropped since the last one. Locked while a line is written: the space that was found is then
     /// still there.
     dropped: Mutex<u64>,
+    /// By the target and the line of the source that wrote the line.
+    throttles: Mutex<HashMap<(String, Option<u32>), Throttle>>,
 }
 
 impl Log for Logger {
@@ -87,6 +91,7 @@ impl Log for Logger {
         if !self.inner.enabled(record.metadata()) {
             return;
         }
+        let Some(left_out) = self.admit(record) else { return };
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_space(&io::stderr()) {
             *dropped += 1;
@@ -94,10 +99,10 @@ impl Log for Logger {
         }
         if *dropped > 0 {
             let missing = format_args!("{} log lines were dropped, because stderr was blocked", *dropped);
-            self.write(&Record::builder().level(Level::Warn).target(module_path!()).args(missing).build());
+            self.write(&Record::builder().level(Level::Warn).target(module_path!()).args(missing).build(), 0);
             *dropped = 0;
         }
-        self.write(record);
+        self.write(record, left_out);
     }
 
     fn flush(&self) {
@@ -106,10 +111,21 @@ impl Log for Logger {
 }
 
 impl Logger {
-    fn write(&self, record: &Record<'_>) {
+    /// Whether a line may be written now: `Some` with the number of lines of its kind left out since the last one.
+    fn admit(&self, record: &Record<'_>) -> Option<u64> {
+        if record.level() > Level::Warn {
+            return Some(0);
+        }
+        let (kind, now) = ((record.target().to_owned(), record.line()), Instant::now());
+        let mut throttles = self.throttles.lock().unwrap_or_else(PoisonError::into_inner);
+        throttles.entry(kind).or_insert_with(|| Throttle::new(now)).admit(now)
+    }
+
+    fn write(&self, record: &Record<'_>, left_out: u64) {
         let message = record.args().to_string();
         let (start, more) = shortened(&message);
-        let args = format_args!("{start}{more}");
+        let others = if left_out > 0 { format!("; {left_out} such lines dropped") } else { String::new() };
+        let args = format_args!("{start}{more}{others}");
         let record = &Record::builder().metadata(record.metadata().clone()).args(args).build();
         match self.format {
             Format::Text => drop(catch_unwind(AssertUnwindSafe(|| self.inner.log(record)))),
@@ -152,26 +168,24 @@ fn json_line(record: &Record<'_>, now: OffsetDateTime) -> String {
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// Throttles log lines of one kind, so that clients cannot fill the disk by causing them.
-#[derive(Default)]
-pub struct Throttle(Mutex<Option<Lately>>);
-
-struct Lately {
+/// Limits log lines of one kind.
+struct Throttle {
     lines: Bucket,
     left_out: u64,
 }
 
 impl Throttle {
-    /// Whether a line may be written now: `Some` with the number of lines dropped since the last one.
-    pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lately =
-            lately.get_or_insert_with(|| Lately { lines: Bucket::new(LINES, LINES_AT_ONCE, now), left_out: 0 });
-        if lately.lines.take(now).is_err() {
-            lately.left_out += 1;
+    fn new(now: Instant) -> Throttle {
+        Throttle { lines: Bucket::new(LINES, LINES_AT_ONCE, now), left_out: 0 }
+    }
+
+    /// Whether a line may be written now: `Some` with the number of lines left out since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.lines.take(now).is_err() {
+            self.left_out += 1;
             return None;
         }
-        Some(std::mem::take(&mut lately.left_out))
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 
@@ -224,7 +238,8 @@ mod tests {
 
     #[test]
     fn lines_of_one_kind_are_limited_and_the_others_counted() {
-        let (start, throttle) = (Instant::now(), Throttle::default());
+        let start = Instant::now();
+        let mut throttle = Throttle::new(start);
         let said: Vec<_> = (0..30).map(|_| throttle.admit(start)).collect();
         assert_eq!(said, [[Some(0); 20].to_vec(), [None; 10].to_vec()].concat());
         assert_eq!(throttle.admit(start + Duration::from_secs(5)), Some(10));

@@ -166,7 +166,6 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         lobby: Lobby::new(cap, HTTP_PLACES),
         accounts,
         joins: Gate::new(JOINS),
-        refusals: Default::default(),
         warned_of_proxy: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     }))

@@ -128,6 +128,7 @@ fn wrong_passphrases_make_an_address_wait() {
     assert_eq!(guess(1, "sesame")["type"], "welcome");
     assert_eq!(request(instance.addr, "GET", "/r/tea/messages", &basic("wrong")).status, 401);
     assert_eq!(guess(1, "sesame")["code"], "rate_limited", "the wait is the same for both ways");
+    instance.logged("127.0.0.1 was refused: wrong passphrase");
     instance.logged("too many wrong passphrases from this address");
     assert!(limited(&instance, "passphrases") >= 2.0);
 }
@@ -173,6 +174,11 @@ fn a_few_addresses_cannot_take_the_last_rooms() {
         assert_eq!(open(from)["type"], "welcome", "from 127.0.0.{from}, which has opened none");
     }
     assert_eq!(open(26)["code"], "full", "no room is left for anybody");
+    instance.logged("127.0.0.26: no more rooms can be opened here (MAX_ROOMS)");
+    assert_eq!(limited(&instance, "all_rooms"), 2.0);
+    let instance = Instance::start(&[("MAX_ROOMS", "0"), ("HISTORY_BYTES", "0"), ("ADDRESS_NEW_ROOMS", "0")]);
+    let both = [1, 2].map(|n| join(instance.addr, n, &format!("room-{n}"), "Ada").say("0 is no limit"));
+    assert!(both.iter().all(|message| message["text"] == "0 is no limit"));
 }
 
 #[test]
@@ -354,6 +360,7 @@ fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless(
         client.expect_close(1008);
     }
     assert!(start.elapsed() >= Duration::from_secs(5), "all were refused within {:?}", start.elapsed());
+    instance.logged("127.0.0.1: too many refused frames from this address (ADDRESS_CONNECTION_RATE)");
 }
 
 #[test]
@@ -375,15 +382,41 @@ fn clients_behind_a_proxy_are_counted_apart() {
 fn forged_headers_are_ignored_and_told_of_once() {
     let instance = Instance::start(&[("TRUSTED_PROXIES", "127.0.0.9, 10.0.0.0/8"), ("ADDRESS_CONNECTIONS", "2")]);
     let forge = |n: u8| upgrade(instance.addr, 5, "tea", &forwarded(&format!("203.0.113.{n}")));
-    let _held = [forge(1).expect("one"), forge(2).expect("two")];
-    // Beyond the limit of its own address, a connection is refused before its head is read.
+    let held = [forge(1).expect("one"), forge(2).expect("two")];
+    later(forge(3), 429);
+    // As many others may be open besides, so that pages load. The next one is refused before its head is read.
+    let _silent = [connect(instance.addr, 5), connect(instance.addr, 5)];
     let mut answer = String::new();
     connect(instance.addr, 5).read_to_string(&mut answer).expect("an answer and an end");
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("Retry-After: "), "{answer}");
+    drop(held);
     let through = |n: u8| upgrade(instance.addr, 9, "tea", &forwarded(&format!("203.0.113.{n}")));
     let _others: Vec<Client> = (1..=10).map(|n| through(n).expect("behind the proxy")).collect();
     instance.logged("TRUSTED_PROXIES=127.0.0.5");
     assert_eq!(instance.log().matches("TRUSTED_PROXIES=").count(), 1, "{}", instance.log());
+}
+
+#[test]
+fn a_class_behind_one_public_address_loads_the_page_and_joins() {
+    // No proxy is trusted, so each connection counts against the peer's address at once. Chromium opens six for a page, and
+    // keeps them open.
+    let instance = Instance::start(&[
+        ("TRUSTED_PROXIES", "192.0.2.1"),
+        ("ADDRESS_CONNECTIONS", ""),
+        ("ADDRESS_CONNECTION_RATE", ""),
+        ("ADDRESS_JOINS", ""),
+    ]);
+    let mut held = Vec::new();
+    for n in 0..30 {
+        let mut page: Vec<Connection> = (0..3).map(|_| Connection::over(connect(instance.addr, 1))).collect();
+        for connection in &mut page {
+            assert_eq!(connection.request("GET", "/r/tea", "").status, 200, "pupil {n}");
+        }
+        held.push((page, join(instance.addr, 1, "tea", &format!("N{n}"))));
+    }
+    held[0].1.say("everybody is here");
+    held[29].1.hear("everybody is here");
+    assert_eq!(limited(&instance, "connections") + limited(&instance, "connection_rate"), 0.0);
 }
 
 #[test]
@@ -455,6 +488,7 @@ fn a_foreign_origin_is_told_both_sides() {
             format!("Origin {origin} does not match Host test; forward the Host header, or set ALLOWED_ORIGINS\n");
         assert_eq!((refusal.status, refusal.text()), (403, wanted));
     }
+    instance.logged("127.0.0.1 was refused: Origin https://evil.example does not match Host test");
 }
 
 #[test]

@@ -126,6 +126,7 @@ both! {
         let (ada, bob) = (Client::join(server.addr, "tea", "Ada"), Client::join(server.addr, "tea", "Bob"));
         let mut cyd = Client::connect(server.addr, "tea");
         assert_eq!(cyd.try_enter("Cyd", None)["code"], "full");
+        server.logged("127.0.0.1: this room is full (ROOM_PEOPLE)");
         Client::join(server.addr, "milk", "Cyd").say("another room is not");
         Client::back(server.addr, "tea", "Ada", &ada.secret, None).say("nor is it for those who come back");
         bob.leave();

@@ -30,7 +30,9 @@ fn shown(format: &str) -> String {
 /// The format strings of all calls of a macro in this text.
 fn formats(text: &str, call: &str) -> Vec<String> {
     let literal = |rest: &str| {
-        let rest = rest.trim_start().strip_prefix('"')?;
+        let rest = rest.trim_start();
+        let rest = rest.strip_prefix("target: ").and_then(|rest| rest.split_once(", ")).map_or(rest, |(_, rest)| rest);
+        let rest = rest.strip_prefix('"')?;
         Some(rest[..rest.find('"')?].to_owned())
     };
     text.match_indices(call).filter_map(|(at, _)| literal(&text[at + call.len()..])).collect()

@@ -14,7 +14,7 @@ mod proxy;
 #[path = "chaos/resp.rs"]
 mod resp;
 
-use common::http::get;
+use common::http::{get, metric};
 use common::*;
 use proxy::{Proxy, Which};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -325,4 +325,28 @@ fn a_removal_does_not_overtake_a_message_that_is_being_read() {
     let place = |wanted: &dyn Fn(&Value) -> bool| ada.received.iter().position(wanted);
     let (message, removal) = (place(&|f| *f == said), place(&|f| f["type"] == "removed"));
     assert!(message.is_none() || message < removal, "{:?}", ada.received);
+}
+
+#[test]
+fn who_joins_while_redis_is_slow_is_told_when_to_come_back() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.addr());
+    let endpoint = common::redis::endpoint(proxy.addr);
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint), ("ADDRESS_JOINS", "0")]);
+    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let mut many: Vec<Client> = (0..80).map(|n| Client::connect(instance.addr, &format!("room-{n}"))).collect();
+    // Half a second each way: whatever Redis is asked has waited for longer than 250 ms.
+    proxy.delay(Duration::from_millis(500));
+    for client in &mut many {
+        client.send(json!({"type": "join", "name": "Bob"}));
+    }
+    ada.say("those who are in do not notice");
+    let answers: Vec<Value> = many.iter_mut().map(|client| client.next()).collect();
+    let busy: Vec<&Value> = answers.iter().filter(|answer| answer["message"] == "the server is busy").collect();
+    assert!(!busy.is_empty() && busy.iter().all(|answer| answer["code"] == "rate_limited"), "{answers:?}");
+    assert!(busy.iter().all(|answer| (1000..=2001).contains(&answer["retry_ms"].as_u64().unwrap_or(0))), "{busy:?}");
+    proxy.delay(Duration::ZERO);
+    instance.logged("127.0.0.1: the server is busy");
+    assert_eq!(metric(instance.addr, "bobbin_limited_total{limit=\"overload\"}"), busy.len() as f64);
 }

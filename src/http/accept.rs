@@ -149,7 +149,7 @@ impl Door<'_> {
         } else {
             let (now, cap) = (Instant::now(), app.sessions.cap());
             let free = cap.saturating_sub(app.sessions.taken());
-            match app.accounts.of(peer, now).connect(free, cap, now) {
+            match app.accounts.of(peer, now).accept(free, cap, now) {
                 Ok(connected) => Some(connected),
                 Err(refusal) => {
                     return reject(&socket, Answer::over_limit(&refusal, peer, app));
@@ -191,7 +191,10 @@ impl Door<'_> {
     }
 
     fn start(&mut self, Accepted { socket, peer }: Accepted, start: Option<Slot>) {
-        let Some(slot) = self.take_slot() else { return reject(&socket, Answer::full(NO_CONNECTION)) };
+        let Some(slot) = self.take_slot() else {
+            self.app.limited(Limit::Sessions, peer.address);
+            return reject(&socket, Answer::full(NO_CONNECTION));
+        };
         let wire = SharedSocket::new(socket);
         let (guest, gone) = self.app.lobby.enter(&wire, peer.address);
         if let Some(gone) = gone {

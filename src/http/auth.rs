@@ -78,9 +78,12 @@ pub fn is_admin(request: &Request<()>, app: &App) -> bool {
 pub fn may_read_metrics(request: &Request<()>, visitor: &Visitor, app: &App) -> bool {
     let wanted = app.settings.tokens.metrics.as_ref();
     let has_token = bearer(request).is_some_and(|offered| wanted.is_some_and(|wanted| wanted.is(offered)));
-    // A request that came through a proxy does not count as private.
-    let forwarded = request.headers().contains_key("X-Forwarded-For");
-    has_token || (!forwarded && limits::is_private(visitor.address))
+    has_token || is_private(request, visitor)
+}
+
+/// Whether the request comes from a private address, and not through a proxy.
+pub fn is_private(request: &Request<()>, visitor: &Visitor) -> bool {
+    !request.headers().contains_key("X-Forwarded-For") && limits::is_private(visitor.address)
 }
 
 /// The script that sent the request, and its index in the settings.

@@ -34,15 +34,15 @@ pub struct Peer {
 }
 
 /// Serves one connection until it ends.
-pub fn serve(wire: Arc<SharedSocket>, peer: Peer, mut guest: Guest, start: Start, app: &App) {
+pub fn serve(wire: Arc<SharedSocket>, mut peer: Peer, mut guest: Guest, start: Start, app: &App) {
     if let Some((upgraded, early)) = answer_requests(&wire.tcp, &peer, &mut guest, &start, app) {
         guest.upgrade();
+        peer.counted = None;
         let Upgraded { slot, counted, room, visitor } = upgraded;
         session::serve(session::NewClient { wire, early, room, visitor, guest, start }, app);
         drop(slot);
         drop(counted);
     }
-    drop(peer);
 }
 
 /// What a connection does after answering a request.
@@ -102,7 +102,7 @@ fn respond(
         Ok(visitor) => visitor,
         Err(refusal) => {
             app.metrics.refuse_http(refusal.status());
-            write_last(socket, refusal, head_only, start);
+            write_last(socket, refusal.logged(peer.address), head_only, start);
             return Next::End;
         }
     };
@@ -114,7 +114,7 @@ fn respond(
                 // It may wait for a slot.
                 start.end();
             }
-            match upgrade::open_session(request, room, socket, visitor, peer, app) {
+            match upgrade::open_session(request, room, socket, visitor, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
                 // A refused upgrade is not counted as a connection, so it counts as a plain request.
                 Err(refusal) => match account.request(Instant::now()) {
@@ -125,6 +125,7 @@ fn respond(
         }
         None => routes::answer(request, &visitor, &mut body, app),
     };
+    let answer = answer.logged(address);
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();
     // Health checks are never refused, but past the rate of requests each takes a connection of its own, of which an

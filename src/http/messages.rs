@@ -15,7 +15,7 @@ use super::pages::{Answer, JSON};
 use crate::app::App;
 use crate::backplane::{Page, Room, Span, Unavailable};
 use crate::fanout::polls::Poll;
-use crate::limits::{self, Polling};
+use crate::limits::{self, Limit, Polling};
 use crate::protocol::{self, Id, RESUME_MESSAGES};
 use crate::session::Visitor;
 use crate::settings::tokens::{Poster, UNNAMED};
@@ -229,7 +229,8 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
 fn start_waiting<'a>(room: &Room, visitor: &Visitor, app: &'a App) -> Result<(Poll<'a>, Polling), Answer> {
     let (places, waiting) = (app.polls.places(), app.polls.waiting());
     let share = visitor.account.poll(places.saturating_sub(waiting), places).ok_or_else(|| {
-        Answer::refusal(429, "too many requests from this address are waiting").with("Retry-After", RETRY_AFTER)
+        app.limited(Limit::Polls, visitor.address);
+        Answer::refusal(429, Limit::Polls.reason()).with("Retry-After", RETRY_AFTER)
     })?;
     let poll = app.polls.enter(room).ok_or_else(|| unavailable("too many requests are waiting; try again"))?;
     Ok((poll, share))

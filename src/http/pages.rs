@@ -70,6 +70,14 @@ impl Answer {
         self
     }
 
+    /// Logs it if it says that somebody may not come in.
+    pub fn logged(self, address: IpAddr) -> Answer {
+        if matches!(self.status, 401 | 403) {
+            log::warn!("{address} was refused: {}", String::from_utf8_lossy(&self.body).trim_end());
+        }
+        self
+    }
+
     /// The status code.
     pub fn status(&self) -> u16 {
         self.status

@@ -8,7 +8,6 @@ use tungstenite::http::{Method, Request};
 use super::auth;
 use super::pages::{self, Answer, JSON, TEXT};
 use crate::app::App;
-use crate::limits;
 use crate::metrics::Sample;
 use crate::session::Visitor;
 
@@ -26,12 +25,12 @@ pub fn answer(request: &Request<()>, visitor: &Visitor, app: &App) -> Option<Ans
 
 /// Whether a load balancer should send new clients here. The reason is given in full only to private addresses: it can
 /// name the backplane's address.
-fn ready(_request: &Request<()>, visitor: &Visitor, app: &App) -> Answer {
+fn ready(request: &Request<()>, visitor: &Visitor, app: &App) -> Answer {
     let health = if app.draining.load(Relaxed) { Err("draining".to_owned()) } else { app.backplane.health() };
     let (status, body) = match health {
         Ok(()) => (200, json!({ "ready": true })),
         Err(why) => {
-            let is_told = limits::is_private(visitor.address) || why == "draining";
+            let is_told = auth::is_private(request, visitor) || why == "draining";
             let why = if is_told { why } else { "the backplane does not answer".to_owned() };
             (503, json!({ "ready": false, "reason": why }))
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{HeaderValue, Method, Request, header};
 
-use super::connection::{Peer, WRITE_TIME};
+use super::connection::WRITE_TIME;
 use super::pages::{self, Answer};
 use crate::app::App;
 use crate::backplane::Room;
@@ -24,8 +24,8 @@ const ALL_TAKEN: &str = "all connections are in use; try again";
 pub struct Upgraded {
     /// Its slot among the sessions.
     pub slot: Slot,
-    /// Counts the connection against its address, unless it was already counted when it was accepted.
-    pub counted: Option<Connected>,
+    /// Counts it against its address.
+    pub counted: Connected,
     /// The requested room.
     pub room: Room,
     /// Who sent the request.
@@ -41,7 +41,6 @@ pub fn open_session(
     room: &str,
     socket: &TcpStream,
     visitor: Visitor,
-    peer: &Peer,
     app: &App,
 ) -> Result<Upgraded, Answer> {
     if !protocol::is_room(room) {
@@ -62,7 +61,7 @@ pub fn open_session(
     let mut response =
         create_response(request).map_err(|error| Answer::refusal(400, &format!("not a WebSocket upgrade: {error}")))?;
     check_origin(text(header::ORIGIN), request, app)?;
-    let (counted, slot) = take_places(&visitor, peer, app)?;
+    let (counted, slot) = take_places(&visitor, app)?;
     if text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
@@ -100,8 +99,8 @@ fn check_origin(origin: &str, request: &Request<()>, app: &App) -> Result<(), An
     Err(Answer::refusal(403, &why))
 }
 
-/// Counts the connection against its address, unless that has been done, and takes a session slot.
-fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Connected>, Slot), Answer> {
+/// Counts the connection against its address and takes a session slot.
+fn take_places(visitor: &Visitor, app: &App) -> Result<(Connected, Slot), Answer> {
     let rejected = |reason, why| {
         app.metrics.reject(reason);
         Answer::full(why)
@@ -110,13 +109,12 @@ fn take_places(visitor: &Visitor, peer: &Peer, app: &App) -> Result<(Option<Conn
         return Err(rejected("draining", GOING_AWAY));
     }
     let (now, cap) = (Instant::now(), app.sessions.cap());
-    let counted = if peer.counted.is_some() {
-        None
-    } else {
-        let connected = visitor.account.connect(cap.saturating_sub(app.sessions.taken()), cap, now);
-        Some(connected.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?)
-    };
-    let slot = take_slot(now + PLACE_TIME, app).ok_or_else(|| rejected("full", ALL_TAKEN))?;
+    let counted = visitor.account.connect(cap.saturating_sub(app.sessions.taken()), cap, now);
+    let counted = counted.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
+    let slot = take_slot(now + PLACE_TIME, app).ok_or_else(|| {
+        app.limited(Limit::Sessions, visitor.address);
+        rejected("full", ALL_TAKEN)
+    })?;
     Ok((counted, slot))
 }
 

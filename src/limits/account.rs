@@ -72,11 +72,26 @@ impl Account {
         Ok(usages)
     }
 
-    /// Counts a new connection until the returned value is dropped. `free` and `cap` are the server's free and total
-    /// slots.
+    /// Counts a connection that has just been accepted until the returned value is dropped, which happens when it becomes a
+    /// WebSocket. `free` and `cap` are the server's free and total slots. A browser opens several connections for one page,
+    /// so there may be as many of these as of WebSockets besides them, and they have the rate of requests.
     ///
     /// # Errors
     /// The address has too many connections, or opens them too fast.
+    pub fn accept(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
+        let mut usages = self.usages(now);
+        usages.iter_mut().try_for_each(|usage| usage.may_accept(free, cap, now))?;
+        for usage in &mut usages {
+            usage.requests.charge(1.0);
+            usage.guests += 1;
+        }
+        Ok(Connected(self.clone(), |usage| &mut usage.guests))
+    }
+
+    /// Counts a new WebSocket until the returned value is dropped.
+    ///
+    /// # Errors
+    /// The address has too many WebSockets, or opens them too fast.
     pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
         let mut usages = self.usages(now);
         usages.iter_mut().try_for_each(|usage| usage.may_connect(free, cap, now))?;
@@ -84,10 +99,10 @@ impl Account {
             usage.new_connections.charge(1.0);
             usage.connections += 1;
         }
-        Ok(Connected(self.clone()))
+        Ok(Connected(self.clone(), |usage| &mut usage.connections))
     }
 
-    /// Whether a new connection would be accepted.
+    /// Whether a new WebSocket would be accepted.
     ///
     /// # Errors
     /// As [`Account::connect`].
@@ -206,12 +221,12 @@ impl Account {
     }
 }
 
-/// A connection counted against its address until this is dropped. See [`Account::connect`].
-pub struct Connected(Arc<Account>);
+/// A connection counted against its address until this is dropped, and where it is counted.
+pub struct Connected(Arc<Account>, fn(&mut Usage) -> &mut usize);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.usages(Instant::now()).iter_mut().for_each(|usage| usage.connections -= 1);
+        self.0.usages(Instant::now()).iter_mut().for_each(|usage| *self.1(usage) -= 1);
     }
 }
 

@@ -19,6 +19,11 @@ macro_rules! limits {
                 match self { $(Limit::$name => $label,)* }
             }
 
+            /// The target of log lines about it. They are limited for each target.
+            pub fn log_target(self) -> &'static str {
+                match self { $(Limit::$name => concat!("bobbin::limits::", $label),)* }
+            }
+
             /// The setting that defines the limit.
             pub fn setting(self) -> &'static str {
                 match self { $(Limit::$name => $setting,)* }
@@ -50,8 +55,18 @@ limits! {
     Text: "text", "TEXT_RATE, ADDRESS_TEXT_RATE", "too much text per second";
     /// Frames per second and connection.
     Frames: "frames", "RATE_LIMIT", "too many frames per second";
+    /// Refused frames per address, whose connections are then read more slowly.
+    Refusals: "refusals", "ADDRESS_CONNECTION_RATE", "too many refused frames from this address";
     /// Joins under way in the whole server.
-    Overload: "overload", "MAX_CONNECTIONS", "the server is busy";
+    Overload: "overload", "16 at a time", "the server is busy";
+    /// Concurrent WebSocket connections of the whole server.
+    Sessions: "sessions", "MAX_CONNECTIONS", "all connections are in use";
+    /// Requests that wait for messages, per address.
+    Polls: "polls", "ADDRESS_CONNECTIONS", "too many requests from this address are waiting";
+    /// Rooms of the whole server.
+    AllRooms: "all_rooms", "MAX_ROOMS", "no more rooms can be opened here";
+    /// People in one room.
+    People: "people", "ROOM_PEOPLE", "this room is full";
     /// Connections closed before they joined, to free a slot for a newer one.
     Idle: "idle", "MAX_CONNECTIONS", "did not join, and others need the slot";
 }

@@ -70,6 +70,8 @@ pub struct Usage {
     /// 1, or how many times the limits of an address a network has.
     times: u32,
     pub connections: usize,
+    /// Connections that have been accepted and are not WebSockets yet.
+    pub guests: usize,
     pub polls: usize,
     pub new_connections: Bucket,
     pub requests: Bucket,
@@ -98,6 +100,7 @@ impl Usage {
             most_connections: limits.connections,
             times,
             connections: 0,
+            guests: 0,
             polls: 0,
             new_connections: bucket(number(limits.connection_rate), CONNECTION_BURST),
             requests: bucket(number(limits.connection_rate) * REQUESTS, CONNECTION_BURST),
@@ -115,15 +118,27 @@ impl Usage {
 
     /// Whether a new connection would be accepted, see `Account::connect`.
     pub fn may_connect(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
+        self.may_hold(self.connections, free, cap)?;
+        self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+    }
+
+    /// Whether a connection would be accepted that has not sent anything, see `Account::accept`.
+    pub fn may_accept(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
+        self.may_hold(self.guests, free, cap)?;
+        self.requests.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+    }
+
+    /// Whether it may have one more connection of a kind of which it holds this many.
+    fn may_hold(&self, held: usize, free: usize, cap: usize) -> Result<(), Refusal> {
         let of_one = self.most_connections;
         // A network may hold as many as several addresses, but not the greater part of a small server.
         let most = of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one));
-        let over = of_one > 0 && self.connections >= most;
+        let over = of_one > 0 && held >= most;
         let scarce = of_one > 0 && cap >= SHARED_FROM.saturating_mul(of_one) && free <= cap / KEPT_PART;
-        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
+        if over || (scarce && held >= most.div_ceil(FEW_PART)) {
             return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
         }
-        self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+        Ok(())
     }
 
     /// Whether it may take one of `places` for waiting requests, of which this many are `free`.

@@ -39,7 +39,7 @@ pub const WELCOME_NAMES: usize = 100;
 pub const PRESENCE_NAMES: usize = 20;
 
 /// A frame from a client: one JSON object per text frame, with its `type` as the tag.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ClientFrame {
     /// Enters the room; must be the first frame.

@@ -12,6 +12,7 @@ use crate::protocol::{self, ErrorCode, Id, ServerFrame};
 impl Session<'_> {
     pub(super) fn refuse_banned(&mut self, left: Duration) -> Result<(), End> {
         let retry_ms = Some(left.as_millis() as u64 + 1);
+        log::warn!("{} was refused: banned", self.visitor.address);
         self.error(ErrorCode::Banned, "you are banned for now", None, retry_ms)?;
         self.count_refusal()
     }

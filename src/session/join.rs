@@ -37,6 +37,7 @@ impl Session<'_> {
         if !self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose)) {
             self.unauthorized += 1;
             self.visitor.account.wrong_passphrase(now);
+            log::warn!("{} was refused: wrong passphrase", self.visitor.address);
             return self.refuse_join(ErrorCode::Unauthorized, "wrong passphrase");
         }
         let Some(name) = self.name(&join) else {
@@ -109,8 +110,8 @@ impl Session<'_> {
                 return match error {
                     JoinError::Banned(left) => self.refuse_banned(left),
                     JoinError::NameTaken => self.refuse_join(ErrorCode::NameTaken, "this name is taken"),
-                    JoinError::Full => self.refuse_join(ErrorCode::Full, "no more rooms can be opened here"),
-                    JoinError::RoomFull => self.refuse_join(ErrorCode::Full, "this room is full"),
+                    JoinError::Full => self.refuse_full(Limit::AllRooms),
+                    JoinError::RoomFull => self.refuse_full(Limit::People),
                     JoinError::MayNotOpen => {
                         let refusal = refusal.unwrap_or(Refusal { limit: Limit::Rooms, wait: COME_AGAIN });
                         self.refuse_limit(refusal, None)
@@ -162,6 +163,11 @@ impl Session<'_> {
         // A session that has joined is never closed to free a slot.
         self.guest = None;
         Ok(())
+    }
+
+    fn refuse_full(&mut self, limit: Limit) -> Result<(), End> {
+        self.app.limited(limit, self.visitor.address);
+        self.refuse_join(ErrorCode::Full, limit.reason())
     }
 
     /// Refuses a join. The client may try again, a limited number of times.

@@ -48,11 +48,15 @@ impl Session<'_> {
         let now = Instant::now();
         let refused = self.refused.count(now, REFUSALS.1);
         if refused >= REFUSALS.0 {
+            self.app.limited(Limit::Refusals, self.visitor.address);
             return Err(End::Refused(Close::Policy));
         }
         let most = if refused < FEW_REFUSALS { SHORT_PAUSE } else { LONG_PAUSE };
         // Jitter: frames that came together are refused together, but the next ones are not.
         self.pause = self.visitor.account.refused(now).min(most).mul_f64(0.5 + limits::jitter() / 2.0);
+        if !self.pause.is_zero() {
+            self.app.limited(Limit::Refusals, self.visitor.address);
+        }
         Ok(())
     }
 

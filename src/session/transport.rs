@@ -60,10 +60,10 @@ impl<'a> Transport<'a> {
         lanes: &'a Lanes,
         early: Vec<u8>,
         largest: usize,
-        frame_rate: Bucket,
+        mut frame_rate: Bucket,
     ) -> WebSocket<Transport<'a>> {
         let mut frames = FrameCounter::default();
-        frames.count(&early);
+        frame_rate.charge(frames.count(&early) as f64);
         let (joined, last_read, over_rate, answers) = (false, Instant::now(), Recent::default(), Vec::new());
         let stream = Transport { wire, start, id, lanes, joined, last_read, answers, frames, frame_rate, over_rate };
         let config = WebSocketConfig::default()

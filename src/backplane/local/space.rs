@@ -1,12 +1,9 @@
 //! The limit on what all rooms take together: whether it is exceeded, and to which size the largest logs are then trimmed.
 
-use std::time::Instant;
-
 use rusqlite::Connection;
 
 use super::{all_logs, file};
 use crate::backplane::storage;
-use crate::logging::Throttle;
 
 /// The database may exceed the limit on its size by one part in this many; beyond that no messages are added. All else is
 /// still written, so that trimming can go on: on a full disk it could not even start.
@@ -36,8 +33,6 @@ pub struct Space {
     pub trim_to: Option<usize>,
     /// The bytes in use from which on logs are to be trimmed at once.
     trim_from: u64,
-    /// Throttles the lines about trimming.
-    warnings: Throttle,
 }
 
 impl Space {
@@ -52,7 +47,6 @@ impl Space {
             full_from: most.map_or(u64::MAX, |most| most.max(used).saturating_add(most / EXCESS)),
             trim_to: None,
             trim_from: most.unwrap_or(u64::MAX),
-            warnings: Throttle::default(),
         }
     }
 
@@ -101,7 +95,6 @@ impl Space {
 
     fn warn(&self, most: u64) {
         match self.trim_to {
-            _ if self.warnings.admit(Instant::now()).is_none() => {}
             Some(size) => log::warn!(
                 "all rooms together take over {most} bytes (STORAGE_BYTES): logs are trimmed to {size} bytes each"
             ),

@@ -183,7 +183,7 @@ impl Core {
                 if delivery.compare_at.is_some() { None } else { delivery.roster.correct(names, stamp, all) }
             });
             if let Some(Some(change)) = news {
-                log::info!("{name}: {} joins and {} leaves were missed", change.joined.len(), change.left.len());
+                log::warn!("{name}: {} joins and {} leaves were missed", change.joined.len(), change.left.len());
                 (core.sink)(Event::Presence { room: name, change });
             }
         });

@@ -36,8 +36,6 @@ pub struct Reader {
     next_look: Instant,
     /// Checks of the clock since the last reply. Publications do not reset it, because one direction alone may be dead.
     silent_looks: u32,
-    /// Error replies are not logged before this time: one line per second is enough.
-    quiet_until: Instant,
 }
 
 /// What became of the probes that this instance publishes to its own channel.
@@ -53,15 +51,8 @@ impl Reader {
     /// Starts the thread.
     pub fn start(core: Arc<Core>, server: Server) -> std::io::Result<()> {
         let now = Instant::now();
-        let mut reader = Reader {
-            core,
-            server,
-            probe: Arc::default(),
-            next_probe: now,
-            next_look: now,
-            silent_looks: 0,
-            quiet_until: now,
-        };
+        let mut reader =
+            Reader { core, server, probe: Arc::default(), next_probe: now, next_look: now, silent_looks: 0 };
         threads::spawn_critical("redis-reader", move || reader.run()).map(drop)
     }
 
@@ -147,7 +138,7 @@ impl Reader {
             return Err(LinkError::NoAnswer);
         }
         while let Some(room) = self.core.rooms.take_overdue(now) {
-            log::info!("{room}: a message was kept but not published in time; reading the log");
+            log::warn!("{room}: a message was kept but not published in time; reading the log");
             self.core.refill.start_room(&room);
         }
         if now >= self.next_probe {
@@ -190,10 +181,7 @@ impl Reader {
             self.core.pipeline.flush();
             return Ok(());
         }
-        if Instant::now() >= self.quiet_until {
-            self.quiet_until = Instant::now() + Duration::from_secs(1);
-            log::warn!("redis rejected a command: {}", as_sent(&error));
-        }
+        log::warn!("redis rejected a command: {}", as_sent(&error));
         (pending.done)(Err(Failure::Refused(error.code().to_owned())));
         if ends_use(&error) { Err(LinkError::Refused("a command", error)) } else { Ok(()) }
     }

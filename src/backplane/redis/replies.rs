@@ -18,9 +18,9 @@ pub fn from_value<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
     T::from_redis_value(value).map_err(not_understood)
 }
 
-/// Logs an unexpected reply: another program wrote to our keys.
-pub fn not_understood(what: impl std::fmt::Debug) -> Unavailable {
-    log::warn!("redis: unexpected reply: {what:?}");
+/// Logs an unexpected reply, but not the reply itself, which may contain texts.
+pub fn not_understood<T>(_reply: T) -> Unavailable {
+    log::warn!("redis: unexpected reply; another program may have written to Bobbin's keys");
     Unavailable
 }
 
