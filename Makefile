@@ -43,9 +43,12 @@ package-test: package ## install, upgrade and purge it on a clean Debian with sy
 $(CARGO_DEB):
 	cargo install --quiet --locked --root target/tools cargo-deb@3.8.0
 
-hostile: ## the hostile test: every attack, from 1 and 32 addresses, on all backplanes (about 40 minutes); ATTACK=word selects some
+hostile: ## the hostile test: every attack, from 1 and 32 addresses, on all backplanes (about an hour); ATTACK=word selects some
 	tests/setup.sh redis-server
 	HOSTILE=full cargo test --release --locked --test hostile -- $(ATTACK)
+
+slow: ## the slow attacks of slowhttptest, with 1,000 connections (about 2 minutes)
+	tests/slow.sh
 
 conformance: ## the Autobahn cases against the server's own session code (Python, about 5 minutes)
 	tests/conformance/run.sh
@@ -79,4 +82,4 @@ destroy: ## remove it from AWS: ENV=… REGION=… [DRY_RUN=1]
 clean: ## remove what was built
 	cargo clean
 
-.PHONY: help run pair check test hostile conformance package package-test chaos bench docker-pair docker-test screenshots deploy destroy clean
+.PHONY: help run pair check test hostile slow conformance package package-test chaos bench docker-pair docker-test screenshots deploy destroy clean

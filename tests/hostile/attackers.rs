@@ -1,9 +1,8 @@
-//! The process in which an attack runs: this program, started again. It has its own limit on open files, and can be kept
-//! from using the processor time of others.
+//! The process in which an attack runs: this program, started again. It has its own limit on open files, and only uses
+//! the processor time that nothing else needs.
 
 use crate::attacks::{ATTACKS, Attack, Target};
-use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,13 +15,10 @@ const ARGUMENT: &str = "--attack";
 pub struct Attackers(Child);
 
 impl Attackers {
-    /// Starts it. `apart`: it only uses processor time that nothing else needs.
-    pub fn start(attack: &Attack, instances: &[SocketAddr], addresses: u8, span: Duration, apart: bool) -> Attackers {
-        let program = std::env::current_exe().expect("the path of this program");
-        let mut command = Command::new(if apart { OsStr::new("chrt") } else { program.as_os_str() });
-        if apart {
-            command.args(["--idle", "0"]).arg(&program);
-        }
+    /// Starts it.
+    pub fn start(attack: &Attack, instances: &[SocketAddr], addresses: u8, span: Duration) -> Attackers {
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(std::env::current_exe().expect("the path of this program"));
         command.args([ARGUMENT, attack.name, &addresses.to_string(), &span.as_millis().to_string()]);
         command.args(instances.iter().map(SocketAddr::to_string)).stdout(Stdio::piped());
         Attackers(command.spawn().expect("the attackers start"))
@@ -33,6 +29,14 @@ impl Attackers {
         let output = self.0.wait_with_output().expect("the attackers end");
         String::from_utf8_lossy(&output.stdout).trim().parse().expect("the number of connections")
     }
+}
+
+/// Starts a server that ends each connection at once, which is the least that any server can do.
+pub fn start_floor() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    addr
 }
 
 /// Restricts all threads of a process to these processors, in the format of `taskset`.

@@ -75,16 +75,16 @@ impl Target {
     }
 
     /// Holds this many connections, reopens those that end ([`CONNECTIONS`] per second in all), and does something with
-    /// each this many times per second (0: without a pause).
+    /// each this many times per second (0: without a pause). Both are given the number of the connection's place.
     fn held(
         &self,
         count: usize,
         per_second: usize,
-        make: impl Fn() -> Option<TcpStream> + Sync,
-        act: impl Fn(&TcpStream) -> bool + Sync,
+        make: impl Fn(usize) -> Option<TcpStream> + Sync,
+        act: impl Fn(&TcpStream, usize) -> bool + Sync,
     ) {
         std::thread::scope(|scope| {
-            for _ in 0..THREADS {
+            for thread in 0..THREADS {
                 let (make, act) = (&make, &act);
                 scope.spawn(move || {
                     let mut streams: Vec<Option<TcpStream>> = (0..count.div_ceil(THREADS)).map(|_| None).collect();
@@ -92,14 +92,15 @@ impl Target {
                     let mut next = Instant::now();
                     while self.goes_on() {
                         let round = Instant::now();
-                        for place in &mut streams {
-                            if place.as_ref().is_some_and(act) {
+                        for (number, place) in streams.iter_mut().enumerate() {
+                            let number = number * THREADS + thread;
+                            if place.as_ref().is_some_and(|stream| act(stream, number)) {
                                 continue;
                             }
                             *place = None;
                             if Instant::now() >= next {
                                 next = (next + every).max(Instant::now() - Duration::from_millis(20));
-                                *place = make();
+                                *place = make(number);
                             }
                             if !self.goes_on() {
                                 break;
@@ -132,11 +133,15 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "2,000 joins/s into the calm room", run: |t| t.paced(CONNECTIONS, |_| join_and_leave(t, ROOM)) },
     Attack { name: "2,000 joins/s into new rooms, cut", run: |t| t.paced(CONNECTIONS, |_| new_room(t)) },
     Attack { name: "2,000 clients, rooms, 5 texts of 4 kB/s", run: texts },
+    Attack { name: "20 clients read history, never the answer", run: |t| pages(t, 20, false) },
     Attack { name: "200 clients read history, never the answer", run: |t| pages(t, 200, false) },
     Attack { name: "200 clients read history and the answer", run: |t| pages(t, 200, true) },
     Attack { name: "200 clients join since=1-1, again and again", run: |t| t.paced(CONNECTIONS, |_| since(t)) },
     Attack { name: "500 in the calm room type 20 times/s", run: typing },
+    // Not an attack, but a larger room: to compare with the one above.
+    Attack { name: "500 in the calm room are silent", run: silence },
     Attack { name: "500 ping without end, never read", run: |t| frames(t, 500, PING) },
+    Attack { name: "20 ping without end", run: |t| frames(t, 20, PING) },
     Attack { name: "20 pong without end", run: |t| frames(t, 20, PONG) },
     Attack { name: "20 send empty fragments without end", run: |t| frames(t, 20, FRAGMENT) },
     Attack { name: "20 request /healthz without end", run: health },
@@ -161,15 +166,15 @@ fn since(target: &Target) -> Option<TcpStream> {
 
 fn texts(target: &Target) {
     let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
-    let make = || target.join(&format!("room-{}", target.opened.load(Relaxed) % 2000), "");
-    target.held(2000, 5, make, |stream| raw::drain(stream) && raw::push(stream, &message));
+    let make = |_| target.join(&format!("room-{}", target.opened.load(Relaxed) % 2000), "");
+    target.held(2000, 5, make, |stream, _| raw::drain(stream) && raw::push(stream, &message));
 }
 
 fn pages(target: &Target, count: usize, reads: bool) {
     fill_log(target);
     let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
-    let make = || target.join("full", "");
-    target.held(count, 0, make, |stream| (!reads || raw::drain(stream)) && raw::push(stream, &ask));
+    let make = |_| target.join("full", "");
+    target.held(count, 0, make, |stream, _| (!reads || raw::drain(stream)) && raw::push(stream, &ask));
 }
 
 /// Fills a room's log, so that reading it is expensive.
@@ -187,26 +192,30 @@ fn fill_log(target: &Target) {
 
 fn typing(target: &Target) {
     let typing = raw::text(r#"{"type":"typing","active":true}"#);
-    target.held(500, 20, || target.join(ROOM, ""), |stream| raw::drain(stream) && raw::push(stream, &typing));
+    target.held(500, 20, |_| target.join(ROOM, ""), |stream, _| raw::drain(stream) && raw::push(stream, &typing));
+}
+
+fn silence(target: &Target) {
+    target.held(500, 20, |_| target.join(ROOM, ""), |stream, _| raw::drain(stream));
 }
 
 /// Sends many small frames at once, repeatedly.
 fn frames(target: &Target, count: usize, frame: &[u8]) {
     let many = frame.repeat(200);
-    let make = || {
+    let make = |_| {
         let mut stream = target.join("other", "")?;
         if frame == FRAGMENT {
             stream.write_all(FIRST_FRAGMENT).ok()?;
         }
         Some(stream)
     };
-    target.held(count, 0, make, |stream| raw::push(stream, &many));
+    target.held(count, 0, make, |stream, _| raw::push(stream, &many));
 }
 
 /// Many requests at once, repeatedly, on connections that stay open as long as the server lets them.
 fn health(target: &Target) {
     let many = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50);
-    target.held(20, 0, || target.connect(), |stream| raw::drain(stream) && raw::push(stream, many.as_bytes()));
+    target.held(20, 0, |_| target.connect(), |stream, _| raw::drain(stream) && raw::push(stream, many.as_bytes()));
 }
 
 fn junk(target: &Target) -> Option<TcpStream> {
@@ -222,20 +231,24 @@ fn junk(target: &Target) -> Option<TcpStream> {
     Some(stream)
 }
 
+/// Holds more connections than there are places: silent ones, upgraded and joined ones, and some that send an empty fragment
+/// or a join that is refused once per second.
 fn fill(target: &Target) {
-    let make = || {
-        let (number, addr, from) = target.next();
-        match number % 3 {
-            0 => raw::connect(addr, from).ok(),
-            1 => {
-                let mut stream = raw::connect(addr, from).ok()?;
-                stream.write_all(&raw::upgrade("other")).ok()?;
-                Some(stream)
-            }
-            _ => target.join("other", ""),
-        }
+    let refused = raw::text(r#"{"type":"join","name":""}"#);
+    let alive = [&b""[..], b"", b"", FRAGMENT, &refused];
+    let upgraded = |first: &[u8]| {
+        let mut stream = target.connect()?;
+        stream.write_all(&[&raw::upgrade("other"), first].concat()).ok()?;
+        Some(stream)
     };
-    target.held(4000, 1, make, raw::drain);
+    let make = |place: usize| match place % alive.len() {
+        0 => target.connect(),
+        1 => target.join("other", ""),
+        2 => upgraded(b""),
+        3 => upgraded(FIRST_FRAGMENT),
+        _ => upgraded(&refused),
+    };
+    target.held(4000, 1, make, |stream, place| raw::drain(stream) && raw::push(stream, alive[place % alive.len()]));
 }
 
 /// All attacks, one after the other on each thread.

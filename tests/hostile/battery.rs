@@ -1,6 +1,6 @@
 //! One attack, with calm periods before and after it.
 
-use crate::attackers::{Attackers, pin};
+use crate::attackers::{Attackers, pin, start_floor};
 use crate::attacks::Attack;
 use crate::calm::{Calm, Seen};
 use crate::common::{DataFile, Instance, Redis};
@@ -33,7 +33,7 @@ pub enum Place {
     Memory,
     /// One instance with a data file.
     File,
-    /// Two instances on a Redis.
+    /// Two instances on a Redis that may take 200 MB.
     Redis,
 }
 
@@ -80,7 +80,8 @@ impl Stage {
                 Stage { instances: vec![instance], _redis: None, _file: Some(file) }
             }
             Place::Redis => {
-                let redis = Redis::start();
+                // Small, because strangers can fill it.
+                let redis = Redis::with(&["--maxmemory", "200mb", "--maxmemory-policy", "noeviction"]);
                 let instances = (0..2).map(|_| Instance::on(&redis, &settings)).collect();
                 Stage { instances, _redis: Some(redis), _file: None }
             }
@@ -138,7 +139,9 @@ pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration, apart: 
     let calm = Calm::start(&stage.addrs());
     let mut before = calm.watch(BEFORE);
     let (memory, log) = (stage.memory(), log_bytes(&stage));
-    let (attackers, until) = (Attackers::start(attack, &stage.addrs(), addresses, span, apart), Instant::now() + span);
+    let floor = std::env::var_os("HOSTILE_FLOOR").map(|_| vec![start_floor()]);
+    let targets = floor.unwrap_or_else(|| stage.addrs());
+    let (attackers, until) = (Attackers::start(attack, &targets, addresses, span), Instant::now() + span);
     let (mut during, peak) = std::thread::scope(|scope| {
         let peak = scope.spawn(|| {
             let mut peak = 0;
@@ -160,7 +163,7 @@ pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration, apart: 
     }
     let back = Instant::now();
     let slack = stage.slack(addresses, span);
-    while stage.memory() > memory + slack && back.elapsed() < MEMORY_TIME {
+    while stage.memory() > memory + MEMORY_SLACK * stage.instances.len() as u64 && back.elapsed() < MEMORY_TIME {
         std::thread::sleep(Duration::from_millis(250));
     }
     let (left, log) = (stage.memory(), log_bytes(&stage) - log);

@@ -5,9 +5,11 @@
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
 //!                                                       `memory`, `file` or `redis`: only there
 //!     HOSTILE_ADDRESSES=32                              only from this many addresses
-//!     HOSTILE_APART=1                                   as if the attackers had a machine of their own: the instances have
-//!                                                       the first processor to themselves, and on the others the
-//!                                                       attackers only use the time that nothing else needs
+//!     HOSTILE_APART=1                                   the instances have the first processor to themselves
+//!     HOSTILE_FLOOR=1                                   the floor: the attackers attack a server that ends each connection
+//!                                                       at once, beside the instances with the calm room
+//!
+//! The attackers only use the processor time that nothing else needs, because real ones have machines of their own.
 //!
 //! For each attack it prints what the calm room measured before, during and after: the latency of its messages, missing
 //! deliveries, clients from other addresses that joined within a second, health checks, memory.
