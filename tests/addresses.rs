@@ -70,6 +70,7 @@ fn new_connections_of_an_address_have_a_rate() {
     let refusal = poll("a refusal", PATIENCE, || upgrade(instance.addr, 1, "tea", "").err());
     later(Err(refusal), 429);
     assert!(upgrade(instance.addr, 2, "tea", "").is_ok());
+    assert!(limited(&instance, "connection_rate") >= 1.0);
     // Plain requests may be ten times as frequent, and a health check is never refused.
     let mut connection = Connection::open(instance.addr);
     let mut requests = (0..10_000).map(|n| (n, connection.request("GET", "/", "")));
@@ -99,6 +100,7 @@ fn joins_of_an_address_have_a_rate() {
         })
         .expect("a refusal");
     assert!(joined >= 10 && answer["code"] == "rate_limited", "{joined}: {answer}");
+    assert_eq!(limited(&instance, "joins"), 1.0);
     let wait = answer["retry_ms"].as_u64().expect("a time to wait");
     assert!((1..=2_100).contains(&wait), "{wait}");
     join(instance.addr, 2, "tea", "Bob");
@@ -149,6 +151,7 @@ fn new_rooms_of_an_address_are_counted() {
     let mut more = upgrade(instance.addr, 1, "room-6", "").expect("a connection");
     let answer = more.try_enter("Ada", None);
     assert!(answer["code"] == "rate_limited" && answer["retry_ms"].is_u64(), "{answer}");
+    assert!(limited(&instance, "rooms") >= 1.0);
     join(instance.addr, 1, "tea", "Ada").say("a room that was there");
     assert_eq!(join(instance.addr, 3, "room-6", "Cyd").welcome["participants"], 1, "who was refused is not in it");
 }
@@ -327,6 +330,7 @@ fn texts_have_a_rate_in_bytes() {
     let keys: Vec<String> = some.iter_mut().map(|one| one.post(&text)).collect();
     let answers = some.iter_mut().zip(&keys).map(|(one, key)| one.until("an answer", |f| f["ref"] == key.as_str()));
     assert!((1..5).contains(&answers.filter(|answer| answer["type"] == "error").count()));
+    assert!(limited(&instance, "text") >= 1.0);
     join(instance.addr, 2, "tea", "Bob").say(&text);
 }
 
@@ -361,6 +365,7 @@ fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless(
     }
     assert!(start.elapsed() >= Duration::from_secs(5), "all were refused within {:?}", start.elapsed());
     instance.logged("127.0.0.1: too many refused frames from this address (ADDRESS_CONNECTION_RATE)");
+    assert!(limited(&instance, "refusals") >= 40.0);
 }
 
 #[test]

@@ -20,6 +20,14 @@ const TEXT: &str = "MARK-text-in-confidence";
 const JUNK: &str = "MARK-not-json";
 const REF: &str = "MARK-ref";
 
+/// The settings that hold some of them.
+const SECRETS: [(&str, &str); 4] = [
+    ("PASSPHRASE", PASSPHRASE),
+    ("POST_TOKEN", POST_TOKEN),
+    ("ADMIN_TOKEN", ADMIN_TOKEN),
+    ("METRICS_TOKEN", METRICS_TOKEN),
+];
+
 fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
@@ -90,17 +98,30 @@ fn look_everywhere(instance: &Instance) {
 #[test]
 fn a_run_at_trace_shows_nothing_private() {
     let redis = Redis::with(&["--appendonly", "no", "--requirepass", REDIS_PASSWORD]);
-    let endpoint = redis.endpoint();
-    let mut instance = Instance::start(&[
-        ("REDIS_ENDPOINT", &endpoint),
-        ("REDIS_PASSWORD", REDIS_PASSWORD),
-        ("PASSPHRASE", PASSPHRASE),
-        ("POST_TOKEN", POST_TOKEN),
-        ("ADMIN_TOKEN", ADMIN_TOKEN),
-        ("METRICS_TOKEN", METRICS_TOKEN),
-        ("RUST_LOG", "trace"),
-        ("DRAIN_SECONDS", "0"),
-    ]);
+    let secrets = SECRETS.iter().copied().chain([("REDIS_PASSWORD", REDIS_PASSWORD)]);
+    look_at_a_run(&redis, &redis.endpoint(), secrets.collect());
+}
+
+#[test]
+fn nor_does_a_run_with_secrets_in_files_and_in_an_address() {
+    let redis = Redis::with(&["--appendonly", "no", "--requirepass", REDIS_PASSWORD]);
+    let dir = std::env::temp_dir().join(unique("bobbin-secrets"));
+    fs::create_dir(&dir).expect("a directory");
+    let files = SECRETS.map(|(name, secret)| {
+        let path = dir.join(name);
+        fs::write(&path, secret).expect("a small file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its owner");
+        (format!("{name}_FILE"), path.to_string_lossy().into_owned())
+    });
+    let endpoint = format!("redis://:{REDIS_PASSWORD}@{}", redis.addr());
+    look_at_a_run(&redis, &endpoint, files.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect());
+    let _ = fs::remove_dir_all(dir);
+}
+
+/// Uses an instance on this Redis, with and without an answer from it, and looks for marks in all that it puts out.
+fn look_at_a_run(redis: &Redis, endpoint: &str, secrets: Vec<(&str, &str)>) {
+    let others = [("REDIS_ENDPOINT", endpoint), ("RUST_LOG", "trace"), ("DRAIN_SECONDS", "0")];
+    let mut instance = Instance::start(&[&others[..], &secrets].concat());
     poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
     use_everything(&instance);
     // Includes what the Redis connections log.
@@ -119,14 +140,7 @@ fn a_run_at_trace_shows_nothing_private() {
 fn alone_it_shows_nothing_private_either() {
     let file = DataFile::new();
     let path = file.path();
-    let instance = Instance::start(&[
-        ("DATA_FILE", &path),
-        ("PASSPHRASE", PASSPHRASE),
-        ("POST_TOKEN", POST_TOKEN),
-        ("ADMIN_TOKEN", ADMIN_TOKEN),
-        ("METRICS_TOKEN", METRICS_TOKEN),
-        ("RUST_LOG", "trace"),
-    ]);
+    let instance = Instance::start(&[&[("DATA_FILE", path.as_str()), ("RUST_LOG", "trace")][..], &SECRETS].concat());
     use_everything(&instance);
     look_everywhere(&instance);
     // Texts belong in the file; secrets do not.
