@@ -2,7 +2,7 @@
 //!
 //! They have a share of the slots. When it is used up, a new connection replaces the one that has been silent longest,
 //! so that idle connections cannot lock anyone out, health checks included. A request that waits for messages counts as
-//! silent too; its client sends it again.
+//! silent too; its client sends it again. A WebSocket is not replaced while its `join` may be on its way, if there are others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -13,7 +13,7 @@ use crate::fanout::socket::SharedSocket;
 
 /// Connections in the lobby may take up to 1/4 of the cap on connections.
 const SHARE: usize = 4;
-/// At the cap, a WebSocket gets this long to join before another may replace it.
+/// A WebSocket gets this long to join before another connection may replace it.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Connections that have not joined, ordered by their last activity.
@@ -46,7 +46,7 @@ impl Lobby {
     /// Adds a connection. If the lobby is full, closes the one silent for longest and returns that one's address.
     pub fn enter(self: &Arc<Lobby>, wire: &Arc<SharedSocket>, peer: IpAddr) -> (Guest, Option<IpAddr>) {
         let mut waiting = self.waiting();
-        let gone = if waiting.guests.len() >= self.places { waiting.dismiss(|_| true) } else { None };
+        let gone = if waiting.guests.len() >= self.places { waiting.dismiss_any() } else { None };
         let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false };
         let number = waiting.add(entry);
         drop(waiting);
@@ -55,7 +55,7 @@ impl Lobby {
 
     /// Closes the connection that has been silent longest and returns its address.
     pub fn dismiss(&self) -> Option<IpAddr> {
-        self.waiting().dismiss(|_| true)
+        self.waiting().dismiss_any()
     }
 
     /// Closes the WebSocket that has waited longest to join and returns its address.
@@ -73,6 +73,10 @@ impl Waiting {
         self.next += 1;
         self.guests.insert(self.next, entry);
         self.next
+    }
+
+    fn dismiss_any(&mut self) -> Option<IpAddr> {
+        self.dismiss(|entry| !entry.upgraded || entry.since.elapsed() >= GRACE).or_else(|| self.dismiss(|_| true))
     }
 
     fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
@@ -141,10 +145,12 @@ mod tests {
         assert_eq!(lobby.dismiss_session(), None, "none is a WebSocket");
         drop(second);
         drop(third);
-        let (_four, mut fourth, gone) = arrive();
+        let (mut four, mut fourth, gone) = arrive();
         assert_eq!(gone, None, "the third gave its place back");
         fourth.upgrade();
         assert_eq!(lobby.dismiss_session(), None, "it has only just come");
-        assert!(lobby.dismiss().is_some() && one.read(&mut [0]).expect("its end") == 0);
+        first.touch();
+        assert!(lobby.dismiss().is_some() && one.read(&mut [0]).expect("its end") == 0, "the fourth has to join first");
+        assert!(lobby.dismiss().is_some() && four.read(&mut [0]).expect("its end") == 0, "there is no other");
     }
 }

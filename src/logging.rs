@@ -94,7 +94,7 @@ impl Log for Logger {
         let Some(left_out) = self.admit(record) else { return };
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_space(&io::stderr()) {
-            *dropped += 1;
+            *dropped += 1 + left_out;
             return;
         }
         if *dropped > 0 {
@@ -122,7 +122,7 @@ impl Logger {
     }
 
     fn write(&self, record: &Record<'_>, left_out: u64) {
-        let message = record.args().to_string();
+        let message = printable(&record.args().to_string());
         let (start, more) = shortened(&message);
         let others = if left_out > 0 { format!("; {left_out} such lines dropped") } else { String::new() };
         let args = format_args!("{start}{more}{others}");
@@ -132,6 +132,22 @@ impl Logger {
             Format::Json => drop(writeln!(io::stderr(), "{}", json_line(record, OffsetDateTime::now_utc()))),
         }
     }
+}
+
+/// The message with control and direction characters escaped, because parts of it may come from strangers and terminals obey
+/// them.
+fn printable(message: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    message.chars().fold(String::with_capacity(message.len()), |mut text, c| {
+        if obeyed(c) {
+            text.extend(c.escape_unicode())
+        } else {
+            text.push(c)
+        }
+        text
+    })
 }
 
 /// The part of a message that is written, and a mark if that is not all of it.
@@ -196,6 +212,11 @@ mod tests {
     use std::time::Duration;
 
     use crate::threads;
+
+    #[test]
+    fn no_message_controls_a_terminal() {
+        assert_eq!(printable("a\u{9b}31m\n\u{202e}ü"), "a\\u{9b}31m\\u{a}\\u{202e}ü");
+    }
 
     #[test]
     fn a_long_message_is_cut_between_two_characters() {

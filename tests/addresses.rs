@@ -369,6 +369,27 @@ fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless(
 }
 
 #[test]
+fn who_leaves_in_such_a_pause_is_read_to_the_end() {
+    let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "20"), ("ADDRESS_CONNECTIONS", "100")]);
+    let mut bob = join(instance.addr, 2, "tea", "Bob");
+    let mut some: Vec<Client> = (0..4).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
+    let mut ada = join(instance.addr, 1, "tea", "Ada");
+    for client in &mut some {
+        (0..18).for_each(|_| client.send(json!({"type": "message", "text": ""})));
+        client.until("a refusal", |f| f["code"] == "text_invalid");
+    }
+    // Refused often enough to pause for longer than 100 ms.
+    (0..8).for_each(|_| ada.send(json!({"type": "message", "text": ""})));
+    ada.send(json!({"type": "message", "text": "her last words"}));
+    ada.send_raw(&[0x88, 0x80, 0, 0, 0, 0]);
+    let start = Instant::now();
+    ada.tcp().shutdown(std::net::Shutdown::Write).expect("it is open");
+    bob.hear("her last words");
+    bob.see_leave("Ada");
+    assert!(start.elapsed() < Duration::from_secs(10), "she left after {:?}", start.elapsed());
+}
+
+#[test]
 fn clients_behind_a_proxy_are_counted_apart() {
     let instance = Instance::start(&[("ADDRESS_CONNECTIONS", "2")]);
     let behind = |who: &str| upgrade(instance.addr, 1, "tea", &forwarded(who));
@@ -389,8 +410,8 @@ fn forged_headers_are_ignored_and_told_of_once() {
     let forge = |n: u8| upgrade(instance.addr, 5, "tea", &forwarded(&format!("203.0.113.{n}")));
     let held = [forge(1).expect("one"), forge(2).expect("two")];
     later(forge(3), 429);
-    // As many others may be open besides, so that pages load. The next one is refused before its head is read.
-    let _silent = [connect(instance.addr, 5), connect(instance.addr, 5)];
+    // Six times as many others may be open besides, so that pages load. The next one is refused before its head is read.
+    let _silent: Vec<_> = (0..12).map(|_| connect(instance.addr, 5)).collect();
     let mut answer = String::new();
     connect(instance.addr, 5).read_to_string(&mut answer).expect("an answer and an end");
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("Retry-After: "), "{answer}");
@@ -403,8 +424,8 @@ fn forged_headers_are_ignored_and_told_of_once() {
 
 #[test]
 fn a_class_behind_one_public_address_loads_the_page_and_joins() {
-    // No proxy is trusted, so each connection counts against the peer's address at once. Chromium opens six for a page, and
-    // keeps them open.
+    // No proxy is trusted, so each connection counts against the peer's address at once. A browser opens up to six for a
+    // page, and keeps them open.
     let instance = Instance::start(&[
         ("TRUSTED_PROXIES", "192.0.2.1"),
         ("ADDRESS_CONNECTIONS", ""),
@@ -413,7 +434,7 @@ fn a_class_behind_one_public_address_loads_the_page_and_joins() {
     ]);
     let mut held = Vec::new();
     for n in 0..30 {
-        let mut page: Vec<Connection> = (0..3).map(|_| Connection::over(connect(instance.addr, 1))).collect();
+        let mut page: Vec<Connection> = (0..6).map(|_| Connection::over(connect(instance.addr, 1))).collect();
         for connection in &mut page {
             assert_eq!(connection.request("GET", "/r/tea", "").status, 200, "pupil {n}");
         }
@@ -487,6 +508,7 @@ fn a_foreign_origin_is_told_both_sides() {
     for origin in ["http://test", "https://blog.example", "https://Blog.example", "http://localhost:8080"] {
         assert!(from(origin).is_ok(), "{origin}");
     }
+    assert_eq!(from("https://b\u{fc}se.example").err().expect("a refusal").status, 403);
     for origin in ["http://blog.example", "https://evil.example", "null"] {
         let refusal = from(origin).err().expect("a refusal");
         let wanted =

@@ -118,6 +118,19 @@ fn nor_does_a_run_with_secrets_in_files_and_in_an_address() {
     let _ = fs::remove_dir_all(dir);
 }
 
+#[test]
+fn a_redis_that_repeats_what_it_does_not_understand_repeats_no_password() {
+    let rename = ["--rename-command", "HELLO", "GREET"];
+    let redis = Redis::with(&[&["--appendonly", "no", "--requirepass", REDIS_PASSWORD][..], &rename].concat());
+    let endpoint = redis.endpoint();
+    let instance = Instance::start(&[("REDIS_ENDPOINT", endpoint.as_str()), ("REDIS_PASSWORD", REDIS_PASSWORD)]);
+    instance.logged("unknown command");
+    let ready = get(instance.addr, "/readyz");
+    assert_eq!(ready.status, 503);
+    unmarked("/readyz", &ready.text());
+    unmarked("the log", &instance.log());
+}
+
 /// Uses an instance on this Redis, with and without an answer from it, and looks for marks in all that it puts out.
 fn look_at_a_run(redis: &Redis, endpoint: &str, secrets: Vec<(&str, &str)>) {
     let others = [("REDIS_ENDPOINT", endpoint), ("RUST_LOG", "trace"), ("DRAIN_SECONDS", "0")];

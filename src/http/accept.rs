@@ -147,9 +147,8 @@ impl Door<'_> {
         let counted = if app.settings.access.proxies.trusts(peer) {
             None
         } else {
-            let (now, cap) = (Instant::now(), app.sessions.cap());
-            let free = cap.saturating_sub(app.sessions.taken());
-            match app.accounts.of(peer, now).accept(free, cap, now) {
+            let now = Instant::now();
+            match app.accounts.of(peer, now).accept(app.sessions.cap(), now) {
                 Ok(connected) => Some(connected),
                 Err(refusal) => {
                     return reject(&socket, Answer::over_limit(&refusal, peer, app));

@@ -73,7 +73,9 @@ impl Answer {
     /// Logs it if it says that somebody may not come in.
     pub fn logged(self, address: IpAddr) -> Answer {
         if matches!(self.status, 401 | 403) {
-            log::warn!("{address} was refused: {}", String::from_utf8_lossy(&self.body).trim_end());
+            // Limited apart: foreign origins must not hide guessed tokens.
+            let target = if self.status == 401 { "bobbin::http::unauthorized" } else { "bobbin::http::forbidden" };
+            log::warn!(target: target, "{address} was refused: {}", String::from_utf8_lossy(&self.body).trim_end());
         }
         self
     }

@@ -73,22 +73,21 @@ impl Account {
     }
 
     /// Counts a connection that has just been accepted until the returned value is dropped, which happens when it becomes a
-    /// WebSocket. `free` and `cap` are the server's free and total slots. A browser opens several connections for one page,
-    /// so there may be as many of these as of WebSockets besides them, and they have the rate of requests.
+    /// WebSocket. `cap` is the server's total slots.
     ///
     /// # Errors
     /// The address has too many connections, or opens them too fast.
-    pub fn accept(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
+    pub fn accept(self: &Arc<Account>, cap: usize, now: Instant) -> Result<Connected, Refusal> {
         let mut usages = self.usages(now);
-        usages.iter_mut().try_for_each(|usage| usage.may_accept(free, cap, now))?;
+        usages.iter_mut().try_for_each(|usage| usage.may_accept(cap, now))?;
         for usage in &mut usages {
-            usage.requests.charge(1.0);
+            usage.arrivals.charge(1.0);
             usage.guests += 1;
         }
         Ok(Connected(self.clone(), |usage| &mut usage.guests))
     }
 
-    /// Counts a new WebSocket until the returned value is dropped.
+    /// Counts a new WebSocket until the returned value is dropped. `free` and `cap` are the server's free and total slots.
     ///
     /// # Errors
     /// The address has too many WebSockets, or opens them too fast.

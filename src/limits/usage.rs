@@ -22,6 +22,9 @@ pub const TEXT_AT_ONCE: Duration = Duration::from_millis(125);
 /// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
 const MESSAGE_BYTES: f64 = 4096.0;
 const MESSAGE_BURST: f64 = 600.0;
+/// A browser opens up to this many connections to a server for one page, and keeps them open. So an address may have this
+/// many times as many connections that are not WebSockets, and open as many more at once.
+const PER_PAGE: usize = 6;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;
@@ -73,6 +76,7 @@ pub struct Usage {
     /// Connections that have been accepted and are not WebSockets yet.
     pub guests: usize,
     pub polls: usize,
+    pub arrivals: Bucket,
     pub new_connections: Bucket,
     pub requests: Bucket,
     pub joins: Bucket,
@@ -102,6 +106,7 @@ impl Usage {
             connections: 0,
             guests: 0,
             polls: 0,
+            arrivals: bucket(number(limits.connection_rate), CONNECTION_BURST * PER_PAGE as f64),
             new_connections: bucket(number(limits.connection_rate), CONNECTION_BURST),
             requests: bucket(number(limits.connection_rate) * REQUESTS, CONNECTION_BURST),
             joins: Bucket::new(joins, join_burst, now),
@@ -118,27 +123,27 @@ impl Usage {
 
     /// Whether a new connection would be accepted, see `Account::connect`.
     pub fn may_connect(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
-        self.may_hold(self.connections, free, cap)?;
+        let (of_one, most) = (self.most_connections, self.most(cap));
+        let over = of_one > 0 && self.connections >= most;
+        let scarce = of_one > 0 && cap >= SHARED_FROM.saturating_mul(of_one) && free <= cap / KEPT_PART;
+        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
+            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        }
         self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
     }
 
     /// Whether a connection would be accepted that has not sent anything, see `Account::accept`.
-    pub fn may_accept(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
-        self.may_hold(self.guests, free, cap)?;
-        self.requests.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
-    }
-
-    /// Whether it may have one more connection of a kind of which it holds this many.
-    fn may_hold(&self, held: usize, free: usize, cap: usize) -> Result<(), Refusal> {
-        let of_one = self.most_connections;
-        // A network may hold as many as several addresses, but not the greater part of a small server.
-        let most = of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one));
-        let over = of_one > 0 && held >= most;
-        let scarce = of_one > 0 && cap >= SHARED_FROM.saturating_mul(of_one) && free <= cap / KEPT_PART;
-        if over || (scarce && held >= most.div_ceil(FEW_PART)) {
+    pub fn may_accept(&mut self, cap: usize, now: Instant) -> Result<(), Refusal> {
+        if self.most_connections > 0 && self.guests >= self.most(cap).saturating_mul(PER_PAGE) {
             return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
         }
-        Ok(())
+        self.arrivals.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
+    }
+
+    /// The most WebSockets. A network may hold as many as several addresses, but not the greater part of a small server.
+    fn most(&self, cap: usize) -> usize {
+        let of_one = self.most_connections;
+        of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one))
     }
 
     /// Whether it may take one of `places` for waiting requests, of which this many are `free`.

@@ -121,6 +121,8 @@ struct Session<'a> {
     pause: Duration,
     /// When the last such pause ended.
     rested: Option<Instant>,
+    /// Whether the client disconnected during one.
+    is_gone: bool,
 }
 
 impl<'a> Session<'a> {
@@ -158,6 +160,7 @@ impl<'a> Session<'a> {
             refused: Recent::default(),
             pause: Duration::ZERO,
             rested: None,
+            is_gone: false,
         })
     }
 
@@ -172,9 +175,10 @@ impl<'a> Session<'a> {
                 Some(text) => self.handle_text(&text),
                 None => Ok(()),
             });
-            if let Err(end) = handled.and_then(|()| self.rest()) {
+            if let Err(end) = handled {
                 return end;
             }
+            self.rest();
         }
     }
 
@@ -287,7 +291,7 @@ impl<'a> Session<'a> {
             let why = "a text must have 1 to 4096 bytes, not counting trailing white space";
             return self.refuse(ErrorCode::TextInvalid, why, reference.as_deref());
         };
-        if !self.is_passed_on(pause, bytes, now)? {
+        if !self.is_passed_on(pause, bytes, now) {
             return Ok(());
         }
         self.app.metrics.messages.inc();

@@ -62,34 +62,26 @@ impl Session<'_> {
 
     /// Waits for a random part of `pause`, which is shortened to what a text of this size may wait. Returns whether the text
     /// may be passed on now: the session may have been closed meanwhile.
-    pub(super) fn is_passed_on(&mut self, pause: Duration, bytes: usize, now: Instant) -> Result<bool, End> {
+    pub(super) fn is_passed_on(&mut self, pause: Duration, bytes: usize, now: Instant) -> bool {
         if self.rested.is_none_or(|at| now >= at + PAUSE_EVERY) {
             let most = (TEXT_PAUSE * bytes as u32).min(SHORT_PAUSE);
             self.pause = pause.min(most).mul_f64(limits::jitter());
-            self.rest()?;
+            self.rest();
         }
-        Ok(!self.socket.get_ref().wire.is_closing())
+        !self.socket.get_ref().wire.is_closing()
     }
 
-    /// Stops reading for as long as [`Session::pause`] says, or until the client disconnects.
-    ///
-    /// # Errors
-    /// The client disconnected during a long pause. Whatever else it sent is not read: hundreds of such clients may disconnect
-    /// together.
-    pub(super) fn rest(&mut self) -> Result<(), End> {
+    /// Stops reading for as long as [`Session::pause`] says, or until the client disconnects. What it sent before that is then
+    /// read without further pauses.
+    pub(super) fn rest(&mut self) {
         let (pause, transport) = (std::mem::take(&mut self.pause), self.socket.get_ref());
-        if pause.is_zero() || transport.wire.is_closing() || self.app.draining.load(Relaxed) {
-            return Ok(());
+        if pause.is_zero() || self.is_gone || transport.wire.is_closing() || self.app.draining.load(Relaxed) {
+            return;
         }
         transport.start.end();
         let began = Instant::now();
-        let is_gone = socket::closes_within(&transport.wire.tcp, pause).unwrap_or(false);
+        self.is_gone = socket::closes_within(&transport.wire.tcp, pause).unwrap_or(false);
         self.refused.skip(began.elapsed());
         self.rested = Some(Instant::now());
-        if is_gone && pause > SHORT_PAUSE {
-            Err(End::Broken("disconnected after many refusals".to_owned()))
-        } else {
-            Ok(())
-        }
     }
 }

@@ -66,9 +66,12 @@ impl From<RedisError> for LinkError {
     }
 }
 
-/// An error reply as Redis sent it, for the operator: its code, such as `NOPERM`, and its text.
+/// An error reply as Redis sent it, for the operator: its code, such as `NOPERM`, and its text. Without the arguments of an
+/// unknown command, one of which may be the password.
 pub fn as_sent(error: &ServerError) -> String {
-    format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end().to_owned()
+    let text = error.details().unwrap_or_default();
+    let text = text.split_once(", with args").map_or(text, |(start, _)| start);
+    format!("{} {text}", error.code()).trim_end().to_owned()
 }
 
 /// Whether a read or write failed because its timeout passed.
