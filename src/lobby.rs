@@ -13,8 +13,10 @@ use crate::fanout::socket::SharedSocket;
 
 /// Connections in the lobby may take up to 1/4 of the cap on connections.
 const SHARE: usize = 4;
-/// A WebSocket gets this long to join before another connection may replace it.
+/// A WebSocket gets this long to join before another connection may replace it, and another connection this long to send its
+/// request: enough for a health check. If none has had that time, the one silent longest is replaced nevertheless.
 const GRACE: Duration = Duration::from_millis(500);
+const SHORT_GRACE: Duration = Duration::from_millis(50);
 
 /// Connections that have not joined, ordered by their last activity.
 pub struct Lobby {
@@ -76,7 +78,8 @@ impl Waiting {
     }
 
     fn dismiss_any(&mut self) -> Option<IpAddr> {
-        self.dismiss(|entry| !entry.upgraded || entry.since.elapsed() >= GRACE).or_else(|| self.dismiss(|_| true))
+        let had_time = |entry: &Entry| entry.since.elapsed() >= if entry.upgraded { GRACE } else { SHORT_GRACE };
+        self.dismiss(had_time).or_else(|| self.dismiss(|_| true))
     }
 
     fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
@@ -150,6 +153,7 @@ mod tests {
         fourth.upgrade();
         assert_eq!(lobby.dismiss_session(), None, "it has only just come");
         first.touch();
+        std::thread::sleep(SHORT_GRACE);
         assert!(lobby.dismiss().is_some() && one.read(&mut [0]).expect("its end") == 0, "the fourth has to join first");
         assert!(lobby.dismiss().is_some() && four.read(&mut [0]).expect("its end") == 0, "there is no other");
     }

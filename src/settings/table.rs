@@ -35,7 +35,11 @@ pub const SPECS: &[Spec] = &[
         "messages per second and connection, with bursts of 4 times that; 0 is unlimited, at most 1000",
     ),
     ("TEXT_RATE", "8192", "bytes of text per second and connection, with bursts of 16 times that; 0 is unlimited"),
-    ("ADDRESS_CONNECTIONS", "100", "concurrent connections per address; 0 is unlimited"),
+    (
+        "ADDRESS_CONNECTIONS",
+        "100",
+        "concurrent WebSockets per address, and six times as many other connections; 0 is unlimited",
+    ),
     (
         "ADDRESS_CONNECTION_RATE",
         "20",
