@@ -23,8 +23,8 @@
 //! 12. [`site`] prepares the page and its files for browsers.
 //! 13. [`settings`] reads flags and environment variables.
 //! 14. [`metrics`] counts for Prometheus and CloudWatch.
-//! 15. [`protocol`] defines the frames of the wire contract, and the rules for names, texts and ids.
-//! 16. [`logging`] formats the log, and throttles repeated lines.
+//! 15. [`logging`] formats the log, and throttles repeated lines.
+//! 16. [`protocol`] defines the frames of the wire contract, and the rules for names, texts and ids.
 //! 17. [`threads`] starts threads, and defines what a panic in one means.
 //! 18. [`limits`] contains rate limits, the limits per address, and the number of connections the machine can hold.
 
@@ -59,9 +59,9 @@ pub mod settings;
 
 pub mod metrics;
 
-pub mod protocol;
-
 pub mod logging;
+
+pub mod protocol;
 
 pub mod threads;
 

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::limits::Bucket;
+use crate::protocol;
 
 /// Warnings and errors of one kind written per second, and at once; further ones are counted, so that clients cannot fill
 /// the disk by causing them. In a day that is at most 9 MB of each kind.
@@ -137,9 +138,7 @@ impl Logger {
 /// The message with control and direction characters escaped, because parts of it may come from strangers and terminals obey
 /// them.
 fn printable(message: &str) -> String {
-    let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let obeyed = |c: char| protocol::controls_display(c) || matches!(c, '\u{2028}' | '\u{2029}');
     message.chars().fold(String::with_capacity(message.len()), |mut text, c| {
         if obeyed(c) {
             text.extend(c.escape_unicode())

@@ -7,6 +7,7 @@ use common::http::{Connection, get, request};
 use common::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 /// Each is used once, and must not be found anywhere.
 const REDIS_PASSWORD: &str = "MARK-redis-password";
@@ -102,17 +103,20 @@ fn a_run_at_trace_shows_nothing_private() {
     look_at_a_run(&redis, &redis.endpoint(), secrets.collect());
 }
 
+/// Writes a file that only its owner can read, and returns its path.
+fn secret_file(dir: &Path, name: &str, secret: &str) -> String {
+    let path = dir.join(name);
+    fs::write(&path, secret).expect("a small file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its owner");
+    path.to_string_lossy().into_owned()
+}
+
 #[test]
 fn nor_does_a_run_with_secrets_in_files_and_in_an_address() {
     let redis = Redis::with(&["--appendonly", "no", "--requirepass", REDIS_PASSWORD]);
     let dir = std::env::temp_dir().join(unique("bobbin-secrets"));
     fs::create_dir(&dir).expect("a directory");
-    let files = SECRETS.map(|(name, secret)| {
-        let path = dir.join(name);
-        fs::write(&path, secret).expect("a small file");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its owner");
-        (format!("{name}_FILE"), path.to_string_lossy().into_owned())
-    });
+    let files = SECRETS.map(|(name, secret)| (format!("{name}_FILE"), secret_file(&dir, name, secret)));
     let endpoint = format!("redis://:{REDIS_PASSWORD}@{}", redis.addr());
     look_at_a_run(&redis, &endpoint, files.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect());
     let _ = fs::remove_dir_all(dir);
@@ -170,10 +174,7 @@ fn alone_it_shows_nothing_private_either() {
 fn a_wrong_setting_is_told_without_its_secret() {
     let dir = std::env::temp_dir().join(unique("bobbin-secret"));
     fs::create_dir(&dir).expect("a directory");
-    let path = dir.join("token");
-    fs::write(&path, "MARK short").expect("a small file");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its owner");
-    let path = path.to_string_lossy().into_owned();
+    let path = secret_file(&dir, "token", "MARK short");
     for (name, value) in [
         ("REDIS_ENDPOINT", "redis://user:MARK-password@host:99999"),
         ("POST_TOKEN", "MARK short"),

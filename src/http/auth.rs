@@ -83,7 +83,7 @@ pub fn may_read_metrics(request: &Request<()>, visitor: &Visitor, app: &App) -> 
 
 /// Whether the request comes from a private address, and not through a proxy.
 pub fn is_private(request: &Request<()>, visitor: &Visitor) -> bool {
-    !request.headers().contains_key("X-Forwarded-For") && limits::is_private(visitor.address)
+    !request.headers().contains_key(limits::FORWARDED_FOR) && limits::is_private(visitor.address)
 }
 
 /// The script that sent the request, and its index in the settings.

@@ -11,11 +11,9 @@ use super::auth;
 use super::connection::Peer;
 use super::pages::Answer;
 use crate::app::App;
+use crate::limits::FORWARDED_FOR;
 use crate::protocol;
 use crate::session::Visitor;
-
-/// The header in which each proxy appends the address it received the request from.
-const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Identifies the sender of a request.
 ///

@@ -110,11 +110,7 @@ fn respond(
     let mut body = Body::new(socket, start, buffer);
     let answer = match request.uri().path().strip_prefix("/ws/") {
         Some(room) => {
-            if app.sessions.taken() >= app.sessions.cap() {
-                // It may wait for a slot.
-                start.end();
-            }
-            match upgrade::open_session(request, room, socket, visitor, app) {
+            match upgrade::open_session(request, room, socket, visitor, start, app) {
                 Ok(upgraded) => return Next::Session(upgraded),
                 // A refused upgrade is not counted as a connection, so it counts as a plain request.
                 Err(refusal) => match account.request(Instant::now()) {

@@ -14,6 +14,7 @@ use crate::backplane::Room;
 use crate::limits::{Connected, Limit, Slot};
 use crate::protocol::{self, SUBPROTOCOL};
 use crate::session::{Visitor, transport};
+use crate::start::Start;
 
 /// At the cap, how long to wait for a slot after shutting down a connection in the lobby.
 const PLACE_TIME: Duration = Duration::from_millis(200);
@@ -41,6 +42,7 @@ pub fn open_session(
     room: &str,
     socket: &TcpStream,
     visitor: Visitor,
+    start: &Start,
     app: &App,
 ) -> Result<Upgraded, Answer> {
     if !protocol::is_room(room) {
@@ -62,7 +64,7 @@ pub fn open_session(
         create_response(request).map_err(|error| Answer::refusal(400, &format!("not a WebSocket upgrade: {error}")))?;
     let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("that is not ASCII"));
     check_origin(origin.unwrap_or_default(), request, app)?;
-    let (counted, slot) = take_places(&visitor, app)?;
+    let (counted, slot) = take_places(&visitor, start, app)?;
     if text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
@@ -101,7 +103,7 @@ fn check_origin(origin: &str, request: &Request<()>, app: &App) -> Result<(), An
 }
 
 /// Counts the connection against its address and takes a session slot.
-fn take_places(visitor: &Visitor, app: &App) -> Result<(Connected, Slot), Answer> {
+fn take_places(visitor: &Visitor, start: &Start, app: &App) -> Result<(Connected, Slot), Answer> {
     let rejected = |reason, why| {
         app.metrics.reject(reason);
         Answer::full(why)
@@ -112,7 +114,7 @@ fn take_places(visitor: &Visitor, app: &App) -> Result<(Connected, Slot), Answer
     let (now, cap) = (Instant::now(), app.sessions.cap());
     let counted = visitor.account.connect(cap.saturating_sub(app.sessions.taken()), cap, now);
     let counted = counted.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
-    let slot = take_slot(now + PLACE_TIME, app).ok_or_else(|| {
+    let slot = take_slot(now + PLACE_TIME, start, app).ok_or_else(|| {
         app.limited(Limit::Sessions, visitor.address);
         rejected("full", ALL_TAKEN)
     })?;
@@ -120,10 +122,12 @@ fn take_places(visitor: &Visitor, app: &App) -> Result<(Connected, Slot), Answer
 }
 
 /// Takes a session slot; at the cap, one from a WebSocket that has not joined.
-fn take_slot(deadline: Instant, app: &App) -> Option<Slot> {
+fn take_slot(deadline: Instant, start: &Start, app: &App) -> Option<Slot> {
     if let Some(slot) = app.sessions.take() {
         return Some(slot);
     }
+    // Others may be started while this thread waits.
+    start.end();
     app.limited(Limit::Idle, app.lobby.dismiss_session()?);
     app.sessions.take_by(deadline)
 }

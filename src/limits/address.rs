@@ -40,6 +40,9 @@ impl FromStr for Network {
     }
 }
 
+/// The header in which each proxy appends the address it received the request from.
+pub const FORWARDED_FOR: &str = "x-forwarded-for";
+
 /// Whose `X-Forwarded-For` is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrustedProxies {

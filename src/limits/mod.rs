@@ -17,7 +17,7 @@ mod usage;
 
 pub use account::{Account, Connected, NewRoom, Polling};
 pub use accounts::Accounts;
-pub use address::{Network, TrustedProxies, counted_as, is_private, network_of};
+pub use address::{FORWARDED_FOR, Network, TrustedProxies, counted_as, is_private, network_of};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
 pub use capacity::{CONNECTION_STACK, MAX_LARGE_FRAMES, MAX_SPARE_STACKS, capacity, rooms_in_memory};
 pub use gate::{Gate, Pass};

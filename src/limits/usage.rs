@@ -44,6 +44,8 @@ pub const FORGIVEN_AFTER: Duration = Duration::from_secs(10 * 60);
 const SHARED_FROM: usize = 4;
 const KEPT_PART: usize = 4;
 const FEW_PART: usize = 10;
+/// The answer to an address with too many connections.
+const TOO_MANY: Refusal = Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) };
 
 /// The limits per address; 0 turns one off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,26 +126,27 @@ impl Usage {
     /// Whether a new connection would be accepted, see `Account::connect`.
     pub fn may_connect(&mut self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
         let (of_one, most) = (self.most_connections, self.most(cap));
-        let over = of_one > 0 && self.connections >= most;
         let scarce = of_one > 0 && cap >= SHARED_FROM.saturating_mul(of_one) && free <= cap / KEPT_PART;
-        if over || (scarce && self.connections >= most.div_ceil(FEW_PART)) {
-            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        if self.connections >= if scarce { most.div_ceil(FEW_PART) } else { most } {
+            return Err(TOO_MANY);
         }
         self.new_connections.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
     }
 
     /// Whether a connection would be accepted that has not sent anything, see `Account::accept`.
     pub fn may_accept(&mut self, cap: usize, now: Instant) -> Result<(), Refusal> {
-        if self.most_connections > 0 && self.guests >= self.most(cap).saturating_mul(PER_PAGE) {
-            return Err(Refusal { limit: Limit::Connections, wait: Duration::from_secs(10) });
+        if self.guests >= self.most(cap).saturating_mul(PER_PAGE) {
+            return Err(TOO_MANY);
         }
         self.arrivals.wait(1.0, now).map_err(|wait| Refusal { limit: Limit::ConnectionRate, wait })
     }
 
     /// The most WebSockets. A network may hold as many as several addresses, but not the greater part of a small server.
     fn most(&self, cap: usize) -> usize {
-        let of_one = self.most_connections;
-        of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one))
+        match self.most_connections {
+            0 => usize::MAX,
+            of_one => of_one.saturating_mul(self.times as usize).min((cap / SHARED_FROM).max(of_one)),
+        }
     }
 
     /// Whether it may take one of `places` for waiting requests, of which this many are `free`.

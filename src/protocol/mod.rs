@@ -12,8 +12,8 @@ pub use codes::{Close, ErrorCode};
 pub use encode::text_frame;
 pub use message::{Id, is_body, message_body, message_json};
 pub use name::{
-    Secret, clean_name, clean_text, fold_name, is_clean_name, is_client, is_mark, is_reference, is_room, mark,
-    shown_user, stored_reference,
+    Secret, clean_name, clean_text, controls_display, fold_name, is_clean_name, is_client, is_mark, is_reference,
+    is_room, mark, shown_user, stored_reference,
 };
 
 use serde::{Deserialize, Serialize};

@@ -56,14 +56,18 @@ pub fn is_mark(text: &str) -> bool {
     text.len() == MARK_CHARS && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
 }
 
+/// Whether a terminal or a browser obeys this character rather than shows it: it is a control or bidirectional-override one.
+pub fn controls_display(c: char) -> bool {
+    c.is_control() || CodePointSetData::new::<BidiControl>().contains(c)
+}
+
 /// A name as shown: trimmed, inner white space folded to one space, 1 to 32 characters, at least one of them visible,
 /// and no control or bidirectional-override character (Unicode Standard Annex 9, section 2). `None` if that is
 /// impossible. Joiners and variation selectors stay, because emoji need them.
 pub fn clean_name(raw: &str) -> Option<String> {
     let name = raw.split_whitespace().collect::<Vec<_>>().join(" ");
     let fits = (1..=32).contains(&name.chars().count());
-    let reorders = |c| CodePointSetData::new::<BidiControl>().contains(c);
-    let allowed = !name.chars().any(|c| c.is_control() || reorders(c));
+    let allowed = !name.chars().any(controls_display);
     (fits && allowed && name.chars().any(is_visible)).then_some(name)
 }
 
