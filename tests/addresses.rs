@@ -61,6 +61,38 @@ fn one_connection_does_not_wait_behind_hundreds_from_another_address() {
 }
 
 #[test]
+fn one_client_of_a_proxy_does_not_wait_behind_hundreds_from_another_address() {
+    const MANY: usize = 400;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let head = |path, n: u8, lines| {
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\n{}{lines}\r\n", forwarded(&format!("203.0.113.{n}")))
+    };
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[("MAX_CONNECTIONS", "2000"), ("RUST_LOG", "debug")]);
+    // The threads that read from a Redis that hangs hold their places, so that the others start at a limited rate.
+    redis.freeze();
+    instance.signal("STOP");
+    let open = |path, n, lines| {
+        let mut connection = Connection::over(connect(instance.addr, 1));
+        connection.write(head(path, n, lines));
+        connection
+    };
+    let _many: Vec<Connection> = (0..MANY).map(|_| open("/r/tea/messages", 1, "")).collect();
+    let mut one = open("/ws/tea", 2, upgrade);
+    instance.signal("CONT");
+    assert_eq!(one.response(false).status, 101);
+    drop(one);
+    // "… [bobbin::session@conn-17] session 1 in tea from 203.0.113.2: …", numbered in the order of their starts.
+    let line = poll("the end of its session", PATIENCE, || {
+        instance.log().lines().find(|line| line.contains("tea from 203.0.113.2")).map(str::to_owned)
+    });
+    let number = line.split_once("@conn-").and_then(|(_, rest)| rest.split(']').next()).expect("a thread");
+    let number: usize = number.parse().expect("a number");
+    assert!(number < MANY / 2, "{number} were started before it");
+}
+
+#[test]
 fn new_connections_of_an_address_have_a_rate() {
     let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "1")]);
     let start = Instant::now();

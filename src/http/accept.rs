@@ -6,18 +6,18 @@
 //! failed accept is retried, and the connections of one address are limited before they cost a thread.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use super::arrivals::Arrivals;
 use super::connection::{self, Peer};
 use super::pages::Answer;
+use super::{caller, head};
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{Bucket, Limit, Slot, Slots, counted_as, network_of};
+use crate::limits::{Bucket, Limit, Slot, Slots, Turns};
 use crate::start::Start;
 use crate::threads;
 
@@ -51,6 +51,9 @@ const LEAST_STARTS: usize = 4;
 /// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
 const START_RATE: f64 = 250.0;
 const START_BURST: f64 = 4.0;
+/// If others wait, a proxy's connection gets this long for its head, which names the client, to arrive. Without it, all who come
+/// through the proxy take turns as one.
+const HEAD_SOON: Duration = Duration::from_millis(5);
 /// How often the accepting thread checks whether a connection may start, if no other one arrives.
 const START_LOOK: Duration = Duration::from_micros(500);
 
@@ -59,7 +62,8 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let processors = available_parallelism().map_or(1, NonZero::get);
     let mut door = Door {
         app,
-        arrivals: Arrivals::new(),
+        unnamed: Vec::new(),
+        waiting: Turns::default(),
         starts: Slots::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS)),
         more_starts: Bucket::new(START_RATE, START_BURST, Instant::now()),
         number: 0,
@@ -69,13 +73,14 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     loop {
         for round in 0..ACCEPTS_AT_ONCE {
             let wait = if round == 0 { START_LOOK } else { Duration::ZERO };
-            if !door.arrivals.is_empty() && !socket::is_readable_within(listener, wait).unwrap_or(false) {
+            if door.len() > 0 && !socket::is_readable_within(listener, wait).unwrap_or(false) {
                 break;
             }
             if !door.accept_one(listener) {
                 break;
             }
         }
+        door.name_clients();
         door.start_some();
     }
 }
@@ -83,7 +88,10 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 /// The state of the accepting thread.
 struct Door<'a> {
     app: &'a Arc<App>,
-    arrivals: Arrivals<Accepted>,
+    /// Proxies' connections whose heads have not been looked at, or not arrived.
+    unnamed: Vec<Accepted>,
+    /// Connections that wait for a thread.
+    waiting: Turns<Accepted>,
     /// Held by connections that have just been started, see [`Start`].
     starts: Arc<Slots>,
     more_starts: Bucket,
@@ -99,9 +107,17 @@ struct Door<'a> {
 struct Accepted {
     socket: TcpStream,
     peer: Peer,
+    since: Instant,
+    /// The client's address; `None` if the peer is a proxy that has not named it.
+    client: Option<IpAddr>,
 }
 
 impl Door<'_> {
+    /// How many connections wait.
+    fn len(&self) -> usize {
+        self.waiting.len() + self.unnamed.len()
+    }
+
     /// Accepts one connection, if another one may wait. Returns whether it did; if not, after a pause.
     fn accept_one(&mut self, listener: &TcpListener) -> bool {
         if !self.make_room() {
@@ -120,7 +136,7 @@ impl Door<'_> {
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("accept: {error}; retrying");
                 }
-                std::thread::sleep(if self.arrivals.is_empty() { ACCEPT_PAUSE } else { START_LOOK });
+                std::thread::sleep(if self.len() == 0 { ACCEPT_PAUSE } else { START_LOOK });
                 false
             }
         }
@@ -130,34 +146,43 @@ impl Door<'_> {
     fn make_room(&mut self) -> bool {
         let app = self.app;
         let places = app.connections.cap().saturating_sub(app.connections.taken()).clamp(1, MAX_WAITING);
-        if self.arrivals.len() < places {
+        if self.len() < places {
             return true;
         }
-        let Some(excess) = self.arrivals.pop_excess(|accepted| accepted.peer.counted.is_none()) else { return false };
-        app.limited(Limit::Idle, excess.peer.address);
+        let Some(excess) = self.waiting.pop_excess(|accepted| accepted.client.is_none()) else { return false };
+        app.limited(Limit::Idle, excess.client.unwrap_or(excess.peer.address));
         reject(&excess.socket, Answer::full(NO_CONNECTION));
         true
     }
 
     /// Has a connection wait for a thread, unless it exceeds a limit.
     fn admit(&mut self, socket: TcpStream, peer: SocketAddr) {
-        let app = self.app;
-        let peer = peer.ip().to_canonical();
+        let (app, now, address) = (self.app, Instant::now(), peer.ip().to_canonical());
         // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
-        let counted = if app.settings.access.proxies.trusts(peer) {
-            None
-        } else {
-            let now = Instant::now();
-            match app.accounts.of(peer, now).accept(app.sessions.cap(), now) {
-                Ok(connected) => Some(connected),
-                Err(refusal) => {
-                    return reject(&socket, Answer::over_limit(&refusal, peer, app));
-                }
+        if app.settings.access.proxies.trusts(address) {
+            let peer = Peer { address, counted: None };
+            return self.unnamed.push(Accepted { socket, peer, since: now, client: None });
+        }
+        match app.accounts.of(address, now).accept(app.sessions.cap(), now) {
+            Ok(connected) => {
+                let peer = Peer { address, counted: Some(connected) };
+                self.waiting.push(address, Accepted { socket, peer, since: now, client: Some(address) });
             }
-        };
-        let peer = Peer { address: peer, counted };
-        let turn = network_of(peer.address).unwrap_or_else(|| counted_as(peer.address));
-        self.arrivals.push(turn, Accepted { socket, peer });
+            Err(refusal) => reject(&socket, Answer::over_limit(&refusal, address, app)),
+        }
+    }
+
+    /// Gives proxies' connections their places in the line, by the client's address if the head names it.
+    fn name_clients(&mut self) {
+        for mut accepted in std::mem::take(&mut self.unnamed) {
+            let (peer, head) = (accepted.peer.address, head::peek_head(&accepted.socket));
+            if head.is_none() && !self.waiting.is_empty() && accepted.since.elapsed() < HEAD_SOON {
+                self.unnamed.push(accepted);
+                continue;
+            }
+            accepted.client = head.and_then(|request| caller::named_by_proxy(&request, peer, self.app));
+            self.waiting.push(accepted.client.unwrap_or(peer), accepted);
+        }
     }
 
     /// Takes a slot for a connection; at the cap, that of one in the lobby.
@@ -179,17 +204,17 @@ impl Door<'_> {
 
     /// Starts threads for connections that wait, as many as may start now.
     fn start_some(&mut self) {
-        while !self.arrivals.is_empty() {
+        while !self.waiting.is_empty() {
             let start = self.starts.take();
             if start.is_none() && self.more_starts.take(Instant::now()).is_err() {
                 return;
             }
-            let Some(accepted) = self.arrivals.pop() else { return };
+            let Some(accepted) = self.waiting.pop() else { return };
             self.start(accepted, start);
         }
     }
 
-    fn start(&mut self, Accepted { socket, peer }: Accepted, start: Option<Slot>) {
+    fn start(&mut self, Accepted { socket, peer, .. }: Accepted, start: Option<Slot>) {
         let Some(slot) = self.take_slot() else {
             self.app.limited(Limit::Sessions, peer.address);
             return reject(&socket, Answer::full(NO_CONNECTION));

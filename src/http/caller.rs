@@ -1,6 +1,7 @@
 //! Identifies who sent a request: the client's address, through trusted proxies, and the user name if a proxy supplies
 //! one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -22,14 +23,13 @@ use crate::session::Visitor;
 /// name; 400 if it names two.
 pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor, Answer> {
     let access = &app.settings.access;
-    let lines = request.headers().get_all(FORWARDED_FOR);
-    let forwarded: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("unknown")).collect();
+    let forwarded = forwarded(request);
     if !forwarded.is_empty() && !access.proxies.trusts(peer.address) && !app.warned_of_proxy.swap(true, Relaxed) {
         let line = format!("TRUSTED_PROXIES={}", peer.address);
         log::warn!("ignoring X-Forwarded-For from {}; if that is your proxy, set {line}", peer.address);
     }
     let now = Instant::now();
-    let address = access.proxies.client(peer.address, &forwarded.join(","));
+    let address = access.proxies.client(peer.address, &forwarded);
     let account = app.accounts.of(address, now);
     let path = request.uri().path();
     // Upgrades count as connections or, if refused, as requests (`connection.rs`). Health checks are never refused.
@@ -41,6 +41,17 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
         return Err(Answer::refusal(401, "the proxy in front of this server did not name a user"));
     }
     Ok(Visitor { address, account, user })
+}
+
+/// The client's address, if the peer is a trusted proxy that names it.
+pub fn named_by_proxy(request: &Request<()>, peer: IpAddr, app: &App) -> Option<IpAddr> {
+    let client = app.settings.access.proxies.client(peer, &forwarded(request));
+    (client != peer).then_some(client)
+}
+
+fn forwarded(request: &Request<()>) -> String {
+    let lines = request.headers().get_all(FORWARDED_FOR).iter();
+    lines.map(|line| line.to_str().unwrap_or("unknown")).collect::<Vec<_>>().join(",")
 }
 
 /// Whether this is a path for health checks.

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
 use tungstenite::http::{HeaderName, HeaderValue, Request, Uri, Version, header};
 
 use super::pages::Answer;
@@ -75,6 +76,13 @@ pub fn read_head<R>(
             return Err(Answer::refusal(408, "the head was not complete within 5 s"));
         }
     }
+}
+
+/// The head that has arrived, which remains to be read; `None` if it is incomplete or is refused.
+pub fn peek_head(socket: &TcpStream) -> Option<Request<()>> {
+    let mut buffer = [0; MAX_HEAD];
+    let (bytes, _) = recv(socket, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
+    parse(&buffer[..bytes]).ok().flatten().map(|(request, _)| request)
 }
 
 /// Parses a head and returns it with its length; `None` if it is incomplete.

@@ -3,7 +3,6 @@
 pub mod accept;
 mod admin;
 mod alertmanager;
-mod arrivals;
 mod auth;
 pub mod body;
 mod caller;

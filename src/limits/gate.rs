@@ -1,32 +1,62 @@
-//! Limits how many threads do something at once; the others wait in line for a limited time.
+//! Limits how many threads do something at once; the others wait in line for a limited time, and their clients' addresses
+//! take turns.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::Instant;
+
+use super::turns::Turns;
 
 /// Bounds how many threads do something at once. Waiting threads need no rate limit: the faster the work completes, the
 /// more of them get through, and never more than `width` at a time.
 pub struct Gate {
-    /// The number of free places.
-    free: Mutex<usize>,
-    /// Signalled when a place becomes free. Not a channel, whose receivers yield the processor several times before
-    /// they sleep: with hundreds of waiting threads, that is noticeable.
-    freed: Condvar,
+    line: Mutex<Line>,
+}
+
+struct Line {
+    /// The number of free places; zero while anybody waits.
+    free: usize,
+    waiting: Turns<Arc<Waiting>>,
+}
+
+struct Waiting {
+    thread: Thread,
+    /// Whether it was given a place. Changed only while the line is locked.
+    has_place: AtomicBool,
 }
 
 impl Gate {
     /// A gate that lets `width` threads through at a time.
     pub fn new(width: usize) -> Gate {
-        Gate { free: Mutex::new(width), freed: Condvar::new() }
+        Gate { line: Mutex::new(Line { free: width, waiting: Turns::default() }) }
     }
 
-    /// Waits for a place; `None` if none is free by the deadline.
-    pub fn enter(&self, deadline: Instant) -> Option<Pass<'_>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.freed.wait_timeout_while(free, left, |free| *free == 0);
-        let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
-        *free = free.checked_sub(1)?;
-        Some(Pass(self))
+    /// Waits for a place, on behalf of this address; `None` if there is none by the deadline.
+    pub fn enter(&self, address: IpAddr, deadline: Instant) -> Option<Pass<'_>> {
+        let mut line = self.line();
+        if line.free > 0 {
+            line.free -= 1;
+            return Some(Pass(self));
+        }
+        let own = Arc::new(Waiting { thread: thread::current(), has_place: AtomicBool::new(false) });
+        line.waiting.push(address, own.clone());
+        drop(line);
+        while !own.has_place.load(SeqCst) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let mut line = self.line();
+                line.waiting.remove(address, |other| Arc::ptr_eq(other, &own));
+                break;
+            }
+            thread::park_timeout(left);
+        }
+        own.has_place.load(SeqCst).then(|| Pass(self))
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -35,25 +65,35 @@ pub struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+        let mut line = self.0.line();
+        match line.waiting.pop() {
+            Some(next) => {
+                next.has_place.store(true, SeqCst);
+                next.thread.unpark();
+            }
+            None => line.free += 1,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
+
+    fn address(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
 
     #[test]
     fn it_is_as_wide_as_it_says_and_everybody_gets_through() {
         let (gate, inside, done) = (Gate::new(3), AtomicUsize::new(0), AtomicUsize::new(0));
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let (alice, deadline) = (address(1), Instant::now() + Duration::from_secs(60));
         std::thread::scope(|scope| {
             for _ in 0..20 {
                 scope.spawn(|| {
-                    let pass = gate.enter(deadline).expect("in time");
+                    let pass = gate.enter(alice, deadline).expect("in time");
                     assert!(inside.fetch_add(1, SeqCst) < 3);
                     std::thread::sleep(Duration::from_millis(2));
                     inside.fetch_sub(1, SeqCst);
@@ -63,9 +103,34 @@ mod tests {
             }
         });
         assert_eq!(done.load(SeqCst), 20);
-        let held: Vec<_> = (0..3).map(|_| gate.enter(deadline)).collect();
-        assert!(held.iter().all(Option::is_some) && gate.enter(Instant::now()).is_none());
+        let held: Vec<_> = (0..3).map(|_| gate.enter(alice, deadline)).collect();
+        assert!(held.iter().all(Option::is_some) && gate.enter(alice, Instant::now()).is_none());
         drop(held);
-        assert!(gate.enter(Instant::now()).is_some());
+        assert!(gate.enter(alice, Instant::now()).is_some());
+    }
+
+    #[test]
+    fn nobody_waits_behind_an_address_with_many() {
+        let (gate, got_in) = (Gate::new(1), Mutex::new(Vec::new()));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let [mallory, alice] = [1, 2].map(address);
+        let held = gate.enter(mallory, deadline);
+        thread::scope(|scope| {
+            let all = [(mallory, "m0"), (mallory, "m1"), (mallory, "m2"), (alice, "a")];
+            for (place, (from, name)) in all.into_iter().enumerate() {
+                let (gate, got_in) = (&gate, &got_in);
+                scope.spawn(move || {
+                    let _pass = gate.enter(from, deadline).expect("in time");
+                    got_in.lock().expect("no panic").push(name);
+                });
+                while gate.line().waiting.len() <= place {
+                    thread::yield_now();
+                }
+            }
+            assert!(gate.enter(alice, Instant::now() + Duration::from_millis(1)).is_none(), "it is held");
+            assert_eq!(gate.line().waiting.len(), 4, "whoever gives up leaves the line");
+            drop(held);
+        });
+        assert_eq!(*got_in.lock().expect("no panic"), ["m0", "a", "m1", "m2"]);
     }
 }

@@ -13,6 +13,7 @@ mod nesting;
 mod openings;
 mod random;
 mod slots;
+mod turns;
 mod usage;
 
 pub use account::{Account, Connected, NewRoom, Polling};
@@ -26,4 +27,5 @@ pub use nesting::is_shallow;
 pub use openings::RoomLimits;
 pub use random::{jitter, random_name};
 pub use slots::{Slot, Slots};
+pub use turns::Turns;
 pub use usage::PerAddress;

@@ -5,6 +5,7 @@ use crate::raw;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "20 send empty fragments without end", run: |t| frames(t, 20, FRAGMENT) },
     Attack { name: "20 request /healthz without end", run: health },
     Attack { name: "bad heads and junk", run: |t| t.paced(CONNECTIONS, |_| junk(t)) },
+    Attack { name: "1,500 join and close at once, repeatedly", run: crowd },
     Attack { name: "fills the cap: silent, upgraded, joined", run: fill },
     Attack { name: "a mix, 20,000 connections per minute", run: mix },
 ];
@@ -214,8 +216,8 @@ fn frames(target: &Target, count: usize, frame: &[u8]) {
 
 /// Many requests at once, repeatedly, on connections that stay open as long as the server lets them.
 fn health(target: &Target) {
-    let many = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50);
-    target.held(20, 0, |_| target.connect(), |stream, _| raw::drain(stream) && raw::push(stream, many.as_bytes()));
+    let many = |place: usize| raw::get("/healthz", 1 + (place % usize::from(target.addresses)) as u8, "").repeat(50);
+    target.held(20, 0, |_| target.connect(), |stream, place| raw::drain(stream) && raw::push(stream, &many(place)));
 }
 
 fn junk(target: &Target) -> Option<TcpStream> {
@@ -231,14 +233,39 @@ fn junk(target: &Target) -> Option<TcpStream> {
     Some(stream)
 }
 
+/// A crowd that joins a hundred rooms and leaves them at once, three times.
+fn crowd(target: &Target) {
+    let (all_are_in, share) = (Barrier::new(THREADS), 1500 / THREADS);
+    let round = target.until.saturating_duration_since(Instant::now()) / 3;
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let begin = Instant::now();
+                    let join = |_| {
+                        std::thread::sleep(Duration::from_secs(1) * THREADS as u32 / CONNECTIONS as u32);
+                        target.join(&format!("room-{}", target.opened.load(Relaxed) % 100), "")
+                    };
+                    let streams: Vec<_> = (0..share).map(join).collect();
+                    std::thread::sleep(round.saturating_sub(begin.elapsed() + Duration::from_millis(500)));
+                    all_are_in.wait();
+                    drop(streams);
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+            });
+        }
+    });
+}
+
 /// Holds more connections than there are places: silent ones, upgraded and joined ones, and some that send an empty fragment
 /// or a join that is refused once per second.
 fn fill(target: &Target) {
     let refused = raw::text(r#"{"type":"join","name":""}"#);
     let alive = [&b""[..], b"", b"", FRAGMENT, &refused];
     let upgraded = |first: &[u8]| {
-        let mut stream = target.connect()?;
-        stream.write_all(&[&raw::upgrade("other"), first].concat()).ok()?;
+        let (_, addr, from) = target.next();
+        let mut stream = raw::connect(addr, from).ok()?;
+        stream.write_all(&[&raw::upgrade("other", from), first].concat()).ok()?;
         Some(stream)
     };
     let make = |place: usize| match place % alive.len() {

@@ -4,6 +4,7 @@ use crate::attackers::{Attackers, pin, start_floor};
 use crate::attacks::Attack;
 use crate::calm::{Calm, Seen};
 use crate::common::{DataFile, Instance, Redis};
+use crate::raw::is_proxied;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ impl Stage {
             ("ADDRESS_TEXT_RATE", ""),
             ("ADDRESS_HISTORY_RATE", ""),
             ("MAX_CONNECTIONS", "2000"),
+            // The addresses are on loopback, where a proxy would be trusted without being named.
+            ("TRUSTED_PROXIES", if is_proxied() { "127.0.0.1" } else { "0" }),
             // Off, because it would ask calm clients to reconnect if the attackers were mostly on one instance, and
             // these clients do not.
             ("REBALANCE", "0"),

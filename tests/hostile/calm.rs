@@ -187,10 +187,10 @@ fn hear(shared: &Shared, person: usize, text: &str) {
 
 /// Upgrades, joins, and waits for the welcome.
 fn enter(addr: SocketAddr, from: u8, name: &str) -> Option<WebSocket<TcpStream>> {
-    let mut stream = from::try_connect(addr, from, Duration::from_secs(2)).ok()?;
+    let mut stream = from::try_connect(addr, raw::source(from), Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     stream.set_nodelay(true).ok()?;
-    stream.write_all(&raw::upgrade(ROOM)).ok()?;
+    stream.write_all(&raw::upgrade(ROOM, from)).ok()?;
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -233,7 +233,7 @@ fn health(shared: &Shared, _: usize) {
             return;
         }
         let (start, addr) = (Instant::now(), shared.addrs[number % shared.addrs.len()]);
-        let ok = from::try_connect(addr, BALANCER, Duration::from_secs(2)).is_ok_and(|stream| {
+        let ok = from::try_connect(addr, raw::source(BALANCER), Duration::from_secs(2)).is_ok_and(|stream| {
             let mut connection = Connection::over(stream);
             let request = b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
             connection.try_status(request).is_some_and(|status| status == 200)

@@ -5,6 +5,7 @@
 //!     HOSTILE=full cargo test --test hostile -- ping    only the attacks with this word, HOSTILE_SECONDS=10 each;
 //!                                                       `memory`, `file` or `redis`: only there
 //!     HOSTILE_ADDRESSES=32                              only from this many addresses
+//!     HOSTILE_PROXY=1                                   everybody comes through one proxy, as behind a load balancer
 //!     HOSTILE_APART=1                                   the instances have the first processor to themselves
 //!     HOSTILE_FLOOR=1                                   the floor: the attackers attack a server that ends each connection
 //!                                                       at once, beside the instances with the calm room

@@ -4,16 +4,36 @@
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// How long an attacker waits for a connection, or for a write.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Connects from 127.0.0.`from`, with small buffers.
+/// Everybody's address if all come through one proxy (`HOSTILE_PROXY=1`).
+const PROXY: u8 = 1;
+
+/// Whether they do.
+pub fn is_proxied() -> bool {
+    static PROXIED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("HOSTILE_PROXY").is_some());
+    *PROXIED
+}
+
+/// The number in 127.0.0.0/24 from which client `from` connects.
+pub fn source(from: u8) -> u8 {
+    if is_proxied() { PROXY } else { from }
+}
+
+/// The header line in which the proxy says that the request is from client `from`.
+fn forwarded(from: u8) -> String {
+    if is_proxied() { format!("X-Forwarded-For: 198.51.100.{from}\r\n") } else { String::new() }
+}
+
+/// Connects from 127.0.0.`from` or from the proxy, with small buffers.
 pub fn connect(addr: SocketAddr, from: u8) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_recv_buffer_size(4096)?;
-    socket.bind(&SocketAddr::new(Ipv4Addr::new(127, 0, 0, from).into(), 0).into())?;
+    socket.bind(&SocketAddr::new(Ipv4Addr::new(127, 0, 0, source(from)).into(), 0).into())?;
     socket.connect_timeout(&addr.into(), PATIENCE)?;
     let stream: TcpStream = socket.into();
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -22,13 +42,16 @@ pub fn connect(addr: SocketAddr, from: u8) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// An upgrade request.
-pub fn upgrade(room: &str) -> Vec<u8> {
-    format!(
-        "GET /ws/{room} HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    .into_bytes()
+/// An upgrade request of client `from`.
+pub fn upgrade(room: &str, from: u8) -> Vec<u8> {
+    let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    get(&format!("/ws/{room}"), from, lines)
+}
+
+/// A GET request of client `from`, with these header lines.
+pub fn get(path: &str, from: u8, lines: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: t\r\n{}{lines}\r\n", forwarded(from)).into_bytes()
 }
 
 /// A text frame masked with zeros.
@@ -49,7 +72,7 @@ pub fn text(json: &str) -> Vec<u8> {
 /// Upgrades and joins in one write, ignoring the answers.
 pub fn join(addr: SocketAddr, from: u8, room: &str, name: &str, more: &str) -> io::Result<TcpStream> {
     let mut stream = connect(addr, from)?;
-    let mut bytes = upgrade(room);
+    let mut bytes = upgrade(room, from);
     bytes.extend(text(&format!(r#"{{"type":"join","name":"{name}"{more}}}"#)));
     stream.write_all(&bytes)?;
     Ok(stream)

@@ -2,6 +2,7 @@
 //! own, so that messages and leases never wait behind a large page. Few run at a time, because Redis executes one
 //! command at a time whatever the connection.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::threads;
 const CONNECTIONS: usize = 4;
 /// An idle connection is closed after this time.
 const IDLE_TIME: Duration = Duration::from_secs(5);
+/// All reads wait as if for one address: in order.
+const ALL: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A pool of connections, opened on demand.
 pub struct Bulk {
@@ -56,7 +59,7 @@ impl Bulk {
 
     /// Sends commands and reads their replies, all by `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
-        let turn = self.turns.enter(deadline).ok_or(Failure::Down)?;
+        let turn = self.turns.enter(ALL, deadline).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
         // temporary stack.
         let result = threads::on_ample_stack(|| self.exchange(commands, deadline));
