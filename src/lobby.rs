@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use crate::fanout::socket::SharedSocket;
 
-/// Connections in the lobby may take up to 1/4 of the cap on connections.
-const SHARE: usize = 4;
 /// A WebSocket gets this long to join before another connection may replace it, and another connection this long to send its
 /// request: enough for a health check. If none has had that time, the one silent longest is replaced nevertheless.
 const GRACE: Duration = Duration::from_millis(500);
@@ -40,9 +38,9 @@ struct Entry {
 }
 
 impl Lobby {
-    /// A lobby for a server with this cap on sessions, with at least `least` places.
-    pub fn new(cap: usize, least: usize) -> Arc<Lobby> {
-        Arc::new(Lobby { places: (cap / SHARE).max(least), waiting: Mutex::default() })
+    /// A lobby with this many places.
+    pub fn new(places: usize) -> Arc<Lobby> {
+        Arc::new(Lobby { places, waiting: Mutex::default() })
     }
 
     /// Adds a connection. If the lobby is full, closes the one silent for longest and returns that one's address.
@@ -132,7 +130,7 @@ mod tests {
     #[test]
     fn the_one_silent_longest_makes_place() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let lobby = Lobby::new(0, 2);
+        let lobby = Lobby::new(2);
         let arrive = || {
             let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let (server, peer) = listener.accept().expect("connected");

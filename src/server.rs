@@ -36,11 +36,6 @@ const BACKLOG: i32 = 4096;
 /// for them; each session has at most one.
 const PAGE_READERS: usize = 4;
 const MAX_PAGES: usize = 1024;
-/// The most joins in progress in the backplane; others wait. Messages wait behind them for Redis and for a processor.
-/// With 32, when hundreds joined at once on two cores, the 99th percentile of a calm room's latency doubled, and 10,000
-/// clients needed an eighth less time. If Redis is far away this is not the limit: each join also reads a page, and four
-/// pages are read at a time.
-const JOINS: usize = 16;
 /// How long a client may leave what it was sent unread, once its own buffer is full; then the system drops the connection.
 /// A client that reads nothing and answers pings would otherwise hold the socket's buffer for ever.
 const UNREAD: Duration = Duration::from_secs(45);
@@ -126,7 +121,8 @@ pub fn run(settings: Settings) -> Result<(), StartError> {
 
 fn build(settings: Settings) -> Result<Arc<App>, StartError> {
     let metrics = Arc::new(Metrics::default());
-    let lanes = Arc::new(Lanes::start(available_parallelism().map_or(1, NonZero::get), &metrics)?);
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    let lanes = Arc::new(Lanes::start(processors, settings.access.typing_names, &metrics)?);
     let polls = Arc::new(Polls::new(MAX_POLLS));
     let listener = event_sink(lanes.clone(), polls.clone(), metrics.clone());
     let storage = Limits { retention: settings.retention, rooms: settings.max_rooms, storage: settings.storage };
@@ -151,6 +147,9 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         None => log::info!("up to {cap} connections, limited by {why}"),
     }
     let accounts = Accounts::new(settings.access.per_address);
+    let joins_at_once = settings.access.joins_at_once;
+    let lobby_places =
+        settings.access.lobby_percent.map_or(usize::MAX, |percent| (cap * percent / 100).max(HTTP_PLACES));
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
     Ok(Arc::new(App {
         post_rates: post_rates(&settings),
@@ -163,9 +162,9 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         metrics,
         sessions: Slots::new(cap),
         connections: Slots::new(cap + HTTP_PLACES + SPARE_PLACES),
-        lobby: Lobby::new(cap, HTTP_PLACES),
+        lobby: Lobby::new(lobby_places),
         accounts,
-        joins: Gate::new(JOINS),
+        joins: Gate::new(joins_at_once),
         warned_of_proxy: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     }))

@@ -4,6 +4,7 @@
 #[macro_use]
 mod common;
 
+use common::http::metric;
 use common::*;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -236,6 +237,18 @@ both! {
         let allowed = 5 * (1 + start.elapsed().as_millis() as usize / 500);
         let shown = bob.received.iter().filter(|f| f["type"] == "typing").count();
         assert!((1..=allowed.min(59)).contains(&shown), "{shown} in {:?}", start.elapsed());
+        assert!(metric(server.addr, "bobbin_limited_total{limit=\"typing\"}") > 0.0, "those left out are counted");
+    }
+
+    fn with_the_limits_off_everybody_who_types_is_named(at) {
+        let off = ["TYPING_NAMES", "JOINS_AT_ONCE", "LOBBY_PERCENT", "ADDRESS_CONNECTION_RATE", "ADDRESS_JOINS"];
+        let server = at.start(&off.map(|setting| (setting, "0")));
+        let mut many: Vec<Client> = (0..60).map(|n| Client::join(server.addr, "tea", &format!("N{n}"))).collect();
+        let (bob, many) = many.split_first_mut().expect("sixty");
+        many.iter_mut().for_each(|client| client.send(json!({"type": "typing", "active": true})));
+        for n in 1..60 {
+            bob.until("everybody types", |f| f["type"] == "typing" && f["name"] == format!("N{n}"));
+        }
     }
 
     // ---- history, since, gap ----

@@ -1,13 +1,13 @@
 //! A lane: the thread that owns the write side of its share of the sessions.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, TryRecvError};
 use tungstenite::Bytes;
 
+use super::Common;
 use super::command::{LaneCommand, SessionCommand};
 use super::drain::Drain;
 use super::frame::{Batch, OrderKey, OutFrame};
@@ -15,7 +15,7 @@ use super::lane_room::{LaneRoom, When};
 use super::outbox::{Attention, Outbox};
 use super::retries::Retries;
 use crate::backplane::{Event, Room, SessionId, Unavailable};
-use crate::metrics::Metrics;
+use crate::limits::Limit;
 use crate::protocol::{self, Close, ErrorCode, Id, ServerFrame};
 
 /// The most commands taken from the channel before messages are written.
@@ -33,9 +33,7 @@ const GATHER_NOTICES: Duration = Duration::from_secs(1);
 pub struct Lane {
     /// [`super::Lanes`] has the senders; when they are dropped, the thread ends.
     commands: Receiver<LaneCommand>,
-    metrics: Arc<Metrics>,
-    /// See [`super::Lanes::removals`].
-    removals: Arc<AtomicU64>,
+    common: Arc<Common>,
     rooms: HashMap<Room, LaneRoom>,
     /// The room of each session.
     homes: HashMap<SessionId, Room>,
@@ -54,20 +52,10 @@ pub struct Lane {
 
 impl Lane {
     /// A lane without sessions.
-    pub fn new(commands: Receiver<LaneCommand>, metrics: Arc<Metrics>, removals: Arc<AtomicU64>) -> Lane {
-        Lane {
-            commands,
-            metrics,
-            removals,
-            rooms: HashMap::new(),
-            homes: HashMap::new(),
-            dirty: Vec::new(),
-            notices_due: VecDeque::new(),
-            retries: Retries::default(),
-            wrote: (Instant::now(), Duration::ZERO),
-            drain: None,
-            wakes_at: None,
-        }
+    pub fn new(commands: Receiver<LaneCommand>, common: Arc<Common>) -> Lane {
+        let (rooms, homes, dirty, notices_due, retries, drain, wakes_at) = Default::default();
+        let wrote = (Instant::now(), Duration::ZERO);
+        Lane { commands, common, rooms, homes, dirty, notices_due, retries, wrote, drain, wakes_at }
     }
 
     /// Runs until the senders are dropped. The lane is locked while it works, and unlocked while its thread waits.
@@ -158,11 +146,11 @@ impl Lane {
             SessionCommand::Open(last, stamp) => {
                 let mut sent = 0;
                 self.with(session, now, |outbox| sent = outbox.open(last, stamp, now));
-                self.metrics.deliveries.inc_by(sent as u64);
+                self.common.metrics.deliveries.inc_by(sent as u64);
             }
             SessionCommand::Own(bytes) => self.send_to(session, bytes, now),
             SessionCommand::Page { frame, removals, is_current } => {
-                let current = removals == self.removals.load(SeqCst);
+                let current = removals == self.common.removals.load(SeqCst);
                 // The reader of the page waits for this.
                 let _ = is_current.send(current);
                 if current {
@@ -180,8 +168,10 @@ impl Lane {
                 let frame = OutFrame::unordered(frame);
                 self.each_in(&room, now, |_, outbox| _ = outbox.put(&frame, now));
             }
-            Event::Typing { room, frame } => self.gather_notice(&room, now, |room| room.gather_typing(&frame)),
-            Event::Presence { room, change } => self.gather_notice(&room, now, |room| room.gather_change(&change)),
+            Event::Typing { room, frame } => {
+                self.gather_notice(&room, now, |room, most| room.gather_typing(&frame, most))
+            }
+            Event::Presence { room, change } => self.gather_notice(&room, now, |room, _| room.gather_change(&change)),
             // If the message has not been delivered yet, its delivery, in order, will be the receipt.
             Event::Receipt { session, id, frame } => self.with(session, now, |outbox| {
                 if id <= outbox.last() {
@@ -195,11 +185,11 @@ impl Lane {
                     reference: reference.as_deref(),
                     retry_ms: None,
                 };
-                self.metrics.refuse(ErrorCode::Unavailable.as_str());
+                self.common.metrics.refuse(ErrorCode::Unavailable.as_str());
                 self.send_to(session, protocol::text_frame(protocol::json(&error)), now);
             }
             Event::Status(up) => {
-                self.metrics.backplane_up.set(i64::from(up));
+                self.common.metrics.backplane_up.set(i64::from(up));
                 let status = ServerFrame::Status { backplane: if up { "up" } else { "down" } };
                 let frame = OutFrame::unordered(protocol::text_frame(protocol::json(&status)));
                 let rooms: Vec<Room> = self.rooms.keys().cloned().collect();
@@ -228,17 +218,18 @@ impl Lane {
             let Some(batch) = Batch::new(room.take_messages()) else { continue };
             let (now, mut delivered) = (Instant::now(), 0);
             self.each_in(&name, now, |_, outbox| delivered += outbox.put_batch(&batch, now));
-            self.metrics.deliveries.inc_by(delivered as u64);
-            self.metrics.delivery.observe(batch.first.age().as_secs_f64());
+            self.common.metrics.deliveries.inc_by(delivered as u64);
+            self.common.metrics.delivery.observe(batch.first.age().as_secs_f64());
         }
     }
 
-    fn gather_notice(&mut self, name: &Room, now: Instant, gather: impl FnOnce(&mut LaneRoom) -> When) {
+    fn gather_notice(&mut self, name: &Room, now: Instant, gather: impl FnOnce(&mut LaneRoom, usize) -> When) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        match gather(room) {
+        match gather(room, self.common.typing_names) {
             When::Now => self.write_notices(name, now),
             When::Later => self.notices_due.push_back((now + GATHER_NOTICES, name.clone())),
             When::Set => {}
+            When::Dropped => self.common.metrics.limit(Limit::Typing),
         }
     }
 
@@ -279,7 +270,7 @@ impl Lane {
         let open = |(session, outbox): (&SessionId, &Outbox)| outbox.is_open().then_some(*session);
         let some: Vec<SessionId> =
             self.rooms.values().flat_map(|room| room.outboxes.iter().filter_map(open)).take(count).collect();
-        self.metrics.rebalanced.inc_by(some.len() as u64);
+        self.common.metrics.rebalanced.inc_by(some.len() as u64);
         some.into_iter().for_each(|session| self.close(session, Close::GoingAway, now));
     }
 
@@ -293,7 +284,7 @@ impl Lane {
             Attention::Retry => {}
             Attention::TooSlow => {
                 if outbox.close(Close::TooSlow, now) {
-                    self.metrics.cut.inc();
+                    self.common.metrics.cut.inc();
                     log::debug!("session {session} is not reading: cut");
                 }
             }
@@ -348,7 +339,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (server, _) = listener.accept().expect("connected");
         let (_commands, inbox) = crossbeam_channel::unbounded();
-        (client, SharedSocket::new(server), Lane::new(inbox, Arc::default(), Arc::default()))
+        (client, SharedSocket::new(server), Lane::new(inbox, Arc::default()))
     }
 
     #[test]

@@ -11,9 +11,6 @@ use crate::protocol::{self, Id, PRESENCE_NAMES, ServerFrame};
 
 /// Up to this many people, notices of presence and typing are written at once; in larger rooms they are gathered.
 const SMALL_ROOM: u64 = 50;
-/// The most typing notices gathered at a time; others are dropped.
-const MAX_TYPISTS: usize = 5;
-
 /// A lane's part of a room.
 #[derive(Default)]
 pub struct LaneRoom {
@@ -36,6 +33,8 @@ pub enum When {
     Later,
     /// Later; the timer is already set.
     Set,
+    /// Never: enough have been gathered.
+    Dropped,
 }
 
 impl LaneRoom {
@@ -61,12 +60,13 @@ impl LaneRoom {
         when
     }
 
-    /// Gathers a typing notice, or drops it if there are [`MAX_TYPISTS`] already. Returns when to write them.
-    pub fn gather_typing(&mut self, frame: &Bytes) -> When {
-        let when = self.when(self.participants);
-        if self.typing.len() < MAX_TYPISTS {
-            self.typing.push(frame.clone());
+    /// Gathers a typing notice, unless there are `most` already; with 0, none is gathered. Returns when to write them.
+    pub fn gather_typing(&mut self, frame: &Bytes, most: usize) -> When {
+        let when = if most == 0 { When::Now } else { self.when(self.participants) };
+        if when == When::Set && self.typing.len() >= most {
+            return When::Dropped;
         }
+        self.typing.push(frame.clone());
         when
     }
 
@@ -116,18 +116,19 @@ mod tests {
     fn small_rooms_get_everything_at_once_and_large_ones_later() {
         let mut room = LaneRoom::default();
         let typing = Bytes::from_static(b"typing");
-        assert_eq!(room.gather_typing(&typing), When::Now);
+        assert_eq!(room.gather_typing(&typing, 5), When::Now);
         assert_eq!(room.gather_change(&change(50, 1)), When::Now);
         assert_eq!(room.take_notices().0.len(), 2);
         assert_eq!(room.gather_change(&change(51, 2)), When::Later);
         assert_eq!(room.gather_change(&change(52, 3)), When::Set);
-        for _ in 0..100 {
-            assert_eq!(room.gather_typing(&typing), When::Set);
+        for n in 0..100 {
+            assert_eq!(room.gather_typing(&typing, 5), if n < 5 { When::Set } else { When::Dropped });
         }
         let (frames, _) = room.take_notices();
         let [typists, presence] = &frames[..] else { panic!("{} frames", frames.len()) };
-        assert_eq!(typists.bytes, typing.repeat(MAX_TYPISTS), "one write for all of them");
+        assert_eq!(typists.bytes, typing.repeat(5), "one write for all of them");
         assert_eq!(presence.key, OrderKey::Presence(3));
-        assert_eq!(room.gather_typing(&typing), When::Later);
+        assert_eq!(room.gather_typing(&typing, 5), When::Later);
+        assert_eq!(room.gather_typing(&typing, 0), When::Now, "gathering is off");
     }
 }

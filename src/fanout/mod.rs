@@ -42,8 +42,17 @@ pub struct Lanes {
     /// socket under this lock blocks.
     lanes: Vec<Arc<Mutex<Lane>>>,
     placement: Arc<Placement>,
+    common: Arc<Common>,
+}
+
+/// What all lanes share.
+#[derive(Default)]
+struct Common {
+    metrics: Arc<Metrics>,
     /// See [`Lanes::removals`].
-    removals: Arc<AtomicU64>,
+    removals: AtomicU64,
+    /// In a large room, at most this many are announced as typing at a time; 0 is unlimited.
+    typing_names: usize,
 }
 
 impl Lanes {
@@ -51,17 +60,17 @@ impl Lanes {
     ///
     /// # Errors
     /// A thread can't be started.
-    pub fn start(count: usize, metrics: &Arc<Metrics>) -> io::Result<Lanes> {
-        let removals = Arc::<AtomicU64>::default();
+    pub fn start(count: usize, typing_names: usize, metrics: &Arc<Metrics>) -> io::Result<Lanes> {
+        let common = Arc::new(Common { metrics: metrics.clone(), removals: AtomicU64::new(0), typing_names });
         let start = |number| {
             let (inbox, commands) = bounded(QUEUE);
-            let lane = Arc::new(Mutex::new(Lane::new(commands, metrics.clone(), removals.clone())));
+            let lane = Arc::new(Mutex::new(Lane::new(commands, common.clone())));
             let same = lane.clone();
             threads::spawn_critical(&format!("lane-{number}"), move || Lane::run(&lane)).map(|_| (inbox, same))
         };
         let both: Vec<_> = (0..count.clamp(1, MAX_LANES)).map(start).collect::<io::Result<_>>()?;
         let (inboxes, lanes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
-        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes, removals })
+        Ok(Lanes { placement: Placement::new(inboxes.len()), inboxes, lanes, common })
     }
 
     /// Assigns a number and a lane to a session.
@@ -82,13 +91,13 @@ impl Lanes {
     /// The number of removals so far, in all rooms. It grows just before clients are notified: if it has grown since a
     /// page of a log was requested, the page may contain messages that its client knows to be removed.
     pub fn removals(&self) -> u64 {
-        self.removals.load(SeqCst)
+        self.common.removals.load(SeqCst)
     }
 
     /// Passes an event on: to the lane of one session, or to the lanes with members of the room.
     pub fn publish(&self, event: Event) {
         if matches!(event, Event::Removed { .. }) {
-            self.removals.fetch_add(1, SeqCst);
+            self.common.removals.fetch_add(1, SeqCst);
         }
         match &event {
             Event::Receipt { session, .. } | Event::Refused { session, .. } => {

@@ -55,10 +55,12 @@ limits! {
     Text: "text", "TEXT_RATE, ADDRESS_TEXT_RATE", "too much text per second";
     /// Frames per second and connection.
     Frames: "frames", "RATE_LIMIT", "too many frames per second";
+    /// Names announced as typing in a large room; others are left out. Counted on each lane.
+    Typing: "typing", "TYPING_NAMES", "too many people type at once";
     /// Refused frames per address, whose connections are then read more slowly.
     Refusals: "refusals", "ADDRESS_CONNECTION_RATE", "too many refused frames from this address";
     /// Joins under way in the whole server.
-    Overload: "overload", "16 at a time", "the server is busy";
+    Overload: "overload", "JOINS_AT_ONCE", "the server is busy";
     /// Concurrent WebSocket connections of the whole server.
     Sessions: "sessions", "MAX_CONNECTIONS", "all connections are in use";
     /// Requests that wait for messages, per address.
@@ -68,7 +70,7 @@ limits! {
     /// People in one room.
     People: "people", "ROOM_PEOPLE", "this room is full";
     /// Connections closed before they joined, to free a slot for a newer one.
-    Idle: "idle", "MAX_CONNECTIONS", "did not join, and others need the slot";
+    Idle: "idle", "MAX_CONNECTIONS, LOBBY_PERCENT", "did not join, and others need the slot";
 }
 
 /// An exceeded limit, and when to try again.

@@ -34,6 +34,11 @@ pub const SPECS: &[Spec] = &[
         "5",
         "messages per second and connection, with bursts of 4 times that; 0 is unlimited, at most 1000",
     ),
+    (
+        "TYPING_NAMES",
+        "5",
+        "names announced as typing at a time, once per second, in rooms of more than 50 people; 0 announces all at once",
+    ),
     ("TEXT_RATE", "8192", "bytes of text per second and connection, with bursts of 16 times that; 0 is unlimited"),
     (
         "ADDRESS_CONNECTIONS",
@@ -74,6 +79,13 @@ pub const SPECS: &[Spec] = &[
         "additional origins whose pages may connect: https://a.example,https://b.example; * allows any",
     ),
     ("MAX_CONNECTIONS", "auto", "maximum number of WebSocket connections; auto: as many as the machine can hold"),
+    (
+        "LOBBY_PERCENT",
+        "25",
+        "percentage of MAX_CONNECTIONS for connections that have not joined; beyond it, a new one replaces the one silent \
+         longest; 0 to 100, 0 is off",
+    ),
+    ("JOINS_AT_ONCE", "16", "joins carried out at a time; the others wait up to 2 s; 0 is unlimited"),
     ("DRAIN_SECONDS", "20", "seconds over which the sessions are closed after SIGTERM, 0 to 100"),
     ("PASSPHRASE", "", "shared secret, required to join and to read logs; unset: none"),
     ("PASSPHRASE_FILE", "", "file with the passphrase"),

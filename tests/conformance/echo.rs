@@ -19,7 +19,7 @@ const LARGEST: usize = 16 << 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?);
-    let lanes = Arc::new(Lanes::start(1, &Arc::new(Metrics::default()))?);
+    let lanes = Arc::new(Lanes::start(1, 0, &Arc::new(Metrics::default()))?);
     for stream in listener.incoming() {
         let (stream, lanes) = (stream?, lanes.clone());
         std::thread::spawn(move || echo(stream, &lanes));
