@@ -49,6 +49,10 @@ SCENARIOS = {
     ),
     "sturdiest": ({"cluster": {"TaskNetwork": "endpoints-two-zones"}, "resources": {"CacheNodes": 3}}, DIRECT),
     "CPU alone": ({"chat-service": {"ConnectionScaling": "off", "MaxConnections": "4000"}}, DIRECT),
+    "logged in": (
+        {"chat-service": {"TrustedProxies": "10.0.1.0/24,10.0.2.0/24", "UserHeader": "X-Amzn-Oidc-Identity"}},
+        DIRECT,
+    ),
     "connections alone": ({"chat-service": {"CpuScaling": "off"}}, DIRECT),
     "no scaling": ({"chat-service": {"CpuScaling": "off", "ConnectionScaling": "off"}}, DIRECT),
     "other names": (
@@ -92,8 +96,9 @@ def test_the_server_and_the_image_are_what_the_templates_think():
         return (ROOT / "src" / path).read_text()
 
     settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', source("settings/table.rs"), re.M))
-    task = common.container(world("CPU alone"))
-    assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
+    for variant in ("CPU alone", "logged in"):
+        task = common.container(world(variant))
+        assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
     assert set(re.findall(r'metric\("(\w+)"', source("metrics/emf.rs"))) == common.METRICS
     assert f"KEEP_ALIVE: Duration = Duration::from_secs({common.KEEP_ALIVE})" in source("http/head.rs")
     assert f"PING_EVERY: Duration = Duration::from_secs({common.PING})" in source("session/mod.rs")

@@ -95,11 +95,15 @@ def container_gets_its_settings(world):
     internal = only(world, "AWS::ElasticLoadBalancingV2::LoadBalancer")["Scheme"] == "internal"
     expected = {
         # CloudFront is the only client of an internal load balancer, and appends an address of its own.
-        "TRUSTED_PROXIES": "2" if internal else "1",
+        "TRUSTED_PROXIES": chat["TrustedProxies"] or ("2" if internal else "1"),
         "REDIS_TLS": "1",
         "METRICS_EMF": f"Bobbin/{chat['EnvironmentName']}/{chat['ServiceName']}",
         "REDIS_ENDPOINT": world.redis.outputs["RedisEndpoint"],
     }
+    if chat["UserHeader"]:
+        expected["USER_HEADER"] = chat["UserHeader"]
+        if "/" not in expected["TRUSTED_PROXIES"]:
+            yield "whoever reaches the port could claim any name"
     for name, value in expected.items():
         if str(environment.get(name)) != value:
             yield f"{name} is {environment.get(name)}, not {value}"
