@@ -149,6 +149,7 @@ both! {
         refused(&limited, 429);
         let seconds: u64 = limited.header("retry-after").and_then(|text| text.parse().ok()).expect("Retry-After");
         assert!((1..=2).contains(&seconds), "{seconds}");
+        server.logged("script with POST_TOKEN was refused: too many messages per second (RATE_LIMIT)");
     }
 
     fn latencies_are_measured(at) {

@@ -519,6 +519,7 @@ together! {
         // It has five seconds, and uses three.
         ada.quiet("Slow leaving", seconds(3), |f| f["type"] == "presence" && f["left"] != json!([]));
         slow.expect_close(1013);
+        instance.logged("127.0.0.1 was closed: it does not read what it is sent");
         let back = Client::back(instance.addr, "tea", "Slow", &slow.secret, None);
         ada.quiet("Slow leaving", seconds(18), |f| f["type"] == "presence" && f["left"] != json!([]));
         assert_eq!(back.welcome["participants"], 2);

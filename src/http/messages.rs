@@ -73,6 +73,9 @@ pub(super) fn admit<'a>(request: &Request<()>, room: &str, app: &'a App) -> Resu
     }
     let mut rate = app.post_rates[number].lock().unwrap_or_else(PoisonError::into_inner);
     rate.take(Instant::now()).map_err(|wait| {
+        app.metrics.limit(Limit::Frames);
+        let name = poster.name.as_deref().unwrap_or("with POST_TOKEN");
+        log::warn!(target: Limit::Frames.log_target(), "script {name} was refused: too many messages per second (RATE_LIMIT)");
         let seconds = wait.as_secs() + 1;
         Answer::refusal(429, "too many messages per second").with("Retry-After", seconds.to_string())
     })?;

@@ -66,6 +66,7 @@ impl Session<'_> {
             false => Leave::Expire(LEASE),
         });
         if wire.is_cut() {
+            log::warn!("{} was closed: it does not read what it is sent", self.visitor.address);
             // The lane is still writing; this gives the client time to read the reason.
             std::thread::sleep(CLOSE_GRACE);
         } else if matches!(end, End::Refused(_)) {
