@@ -507,6 +507,24 @@ together! {
         }
     }
 
+    fn nobody_gets_a_page_before_the_last_one_is_read() {
+        let instance = Instance::start(&[("RATE_LIMIT", "0"), ("ADDRESS_HISTORY_RATE", "0")]);
+        let mut ada = Client::join(instance.addr, "tea", "Ada");
+        (0..70).for_each(|n| drop(ada.say(&format!("{n} {}", "x".repeat(4000)))));
+        let mut slow = slow_client(&instance, "tea", "Slow");
+        let older = slow.messages().first().expect("a welcome with messages")["id"].clone();
+        let refused = |instance: &Instance| http::metric(instance.addr, "bobbin_limited_total{limit=\"history\"}");
+        poll_until("a page is refused", seconds(8), || {
+            slow.send(json!({"type": "history", "before": older, "limit": 100}));
+            std::thread::sleep(Duration::from_millis(50));
+            refused(&instance) > 0.0
+        });
+        let error = slow.expect_error("rate_limited");
+        assert!(error["message"] == "the previous page has not been read yet" && error["retry_ms"] == 500, "{error}");
+        slow.still_open();
+        ada.say("nobody waits");
+    }
+
     fn a_client_that_was_cut_comes_back_unnoticed_and_may_read_why() {
         let instance = Instance::start(&[("RATE_LIMIT", "0")]);
         let mut ada = Client::join(instance.addr, "tea", "Ada");
