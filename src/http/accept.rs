@@ -6,8 +6,9 @@
 //! failed accept is retried, and the connections of one address are limited before they cost a thread.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -51,9 +52,11 @@ const LEAST_STARTS: usize = 4;
 /// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
 const START_RATE: f64 = 250.0;
 const START_BURST: f64 = 4.0;
-/// If others wait, a proxy's connection gets this long for its head, which names the client, to arrive. Without it, all who come
-/// through the proxy take turns as one.
-const HEAD_SOON: Duration = Duration::from_millis(5);
+/// If others wait, a proxy's connection gets this long for its head, which names the client, to arrive. Those that are late take
+/// turns as one address. Whether it has arrived is checked at this interval.
+const HEAD_SOON: Duration = Duration::from_millis(100);
+const HEAD_LOOK: Duration = Duration::from_millis(5);
+const LATE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// How often the accepting thread checks whether a connection may start, if no other one arrives.
 const START_LOOK: Duration = Duration::from_micros(500);
 
@@ -63,6 +66,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
     let mut door = Door {
         app,
         unnamed: Vec::new(),
+        named: Instant::now(),
         waiting: Turns::default(),
         starts: Slots::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS)),
         more_starts: Bucket::new(START_RATE, START_BURST, Instant::now()),
@@ -80,7 +84,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
                 break;
             }
         }
-        door.name_clients();
+        door.find_turns();
         door.start_some();
     }
 }
@@ -88,8 +92,9 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
 /// The state of the accepting thread.
 struct Door<'a> {
     app: &'a Arc<App>,
-    /// Proxies' connections whose heads have not been looked at, or not arrived.
+    /// Proxies' connections whose heads have not arrived, and when that was last checked.
     unnamed: Vec<Accepted>,
+    named: Instant,
     /// Connections that wait for a thread.
     waiting: Turns<Accepted>,
     /// Held by connections that have just been started, see [`Start`].
@@ -108,8 +113,17 @@ struct Accepted {
     socket: TcpStream,
     peer: Peer,
     since: Instant,
-    /// The client's address; `None` if the peer is a proxy that has not named it.
-    client: Option<IpAddr>,
+    /// The address as which it takes turns.
+    turn: IpAddr,
+    /// Whether many people may have this address, because it is a proxy's.
+    is_shared: bool,
+}
+
+impl Accepted {
+    /// The address for the log.
+    fn address(&self) -> IpAddr {
+        if self.turn == LATE { self.peer.address } else { self.turn }
+    }
 }
 
 impl Door<'_> {
@@ -149,39 +163,57 @@ impl Door<'_> {
         if self.len() < places {
             return true;
         }
-        let Some(excess) = self.waiting.pop_excess(|accepted| accepted.client.is_none()) else { return false };
-        app.limited(Limit::Idle, excess.client.unwrap_or(excess.peer.address));
+        let Some(excess) = self.waiting.pop_excess(|accepted| accepted.is_shared) else { return false };
+        app.limited(Limit::ConnectionRate, excess.address());
         reject(&excess.socket, Answer::full(NO_CONNECTION));
         true
     }
 
     /// Has a connection wait for a thread, unless it exceeds a limit.
     fn admit(&mut self, socket: TcpStream, peer: SocketAddr) {
-        let (app, now, address) = (self.app, Instant::now(), peer.ip().to_canonical());
+        let (app, now, turn) = (self.app, Instant::now(), peer.ip().to_canonical());
+        let proxies = &app.settings.access.proxies;
         // Many people share a trusted proxy's address, so they are counted later, by the address in the request head.
-        if app.settings.access.proxies.trusts(address) {
-            let peer = Peer { address, counted: None };
-            return self.unnamed.push(Accepted { socket, peer, since: now, client: None });
-        }
-        match app.accounts.of(address, now).accept(app.sessions.cap(), now) {
-            Ok(connected) => {
-                let peer = Peer { address, counted: Some(connected) };
-                self.waiting.push(address, Accepted { socket, peer, since: now, client: Some(address) });
+        let is_shared = proxies.trusts(turn);
+        let peer = if is_shared {
+            Peer { address: turn, counted: None }
+        } else {
+            match app.accounts.of(turn, now).accept(app.sessions.cap(), now) {
+                Ok(connected) => Peer { address: turn, counted: Some(connected) },
+                Err(refusal) => return reject(&socket, Answer::over_limit(&refusal, turn, app)),
             }
-            Err(refusal) => reject(&socket, Answer::over_limit(&refusal, address, app)),
+        };
+        let accepted = Accepted { socket, peer, since: now, turn, is_shared };
+        if proxies.names(turn) {
+            self.find_turn(accepted);
+        } else {
+            self.waiting.push(turn, accepted);
         }
     }
 
-    /// Gives proxies' connections their places in the line, by the client's address if the head names it.
-    fn name_clients(&mut self) {
-        for mut accepted in std::mem::take(&mut self.unnamed) {
-            let (peer, head) = (accepted.peer.address, head::peek_head(&accepted.socket));
-            if head.is_none() && !self.waiting.is_empty() && accepted.since.elapsed() < HEAD_SOON {
-                self.unnamed.push(accepted);
-                continue;
+    /// Gives a proxy's connection its place in the line, by the client's address in the head.
+    fn find_turn(&mut self, mut accepted: Accepted) {
+        // What a stranger sends must not end this thread, and with it the process.
+        let head = catch_unwind(|| head::peek_head(&accepted.socket)).unwrap_or(Ok(None));
+        match head {
+            Ok(Some(request)) => {
+                accepted.turn = caller::turn(&request, accepted.peer.address, self.app);
+                accepted.is_shared = accepted.turn == accepted.peer.address;
             }
-            accepted.client = head.and_then(|request| caller::named_by_proxy(&request, peer, self.app));
-            self.waiting.push(accepted.client.unwrap_or(peer), accepted);
+            Ok(None) if !self.waiting.is_empty() && accepted.since.elapsed() < HEAD_SOON => {
+                return self.unnamed.push(accepted);
+            }
+            Ok(None) => (accepted.turn, accepted.is_shared) = (LATE, false),
+            Err(refusal) => return reject(&accepted.socket, refusal),
+        }
+        self.waiting.push(accepted.turn, accepted);
+    }
+
+    /// Gives those whose heads have arrived meanwhile their places.
+    fn find_turns(&mut self) {
+        if self.waiting.is_empty() || self.named.elapsed() >= HEAD_LOOK {
+            std::mem::take(&mut self.unnamed).into_iter().for_each(|accepted| self.find_turn(accepted));
+            self.named = Instant::now();
         }
     }
 
@@ -214,13 +246,15 @@ impl Door<'_> {
         }
     }
 
-    fn start(&mut self, Accepted { socket, peer, .. }: Accepted, start: Option<Slot>) {
+    fn start(&mut self, accepted: Accepted, start: Option<Slot>) {
+        let address = accepted.address();
+        let Accepted { socket, peer, .. } = accepted;
         let Some(slot) = self.take_slot() else {
-            self.app.limited(Limit::Sessions, peer.address);
+            self.app.limited(Limit::Sessions, address);
             return reject(&socket, Answer::full(NO_CONNECTION));
         };
         let wire = SharedSocket::new(socket);
-        let (guest, gone) = self.app.lobby.enter(&wire, peer.address);
+        let (guest, gone) = self.app.lobby.enter(&wire, address);
         if let Some(gone) = gone {
             self.app.limited(Limit::Idle, gone);
         }
@@ -243,6 +277,6 @@ fn reject(mut socket: &TcpStream, answer: Answer) {
     let bytes = answer.closing().into_bytes(false);
     if socket.set_nonblocking(true).and_then(|()| socket.write(&bytes)).is_ok() {
         let _ = socket.shutdown(Shutdown::Write);
-        let _ = socket.read(&mut [0; 4096]);
+        let _ = socket.read(&mut [0; 16 * 1024]);
     }
 }

@@ -40,18 +40,19 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     if access.user_header.is_some() && user.is_none() && !is_open(request, app) {
         return Err(Answer::refusal(401, "the proxy in front of this server did not name a user"));
     }
-    Ok(Visitor { address, account, user })
+    Ok(Visitor { address, turn: turn(request, peer.address, app), account, user })
 }
 
-/// The client's address, if the peer is a trusted proxy that names it.
-pub fn named_by_proxy(request: &Request<()>, peer: IpAddr, app: &App) -> Option<IpAddr> {
-    let client = app.settings.access.proxies.client(peer, &forwarded(request));
-    (client != peer).then_some(client)
+/// The address as which the sender of a request takes turns with others: the client's, if the settings name the peer as a proxy.
+/// One that is trusted by default may be a forwarder, whose clients could invent as many addresses as they like.
+pub fn turn(request: &Request<()>, peer: IpAddr, app: &App) -> IpAddr {
+    let proxies = &app.settings.access.proxies;
+    if proxies.names(peer) { proxies.client(peer, &forwarded(request)) } else { peer }
 }
 
 fn forwarded(request: &Request<()>) -> String {
     let lines = request.headers().get_all(FORWARDED_FOR).iter();
-    lines.map(|line| line.to_str().unwrap_or("unknown")).collect::<Vec<_>>().join(",")
+    lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",")
 }
 
 /// Whether this is a path for health checks.

@@ -39,7 +39,7 @@ pub fn read_head<R>(
     let mut chunk = [0; 512];
     loop {
         let mut parse_and_answer = |buffer: &mut Vec<u8>| match parse(buffer)? {
-            Some((_, length)) if length > MAX_HEAD => Err(Answer::refusal(431, "the head is over 8 KiB")),
+            Some((_, length)) if length > MAX_HEAD => Err(too_long()),
             Some((request, length)) => {
                 buffer.drain(..length);
                 Ok(Some(answer(request, buffer)))
@@ -52,7 +52,7 @@ pub fn read_head<R>(
             return Ok(Some(answered));
         }
         if buffer.len() > MAX_HEAD {
-            return Err(Answer::refusal(431, "the head is over 8 KiB"));
+            return Err(too_long());
         }
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         start.read(socket, SOON);
@@ -78,11 +78,22 @@ pub fn read_head<R>(
     }
 }
 
-/// The head that has arrived, which remains to be read; `None` if it is incomplete or is refused.
-pub fn peek_head(socket: &TcpStream) -> Option<Request<()>> {
+/// The head that has arrived, which remains to be read; `None` if it is incomplete.
+///
+/// # Errors
+/// The refusal: 400 or 431.
+pub fn peek_head(socket: &TcpStream) -> Result<Option<Request<()>>, Answer> {
     let mut buffer = [0; MAX_HEAD];
-    let (bytes, _) = recv(socket, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
-    parse(&buffer[..bytes]).ok().flatten().map(|(request, _)| request)
+    let received = recv(socket, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    let bytes = received.map_or(0, |(bytes, _)| bytes);
+    match parse(&buffer[..bytes])? {
+        None if bytes == MAX_HEAD => Err(too_long()),
+        head => Ok(head.map(|(request, _)| request)),
+    }
+}
+
+fn too_long() -> Answer {
+    Answer::refusal(431, "the head is over 8 KiB")
 }
 
 /// Parses a head and returns it with its length; `None` if it is incomplete.

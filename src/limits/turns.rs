@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::address::{counted_as, network_of};
 
 /// An address with at most this many in line never gives way: browsers open six connections for a page.
-const FEW: usize = 16;
+const FEW: usize = 6;
 
 /// Whoever waits, in the order in which they are served: the addresses take turns, so that one person does not wait behind an
 /// address that sends many. An IPv6 address counts as its network.

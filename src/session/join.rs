@@ -128,7 +128,7 @@ impl Session<'_> {
     /// if all did, hundreds of threads would wake up all the time.
     fn wait_in_line(&self, deadline: Instant) -> Option<Pass<'_>> {
         let backplane = &self.app.backplane;
-        let pass = self.app.joins.enter(self.visitor.address, deadline)?;
+        let pass = self.app.joins.enter(self.visitor.turn, deadline)?;
         while backplane.delay() >= BUSY && backplane.health().is_ok() {
             if Instant::now() >= deadline {
                 return None;

@@ -10,6 +10,8 @@ use crate::protocol;
 pub struct Visitor {
     /// The client's address, as reported by trusted proxies.
     pub address: IpAddr,
+    /// The address as which it takes turns with others.
+    pub turn: IpAddr,
     /// What that address has used recently.
     pub account: Arc<Account>,
     /// The name given by a trusted proxy; the client cannot choose another.
