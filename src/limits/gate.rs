@@ -22,6 +22,8 @@ struct Line {
 }
 
 struct Waiting {
+    /// Parked. A receiver of a channel would yield the processor several times before it sleeps: with hundreds of waiting
+    /// threads, that is noticeable.
     thread: Thread,
     /// Whether it was given a place. Changed only while the line is locked.
     has_place: AtomicBool,

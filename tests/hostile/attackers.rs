@@ -2,9 +2,10 @@
 //! the processor time that nothing else needs.
 
 use crate::attacks::{ATTACKS, Attack, Target};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// The first argument of such a process. Then come the attack's name, the number of addresses, the duration in
@@ -31,12 +32,31 @@ impl Attackers {
     }
 }
 
-/// Starts a server that ends each connection at once, which is the least that any server can do.
-pub fn start_floor() -> SocketAddr {
+/// Starts a server that ends each connection at once, which is the least that any server can do; or one that starts a thread for
+/// each (`threads`), upgrades it, answers the first text with [`WELCOME`] bytes, and otherwise only reads.
+pub fn start_floor(kind: &str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let serve = if kind == "threads" { serve_on_thread } else { drop };
+    std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
     addr
+}
+
+/// About the size of a welcome of a room of fifty.
+const WELCOME: usize = 2048;
+
+fn serve_on_thread(stream: TcpStream) {
+    let serve = || {
+        let mut socket = tungstenite::accept(stream).ok()?;
+        let mut has_joined = false;
+        loop {
+            let is_text = socket.read().ok()?.is_text();
+            if is_text && !std::mem::replace(&mut has_joined, true) {
+                socket.send("w".repeat(WELCOME).into()).ok()?;
+            }
+        }
+    };
+    let _ = Builder::new().stack_size(256 * 1024).spawn(move || -> Option<()> { serve() });
 }
 
 /// Restricts all threads of a process to these processors, in the format of `taskset`.

@@ -142,8 +142,8 @@ pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration, apart: 
     let calm = Calm::start(&stage.addrs());
     let mut before = calm.watch(BEFORE);
     let (memory, log) = (stage.memory(), log_bytes(&stage));
-    let floor = std::env::var_os("HOSTILE_FLOOR").map(|_| vec![start_floor()]);
-    let targets = floor.unwrap_or_else(|| stage.addrs());
+    let floor = std::env::var("HOSTILE_FLOOR").map(|kind| vec![start_floor(&kind)]);
+    let targets = floor.unwrap_or_else(|_| stage.addrs());
     let (attackers, until) = (Attackers::start(attack, &targets, addresses, span), Instant::now() + span);
     let (mut during, peak) = std::thread::scope(|scope| {
         let peak = scope.spawn(|| {

@@ -8,7 +8,8 @@
 //!     HOSTILE_PROXY=1                                   everybody comes through one proxy, as behind a load balancer
 //!     HOSTILE_APART=1                                   the instances have the first processor to themselves
 //!     HOSTILE_FLOOR=1                                   the floor: the attackers attack a server that ends each connection
-//!                                                       at once, beside the instances with the calm room
+//!                                                       at once, beside the instances with the calm room;
+//!     HOSTILE_FLOOR=threads                             or one that does the least on a thread for each connection
 //!
 //! The attackers only use the processor time that nothing else needs, because real ones have machines of their own.
 //!

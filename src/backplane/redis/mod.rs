@@ -25,6 +25,7 @@ mod roster;
 mod socket;
 mod storage;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,11 +48,21 @@ use super::admin::Bans;
 use super::{
     Arrival, Backplane, Event, EventSink, Health, JoinError, Leave, Limits, Page, Room, Seat, Span, Terms, Unavailable,
 };
+use crate::limits::{Gate, Pass};
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
+
+/// The most leaves that are sent at a time, and the commands under way beyond which they wait, but no longer than this, because
+/// the room is to be notified within 250 ms. Whether there are fewer is checked at this interval.
+const LEAVES: usize = 2;
+const FEW_COMMANDS: usize = 16;
+const LEAVE_TIME: Duration = Duration::from_millis(150);
+const LEAVE_LOOK: Duration = Duration::from_millis(1);
 
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
     core: Arc<Core>,
+    /// Those who leave.
+    leaving: Gate,
 }
 
 impl Redis {
@@ -82,7 +93,7 @@ impl Redis {
         Reader::start(core.clone(), server)?;
         Heartbeat::start(core.clone())?;
         storage::start(core.clone(), limits.storage)?;
-        Ok(Redis { core })
+        Ok(Redis { core, leaving: Gate::new(LEAVES) })
     }
 
     /// Takes the seat. If the reply is lost or late, releases the seat again, because Redis may have executed the join.
@@ -146,6 +157,17 @@ impl Redis {
         Ok(page)
     }
 
+    /// Waits for this client's turn to leave, and briefly while many commands are under way: if hundreds leave at once, messages
+    /// would wait behind all of them.
+    fn wait_to_leave(&self, address: IpAddr) -> Option<Pass<'_>> {
+        let deadline = Instant::now() + LEAVE_TIME;
+        let turn = self.leaving.enter(address, deadline)?;
+        while self.core.pipeline.pending() >= FEW_COMMANDS && Instant::now() < deadline {
+            std::thread::sleep(LEAVE_LOOK);
+        }
+        Some(turn)
+    }
+
     fn say_command(&self, room: &Room, by: &str, body: &str, reference: Option<&str>) -> Vec<u8> {
         self.core.commands.say(room, by, body, reference, self.core.rooms.last(room))
     }
@@ -194,6 +216,7 @@ impl Backplane for Redis {
     fn leave(&self, seat: &Seat, how: Leave) {
         let core = &self.core;
         let Some(taken) = core.rooms.release(seat, how) else { return };
+        let _turn = self.wait_to_leave(seat.address);
         match how {
             Leave::Now => core.pipeline.send_reliably(core.commands.leave(seat)),
             Leave::Expire(lease) => {
