@@ -197,7 +197,7 @@ impl Door<'_> {
         let head = catch_unwind(|| head::peek_head(&accepted.socket)).unwrap_or(Ok(None));
         match head {
             Ok(Some(request)) => {
-                accepted.turn = caller::turn(&request, accepted.peer.address, self.app);
+                accepted.turn = caller::addresses(&request, accepted.peer.address, self.app).1;
                 accepted.is_shared = accepted.turn == accepted.peer.address;
             }
             Ok(None) if !self.waiting.is_empty() && accepted.since.elapsed() < HEAD_SOON => {

@@ -23,13 +23,15 @@ use crate::session::Visitor;
 /// name; 400 if it names two.
 pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor, Answer> {
     let access = &app.settings.access;
-    let forwarded = forwarded(request);
-    if !forwarded.is_empty() && !access.proxies.trusts(peer.address) && !app.warned_of_proxy.swap(true, Relaxed) {
+    if request.headers().contains_key(FORWARDED_FOR)
+        && !access.proxies.trusts(peer.address)
+        && !app.warned_of_proxy.swap(true, Relaxed)
+    {
         let line = format!("TRUSTED_PROXIES={}", peer.address);
         log::warn!("ignoring X-Forwarded-For from {}; if that is your proxy, set {line}", peer.address);
     }
     let now = Instant::now();
-    let address = access.proxies.client(peer.address, &forwarded);
+    let (address, turn) = addresses(request, peer.address, app);
     let account = app.accounts.of(address, now);
     let path = request.uri().path();
     // Upgrades count as connections or, if refused, as requests (`connection.rs`). Health checks are never refused.
@@ -40,19 +42,17 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
     if access.user_header.is_some() && user.is_none() && !is_open(request, app) {
         return Err(Answer::refusal(401, "the proxy in front of this server did not name a user"));
     }
-    Ok(Visitor { address, turn: turn(request, peer.address, app), account, user })
+    Ok(Visitor { address, turn, account, user })
 }
 
-/// The address as which the sender of a request takes turns with others: the client's, if the settings name the peer as a proxy.
-/// One that is trusted by default may be a forwarder, whose clients could invent as many addresses as they like.
-pub fn turn(request: &Request<()>, peer: IpAddr, app: &App) -> IpAddr {
-    let proxies = &app.settings.access.proxies;
-    if proxies.names(peer) { proxies.client(peer, &forwarded(request)) } else { peer }
-}
-
-fn forwarded(request: &Request<()>) -> String {
+/// The client's address, and the one as which it takes turns with others: the same, unless the settings do not name the peer as a
+/// proxy. A peer that is trusted by default may be a forwarder, whose clients could invent as many addresses as they like.
+pub fn addresses(request: &Request<()>, peer: IpAddr, app: &App) -> (IpAddr, IpAddr) {
     let lines = request.headers().get_all(FORWARDED_FOR).iter();
-    lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",")
+    let forwarded = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",");
+    let proxies = &app.settings.access.proxies;
+    let client = proxies.client(peer, &forwarded);
+    (client, if proxies.names(peer) { client } else { peer })
 }
 
 /// Whether this is a path for health checks.

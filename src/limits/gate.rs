@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::turns::Turns;
 
@@ -57,6 +57,25 @@ impl Gate {
         own.has_place.load(SeqCst).then(|| Pass(self))
     }
 
+    /// Waits for a place, and then until `may_pass` is true, which only those with a place check, at this interval; `None` if
+    /// that is not by the deadline. If all who wait checked, hundreds of threads would wake up all the time.
+    pub fn enter_when(
+        &self,
+        address: IpAddr,
+        deadline: Instant,
+        interval: Duration,
+        may_pass: impl Fn() -> bool,
+    ) -> Option<Pass<'_>> {
+        let pass = self.enter(address, deadline)?;
+        while !may_pass() {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            thread::sleep(interval);
+        }
+        Some(pass)
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +101,6 @@ impl Drop for Pass<'_> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
 
     fn address(n: u8) -> IpAddr {
         [192, 0, 2, n].into()

@@ -124,18 +124,11 @@ impl Session<'_> {
     }
 
     /// Waits until the backplane has capacity for a join, so that messages need not wait for joins; `None` if it has
-    /// none by the deadline. If the backplane is down, the join itself fails. Only the first in line look whether it has:
-    /// if all did, hundreds of threads would wake up all the time.
+    /// none by the deadline. If the backplane is down, the join itself fails.
     fn wait_in_line(&self, deadline: Instant) -> Option<Pass<'_>> {
         let backplane = &self.app.backplane;
-        let pass = self.app.joins.enter(self.visitor.turn, deadline)?;
-        while backplane.delay() >= BUSY && backplane.health().is_ok() {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::thread::sleep(LINE_LOOK);
-        }
-        Some(pass)
+        let has_capacity = || backplane.delay() < BUSY || backplane.health().is_err();
+        self.app.joins.enter_when(self.visitor.turn, deadline, LINE_LOOK, has_capacity)
     }
 
     fn welcome(&mut self, seat: Seat, arrival: Arrival) -> Result<(), End> {

@@ -160,12 +160,8 @@ impl Redis {
     /// Waits for this client's turn to leave, and briefly while many commands are under way: if hundreds leave at once, messages
     /// would wait behind all of them.
     fn wait_to_leave(&self, address: IpAddr) -> Option<Pass<'_>> {
-        let deadline = Instant::now() + LEAVE_TIME;
-        let turn = self.leaving.enter(address, deadline)?;
-        while self.core.pipeline.pending() >= FEW_COMMANDS && Instant::now() < deadline {
-            std::thread::sleep(LEAVE_LOOK);
-        }
-        Some(turn)
+        let are_few = || self.core.pipeline.pending() < FEW_COMMANDS;
+        self.leaving.enter_when(address, Instant::now() + LEAVE_TIME, LEAVE_LOOK, are_few)
     }
 
     fn say_command(&self, room: &Room, by: &str, body: &str, reference: Option<&str>) -> Vec<u8> {
