@@ -12,8 +12,12 @@ use super::rooms::Taken;
 use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
 use crate::threads;
 
-/// Pause after each [`RENEW`] leases, for the other users of Redis and the processor; 16,000 sessions add up to two
-/// thirds of a second.
+/// The most renewals under way at a time, each of one room, because messages wait behind them in Redis; and the most rounds of
+/// renewals, so that the leases of many rooms are all renewed in time.
+const TOGETHER: usize = 16;
+const MOST_ROUNDS: usize = 64;
+/// Pause after each round, for the other users of Redis and the processor; 64 rounds, which renew the leases of 1,024 rooms or
+/// 16,000 sessions, add up to two thirds of a second.
 const PAUSE: Duration = Duration::from_millis(10);
 /// A wait that takes this much longer than its limit means that the process was suspended.
 const OVERSLEEP: Duration = Duration::from_secs(5);
@@ -83,13 +87,15 @@ impl Heartbeat {
     }
 }
 
-/// Renews all leases, [`RENEW`] at a time; starts none after `deadline`.
+/// Renews all leases, [`TOGETHER`] rooms and [`RENEW`] leases at a time; starts none after `deadline`.
 pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(), Failure> {
+    let rooms = core.rooms.names();
+    let together = rooms.len().div_ceil(MOST_ROUNDS).max(TOGETHER);
     let (mut under_way, mut leases) = (Vec::new(), 0);
-    for room in core.rooms.names() {
+    for room in rooms {
         let sessions = core.rooms.sessions(&room);
         for some in sessions.chunks(RENEW) {
-            if leases + some.len() > RENEW {
+            if under_way.len() >= together || leases + some.len() > RENEW {
                 finish(core, under_way.drain(..))?;
                 leases = 0;
                 watched(core, PAUSE, || std::thread::sleep(PAUSE));

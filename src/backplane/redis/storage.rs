@@ -18,8 +18,9 @@ use crate::threads;
 const EVERY: Duration = Duration::from_secs(5);
 /// How long to wait after there was nothing to trim: something else fills Redis, and looking for logs takes time.
 const PAUSE: Duration = Duration::from_secs(300);
-/// Logs measured per batch, and logs trimmed. Redis executes a batch in one go, and trimming 4 MiB takes about 0.4 ms.
-const MEASURED: usize = 100;
+/// Logs measured per batch, and logs trimmed. Redis executes a batch in one go; measuring takes it about 0.02 ms for each log,
+/// and trimming 4 MiB 0.4 ms.
+const MEASURED: usize = 16;
 const TRIMMED: usize = 4;
 
 /// Redis's memory, in bytes.
