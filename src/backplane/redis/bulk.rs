@@ -11,12 +11,17 @@ use redis::Value;
 
 use super::commands::Commands;
 use super::connect::{Connection, LinkError, Server};
-use super::pipeline::{Failure, PATIENCE, Reply};
-use crate::limits::Gate;
+use super::pipeline::{Failure, PATIENCE, Pipeline, Reply};
+use crate::limits::{Gate, Slots};
 use crate::threads;
 
 /// The most concurrent reads, each on its own connection.
 const CONNECTIONS: usize = 4;
+/// While there are this many commands under way on the main connection, there is only one read at a time: Redis takes 16 KiB of
+/// commands from each connection in turn, so messages would wait behind many reads. More than the joins at a time; checked
+/// at this interval.
+const MANY_COMMANDS: usize = 32;
+const LOOK: Duration = Duration::from_millis(1);
 /// An idle connection is closed after this time.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// All reads wait as if for one address: in order.
@@ -26,8 +31,12 @@ const ALL: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub struct Bulk {
     server: Server,
     commands: Arc<Commands>,
+    /// The main connection.
+    pipeline: Arc<Pipeline>,
     /// Bounds the reads under way.
     turns: Gate,
+    /// Counts the reads under way.
+    under_way: Arc<Slots>,
     /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
     /// Incremented when the main connection ends and when there is a new one. A read that began before may come from
@@ -37,8 +46,16 @@ pub struct Bulk {
 
 impl Bulk {
     /// An empty pool.
-    pub fn new(server: Server, commands: Arc<Commands>) -> Bulk {
-        Bulk { server, commands, turns: Gate::new(CONNECTIONS), idle: Mutex::default(), generation: AtomicU64::new(0) }
+    pub fn new(server: Server, commands: Arc<Commands>, pipeline: Arc<Pipeline>) -> Bulk {
+        Bulk {
+            server,
+            commands,
+            pipeline,
+            turns: Gate::new(CONNECTIONS),
+            under_way: Slots::new(CONNECTIONS),
+            idle: Mutex::default(),
+            generation: AtomicU64::new(0),
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
@@ -59,11 +76,13 @@ impl Bulk {
 
     /// Sends commands and reads their replies, all by `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
-        let turn = self.turns.enter(ALL, deadline).ok_or(Failure::Down)?;
+        let may_read = || self.under_way.taken() == 0 || self.pipeline.pending() < MANY_COMMANDS;
+        let turn = self.turns.enter_when(ALL, deadline, LOOK, may_read).ok_or(Failure::Down)?;
+        let slot = self.under_way.take();
         // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
         // temporary stack.
         let result = threads::on_ample_stack(|| self.exchange(commands, deadline));
-        drop(turn);
+        drop((slot, turn));
         result.map_err(|error| {
             log::debug!("redis: a bulk read failed: {error}");
             Failure::Down
@@ -100,11 +119,11 @@ impl Bulk {
         if Instant::now() >= deadline {
             return Err(LinkError::NoAnswer);
         }
-        self.server.connect(&[self.commands.load_page()], Some(deadline))
+        self.server.connect(&[self.commands.load_welcome()], Some(deadline))
     }
 
     fn load(&self, connection: &mut Connection) -> Result<(), LinkError> {
-        connection.demand("SCRIPT LOAD", &self.commands.load_page()).map(drop)
+        connection.demand("SCRIPT LOAD", &self.commands.load_welcome()).map(drop)
     }
 }
 
@@ -166,7 +185,7 @@ mod tests {
         let settings = RedisSettings { url, password: None, authorities: None };
         let server = Server::new(&settings).expect("an address");
         let retention = Retention { messages: 9, bytes: 9, life: Duration::from_secs(9) };
-        let bulk = Bulk::new(server, Arc::new(Commands::new("i1".to_owned(), 0, &retention)));
+        let bulk = Bulk::new(server, Arc::new(Commands::new("i1".to_owned(), 0, &retention)), Arc::default());
         let ((to_asked, asked), (to_go, go)) = (bounded(0), bounded(0));
         thread::spawn(move || serve(listener, &to_asked, &go));
         let command = || redis::cmd("EVALSHA").arg("x").get_packed_command();

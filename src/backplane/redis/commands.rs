@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use redis::{Cmd, cmd};
 
+use super::log_part::{Range, excluded};
 use super::rooms::Taken;
 use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId, Terms};
 use crate::protocol::{Id, PAGE_BYTES, stored_reference};
@@ -45,29 +46,10 @@ pub struct Commands {
     leave: Script,
     renew: Script,
     say: Script,
-    page: Script,
+    welcome: Script,
     load_report: Script,
     remove: Script,
     bans: Script,
-}
-
-/// Which part of a log [`Commands::page`] reads.
-pub struct Part {
-    /// The command: `XRANGE` or `XREVRANGE`.
-    pub order: &'static str,
-    /// The first id, in that command's syntax.
-    pub from: String,
-    /// The last id, in that command's syntax.
-    pub to: String,
-    /// The maximum number of messages.
-    pub limit: usize,
-    /// For a join, the last message the client has seen, or "", and the newest id when the seat was taken.
-    pub join: Option<(String, Id)>,
-}
-
-/// An id as the exclusive end of a range. Redis rejects the exclusion of the largest possible id.
-pub fn excluded(id: Id) -> String {
-    format!("({}", id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }))
 }
 
 impl Commands {
@@ -93,7 +75,7 @@ impl Commands {
             leave: presence(include_str!("leave.lua")),
             renew: presence(include_str!("renew.lua")),
             say: script(include_str!("say.lua")),
-            page: script(include_str!("page.lua")),
+            welcome: script(include_str!("welcome.lua")),
             load_report: script(include_str!("load_report.lua")),
             remove: script(include_str!("remove.lua")),
             bans: script(BANS),
@@ -103,13 +85,13 @@ impl Commands {
     /// `SCRIPT LOAD` for each script.
     pub fn load_scripts(&self) -> Vec<Vec<u8>> {
         let presence = [&self.join, &self.leave, &self.renew];
-        let all = [&self.say, &self.page, &self.load_report, &self.remove, &self.bans];
+        let all = [&self.say, &self.welcome, &self.load_report, &self.remove, &self.bans];
         [&presence[..], &all[..]].concat().into_iter().map(Script::load).collect()
     }
 
-    /// `SCRIPT LOAD` for the script that reads logs.
-    pub fn load_page(&self) -> Vec<u8> {
-        self.page.load()
+    /// `SCRIPT LOAD` for the script used for bulk reads.
+    pub fn load_welcome(&self) -> Vec<u8> {
+        self.welcome.load()
     }
 
     /// Keeps and publishes a message. `known` is the newest id this instance has seen in the room.
@@ -154,20 +136,18 @@ impl Commands {
         command.get_packed_command()
     }
 
-    /// Reads part of a log.
-    pub fn page(&self, room: &str, part: &Part) -> Vec<u8> {
-        let mut command = evalsha(&self.page, 2);
-        command
-            .arg(log(room))
-            .arg(gone(room))
-            .arg(part.order)
-            .arg(&part.from)
-            .arg(&part.to)
-            .arg(part.limit)
-            .arg(PAGE_BYTES);
-        if let Some((since, newest)) = &part.join {
-            command.arg(since).arg(newest.to_string());
-        }
+    /// Reads at most `count` entries of a log. No script: it would cost Redis four times as much.
+    pub fn read(&self, room: &str, range: &Range, count: usize) -> Vec<u8> {
+        let mut command = cmd(range.order);
+        command.arg(log(room)).arg(&range.from).arg(&range.to).arg("COUNT").arg(count).get_packed_command()
+    }
+
+    /// Reads what a client that resumes after `since` has missed, see `welcome.lua`; `newest` is the newest id when its seat was
+    /// taken.
+    pub fn welcome(&self, room: &str, since: Option<Id>, newest: Id, limit: usize) -> Vec<u8> {
+        let (text, end) = since.map_or((String::new(), "-".to_owned()), |id| (id.to_string(), excluded(id)));
+        let mut command = evalsha(&self.welcome, 2);
+        command.arg(log(room)).arg(gone(room)).arg(text).arg(end).arg(newest.to_string()).arg(limit).arg(PAGE_BYTES);
         command.get_packed_command()
     }
 

@@ -16,6 +16,7 @@ mod core;
 mod delivery;
 mod health;
 mod heartbeat;
+mod log_part;
 mod pipeline;
 mod reader;
 mod refill;
@@ -33,16 +34,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use self::bulk::Bulk;
-use self::commands::{Commands, Part, excluded};
+use self::commands::Commands;
 use self::connect::REDIS_TIMEOUT;
 pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
+use self::log_part::{LogPart, Missed, Range, excluded, missed};
 use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
 use self::refill::Refill;
-use self::replies::{Kept, LogPart, Seated, from_value, kept, log_part};
+use self::replies::{Kept, Seated, from_value, kept};
 use self::rooms::Rooms;
 use super::admin::Bans;
 use super::{
@@ -57,6 +59,8 @@ const LEAVES: usize = 2;
 const FEW_COMMANDS: usize = 16;
 const LEAVE_TIME: Duration = Duration::from_millis(150);
 const LEAVE_LOOK: Duration = Duration::from_millis(1);
+/// The most messages read from a log with one command: with texts of ordinary characters, hardly more than fit into an answer.
+const STEP: usize = 50;
 
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
@@ -75,7 +79,7 @@ impl Redis {
         let commands = Arc::new(Commands::new(instance, server.database, &limits.retention));
         let pipeline = Arc::new(Pipeline::default());
         let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), limits.rooms));
-        let bulk = Arc::new(Bulk::new(server.clone(), commands.clone()));
+        let bulk = Arc::new(Bulk::new(server.clone(), commands.clone(), pipeline.clone()));
         let refill = Refill::start(rooms.clone(), bulk.clone(), commands.clone(), sink.clone())?;
         let core = Arc::new(Core {
             commands,
@@ -133,28 +137,34 @@ impl Redis {
     }
 
     /// The part of the log for a `welcome`, up to at least `newest`.
-    fn welcome_page(
-        &self,
-        room: &Room,
-        since: Option<Id>,
-        newest: Id,
-        deadline: Instant,
-    ) -> Result<LogPart, Unavailable> {
-        let part = Part {
-            order: "XREVRANGE",
-            from: "+".to_owned(),
-            to: since.map_or("-".to_owned(), excluded),
-            limit: if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES },
-            join: Some((since.map(|id| id.to_string()).unwrap_or_default(), newest)),
-        };
-        let reply = self.core.bulk.ask_one(self.core.commands.page(room, &part), deadline)?;
-        let mut page = log_part(reply)?;
-        if page.newest < newest {
-            // Read from a server that lags behind, such as a primary that has just been demoted.
-            return Err(Unavailable);
+    fn welcome_page(&self, room: &Room, since: Option<Id>, newest: Id, until: Instant) -> Result<Missed, Unavailable> {
+        let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
+        if since.is_none() {
+            let part = self.read_log(room, Range::before(None), limit, until)?;
+            let last = part.messages.first().map(|(id, _)| *id).unwrap_or_default();
+            if last >= newest {
+                return Ok(Missed { newest: last, gap: false, part });
+            }
+            // The newest message has been removed since the seat was taken, or is not Bobbin's.
         }
-        page.messages.reverse();
-        Ok(page)
+        let reply = self.core.bulk.ask_one(self.core.commands.welcome(room, since, newest, limit), until)?;
+        // Or else this was read from a server that lags behind, such as a primary that has just been demoted.
+        missed(reply, limit).and_then(|missed| if missed.newest < newest { Err(Unavailable) } else { Ok(missed) })
+    }
+
+    /// Reads up to `limit` messages in this range.
+    fn read_log(&self, room: &Room, mut range: Range, limit: usize, until: Instant) -> Result<LogPart, Unavailable> {
+        let mut part = LogPart::default();
+        loop {
+            let step = limit.min(part.entries() + STEP);
+            // One more shows whether there are more.
+            let command = self.core.commands.read(room, &range, step + 1 - part.entries());
+            let is_all = part.add(self.core.bulk.ask_one(command, until)?, step)?;
+            match part.end {
+                Some(end) if !is_all && part.entries() == step && step < limit => range.from = excluded(end),
+                _ => return Ok(part),
+            }
+        }
     }
 
     /// Waits for this client's turn to leave, and briefly while many commands are under way: if hundreds leave at once, messages
@@ -180,7 +190,7 @@ impl Backplane for Redis {
         }
         core.rooms.enter(&seat.room)?;
         let arrival = self.take_seat(seat, terms, since.is_some(), deadline).and_then(|mut seated| {
-            let page = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
+            let missed = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
                 self.give_back(seat, seated.came_back);
             })?;
             seated.names.sort_unstable();
@@ -188,10 +198,10 @@ impl Backplane for Redis {
                 participants: seated.participants,
                 is_new_room: seated.is_new_room,
                 names: seated.names,
-                last: page.newest,
-                gap: page.gap,
+                last: missed.newest,
+                gap: missed.gap,
                 stamp: seated.stamp,
-                page: Page { messages: page.messages, more: page.more },
+                page: missed.part.newest_last(),
             })
         });
         match &arrival {
@@ -237,21 +247,19 @@ impl Backplane for Redis {
     }
 
     fn history(&self, room: &Room, span: Span, limit: usize) -> Result<Page, Unavailable> {
-        let (order, from, to) = match span {
-            // No id is smaller, and Redis rejects a range that excludes its only end.
-            Span::Before(Some(before)) if before == Id::default() => return Ok(Page::default()),
-            Span::Before(before) => ("XREVRANGE", before.map_or("+".to_owned(), excluded), "-".to_owned()),
-            Span::After { after, before } => ("XRANGE", excluded(after), before.map_or("+".to_owned(), excluded)),
-        };
         if !self.core.health.is_up() {
             return Err(Unavailable);
         }
-        let command = self.core.commands.page(room, &Part { order, from, to, limit, join: None });
-        let mut part = log_part(self.core.bulk.ask_one(command, bulk::deadline())?)?;
-        if order == "XREVRANGE" {
-            part.messages.reverse();
+        let read = |range| self.read_log(room, range, limit, bulk::deadline());
+        match span {
+            // No id is smaller, and Redis rejects a range that excludes its only end.
+            Span::Before(Some(before)) if before == Id::default() => Ok(Page::default()),
+            Span::Before(before) => read(Range::before(before)).map(LogPart::newest_last),
+            Span::After { after, before } => {
+                let part = read(Range::after(after, before))?;
+                Ok(Page { messages: part.messages, more: part.more })
+            }
         }
-        Ok(Page { messages: part.messages, more: part.more })
     }
 
     fn post(

@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use tungstenite::Bytes;
 
 use super::bulk::{self, Bulk};
-use super::commands::{Commands, Part, excluded};
+use super::commands::Commands;
 use super::delivery::Refilled;
+use super::log_part::{LogPart, Range};
 use super::pipeline::{Failure, Reply};
-use super::replies::{LogPart, log_part};
 use super::rooms::Rooms;
 use crate::backplane::{Event, EventSink, Room};
 use crate::protocol::{self, Id};
@@ -22,7 +22,8 @@ use crate::threads;
 
 /// The most rooms read with one request.
 const TOGETHER: usize = 16;
-/// The most messages read from one log at a time; `page.lua` limits their bytes too.
+/// The most messages read with one request, shared by its rooms, and from one log.
+const MESSAGES: usize = 800;
 const LIMIT: usize = 500;
 /// Pause when Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -99,19 +100,20 @@ impl Refiller {
 
     fn refill(&self, rooms: &[Room]) {
         let (mut targets, mut commands): (Vec<Target>, Vec<Vec<u8>>) = Default::default();
+        let limit = LIMIT.min(MESSAGES / rooms.len());
         for room in rooms {
             // A room that everybody has left needs no refill.
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
             if let Some((Some(target), last)) = begun {
-                let part = Part { order: "XRANGE", from: excluded(last), to: "+".to_owned(), limit: LIMIT, join: None };
-                commands.push(self.commands.page(room, &part));
+                // One more shows whether there are more.
+                commands.push(self.commands.read(room, &Range::after(last, None), limit + 1));
                 targets.push((room.clone(), target));
             }
         }
         match self.bulk.ask(&commands, bulk::deadline()) {
             Ok(replies) => {
                 self.together.set((self.together.get() + 1).min(TOGETHER));
-                targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply));
+                targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply, limit));
             }
             Err(_) => {
                 self.together.set((targets.len() / 2).max(1));
@@ -121,9 +123,10 @@ impl Refiller {
         }
     }
 
-    fn take_in(&self, (room, target): Target, reply: Reply) {
-        let part = match reply {
-            Ok(value) => log_part(value).map_err(|_| "not understood".to_owned()),
+    fn take_in(&self, (room, target): Target, reply: Reply, limit: usize) {
+        let mut part = LogPart::default();
+        let read = match reply {
+            Ok(value) => part.add(value, limit).map_err(|_| "not understood".to_owned()),
             Err(Failure::Down) => return self.handle.queue_room(room),
             Err(Failure::Refused(why)) if why == "WRONGTYPE" => Err(why),
             // Any other error is a temporary state of the server: it is loading its data, or has just become a replica.
@@ -135,10 +138,11 @@ impl Refiller {
         };
         // If another program has written to the log, this room continues as if it had been read, and the others are
         // unaffected.
-        let part = part.unwrap_or_else(|why| {
+        if let Err(why) = read {
             log::warn!("{room}: the log can't be read ({why}) and is skipped");
-            LogPart { end: Some(target), ..LogPart::default() }
-        });
+            part = LogPart::default();
+            part.end = Some(target);
+        }
         if part.skipped > 0 {
             log::warn!("{room}: skipping {} log entries that are not Bobbin's messages", part.skipped);
         }

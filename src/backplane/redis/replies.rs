@@ -24,48 +24,6 @@ pub fn not_understood<T>(_reply: T) -> Unavailable {
     Unavailable
 }
 
-/// The reply of `page.lua`.
-#[derive(Debug, Default, PartialEq)]
-pub struct LogPart {
-    /// Whether the log has more messages.
-    pub more: bool,
-    /// The newest id, if requested.
-    pub newest: Id,
-    /// Whether messages after `since` are no longer kept.
-    pub gap: bool,
-    /// The messages, in the order in which they were read.
-    pub messages: Vec<(Id, String)>,
-    /// The last entry read, whether a message or not.
-    pub end: Option<Id>,
-    /// The number of entries that are not Bobbin's messages.
-    pub skipped: usize,
-}
-
-/// Parses the reply of `page.lua`, skipping entries that are not Bobbin's messages.
-pub fn log_part(value: Value) -> Result<LogPart, Unavailable> {
-    let Value::Array(values) = value else { return Err(not_understood(value)) };
-    let mut values = values.into_iter();
-    let mut head = || values.next().and_then(text);
-    let (Some(more), Some(newest), Some(gap)) = (head(), head(), head()) else {
-        return Err(not_understood("a page without its head"));
-    };
-    let mut part = LogPart {
-        more: more == "1",
-        newest: newest.parse().map_err(not_understood)?,
-        gap: gap == "1",
-        ..LogPart::default()
-    };
-    while let Some(id) = values.next() {
-        let id: Id = text(id).unwrap_or_default().parse().map_err(not_understood)?;
-        part.end = Some(id);
-        match values.next().and_then(text).filter(|body| is_body(body)) {
-            Some(body) => part.messages.push((id, body)),
-            None => part.skipped += 1,
-        }
-    }
-    Ok(part)
-}
-
 /// A string reply, if it is valid UTF-8.
 pub fn text(value: Value) -> Option<String> {
     match value {
@@ -317,19 +275,6 @@ mod tests {
         assert!(change_ours.left.is_empty());
         assert_eq!((change_ours.participants, change_ours.about), (3, Some(7)));
         assert_eq!(change("5 0 i2/7\n\nAda").about, None);
-    }
-
-    #[test]
-    fn entries_of_others_are_passed_over() {
-        let mut values = vec!["1", "9-0", "0", "1-0", BODY, "2-0", "", "3-0", BODY];
-        let part = log_part(texts(&values)).expect("a page");
-        assert_eq!((part.more, part.gap, part.newest.ms), (true, false, 9));
-        assert_eq!((part.messages.len(), part.skipped, part.end), (2, 1, Some(Id { ms: 3, seq: 0 })));
-        let Value::Array(mut raw) = texts(&values) else { unreachable!("just made") };
-        raw[4] = Value::BulkString(vec![0xFF]);
-        assert_eq!(log_part(Value::Array(raw)).expect("a page").skipped, 2);
-        values[3] = "x";
-        assert!(log_part(texts(&values)).is_err() && log_part(Value::Nil).is_err());
     }
 
     #[test]

@@ -1,39 +1,27 @@
--- Reads part of a log, limited in messages and bytes.
+-- Reads the log for the `welcome` of a client that resumes.
 -- KEYS: log, gone.
--- ARGV: XRANGE or XREVRANGE, its first and last id, the limits in messages and in bytes, and for a join its `since` (""
--- if none) and the newest id when the seat was taken.
--- Returns {"1" if the log has more, newest id (for a join at least the one given, if it is only missing because it was
--- removed), "1" if messages after `since` are no longer kept, id, body, id, body,
--- ...}.
--- Entries that are not Bobbin's messages have an empty body.
+-- ARGV: the client's `since` ("" if none), the end of the range after it, the newest id when the seat was taken, and the
+-- limits in messages and in bytes.
+-- Returns {newest id (at least the one given, if it is only missing because it was removed), "1" if messages after `since`
+-- are no longer kept, "1" if the log has `since` or something older, the newest entries after `since`}: one more than the
+-- limit, if there are as many, or entries of more than that many bytes.
 
-local log, gone, command, from, to = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
-local limit, bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local since, known, reply, more, found = ARGV[6], ARGV[7], {}, '0', 0
+local log, gone, since, to, known = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local limit, bytes, from, found = tonumber(ARGV[4]), tonumber(ARGV[5]), '+', {}
 
 -- Read in slices, so that Redis does not collect hundreds of large entries only to drop most of them.
 repeat
-  local entries = redis.call(command, log, from, to, 'COUNT', 50)
+  local entries = redis.call('XREVRANGE', log, from, to, 'COUNT', 50)
   for _, entry in ipairs(entries) do
-    local fields = entry[2]
-    local body = #fields == 2 and fields[1] == 'm' and #fields[2] < 32768 and fields[2] or ''
-    bytes = bytes - #body
-    if found == limit or bytes < 0 and found > 0 then
-      more = '1'
-      break
-    end
-    found = found + 1
-    reply[#reply + 1] = entry[1]
-    reply[#reply + 1] = body
+    found[#found + 1] = entry
+    bytes = bytes - #(entry[2][2] or '')
     from = '(' .. entry[1]
+    if #found > limit or bytes < 0 then break end
   end
-until more == '1' or #entries < 50
+until #entries < 50 or #found > limit or bytes < 0
 
-local last, gap = '0-0', '0'
-if since then
-  local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-  last = newest and newest[1] or last
-end
+local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+local last, gap, older_ones = newest and newest[1] or '0-0', '0', '0'
 local function info()
   local pairs = redis.call('XINFO', 'STREAM', log)
   for i = 1, #pairs, 2 do pairs[pairs[i]] = pairs[i + 1] end
@@ -61,7 +49,7 @@ local function removed(id)
   return now['entries-added'] - now['length'] == tonumber(trimmed)
 end
 -- The newest message may have been removed since the seat was taken. Only a server that lags behind lacks it otherwise.
-if known and older(last, known) and removed(known) then last = known end
+if older(last, known) and removed(known) then last = known end
 -- One exact look-up: if `since` is still in the log, so is everything after it. "0-0" precedes every message, so
 -- nothing is missing if nothing was ever trimmed.
 if since == '0-0' then
@@ -69,13 +57,12 @@ if since == '0-0' then
     local now = info()
     if now['entries-added'] and now['entries-added'] > now['length'] then gap = '1' end
   end
-elseif since and since ~= '' then
+elseif since ~= '' then
   if redis.call('XRANGE', log, since, since)[1] then
-    more = '1'
+    older_ones = '1'
   elseif not removed(since) then
     gap = '1'
   end
 end
--- Whether there are messages older than those in the welcome, `since` included.
-if since and more == '0' and redis.call('XREVRANGE', log, from, '-', 'COUNT', 1)[1] then more = '1' end
-return {more, last, gap, unpack(reply)}
+if older_ones == '0' and redis.call('XREVRANGE', log, from, '-', 'COUNT', 1)[1] then older_ones = '1' end
+return {last, gap, older_ones, found}
