@@ -3,26 +3,33 @@
 //! A panic in a session's thread ends only that session. Every other thread is critical: without it the state of the
 //! process would be undefined, so the process ends, and its supervisor restarts it.
 
+use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+use corosensei::on_stack;
+use corosensei::stack::DefaultStack;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::limits::{CONNECTION_STACK as STACK, MAX_SPARE_STACKS, Slots};
 
 /// `EX_SOFTWARE` in `sysexits.h`: an internal error.
 const INTERNAL_ERROR: i32 = 70;
-/// The size of a temporary stack, in bytes. It is freed right after use, so it may be larger than a thread's own.
-const TEMPORARY_STACK: usize = 256 * 1024;
-/// The stack size of all other threads, in bytes: Rust's default.
-const AMPLE_STACK: usize = 2 * 1024 * 1024;
-/// The most stack that parsing a Redis reply takes, in bytes, doubled for safety. A debug build takes several times as
-/// much.
-const DEEP_WORK: usize = if cfg!(debug_assertions) { 1024 } else { 128 } * 1024;
+/// The size of a temporary stack, in bytes: twice the most that parsing a Redis reply takes, and what its caller takes. Only
+/// what is used is in memory. A debug build takes several times as much.
+const TEMPORARY_STACK: usize = if cfg!(debug_assertions) { 1280 } else { 256 } * 1024;
+/// The most temporary stacks that are kept for reuse: a new one takes three system calls and some page faults, together as much
+/// time as the rest of a join, and other threads wait meanwhile if they need memory.
+const MAX_KEPT: usize = 16;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
+static KEPT_STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static IS_ON_TEMPORARY_STACK: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Starts a thread whose panic ends the process.
 ///
@@ -79,15 +86,36 @@ impl Workers {
 /// sessions live long. If all temporary stacks are in use, `work` runs on the thread's own stack.
 pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     match SPARE_STACKS.take() {
-        Some(_slot) => stacker::grow(TEMPORARY_STACK, work),
+        Some(_slot) => on_ample_stack(work),
         None => work(),
     }
 }
 
-/// Runs `work`, such as parsing a nested Redis reply, on a stack that is large enough for anything: the current one if
-/// enough of it is left, because allocating another costs a dozen system calls and page faults.
+/// Runs `work`, such as parsing a nested Redis reply, on a stack that is large enough for anything: the current one if it is a
+/// temporary one.
+///
+/// # Panics
+/// There is no memory for a stack, or `work` panics.
 pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
-    stacker::maybe_grow(DEEP_WORK, AMPLE_STACK, work)
+    if IS_ON_TEMPORARY_STACK.get() {
+        return work();
+    }
+    let kept = || KEPT_STACKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = || DefaultStack::new(TEMPORARY_STACK).expect("memory for a stack");
+    let last = kept().pop();
+    let mut stack = last.unwrap_or_else(new);
+    let result = on_stack(&mut stack, || {
+        IS_ON_TEMPORARY_STACK.set(true);
+        let result = catch_unwind(AssertUnwindSafe(work));
+        IS_ON_TEMPORARY_STACK.set(false);
+        result
+    });
+    let mut kept = kept();
+    if kept.len() < MAX_KEPT {
+        kept.push(stack);
+    }
+    drop(kept);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 #[cfg(test)]
@@ -135,6 +163,7 @@ mod tests {
         };
         let is_elsewhere = || here().abs_diff(on_temporary_stack(here)) > STACK;
         assert!(is_elsewhere());
+        assert!(on_temporary_stack(|| here().abs_diff(on_ample_stack(here))) < STACK, "one is enough");
         assert!(catch_unwind(|| on_temporary_stack(|| panic!("as planned"))).is_err());
         let all: Vec<_> = std::iter::from_fn(|| SPARE_STACKS.take()).collect();
         assert_eq!(all.len(), MAX_SPARE_STACKS, "a panic gives its stack back");
