@@ -21,8 +21,8 @@ const INTERNAL_ERROR: i32 = 70;
 /// The size of a temporary stack, in bytes: twice the most that parsing a Redis reply takes, and what its caller takes. Only
 /// what is used is in memory. A debug build takes several times as much.
 const TEMPORARY_STACK: usize = if cfg!(debug_assertions) { 1280 } else { 256 } * 1024;
-/// The most temporary stacks that are kept for reuse: a new one takes three system calls and some page faults, together as much
-/// time as the rest of a join, and other threads wait meanwhile if they need memory.
+/// The most temporary stacks that are kept for reuse: a new one takes three system calls and some page faults, together a
+/// third of the time that a join takes, and other threads wait meanwhile if they need memory.
 const MAX_KEPT: usize = 16;
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 static KEPT_STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
