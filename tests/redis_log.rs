@@ -47,6 +47,28 @@ fn pages_are_bounded_in_bytes() {
     }
 }
 
+/// A script would cost Redis four times as much.
+#[test]
+fn histories_run_no_script() {
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let said = ada.say("hi");
+    redis.cmd::<String>("CONFIG RESETSTAT");
+    for _ in 0..20 {
+        ada.send(json!({"type": "history", "before": "99999999999999-0", "limit": 50}));
+        assert_eq!(ada.expect("history")["messages"], json!([said]));
+    }
+    let calls = |command: &str| {
+        let stats = redis.cmd::<String>("INFO commandstats");
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))).map(str::to_owned);
+        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert!(calls("xrevrange") >= 20);
+    assert!(calls("evalsha") < 20, "only heartbeats");
+}
+
 #[test]
 fn a_log_keeps_to_its_bytes() {
     let redis = Redis::start();

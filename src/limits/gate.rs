@@ -64,7 +64,7 @@ impl Gate {
         address: IpAddr,
         deadline: Instant,
         interval: Duration,
-        may_pass: impl Fn() -> bool,
+        mut may_pass: impl FnMut() -> bool,
     ) -> Option<Pass<'_>> {
         let pass = self.enter(address, deadline)?;
         while !may_pass() {

@@ -35,8 +35,8 @@ pub struct Bulk {
     pipeline: Arc<Pipeline>,
     /// Bounds the reads under way.
     turns: Gate,
-    /// Counts the reads under way.
-    under_way: Arc<Slots>,
+    /// Held by the one read that need not wait until there are few commands.
+    first: Arc<Slots>,
     /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
     /// Incremented when the main connection ends and when there is a new one. A read that began before may come from
@@ -52,7 +52,7 @@ impl Bulk {
             commands,
             pipeline,
             turns: Gate::new(CONNECTIONS),
-            under_way: Slots::new(CONNECTIONS),
+            first: Slots::new(1),
             idle: Mutex::default(),
             generation: AtomicU64::new(0),
         }
@@ -76,13 +76,16 @@ impl Bulk {
 
     /// Sends commands and reads their replies, all by `deadline`.
     pub fn ask(&self, commands: &[Vec<u8>], deadline: Instant) -> Result<Vec<Reply>, Failure> {
-        let may_read = || self.under_way.taken() == 0 || self.pipeline.pending() < MANY_COMMANDS;
+        let mut first = None;
+        let may_read = || {
+            first = self.first.take();
+            first.is_some() || self.pipeline.pending() < MANY_COMMANDS
+        };
         let turn = self.turns.enter_when(ALL, deadline, LOOK, may_read).ok_or(Failure::Down)?;
-        let slot = self.under_way.take();
         // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
         // temporary stack.
         let result = threads::on_ample_stack(|| self.exchange(commands, deadline));
-        drop((slot, turn));
+        drop((first, turn));
         result.map_err(|error| {
             log::debug!("redis: a bulk read failed: {error}");
             Failure::Down
@@ -151,47 +154,65 @@ fn exchange(
 
 #[cfg(test)]
 mod tests {
+    use super::super::pipeline::Priority;
+    use super::super::socket::Socket;
     use super::*;
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::AtomicUsize;
     use std::thread;
 
     use crossbeam_channel::bounded;
 
     use crate::settings::{RedisSettings, Retention};
 
-    /// Answers the handshake, reports each further command, and answers that when it is allowed to.
-    fn serve(listener: TcpListener, asked: &crossbeam_channel::Sender<()>, go: &crossbeam_channel::Receiver<()>) {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let (mut buffer, hello) = ([0; 16 * 1024], "%2\r\n+role\r\n+master\r\n+version\r\n+7.0.15\r\n");
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                let command = String::from_utf8_lossy(&buffer[..count]).into_owned();
-                let is_page = command.contains("EVALSHA");
-                if is_page && (asked.send(()).is_err() || go.recv().is_err()) {
-                    return;
-                }
-                // With the greeting, the probe and the script arrive.
-                let reply = if command.contains("HELLO") { &format!("{hello}+OK\r\n+OK\r\n") } else { "+OK\r\n" };
-                stream.write_all(reply.as_bytes()).expect("the pool reads");
+    /// A server that answers the handshake, and each read after a call of `wait`.
+    fn start(pipeline: Arc<Pipeline>, wait: impl Fn() + Send + Sync + 'static) -> Bulk {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("redis://{}", listener.local_addr().expect("bound"));
+        let settings = RedisSettings { url, password: None, authorities: None };
+        let retention = Retention { messages: 9, bytes: 9, life: Duration::from_secs(9) };
+        let commands = Arc::new(Commands::new("i1".to_owned(), 0, &retention));
+        let wait = Arc::new(wait);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let wait = wait.clone();
+                thread::spawn(move || serve(stream.expect("a connection"), &*wait));
+            }
+        });
+        Bulk::new(Server::new(&settings).expect("an address"), commands, pipeline)
+    }
+
+    fn serve(mut stream: TcpStream, wait: &impl Fn()) {
+        let (mut buffer, hello) = ([0; 16 * 1024], "%2\r\n+role\r\n+master\r\n+version\r\n+7.0.15\r\n");
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            let command = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if command.contains("PAGE") {
+                wait();
+            }
+            // With the greeting, the probe and the script arrive.
+            let reply = if command.contains("HELLO") { &format!("{hello}+OK\r\n+OK\r\n") } else { "+OK\r\n" };
+            if stream.write_all(reply.as_bytes()).is_err() {
+                return;
             }
         }
     }
 
+    fn read(bulk: &Bulk) -> Reply {
+        bulk.ask_one(redis::cmd("PAGE").get_packed_command(), Instant::now() + Duration::from_secs(60))
+    }
+
     #[test]
     fn a_read_that_began_before_the_main_connection_ended_is_not_believed() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("redis://{}", listener.local_addr().expect("bound"));
-        let settings = RedisSettings { url, password: None, authorities: None };
-        let server = Server::new(&settings).expect("an address");
-        let retention = Retention { messages: 9, bytes: 9, life: Duration::from_secs(9) };
-        let bulk = Bulk::new(server, Arc::new(Commands::new("i1".to_owned(), 0, &retention)), Arc::default());
         let ((to_asked, asked), (to_go, go)) = (bounded(0), bounded(0));
-        thread::spawn(move || serve(listener, &to_asked, &go));
-        let command = || redis::cmd("EVALSHA").arg("x").get_packed_command();
+        let bulk = start(Arc::default(), move || {
+            // At the end of the test nobody listens any more.
+            let _ = to_asked.send(());
+            let _ = go.recv();
+        });
         for ended in [false, true, false] {
             let reply = thread::scope(|scope| {
-                let read = scope.spawn(|| bulk.ask_one(command(), Instant::now() + Duration::from_secs(60)));
+                let read = scope.spawn(|| read(&bulk));
                 asked.recv().expect("the read arrives");
                 if ended {
                     bulk.forget();
@@ -201,5 +222,40 @@ mod tests {
             });
             assert_eq!(reply.is_err(), ended, "{reply:?}");
         }
+    }
+
+    #[test]
+    fn while_there_are_many_commands_there_is_one_read_at_a_time() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let connection = TcpStream::connect(silent.local_addr().expect("bound")).expect("it listens");
+        let pipeline = Arc::new(Pipeline::default());
+        pipeline.connect(Arc::new(Socket::Plain(connection)));
+        for _ in 0..MANY_COMMANDS {
+            pipeline.append(Vec::new(), Priority::Urgent, drop).expect("it is connected");
+        }
+        let (now, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let (at_once, expected) = (most.clone(), Arc::new(AtomicUsize::new(1)));
+        let enough = expected.clone();
+        let bulk = start(pipeline.clone(), move || {
+            at_once.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            thread::sleep(Duration::from_millis(1)); // so that others may come, wrongly or rightly
+            let until = Instant::now() + Duration::from_secs(30);
+            while at_once.load(SeqCst) < enough.load(SeqCst) && Instant::now() < until {
+                thread::yield_now();
+            }
+            now.fetch_sub(1, SeqCst);
+        });
+        let read_all = || {
+            thread::scope(|scope| {
+                for _ in 0..4 * CONNECTIONS {
+                    scope.spawn(|| assert!(read(&bulk).is_ok()));
+                }
+            });
+            most.swap(0, SeqCst)
+        };
+        assert_eq!(read_all(), 1);
+        pipeline.take_oldest();
+        expected.store(CONNECTIONS, SeqCst);
+        assert_eq!(read_all(), CONNECTIONS, "there are few");
     }
 }
