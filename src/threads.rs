@@ -28,7 +28,7 @@ static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPAR
 static KEPT_STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static IS_ON_TEMPORARY_STACK: Cell<bool> = const { Cell::new(false) };
+    static HAS_AMPLE_STACK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts a thread whose panic ends the process.
@@ -38,6 +38,7 @@ thread_local! {
 pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let label = name.to_owned();
     Builder::new().name(name.to_owned()).spawn(move || {
+        HAS_AMPLE_STACK.set(true); // Rust's default of 2 MiB
         // The standard hook has already printed the panic to stderr.
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             // Even if logging panics too, the process must end.
@@ -91,13 +92,13 @@ pub fn on_temporary_stack<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Runs `work`, such as parsing a nested Redis reply, on a stack that is large enough for anything: the current one if it is a
-/// temporary one.
+/// Runs `work`, such as parsing a nested Redis reply, on a stack that is large enough for anything: a temporary one, unless the
+/// current one is.
 ///
 /// # Panics
 /// There is no memory for a stack, or `work` panics.
 pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
-    if IS_ON_TEMPORARY_STACK.get() {
+    if HAS_AMPLE_STACK.get() {
         return work();
     }
     let kept = || KEPT_STACKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,9 +106,9 @@ pub fn on_ample_stack<R>(work: impl FnOnce() -> R) -> R {
     let last = kept().pop();
     let mut stack = last.unwrap_or_else(new);
     let result = on_stack(&mut stack, || {
-        IS_ON_TEMPORARY_STACK.set(true);
+        HAS_AMPLE_STACK.set(true);
         let result = catch_unwind(AssertUnwindSafe(work));
-        IS_ON_TEMPORARY_STACK.set(false);
+        HAS_AMPLE_STACK.set(false);
         result
     });
     let mut kept = kept();

@@ -17,11 +17,14 @@ use crate::threads;
 
 /// The most concurrent reads, each on its own connection.
 const CONNECTIONS: usize = 4;
-/// While there are this many commands under way on the main connection, there is only one read at a time: Redis takes 16 KiB of
-/// commands from each connection in turn, so messages would wait behind many reads. More than the joins at a time; checked
-/// at this interval.
-const MANY_COMMANDS: usize = 32;
+/// While messages take this long although they recently took less, there is only one read at a time: Redis takes 16 KiB of
+/// commands from each connection in turn, so messages would wait behind many reads. If Redis is far away, a read takes long
+/// and Redis little of it. Checked at this interval.
+const SLOW: Duration = Duration::from_millis(4);
 const LOOK: Duration = Duration::from_millis(1);
+/// The most bytes of replies that a read accepts: three times those of a refill with the longest texts. Other programs may write to
+/// our keys.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// An idle connection is closed after this time.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// All reads wait as if for one address: in order.
@@ -35,7 +38,7 @@ pub struct Bulk {
     pipeline: Arc<Pipeline>,
     /// Bounds the reads under way.
     turns: Gate,
-    /// Held by the one read that need not wait until there are few commands.
+    /// Held by the one read that need not wait while messages do.
     first: Arc<Slots>,
     /// Idle connections, and since when; the most recently used one is used first.
     idle: Mutex<Vec<(Instant, Connection)>>,
@@ -79,7 +82,7 @@ impl Bulk {
         let mut first = None;
         let may_read = || {
             first = self.first.take();
-            first.is_some() || self.pipeline.pending() < MANY_COMMANDS
+            first.is_some() || self.pipeline.delay() < SLOW || self.pipeline.least_delay() >= SLOW
         };
         let turn = self.turns.enter_when(ALL, deadline, LOOK, may_read).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
@@ -141,6 +144,7 @@ fn exchange(
     deadline: Instant,
 ) -> Result<(Connection, Vec<Reply>), LinkError> {
     connection.deadline = Some(deadline);
+    connection.most_bytes = MOST_BYTES;
     connection.socket.send(&commands.concat())?;
     let mut reply = |_| {
         Ok(match connection.read()? {
@@ -225,14 +229,18 @@ mod tests {
     }
 
     #[test]
-    fn while_there_are_many_commands_there_is_one_read_at_a_time() {
+    fn while_messages_wait_there_is_one_read_at_a_time() {
         let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let connection = TcpStream::connect(silent.local_addr().expect("bound")).expect("it listens");
         let pipeline = Arc::new(Pipeline::default());
         pipeline.connect(Arc::new(Socket::Plain(connection)));
-        for _ in 0..MANY_COMMANDS {
-            pipeline.append(Vec::new(), Priority::Urgent, drop).expect("it is connected");
+        let append = || pipeline.append(Vec::new(), Priority::Urgent, drop).expect("it is connected");
+        while pipeline.least_delay() >= SLOW || pipeline.least_delay().is_zero() {
+            append();
+            pipeline.take_oldest();
         }
+        append();
+        thread::sleep(SLOW); // at least
         let (now, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let (at_once, expected) = (most.clone(), Arc::new(AtomicUsize::new(1)));
         let enough = expected.clone();
@@ -256,6 +264,6 @@ mod tests {
         assert_eq!(read_all(), 1);
         pipeline.take_oldest();
         expected.store(CONNECTIONS, SeqCst);
-        assert_eq!(read_all(), CONNECTIONS, "there are few");
+        assert_eq!(read_all(), CONNECTIONS, "none waits");
     }
 }

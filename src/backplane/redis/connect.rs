@@ -104,6 +104,8 @@ pub struct Connection {
     parser: Parser,
     /// Until when replies are read. Without one, each read has the socket's own timeout.
     pub deadline: Option<Instant>,
+    /// How many bytes of replies may be read.
+    pub most_bytes: usize,
 }
 
 impl Server {
@@ -169,7 +171,8 @@ impl Server {
             Some(config) => Socket::tls(tcp, config.clone(), &self.host)?,
             None => Socket::Plain(tcp),
         };
-        let mut connection = Connection { socket: Arc::new(socket), parser: Parser::new(), deadline };
+        let mut connection =
+            Connection { socket: Arc::new(socket), parser: Parser::new(), deadline, most_bytes: usize::MAX };
         self.greet(&mut connection, commands)?;
         Ok(connection)
     }
@@ -235,7 +238,8 @@ impl Connection {
 
     /// Reads one reply or push message. After a timeout it may be called again: a partial reply is not lost.
     pub fn read(&mut self) -> Result<Value, LinkError> {
-        Ok(self.parser.parse_value(Until { socket: &self.socket, deadline: self.deadline })?)
+        let most_bytes = &mut self.most_bytes;
+        Ok(self.parser.parse_value(Until { socket: &self.socket, deadline: self.deadline, most_bytes })?)
     }
 }
 
@@ -244,6 +248,7 @@ impl Connection {
 struct Until<'a> {
     socket: &'a Socket,
     deadline: Option<Instant>,
+    most_bytes: &'a mut usize,
 }
 
 impl Read for Until<'_> {
@@ -256,7 +261,10 @@ impl Read for Until<'_> {
             self.socket.tcp().set_read_timeout(Some(left.max(SHORTEST_TIMEOUT)))?;
         }
         let mut socket = self.socket;
-        socket.read(buffer)
+        let count = socket.read(buffer)?;
+        *self.most_bytes =
+            self.most_bytes.checked_sub(count).ok_or_else(|| io::Error::other("the replies are too large"))?;
+        Ok(count)
     }
 }
 

@@ -12,12 +12,11 @@ use super::rooms::Taken;
 use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
 use crate::threads;
 
-/// The most renewals under way at a time, each of one room, because messages wait behind them in Redis; and the most rounds of
-/// renewals, so that the leases of many rooms are all renewed in time.
+/// The number of renewals under way at a time, each of one room: few, because messages wait behind them in Redis. But there are as
+/// many more as it takes to renew all leases in this time, be there many rooms or be Redis slow or far away.
 const TOGETHER: usize = 16;
-const MOST_ROUNDS: usize = 64;
-/// Pause after each round, for the other users of Redis and the processor; 64 rounds, which renew the leases of 1,024 rooms or
-/// 16,000 sessions, add up to two thirds of a second.
+const BEAT_TIME: Duration = Duration::from_secs(2);
+/// Pause after each round, for the other users of Redis and the processor.
 const PAUSE: Duration = Duration::from_millis(10);
 /// A wait that takes this much longer than its limit means that the process was suspended.
 const OVERSLEEP: Duration = Duration::from_secs(5);
@@ -87,27 +86,34 @@ impl Heartbeat {
     }
 }
 
-/// Renews all leases, [`TOGETHER`] rooms and [`RENEW`] leases at a time; starts none after `deadline`.
+/// Renews all leases, [`TOGETHER`] rooms and [`RENEW`] leases at a time, or more; starts none after `deadline`.
 pub fn renew_all(core: &Arc<Core>, again: bool, deadline: Instant) -> Result<(), Failure> {
-    let rooms = core.rooms.names();
-    let together = rooms.len().div_ceil(MOST_ROUNDS).max(TOGETHER);
-    let (mut under_way, mut leases) = (Vec::new(), 0);
-    for room in rooms {
-        let sessions = core.rooms.sessions(&room);
+    let (rooms, end) = (core.rooms.names(), Instant::now() + BEAT_TIME);
+    let (mut under_way, mut leases, mut together, mut since) = (Vec::new(), 0, TOGETHER, Instant::now());
+    for (number, room) in rooms.iter().enumerate() {
+        let sessions = core.rooms.sessions(room);
         for some in sessions.chunks(RENEW) {
-            if under_way.len() >= together || leases + some.len() > RENEW {
+            if under_way.len() >= together || leases + some.len() > RENEW.max(together) {
                 finish(core, under_way.drain(..))?;
                 leases = 0;
                 watched(core, PAUSE, || std::thread::sleep(PAUSE));
+                together = rooms_per_round(rooms.len() - number, since.elapsed(), end);
+                since = Instant::now();
             }
             if Instant::now() > deadline {
                 return Err(Failure::Down);
             }
             leases += some.len();
-            under_way.push(begin(core, &room, some, again)?);
+            under_way.push(begin(core, room, some, again)?);
         }
     }
     finish(core, under_way.drain(..))
+}
+
+/// How many of the rooms that are left to renew in each round, if a round takes this time and the last is to end by `end`.
+fn rooms_per_round(left: usize, round: Duration, end: Instant) -> usize {
+    let rounds = end.saturating_duration_since(Instant::now()).div_duration_f64(round) as usize;
+    left.div_ceil(rounds.max(1)).max(TOGETHER)
 }
 
 /// Waits, for at most `limit`, and notices if the process was suspended meanwhile.
@@ -152,4 +158,18 @@ fn finish(core: &Core, renewals: impl Iterator<Item = Renewal>) -> Result<(), Fa
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_leases_are_renewed_in_time() {
+        let now = Instant::now();
+        let per_round = |left, millis, end| rooms_per_round(left, Duration::from_millis(millis), now + end);
+        assert_eq!(per_round(1000, 12, Duration::from_secs(60)), TOGETHER, "fast");
+        assert!((200..=300).contains(&per_round(1000, 10_000, Duration::from_secs(50))), "five rounds, or four by now");
+        assert_eq!(per_round(1000, 160, Duration::ZERO), 1000, "late");
+    }
 }

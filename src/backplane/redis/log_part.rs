@@ -60,17 +60,18 @@ impl LogPart {
         self.messages.len() + self.skipped
     }
 
-    /// Adds entries as `XRANGE` and `XREVRANGE` return them, up to `limit` in all and to [`PAGE_BYTES`]. Skips those that are
-    /// not Bobbin's messages. Returns whether there was space for all; `more` is set if not.
+    /// Adds entries as `XRANGE` and `XREVRANGE` return them, up to `limit` in all and to [`PAGE_BYTES`], but at least one. Skips
+    /// those that are not Bobbin's messages. Returns whether there was space for all; `more` is set if not.
     pub fn add(&mut self, entries: Value, limit: usize) -> Result<bool, Unavailable> {
         let Value::Array(entries) = entries else { return Err(not_understood(entries)) };
         for entry in entries {
             let (id, body) = self::entry(entry)?;
-            self.bytes += body.as_ref().map_or(0, String::len);
-            self.more = self.entries() == limit || self.bytes > PAGE_BYTES && self.end.is_some();
+            let bytes = self.bytes + body.as_ref().map_or(0, String::len);
+            self.more = self.entries() == limit || bytes > PAGE_BYTES && self.end.is_some();
             if self.more {
                 return Ok(false);
             }
+            self.bytes = bytes;
             self.end = Some(id);
             match body {
                 Some(body) => self.messages.push((id, body)),
@@ -160,7 +161,8 @@ mod tests {
         let body = message_body("abcdefgh234567ab", "Ada", &"x".repeat(4096), None);
         let entry = Value::Array(vec![Value::BulkString("1-0".into()), texts(&["m", &body])]);
         let (mut part, fitting) = (LogPart::default(), PAGE_BYTES / body.len());
-        assert_eq!(part.add(Value::Array(vec![entry.clone(); fitting]), 500), Ok(true));
+        assert_eq!(part.add(Value::Array(vec![entry.clone(); fitting]), fitting - 1), Ok(false));
+        assert_eq!(part.add(Value::Array(vec![entry.clone()]), 500), Ok(true), "only what is taken counts");
         assert_eq!(part.add(Value::Array(vec![entry]), 500), Ok(false));
         assert_eq!((part.entries(), part.more), (fitting, true));
     }

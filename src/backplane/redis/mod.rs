@@ -59,8 +59,9 @@ const LEAVES: usize = 2;
 const FEW_COMMANDS: usize = 16;
 const LEAVE_TIME: Duration = Duration::from_millis(150);
 const LEAVE_LOOK: Duration = Duration::from_millis(1);
-/// The most messages read from a log with one command: with texts of ordinary characters, hardly more than fit into an answer.
-const STEP: usize = 50;
+/// The most messages read from a log with one command. If all have the longest texts, of characters that are escaped, it is 600
+/// KiB, which a slow network carries in time too.
+const STEP: usize = 25;
 
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {

@@ -26,6 +26,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// would have ended expire by themselves.
 const MAX_DEFERRED: usize = 10_000;
 
+/// The length of a period of [`LeastDelay`].
+const PERIOD: Duration = Duration::from_secs(10);
+
 /// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
@@ -75,7 +78,17 @@ pub struct Pipeline {
     space: Condvar,
     /// The delay of the last reply, in microseconds.
     last_delay: AtomicU64,
+    least_delay: Mutex<LeastDelay>,
     deferred: Mutex<VecDeque<Vec<u8>>>,
+}
+
+/// The smallest delay of a reply recently, which is that of an idle Redis and the network.
+#[derive(Default)]
+struct LeastDelay {
+    /// In the current period, and in the one before.
+    periods: [Option<Duration>; 2],
+    /// When the current period began.
+    since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -92,6 +105,16 @@ struct State {
     pending: VecDeque<Pending>,
     /// The number of callers waiting for space.
     waiting: usize,
+}
+
+impl LeastDelay {
+    fn note(&mut self, delay: Duration, now: Instant) {
+        let [current, before] = &mut self.periods;
+        if self.since.is_none_or(|since| now - since >= PERIOD) {
+            (*before, *current, self.since) = (current.take(), None, Some(now));
+        }
+        *current = Some(current.map_or(delay, |least| least.min(delay)));
+    }
 }
 
 impl State {
@@ -282,7 +305,9 @@ impl Pipeline {
         if state.waiting > 0 {
             self.space.notify_one();
         }
-        self.last_delay.store(oldest.since.elapsed().as_micros() as u64, Relaxed);
+        let delay = oldest.since.elapsed();
+        self.last_delay.store(delay.as_micros() as u64, Relaxed);
+        self.least().note(delay, Instant::now());
         Some(oldest)
     }
 
@@ -307,6 +332,15 @@ impl Pipeline {
     pub fn delay(&self) -> Duration {
         let oldest = self.state().pending.front().map(|oldest| oldest.since.elapsed());
         oldest.map_or(Duration::ZERO, |age| age.max(Duration::from_micros(self.last_delay.load(Relaxed))))
+    }
+
+    /// The smallest delay within the last 10 to 20 s: that of an idle Redis and of the network.
+    pub fn least_delay(&self) -> Duration {
+        self.least().periods.into_iter().flatten().min().unwrap_or_default()
+    }
+
+    fn least(&self) -> MutexGuard<'_, LeastDelay> {
+        self.least_delay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of commands without a reply.

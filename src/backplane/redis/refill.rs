@@ -22,9 +22,10 @@ use crate::threads;
 
 /// The most rooms read with one request.
 const TOGETHER: usize = 16;
-/// The most messages read with one request, shared by its rooms, and from one log.
-const MESSAGES: usize = 800;
-const LIMIT: usize = 500;
+/// The most messages read from one log at a time, and with one request. Texts of ordinary characters are then at most [`protocol::PAGE_BYTES`];
+/// more at once would not fit into the queue of a client that reads as fast as it can.
+const LIMIT: usize = 50;
+const MESSAGES: usize = TOGETHER * LIMIT;
 /// Pause when Redis does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,8 +44,8 @@ struct Refiller {
     queue: Receiver<Room>,
     bulk: Arc<Bulk>,
     commands: Arc<Commands>,
-    /// How many rooms to read with one request: half as many after one that failed, so that a slow network, which
-    /// cannot carry the pages of many rooms in time, carries some; and one more after each that succeeded.
+    /// How many messages to read with one request: half as many after one that failed, so that a slow network, which cannot
+    /// carry many in time, carries some; and a few more after each that succeeded.
     together: Cell<usize>,
 }
 
@@ -58,7 +59,7 @@ impl Refill {
     ) -> std::io::Result<Refill> {
         let (sender, queue) = unbounded();
         let handle = Refill { rooms, sink, queue: sender };
-        let together = Cell::new(TOGETHER);
+        let together = Cell::new(MESSAGES);
         let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, together };
         threads::spawn_critical("redis-refill", move || refiller.run())?;
         Ok(handle)
@@ -92,7 +93,7 @@ type Target = (Room, Id);
 impl Refiller {
     fn run(&self) {
         while let Ok(first) = self.queue.recv() {
-            let others = self.queue.try_iter().take(self.together.get() - 1);
+            let others = self.queue.try_iter().take(TOGETHER.min(self.together.get()) - 1);
             let rooms: Vec<Room> = std::iter::once(first).chain(others).collect();
             self.refill(&rooms);
         }
@@ -100,7 +101,7 @@ impl Refiller {
 
     fn refill(&self, rooms: &[Room]) {
         let (mut targets, mut commands): (Vec<Target>, Vec<Vec<u8>>) = Default::default();
-        let limit = LIMIT.min(MESSAGES / rooms.len());
+        let limit = LIMIT.min(self.together.get() / rooms.len());
         for room in rooms {
             // A room that everybody has left needs no refill.
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
@@ -112,11 +113,11 @@ impl Refiller {
         }
         match self.bulk.ask(&commands, bulk::deadline()) {
             Ok(replies) => {
-                self.together.set((self.together.get() + 1).min(TOGETHER));
+                self.together.set((self.together.get() + 10).min(MESSAGES));
                 targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply, limit));
             }
             Err(_) => {
-                self.together.set((targets.len() / 2).max(1));
+                self.together.set((self.together.get() / 2).max(1));
                 std::thread::sleep(PAUSE);
                 targets.into_iter().for_each(|(room, _)| self.handle.queue_room(room));
             }

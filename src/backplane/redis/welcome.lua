@@ -4,7 +4,7 @@
 -- limits in messages and in bytes.
 -- Returns {newest id (at least the one given, if it is only missing because it was removed), "1" if messages after `since`
 -- are no longer kept, "1" if the log has `since` or something older, the newest entries after `since`}: one more than the
--- limit, if there are as many, or entries of more than that many bytes.
+-- limit, if there are as many, or entries of more than that many bytes. What cannot be a message has no fields.
 
 local log, gone, since, to, known = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local limit, bytes, from, found = tonumber(ARGV[4]), tonumber(ARGV[5]), '+', {}
@@ -13,8 +13,10 @@ local limit, bytes, from, found = tonumber(ARGV[4]), tonumber(ARGV[5]), '+', {}
 repeat
   local entries = redis.call('XREVRANGE', log, from, to, 'COUNT', 50)
   for _, entry in ipairs(entries) do
-    found[#found + 1] = entry
-    bytes = bytes - #(entry[2][2] or '')
+    local fields = entry[2]
+    local is_message = #fields == 2 and fields[1] == 'm' and #fields[2] < 32768
+    found[#found + 1] = is_message and entry or {entry[1], {}}
+    bytes = bytes - (is_message and #fields[2] or 0)
     from = '(' .. entry[1]
     if #found > limit or bytes < 0 then break end
   end
