@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use redis::{Cmd, cmd};
 
-use super::log_part::{Range, excluded};
+use super::log_part::Range;
 use super::rooms::Taken;
 use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId, Terms};
-use crate::protocol::{Id, PAGE_BYTES, stored_reference};
+use crate::protocol::{Id, stored_reference};
 use crate::settings::Retention;
 
 const BANS: &str = include_str!("bans.lua");
@@ -142,13 +142,11 @@ impl Commands {
         command.arg(log(room)).arg(&range.from).arg(&range.to).arg("COUNT").arg(count).get_packed_command()
     }
 
-    /// Reads what a client that resumes after `since` has missed, see `welcome.lua`; `newest` is the newest id when its seat was
-    /// taken.
-    pub fn welcome(&self, room: &str, since: Option<Id>, newest: Id, limit: usize) -> Vec<u8> {
-        let (text, end) = since.map_or((String::new(), "-".to_owned()), |id| (id.to_string(), excluded(id)));
+    /// Completes a `welcome`, see `welcome.lua`; `newest` is the newest id when the seat was taken.
+    pub fn welcome(&self, room: &str, since: Option<Id>, newest: Id) -> Vec<u8> {
+        let since = since.map(|id| id.to_string()).unwrap_or_default();
         let mut command = evalsha(&self.welcome, 2);
-        command.arg(log(room)).arg(gone(room)).arg(text).arg(end).arg(newest.to_string()).arg(limit).arg(PAGE_BYTES);
-        command.get_packed_command()
+        command.arg(log(room)).arg(gone(room)).arg(since).arg(newest.to_string()).get_packed_command()
     }
 
     /// Reads who is in a room: the values of the hash `who`.

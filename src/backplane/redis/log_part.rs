@@ -17,13 +17,14 @@ pub struct Range {
 }
 
 impl Range {
-    /// Backwards from an id (exclusive), or from the newest message.
-    pub fn before(before: Option<Id>) -> Range {
-        Range { order: "XREVRANGE", from: before.map_or("+".to_owned(), excluded), to: "-".to_owned() }
+    /// Backwards from an id, or from the newest message, to another id, or to the oldest message; the ids are excluded.
+    pub fn backwards(before: Option<Id>, after: Option<Id>) -> Range {
+        let (from, to) = (before.map_or("+".to_owned(), excluded), after.map_or("-".to_owned(), excluded));
+        Range { order: "XREVRANGE", from, to }
     }
 
-    /// Forwards from an id to another, both exclusive, or to the newest message.
-    pub fn after(after: Id, before: Option<Id>) -> Range {
+    /// Forwards from an id to another, or to the newest message; the ids are excluded.
+    pub fn forwards(after: Id, before: Option<Id>) -> Range {
         Range { order: "XRANGE", from: excluded(after), to: before.map_or("+".to_owned(), excluded) }
     }
 }
@@ -40,7 +41,9 @@ pub struct LogPart {
     pub more: bool,
     /// The messages, in the order in which they were read.
     pub messages: Vec<(Id, String)>,
-    /// The last entry read, whether a message or not.
+    /// The first and the last entry read, whether a message or not.
+    pub start: Option<Id>,
+    /// See `start`.
     pub end: Option<Id>,
     /// The number of entries that are not Bobbin's messages.
     pub skipped: usize,
@@ -72,6 +75,7 @@ impl LogPart {
                 return Ok(false);
             }
             self.bytes = bytes;
+            self.start = self.start.or(Some(id));
             self.end = Some(id);
             match body {
                 Some(body) => self.messages.push((id, body)),
@@ -96,7 +100,6 @@ fn entry(entry: Value) -> Result<(Id, Option<String>), Unavailable> {
 }
 
 /// What a `welcome` tells of the log.
-#[derive(Debug, Default, PartialEq)]
 pub struct Missed {
     /// The newest id in the log.
     pub newest: Id,
@@ -104,18 +107,6 @@ pub struct Missed {
     pub gap: bool,
     /// The newest messages after `since`, newest first, and whether there are older ones.
     pub part: LogPart,
-}
-
-/// Parses the reply of `welcome.lua`.
-pub fn missed(value: Value, limit: usize) -> Result<Missed, Unavailable> {
-    let Value::Array(values) = value else { return Err(not_understood(value)) };
-    let [newest, gap, has_older, entries] = <[Value; 4]>::try_from(values).map_err(not_understood)?;
-    let is_set = |value| text(value).as_deref() == Some("1");
-    let newest = text(newest).unwrap_or_default().parse().map_err(not_understood)?;
-    let mut missed = Missed { newest, gap: is_set(gap), part: LogPart::default() };
-    missed.part.add(entries, limit)?;
-    missed.part.more |= is_set(has_older);
-    Ok(missed)
 }
 
 #[cfg(test)]
@@ -146,14 +137,8 @@ mod tests {
         let invalid = Value::Array(vec![Value::BulkString("1-0".into()), invalid]);
         assert_eq!(part(vec![invalid], 9).expect("a part").skipped, 1);
         assert!(part(vec![ours("x")], 9).is_err() && part(vec![Value::Nil], 9).is_err());
-        let missed = |values: &[Value]| missed(Value::Array(values.to_vec()), 2);
-        let head = ["9-0", "0", "0"].map(|text| Value::BulkString(text.into()));
-        let all = |count: usize| [&head[..], &[Value::Array(vec![ours("1-0"); count])]].concat();
-        let read = missed(&all(2)).expect("a part");
-        assert_eq!((read.newest.ms, read.gap, read.part.more, read.part.entries()), (9, false, false, 2));
-        let read = missed(&all(3)).expect("a part");
-        assert_eq!((read.part.more, read.part.entries()), (true, 2));
-        assert!(missed(&head).is_err());
+        let read = part(vec![ours("1-0"); 3], 2).expect("a part");
+        assert_eq!((read.more, read.entries()), (true, 2));
     }
 
     #[test]

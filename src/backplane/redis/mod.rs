@@ -40,7 +40,7 @@ pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
-use self::log_part::{LogPart, Missed, Range, excluded, missed};
+use self::log_part::{LogPart, Missed, Range, excluded};
 use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
 use self::refill::Refill;
@@ -59,9 +59,10 @@ const LEAVES: usize = 2;
 const FEW_COMMANDS: usize = 16;
 const LEAVE_TIME: Duration = Duration::from_millis(150);
 const LEAVE_LOOK: Duration = Duration::from_millis(1);
-/// The most messages read from a log with one command. If all have the longest texts, of characters that are escaped, it is 600
-/// KiB, which a slow network carries in time too.
+/// The most messages read from a log with the first command, and with each: twice as many each time. If all have the longest
+/// texts, of characters that are escaped, the first is 600 KiB, which a slow network carries in time too.
 const STEP: usize = 25;
+const LARGEST_STEP: usize = 100;
 
 /// The handle used by sessions. Its threads live as long as the process.
 pub struct Redis {
@@ -140,24 +141,27 @@ impl Redis {
     /// The part of the log for a `welcome`, up to at least `newest`.
     fn welcome_page(&self, room: &Room, since: Option<Id>, newest: Id, until: Instant) -> Result<Missed, Unavailable> {
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
-        if since.is_none() {
-            let part = self.read_log(room, Range::before(None), limit, until)?;
-            let last = part.messages.first().map(|(id, _)| *id).unwrap_or_default();
-            if last >= newest {
-                return Ok(Missed { newest: last, gap: false, part });
-            }
-            // The newest message has been removed since the seat was taken, or is not Bobbin's.
+        let mut part = self.read_log(room, Range::backwards(None, since), limit, until)?;
+        let last = part.start.or(since).unwrap_or_default();
+        if since.is_none() && last >= newest {
+            return Ok(Missed { newest: last, gap: false, part });
         }
-        let reply = self.core.bulk.ask_one(self.core.commands.welcome(room, since, newest, limit), until)?;
-        // Or else this was read from a server that lags behind, such as a primary that has just been demoted.
-        missed(reply, limit).and_then(|missed| if missed.newest < newest { Err(Unavailable) } else { Ok(missed) })
+        // After the log, so that it notices what was trimmed meanwhile.
+        let reply = self.core.bulk.ask_one(self.core.commands.welcome(room, since, newest), until)?;
+        let [was_removed, gap, has_older]: [bool; 3] = from_value(reply)?;
+        if last < newest && !was_removed {
+            // Read from a server that lags behind, such as a primary that has just been demoted.
+            return Err(Unavailable);
+        }
+        part.more |= has_older;
+        Ok(Missed { newest: part.start.unwrap_or_default().max(newest), gap, part })
     }
 
     /// Reads up to `limit` messages in this range.
     fn read_log(&self, room: &Room, mut range: Range, limit: usize, until: Instant) -> Result<LogPart, Unavailable> {
-        let mut part = LogPart::default();
+        let (mut part, mut count) = (LogPart::default(), STEP);
         loop {
-            let step = limit.min(part.entries() + STEP);
+            let step = limit.min(part.entries() + count);
             // One more shows whether there are more.
             let command = self.core.commands.read(room, &range, step + 1 - part.entries());
             let is_all = part.add(self.core.bulk.ask_one(command, until)?, step)?;
@@ -165,6 +169,7 @@ impl Redis {
                 Some(end) if !is_all && part.entries() == step && step < limit => range.from = excluded(end),
                 _ => return Ok(part),
             }
+            count = (2 * count).min(LARGEST_STEP);
         }
     }
 
@@ -255,9 +260,9 @@ impl Backplane for Redis {
         match span {
             // No id is smaller, and Redis rejects a range that excludes its only end.
             Span::Before(Some(before)) if before == Id::default() => Ok(Page::default()),
-            Span::Before(before) => read(Range::before(before)).map(LogPart::newest_last),
+            Span::Before(before) => read(Range::backwards(before, None)).map(LogPart::newest_last),
             Span::After { after, before } => {
-                let part = read(Range::after(after, before))?;
+                let part = read(Range::forwards(after, before))?;
                 Ok(Page { messages: part.messages, more: part.more })
             }
         }

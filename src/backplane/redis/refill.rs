@@ -107,7 +107,7 @@ impl Refiller {
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
             if let Some((Some(target), last)) = begun {
                 // One more shows whether there are more.
-                commands.push(self.commands.read(room, &Range::after(last, None), limit + 1));
+                commands.push(self.commands.read(room, &Range::forwards(last, None), limit + 1));
                 targets.push((room.clone(), target));
             }
         }
