@@ -59,14 +59,8 @@ fn histories_run_no_script() {
         ada.send(json!({"type": "history", "before": "99999999999999-0", "limit": 50}));
         assert_eq!(ada.expect("history")["messages"], json!([said]));
     }
-    let calls = |command: &str| {
-        let stats = redis.cmd::<String>("INFO commandstats");
-        let line =
-            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))).map(str::to_owned);
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
-    };
-    assert!(calls("xrevrange") >= 20);
-    assert!(calls("evalsha") < 20, "only heartbeats");
+    assert!(redis.calls("xrevrange") >= 20);
+    assert!(redis.calls("evalsha") < 20, "only heartbeats");
 }
 
 #[test]

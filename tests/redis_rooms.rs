@@ -293,16 +293,11 @@ fn a_removal_does_not_overtake_a_message_that_is_being_read() {
     proxy.cut(Which::All);
     proxy.release();
     ada.until("up again", |f| f["backplane"] == "up");
-    let reads = || {
-        let stats: String = redis.cmd("INFO commandstats");
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=").map(str::to_owned));
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
-    };
-    let before = reads();
+    let before = redis.calls("xrange");
     redis.cmd::<()>("ACL SETUSER bobbin +xrange");
     proxy.hold(None, Some(Which::Other));
     let held = Instant::now();
-    while reads() == before {
+    while redis.calls("xrange") == before {
         if held.elapsed() > Duration::from_secs(1) {
             // A connection was just being made, so nothing is read before the release, and there is nothing to see. A
             // unit test of `delivery.rs` shows it each time.

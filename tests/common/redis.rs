@@ -143,6 +143,13 @@ impl Redis {
         cmd.query(&mut connection).unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
+    /// How often a command was executed.
+    pub fn calls(&self, command: &str) -> u64 {
+        let (stats, start) = (self.cmd::<String>("INFO commandstats"), format!("cmdstat_{command}:calls="));
+        let count = stats.lines().find_map(|line| line.strip_prefix(&start)?.split(',').next()?.parse().ok());
+        count.unwrap_or_default()
+    }
+
     /// A connection for the test.
     pub fn connection(&self) -> Option<Connection> {
         let client = ::redis::Client::open(format!("redis://{}/", self.addr())).expect("a plain address");

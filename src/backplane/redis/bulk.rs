@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 4;
 /// and Redis little of it. Checked at this interval.
 const SLOW: Duration = Duration::from_millis(4);
 const LOOK: Duration = Duration::from_millis(1);
-/// The most bytes of replies that a read accepts: three times those of a refill with the longest texts. Other programs may write to
+/// The most bytes of replies that a read accepts: almost twice those of a refill with the longest texts. Other programs may write to
 /// our keys.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// An idle connection is closed after this time.

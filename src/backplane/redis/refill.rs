@@ -46,7 +46,7 @@ struct Refiller {
     commands: Arc<Commands>,
     /// How many messages to read with one request: half as many after one that failed, so that a slow network, which cannot
     /// carry many in time, carries some; and a few more after each that succeeded.
-    together: Cell<usize>,
+    messages: Cell<usize>,
 }
 
 impl Refill {
@@ -59,8 +59,8 @@ impl Refill {
     ) -> std::io::Result<Refill> {
         let (sender, queue) = unbounded();
         let handle = Refill { rooms, sink, queue: sender };
-        let together = Cell::new(MESSAGES);
-        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, together };
+        let messages = Cell::new(MESSAGES);
+        let refiller = Refiller { handle: handle.clone(), queue, bulk, commands, messages };
         threads::spawn_critical("redis-refill", move || refiller.run())?;
         Ok(handle)
     }
@@ -93,7 +93,7 @@ type Target = (Room, Id);
 impl Refiller {
     fn run(&self) {
         while let Ok(first) = self.queue.recv() {
-            let others = self.queue.try_iter().take(TOGETHER.min(self.together.get()) - 1);
+            let others = self.queue.try_iter().take(TOGETHER.min(self.messages.get()) - 1);
             let rooms: Vec<Room> = std::iter::once(first).chain(others).collect();
             self.refill(&rooms);
         }
@@ -101,7 +101,7 @@ impl Refiller {
 
     fn refill(&self, rooms: &[Room]) {
         let (mut targets, mut commands): (Vec<Target>, Vec<Vec<u8>>) = Default::default();
-        let limit = LIMIT.min(self.together.get() / rooms.len());
+        let limit = LIMIT.min(self.messages.get() / rooms.len());
         for room in rooms {
             // A room that everybody has left needs no refill.
             let begun = self.handle.rooms.deliver(room, |_, delivery| (delivery.refill_target(), delivery.last()));
@@ -113,11 +113,11 @@ impl Refiller {
         }
         match self.bulk.ask(&commands, bulk::deadline()) {
             Ok(replies) => {
-                self.together.set((self.together.get() + 10).min(MESSAGES));
+                self.messages.set((self.messages.get() + 10).min(MESSAGES));
                 targets.into_iter().zip(replies).for_each(|(target, reply)| self.take_in(target, reply, limit));
             }
             Err(_) => {
-                self.together.set((self.together.get() / 2).max(1));
+                self.messages.set((self.messages.get() / 2).max(1));
                 std::thread::sleep(PAUSE);
                 targets.into_iter().for_each(|(room, _)| self.handle.queue_room(room));
             }

@@ -5,6 +5,7 @@
 -- `since` or something older; each as 1 or 0.
 
 local log, gone, since, known = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 local function info()
   local pairs = redis.call('XINFO', 'STREAM', log)
   for i = 1, #pairs, 2 do pairs[pairs[i]] = pairs[i + 1] end
@@ -25,14 +26,12 @@ local function removed(id)
     if upto and not older(upto, id) then trimmed = then_trimmed end
   end
   if not trimmed then return false end
-  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   if trimmed == '' or first and older(first[1], id) then return true end
   if redis.call('EXISTS', log) == 0 then return false end
   local now = info()
   return now['entries-added'] - now['length'] == tonumber(trimmed)
 end
 
-local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 local gap, has_older = false, false
 -- One exact look-up: if `since` is still in the log, so is everything after it. "0-0" precedes every message, so
 -- nothing is missing if nothing was ever trimmed.
