@@ -139,6 +139,25 @@ fn pair(redis: &Redis) -> (Proxy, Instance, Instance) {
     (proxy, first, second)
 }
 
+/// Of a room of thousands, they would keep Redis busy for milliseconds each time.
+#[test]
+fn those_who_come_at_once_have_all_names_read_once() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    // One more than a join returns.
+    let _there: Vec<Client> = (0..101).map(|n| Client::join(second.addr, "tea", &format!("Guest {n}"))).collect();
+    let before = redis.calls("hvals");
+    proxy.delay(Duration::from_millis(30));
+    std::thread::scope(|scope| {
+        let join = |n| Client::join(first.addr, "tea", &format!("Newcomer {n}"));
+        let joins: Vec<_> = (0..8).map(|n| scope.spawn(move || join(n))).collect();
+        let here: Vec<Client> = joins.into_iter().map(|join| join.join().expect("a welcome")).collect();
+        poll_until("the names are read", PATIENCE, || redis.calls("hvals") > before);
+        assert_eq!(redis.calls("hvals"), before + 1);
+        drop(here);
+    });
+}
+
 /// The network delivers data late, though its sender has given up: by then the client is elsewhere.
 #[test]
 fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {

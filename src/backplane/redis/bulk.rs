@@ -11,16 +11,15 @@ use redis::Value;
 
 use super::commands::Commands;
 use super::connect::{Connection, LinkError, Server};
-use super::pipeline::{Failure, PATIENCE, Pipeline, Reply};
+use super::pipeline::{Failure, PATIENCE, Pipeline, Reply, SLOW};
 use crate::limits::{Gate, Slots};
 use crate::threads;
 
 /// The most concurrent reads, each on its own connection.
 const CONNECTIONS: usize = 4;
-/// While messages take this long although they recently took less, there is only one read at a time: Redis takes 16 KiB of
-/// commands from each connection in turn, so messages would wait behind many reads. If Redis is far away, a read takes long
-/// and Redis little of it. Checked at this interval.
-const SLOW: Duration = Duration::from_millis(4);
+/// While messages are slow although Redis is near, there is only one read at a time: Redis takes 16 KiB of commands from each
+/// connection in turn, so messages would wait behind many reads. If Redis is far away, a read takes long and Redis little of it.
+/// Checked at this interval.
 const LOOK: Duration = Duration::from_millis(1);
 /// The most bytes of replies that a read accepts: almost twice those of a refill with the longest texts. Other programs may write to
 /// our keys.
@@ -82,7 +81,7 @@ impl Bulk {
         let mut first = None;
         let may_read = || {
             first = self.first.take();
-            first.is_some() || self.pipeline.delay() < SLOW || self.pipeline.least_delay() >= SLOW
+            first.is_some() || self.pipeline.delay() < SLOW || self.pipeline.is_far()
         };
         let turn = self.turns.enter_when(ALL, deadline, LOOK, may_read).ok_or(Failure::Down)?;
         // Parsing replies takes a deep stack. A connection thread's own is too small for it, and there may be no free
@@ -235,7 +234,9 @@ mod tests {
         let pipeline = Arc::new(Pipeline::default());
         pipeline.connect(Arc::new(Socket::Plain(connection)));
         let append = || pipeline.append(Vec::new(), Priority::Urgent, drop).expect("it is connected");
-        while pipeline.least_delay() >= SLOW || pipeline.least_delay().is_zero() {
+        append();
+        pipeline.take_oldest();
+        while pipeline.is_far() {
             append();
             pipeline.take_oldest();
         }

@@ -75,13 +75,13 @@ impl Core {
     pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
         self.rooms.begin(room, seated.newest);
         let complete = seated.names.len() as u64 == seated.participants;
-        let known = self.rooms.deliver(room, |_, delivery| {
+        let must_ask = self.rooms.deliver(room, |_, delivery| {
             if !delivery.roster.is_known() && complete {
                 delivery.roster.correct(seated.names.clone(), seated.stamp, false);
             }
-            delivery.roster.is_known()
+            delivery.roster.ask()
         });
-        if known == Some(false) {
+        if must_ask == Some(true) {
             self.compare(room, false);
         }
     }
@@ -178,7 +178,10 @@ impl Core {
     pub fn compare(self: &Arc<Core>, room: &Room, all: bool) {
         let (core, name) = (self.clone(), room.clone());
         let _ = self.pipeline.append(self.commands.roster(room), Priority::Urgent, move |reply| {
-            let Ok(Ok((stamp, names))) = reply.map(replies::roster) else { return };
+            let Ok(Ok((stamp, names))) = reply.map(replies::roster) else {
+                core.rooms.deliver(&name, |_, delivery| delivery.roster.not_answered());
+                return;
+            };
             let news = core.rooms.deliver(&name, |_, delivery| {
                 if delivery.compare_at.is_some() { None } else { delivery.roster.correct(names, stamp, all) }
             });

@@ -53,8 +53,8 @@ use super::{
 use crate::limits::{Gate, Pass};
 use crate::protocol::{Id, RESUME_MESSAGES, WELCOME_MESSAGES};
 
-/// The most leaves that are sent at a time, and the commands under way beyond which they wait, but no longer than this, because
-/// the room is to be notified within 250 ms. Whether there are fewer is checked at this interval.
+/// The most leaves that are sent at a time, and the commands under way beyond which they wait if Redis is near, but no longer than
+/// this, because the room is to be notified within 250 ms. Whether there are fewer is checked at this interval.
 const LEAVES: usize = 2;
 const FEW_COMMANDS: usize = 16;
 const LEAVE_TIME: Duration = Duration::from_millis(150);
@@ -176,7 +176,7 @@ impl Redis {
     /// Waits for this client's turn to leave, and briefly while many commands are under way: if hundreds leave at once, messages
     /// would wait behind all of them.
     fn wait_to_leave(&self, address: IpAddr) -> Option<Pass<'_>> {
-        let are_few = || self.core.pipeline.pending() < FEW_COMMANDS;
+        let are_few = || self.core.pipeline.pending() < FEW_COMMANDS || self.core.pipeline.is_far();
         self.leaving.enter_when(address, Instant::now() + LEAVE_TIME, LEAVE_LOOK, are_few)
     }
 

@@ -26,6 +26,8 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// would have ended expire by themselves.
 const MAX_DEFERRED: usize = 10_000;
 
+/// A reply that takes this long either comes from far away, or has waited for other commands.
+pub const SLOW: Duration = Duration::from_millis(4);
 /// The length of a period of [`LeastDelay`].
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -334,9 +336,10 @@ impl Pipeline {
         oldest.map_or(Duration::ZERO, |age| age.max(Duration::from_micros(self.last_delay.load(Relaxed))))
     }
 
-    /// The smallest delay within the last 10 to 20 s: that of an idle Redis and of the network.
-    pub fn least_delay(&self) -> Duration {
-        self.least().periods.into_iter().flatten().min().unwrap_or_default()
+    /// Whether each reply of the last 10 to 20 s took at least [`SLOW`]: Redis is far away, or always that slow. Then a wait for
+    /// fewer commands under way would never end.
+    pub fn is_far(&self) -> bool {
+        self.least().periods.into_iter().flatten().min().is_some_and(|least| least >= SLOW)
     }
 
     fn least(&self) -> MutexGuard<'_, LeastDelay> {

@@ -11,12 +11,25 @@ use crate::backplane::Change;
 pub struct Roster {
     /// `None` until they have been read: then all changes pass.
     names: Option<HashSet<String>>,
+    /// Whether they are being read.
+    is_asked: bool,
 }
 
 impl Roster {
     /// Whether the names have been read.
     pub fn is_known(&self) -> bool {
         self.names.is_some()
+    }
+
+    /// Whether to read the names now: they are neither known nor being read. In a room of thousands, into which hundreds come
+    /// meanwhile, each of them would read all.
+    pub fn ask(&mut self) -> bool {
+        !self.is_known() && !std::mem::replace(&mut self.is_asked, true)
+    }
+
+    /// They could not be read.
+    pub fn not_answered(&mut self) {
+        self.is_asked = false;
     }
 
     /// Applies a change and returns the part that is news. A repeated leave, sent again because its first reply was
@@ -57,7 +70,11 @@ mod tests {
     fn what_was_missed_is_told_later() {
         let mut roster = Roster::default();
         assert!(!roster.is_known() && roster.follow(change(&["Zoe"], &[])).is_some());
+        assert_eq!([roster.ask(), roster.ask()], [true, false]);
+        roster.not_answered();
+        assert!(roster.ask());
         assert_eq!(roster.correct(names(&["Ada", "Bob"]), 5, false), None, "clients have it from their welcome");
+        assert!(!roster.ask());
         assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &["Ada"])));
         assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7, false), None);
         let news = roster.correct(names(&["Cid", "Dee"]), 8, false).expect("one came, one went");
