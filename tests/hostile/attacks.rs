@@ -131,13 +131,14 @@ pub struct Attack {
 /// All of them.
 pub const ATTACKS: &[Attack] = &[
     Attack { name: "2,000 joins/s into another room", run: |t| t.paced(CONNECTIONS, |_| join_and_leave(t, "other")) },
+    Attack { name: "2,000 joins/s into another room, cut", run: |t| t.paced(CONNECTIONS, |_| t.join("other", "")) },
     Attack { name: "2,000 joins/s into the calm room", run: |t| t.paced(CONNECTIONS, |_| join_and_leave(t, ROOM)) },
     Attack { name: "2,000 joins/s into new rooms, cut", run: |t| t.paced(CONNECTIONS, |_| new_room(t)) },
     Attack { name: "2,000 clients, rooms, 5 texts of 4 kB/s", run: texts },
     Attack { name: "20 clients read history, never the answer", run: |t| pages(t, 20, false) },
     Attack { name: "200 clients read history, never the answer", run: |t| pages(t, 200, false) },
     Attack { name: "200 clients read history and the answer", run: |t| pages(t, 200, true) },
-    Attack { name: "200 clients join since=1-1, again and again", run: |t| t.paced(CONNECTIONS, |_| since(t)) },
+    Attack { name: "200 clients join since=1-1, again and again", run: resume },
     Attack { name: "500 in the calm room type 20 times/s", run: typing },
     // Not an attack, but a larger room: to compare with the one above.
     Attack { name: "500 in the calm room are silent", run: silence },
@@ -160,6 +161,11 @@ fn join_and_leave(target: &Target, room: &str) -> Option<TcpStream> {
 
 fn new_room(target: &Target) -> Option<TcpStream> {
     target.join(&format!("new-{}", target.opened.load(Relaxed)), "")
+}
+
+fn resume(target: &Target) {
+    fill_log(target);
+    target.paced(CONNECTIONS, |_| since(target));
 }
 
 fn since(target: &Target) -> Option<TcpStream> {
