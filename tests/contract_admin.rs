@@ -456,6 +456,28 @@ fn the_same_tools_work_from_a_shell() {
     assert!(command.output().expect("the binary starts").status.success());
 }
 
+/// A moment ago the log was read, with the message, for somebody who joined on the same instance.
+#[test]
+fn who_joins_elsewhere_right_after_a_removal_does_not_see_the_message() {
+    let redis = Redis::start();
+    let (here, there) = (Instance::on(&redis, SETTINGS), Instance::on(&redis, SETTINGS));
+    let mut ada = Client::join(there.addr, "tea", "Ada");
+    // While somebody else is in the room here, and while nobody is.
+    for is_empty in [false, true] {
+        let _bob = (!is_empty).then(|| Client::join(here.addr, "tea", "Bob"));
+        for _ in 0..5 {
+            let said = ada.say("to be removed");
+            let cleo = Client::join(here.addr, "tea", "Cleo");
+            assert_eq!(cleo.welcome["messages"], json!([said]));
+            cleo.leave();
+            admin(there.addr, "DELETE", &format!("rooms/tea/messages/{}", said["id"].as_str().expect("an id")), "");
+            let dora = Client::join(here.addr, "tea", "Dora");
+            assert_eq!(dora.welcome["messages"], json!([]));
+            dora.leave();
+        }
+    }
+}
+
 #[test]
 fn a_room_is_exported_whole() {
     let free = [("RATE_LIMIT", "0"), ("TEXT_RATE", "0"), ("ADDRESS_TEXT_RATE", "0")];

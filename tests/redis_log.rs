@@ -63,6 +63,25 @@ fn histories_run_no_script() {
     assert!(redis.calls("evalsha") < 20, "only heartbeats");
 }
 
+/// Taking a seat reads the newest id, which counts as a read too.
+#[test]
+fn one_read_of_the_log_serves_all_who_come_within_a_second() {
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    let said = ada.say("hi");
+    redis.cmd::<String>("CONFIG RESETSTAT");
+    let join = |thread: usize| {
+        for n in 0..10 {
+            let client = Client::join(instance.addr, "tea", &format!("Newcomer {thread} {n}"));
+            assert_eq!(client.welcome["messages"], json!([said]));
+            client.leave();
+        }
+    };
+    std::thread::scope(|scope| (0..6).for_each(|thread| drop(scope.spawn(move || join(thread)))));
+    assert!(redis.calls("xrevrange") < 60 + 40, "{} reads for 60 joins", redis.calls("xrevrange"));
+}
+
 #[test]
 fn a_log_keeps_to_its_bytes() {
     let redis = Redis::start();

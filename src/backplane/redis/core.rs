@@ -9,6 +9,7 @@ use super::commands::Commands;
 use super::delivery::Author;
 use super::health::ConnectionHealth;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
+use super::recent::Recent;
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
 use super::rooms::{Rooms, Taken};
@@ -33,6 +34,8 @@ pub struct Core {
     pub rooms: Arc<Rooms>,
     /// Reads logs.
     pub bulk: Arc<Bulk>,
+    /// What was read from them within the last second.
+    pub recent: Arc<Recent>,
     /// Reads messages that were missed.
     pub refill: Refill,
     /// Whether Redis is usable.

@@ -35,7 +35,7 @@ pub fn excluded(id: Id) -> String {
 }
 
 /// Part of a log.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogPart {
     /// Whether the log has more messages.
     pub more: bool,
@@ -100,6 +100,7 @@ fn entry(entry: Value) -> Result<(Id, Option<String>), Unavailable> {
 }
 
 /// What a `welcome` tells of the log.
+#[derive(Debug, Clone)]
 pub struct Missed {
     /// The newest id in the log.
     pub newest: Id,

@@ -19,6 +19,7 @@ mod heartbeat;
 mod log_part;
 mod pipeline;
 mod reader;
+mod recent;
 mod refill;
 mod replies;
 mod rooms;
@@ -43,6 +44,7 @@ use self::heartbeat::{Heartbeat, renew_all};
 use self::log_part::{LogPart, Missed, Range, excluded};
 use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
+use self::recent::Recent;
 use self::refill::Refill;
 use self::replies::{Kept, Seated, from_value, kept};
 use self::rooms::Rooms;
@@ -80,7 +82,8 @@ impl Redis {
         let instance = crate::limits::random_name()[..16].to_owned();
         let commands = Arc::new(Commands::new(instance, server.database, &limits.retention));
         let pipeline = Arc::new(Pipeline::default());
-        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), limits.rooms));
+        let recent = Arc::new(Recent::default());
+        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), recent.clone(), limits.rooms));
         let bulk = Arc::new(Bulk::new(server.clone(), commands.clone(), pipeline.clone()));
         let refill = Refill::start(rooms.clone(), bulk.clone(), commands.clone(), sink.clone())?;
         let core = Arc::new(Core {
@@ -88,6 +91,7 @@ impl Redis {
             pipeline,
             rooms,
             bulk,
+            recent,
             refill,
             health: ConnectionHealth::new(sink.clone()),
             may_expire: AtomicBool::new(false),
@@ -140,6 +144,9 @@ impl Redis {
 
     /// The part of the log for a `welcome`, up to at least `newest`.
     fn welcome_page(&self, room: &Room, since: Option<Id>, newest: Id, until: Instant) -> Result<Missed, Unavailable> {
+        if since.is_none() && newest == Id::default() {
+            return Ok(Missed { newest, gap: false, part: LogPart::default() });
+        }
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
         let mut part = self.read_log(room, Range::backwards(None, since), limit, until)?;
         let last = part.start.or(since).unwrap_or_default();
@@ -196,7 +203,8 @@ impl Backplane for Redis {
         }
         core.rooms.enter(&seat.room)?;
         let arrival = self.take_seat(seat, terms, since.is_some(), deadline).and_then(|mut seated| {
-            let missed = self.welcome_page(&seat.room, since, seated.newest, deadline).inspect_err(|_| {
+            let read = || self.welcome_page(&seat.room, since, seated.newest, deadline);
+            let missed = core.recent.or_read(&seat.room, since, seated.newest, read).inspect_err(|_| {
                 self.give_back(seat, seated.came_back);
             })?;
             seated.names.sort_unstable();

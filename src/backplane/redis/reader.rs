@@ -63,6 +63,7 @@ impl Reader {
             let Err(lost) = self.serve();
             self.core.pipeline.disconnect();
             self.core.bulk.forget();
+            self.core.recent.forget_all();
             // Their receipts can no longer arrive on this connection. A client that resends its message with the same
             // `ref` does not duplicate it.
             for (session, reference) in self.core.rooms.take_authors() {
@@ -77,6 +78,7 @@ impl Reader {
     fn serve(&mut self) -> Result<Infallible, LinkError> {
         let mut connection = self.server.connect(&self.core.commands.load_scripts(), None)?;
         self.core.bulk.forget();
+        self.core.recent.forget_all();
         connection.socket.tcp().set_read_timeout(Some(TICK))?;
         (self.probe, self.silent_looks) = (Arc::default(), 0);
         self.core.pipeline.connect(connection.socket.clone());
@@ -227,7 +229,10 @@ impl Reader {
                     (core.sink)(Event::Typing { room, frame: protocol::text_frame(json.to_owned()) });
                 }
             }
-            Some(Published::Removed(frames)) => core.refill.removed(room, frames),
+            Some(Published::Removed(frames)) => {
+                core.recent.forget_room(room);
+                core.refill.removed(room, frames);
+            }
             Some(Published::TakenOver(session)) => {
                 if let Some(session) = core.commands.own_session(session) {
                     (core.sink)(Event::TakenOver(session));

@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::commands::Commands;
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::pipeline::{Pipeline, Priority, Reply};
+use super::recent::Recent;
 use crate::backplane::{JoinError, LEASE, Leave, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
@@ -19,6 +20,7 @@ pub struct Rooms {
     state: Mutex<State>,
     pipeline: Arc<Pipeline>,
     commands: Arc<Commands>,
+    recent: Arc<Recent>,
     /// The most rooms with people on this instance.
     limit: usize,
 }
@@ -63,8 +65,8 @@ pub struct Taken {
 
 impl Rooms {
     /// No rooms.
-    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>, limit: usize) -> Rooms {
-        Rooms { state: Mutex::default(), pipeline, commands, limit }
+    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>, recent: Arc<Recent>, limit: usize) -> Rooms {
+        Rooms { state: Mutex::default(), pipeline, commands, recent, limit }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,6 +123,7 @@ impl Rooms {
         change(found);
         if found.joining == 0 && found.seats.is_empty() {
             state.rooms.remove(room);
+            self.recent.forget_room(room);
             // Without a connection there is no subscription.
             let _ = self.pipeline.append_subscription(self.commands.unsubscribe(room), 1);
         }
