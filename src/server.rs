@@ -20,7 +20,7 @@ use crate::backplane::redis::{LinkError, Redis, Server};
 use crate::backplane::{Backplane, Event, EventSink, Limits};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
-use crate::limits::{self, Accounts, Bucket, Gate, Slots};
+use crate::limits::{self, Accounts, Bucket, Gate, Limit, Slots};
 use crate::lobby::Lobby;
 use crate::metrics::Metrics;
 use crate::metrics::emf::{EMF_PERIOD, Emf};
@@ -178,6 +178,7 @@ fn event_sink(lanes: Arc<Lanes>, polls: Arc<Polls>, metrics: Arc<Metrics>) -> Ev
             Event::Message { room, .. } => polls.wake(room),
             Event::Kept(time) => return metrics.keep.observe(time.as_secs_f64()),
             Event::Trimmed => return metrics.storage_trims.inc(),
+            Event::RoomTrimmed => return metrics.limit(Limit::RoomBytes),
             Event::Status(false) => lost.store(true, Relaxed),
             Event::Status(true) if lost.swap(false, Relaxed) => metrics.reconnects.inc(),
             _ => {}

@@ -251,6 +251,7 @@ fn a_log_keeps_to_its_bytes_in_memory_and_on_a_file() {
         let kept: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert!((30..=32).contains(&kept.len()), "{} kept", kept.len());
         assert_eq!(said[50 - kept.len()..], kept);
+        assert!(common::http::metric(instance.addr, "bobbin_limited_total{limit=\"room_bytes\"}") >= 1.0);
         let bob = Client::back(instance.addr, "tea", "Bob", "a-secret-of-bobs", said[0]["id"].as_str());
         assert_eq!(bob.welcome["gap"], true);
     }

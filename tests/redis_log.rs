@@ -95,6 +95,8 @@ fn a_log_keeps_to_its_bytes() {
     poll_until("it is trimmed", PATIENCE, || redis.cmd::<usize>("XLEN bobbin:{tea}:log") <= 32);
     let kept: usize = redis.cmd("XLEN bobbin:{tea}:log");
     assert!(kept >= 16, "not to much less than 32 messages of 4 KiB: {kept}");
+    let trims = "bobbin_limited_total{limit=\"room_bytes\"}";
+    poll_until("it is counted", PATIENCE, || common::http::metric(instance.addr, trims) >= 1.0);
     let bob = Client::join(instance.addr, "tea", "Bob");
     assert_eq!(bob.messages().last(), Some(&last));
 }

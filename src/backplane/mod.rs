@@ -225,6 +225,8 @@ pub enum Event {
     Kept(Duration),
     /// The largest logs were trimmed, because all rooms together took too many bytes. For the metrics only.
     Trimmed,
+    /// A room's log was trimmed, because it took too many bytes. For the metrics only.
+    RoomTrimmed,
     /// This instance lost the backplane (`false`) or regained it.
     Status(bool),
 }

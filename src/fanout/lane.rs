@@ -197,7 +197,7 @@ impl Lane {
             }
             // Messages are handled in `carry_out`, the others in `Lanes::publish`.
             Event::Message { .. } | Event::TakenOver(_) | Event::Evicted(_) | Event::Banned(_) => {}
-            Event::Kept(_) | Event::Trimmed => {}
+            Event::Kept(_) | Event::Trimmed | Event::RoomTrimmed => {}
         }
     }
 

@@ -118,7 +118,7 @@ impl Lanes {
                     }
                 }
             }
-            Event::Kept(_) | Event::Trimmed => {}
+            Event::Kept(_) | Event::Trimmed | Event::RoomTrimmed => {}
             Event::Status(_) => (0..self.inboxes.len()).for_each(|n| self.send(n, LaneCommand::Event(event.clone()))),
         }
     }

@@ -69,6 +69,8 @@ limits! {
     AllRooms: "all_rooms", "MAX_ROOMS", "no more rooms can be opened here";
     /// People in one room.
     People: "people", "ROOM_PEOPLE", "this room is full";
+    /// Bytes of messages kept per room. The oldest are deleted.
+    RoomBytes: "room_bytes", "HISTORY_BYTES", "this room has too many messages to keep all";
     /// Connections closed before they joined, to free a slot for a newer one.
     Idle: "idle", "MAX_CONNECTIONS, LOBBY_PERCENT", "did not join, and others need the slot";
 }

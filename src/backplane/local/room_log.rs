@@ -10,7 +10,7 @@ use crate::protocol::Id;
 use crate::settings::Retention;
 
 /// The most messages trimmed from a room at a time, so that a large excess does not hold up the thread.
-const TRIM: usize = 1000;
+pub const TRIM: usize = 1000;
 /// The most messages trimmed with a batch because all rooms together take too many bytes.
 const TRIM_FEW: usize = 16;
 /// A bound after all messages; SQLite's integers are signed.
@@ -136,16 +136,22 @@ impl Log {
 
     /// Ends a batch: trims the log to its limits in messages and bytes, and writes the row. While all rooms together take
     /// too many bytes, `trim_to` is the size of the largest; only a few messages are trimmed for it, because there may be
-    /// many such rooms in a batch.
-    pub fn settle(&mut self, conn: &Connection, retention: &Retention, trim_to: Option<usize>) -> rusqlite::Result<()> {
+    /// many such rooms in a batch. Returns whether it took more than its own limit in bytes.
+    pub fn settle(
+        &mut self,
+        conn: &Connection,
+        retention: &Retention,
+        trim_to: Option<usize>,
+    ) -> rusqlite::Result<bool> {
+        let was_large = self.bytes > retention.bytes;
         if self.has_too_many(retention) {
-            self.trim(conn, retention, 0)?;
+            self.trim(conn, retention, 0, TRIM)?;
         }
         let less = trim_to.map(|bytes| Retention { bytes, ..*retention });
         if let Some(less) = less.filter(|less| self.has_too_many(less)) {
-            self.trim_some(conn, &less, 0, TRIM_FEW)?;
+            self.trim(conn, &less, 0, TRIM_FEW)?;
         }
-        self.save(conn)
+        self.save(conn).map(|()| was_large)
     }
 
     /// Writes the row.
@@ -172,18 +178,8 @@ impl Log {
         Ok(self.has_too_many(retention) || self.exists(conn, Id::default(), Id { ms: before, seq: 0 })?)
     }
 
-    /// Deletes the oldest messages that exceed the limits or are older than `before`, up to [`TRIM`] of them.
-    pub fn trim(&mut self, conn: &Connection, retention: &Retention, before: u64) -> rusqlite::Result<()> {
-        self.trim_some(conn, retention, before, TRIM)
-    }
-
-    fn trim_some(
-        &mut self,
-        conn: &Connection,
-        retention: &Retention,
-        before: u64,
-        most: usize,
-    ) -> rusqlite::Result<()> {
+    /// Deletes the oldest messages that exceed the limits or are older than `before`, at most this many.
+    pub fn trim(&mut self, conn: &Connection, retention: &Retention, before: u64, most: usize) -> rusqlite::Result<()> {
         let mut oldest = conn.prepare_cached(
             "SELECT ms, seq, octet_length(body) FROM messages WHERE room = ? ORDER BY ms, seq LIMIT ?",
         )?;

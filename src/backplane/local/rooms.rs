@@ -270,7 +270,9 @@ impl Rooms {
             let Some(room) = self.rooms.get_mut(name) else { continue };
             room.is_dirty = false;
             let trim_to = self.store.space.trim_to;
-            let _ = self.store.write(|conn| room.log.settle(conn, &self.limits.retention, trim_to));
+            if self.store.write(|conn| room.log.settle(conn, &self.limits.retention, trim_to)) == Ok(true) {
+                (self.listener)(Event::RoomTrimmed);
+            }
         }
         let is_kept = self.store.commit(std::mem::take(&mut self.messages));
         // Restarts the time after which the thread counts as hanging: the commit itself has taken its share of it.

@@ -235,7 +235,7 @@ impl Store {
                     if is_dead {
                         log.remove(conn)
                     } else {
-                        log.trim(conn, &retention, before).and_then(|()| log.save(conn))
+                        log.trim(conn, &retention, before, room_log::TRIM).and_then(|()| log.save(conn))
                     }
                 });
                 changed.push(name);
@@ -256,7 +256,7 @@ impl Store {
             if Instant::now() > end {
                 break;
             }
-            let _ = self.write(|conn| log.trim(conn, &retention, 0).and_then(|()| log.save(conn)));
+            let _ = self.write(|conn| log.trim(conn, &retention, 0, room_log::TRIM).and_then(|()| log.save(conn)));
             changed.push(name);
         }
         changed

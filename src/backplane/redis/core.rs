@@ -143,6 +143,9 @@ impl Core {
     pub fn renewed(&self, room: &Room, seats: &[Taken], reply: Reply) -> Result<Renewed, Failure> {
         let renewed = replies::renewed(reply?).unwrap_or_default();
         self.catch_up(room, renewed.newest);
+        if renewed.trimmed {
+            (self.sink)(Event::RoomTrimmed);
+        }
         if renewed.taken_again > 0 {
             // Redis has lost its data. Until all instances have restored their seats, people still here would appear to
             // leave.

@@ -3,8 +3,8 @@
 -- suspended, and the room saw them leave).
 -- ARGV[4]: the lease, in milliseconds.
 -- From ARGV[5] on, in pairs: folded name, and the value that `who` should have for it.
--- Returns {newest id, number of seats restored, "1" if more leases are to be cleared, then for each session that lost
--- its seat: its index in the list, and "1" if its own client holds the name now, else "0"}.
+-- Returns {newest id, number of seats restored, "1" if more leases are to be cleared, "1" if the log took too many bytes,
+-- then for each session that lost its seat: its index in the list, and "1" if its own client holds the name now, else "0"}.
 
 local again, keys, scores, joined, lost = ARGV[3] == '1', {}, {}, {}, {}
 for i = 5, #ARGV, 2 do keys[#keys + 1] = ARGV[i] end
@@ -35,7 +35,7 @@ if #joined > 0 then announce('-', joined, {}) end
 local more = expire()
 keep_keys()
 
-local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+local newest, was_large = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1], '0'
 if newest then
   redis.call('EXPIRE', log, LOG_LIFE)
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', now - LOG_LIFE * 1000))
@@ -44,8 +44,9 @@ if newest then
   -- their size. A tenth is trimmed at a time.
   local length = redis.call('XLEN', log)
   while length * 20480 > KEEP_BYTES and redis.call('MEMORY', 'USAGE', log, 'SAMPLES', 0) > KEEP_BYTES do
+    was_large = '1'
     length = math.floor(length * 0.9)
     redis.call('XTRIM', log, 'MAXLEN', length)
   end
 end
-return {newest and newest[1] or '0-0', #joined, more, unpack(lost)}
+return {newest and newest[1] or '0-0', #joined, more, was_large, unpack(lost)}

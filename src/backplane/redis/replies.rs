@@ -104,6 +104,8 @@ pub struct Renewed {
     pub taken_again: u64,
     /// Whether more expired leases are to be cleared.
     pub more: bool,
+    /// Whether the log was trimmed because it took too many bytes.
+    pub trimmed: bool,
     /// Sessions that have lost their seats: their number in the list, and whether their own client has the name now.
     pub lost: Vec<(usize, bool)>,
 }
@@ -111,12 +113,15 @@ pub struct Renewed {
 /// Parses the reply of `renew.lua`.
 pub fn renewed(value: Value) -> Result<Renewed, Unavailable> {
     let reply: Vec<String> = from_value(value)?;
-    let [newest, taken_again, more, lost @ ..] = reply.as_slice() else { return Err(not_understood(&reply)) };
+    let [newest, taken_again, more, was_large, lost @ ..] = reply.as_slice() else {
+        return Err(not_understood(&reply));
+    };
     let lost = lost.chunks_exact(2).map(|pair| Ok((pair[0].parse().map_err(not_understood)?, pair[1] == "1")));
     Ok(Renewed {
         newest: newest.parse().map_err(not_understood)?,
         taken_again: taken_again.parse().map_err(not_understood)?,
         more: more == "1",
+        trimmed: was_large == "1",
         lost: lost.collect::<Result<_, Unavailable>>()?,
     })
 }
