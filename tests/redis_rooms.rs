@@ -158,6 +158,23 @@ fn those_who_come_at_once_have_all_names_read_once() {
     });
 }
 
+/// The welcome arrives before the names of the large room have been read.
+#[test]
+fn who_leaves_while_the_connection_is_lost_is_missed_by_nobody_who_has_just_come() {
+    let redis = Redis::start();
+    let (proxy, first, second) = pair(&redis);
+    let mut there: Vec<Client> = (0..102).map(|n| Client::join(second.addr, "tea", &format!("Guest {n}"))).collect();
+    proxy.delay(Duration::from_millis(200));
+    let mut ada = Client::join(first.addr, "tea", "Ada");
+    proxy.cut(Which::All);
+    there.pop().expect("one").leave();
+    proxy.delay(Duration::ZERO);
+    poll_until("the count is right", PATIENCE, || {
+        ada.take(Duration::from_millis(50));
+        ada.participants() == 102
+    });
+}
+
 /// The network delivers data late, though its sender has given up: by then the client is elsewhere.
 #[test]
 fn a_join_that_was_held_up_does_not_take_over_a_newer_session() {

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use super::connection::{self, Peer};
+use super::caller::Peer;
+use super::connection;
 use super::pages::Answer;
 use super::{caller, head};
 use crate::app::App;

@@ -9,12 +9,19 @@ use std::time::Instant;
 use tungstenite::http::{Method, Request, header};
 
 use super::auth;
-use super::connection::Peer;
 use super::pages::Answer;
 use crate::app::App;
-use crate::limits::FORWARDED_FOR;
+use crate::limits::{Connected, FORWARDED_FOR};
 use crate::protocol;
 use crate::session::Visitor;
+
+/// The other end of a connection.
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Counts the connection against its address; `None` for a trusted proxy's connection.
+    pub counted: Option<Connected>,
+}
 
 /// Identifies the sender of a request.
 ///

@@ -1,37 +1,27 @@
 //! Serves one connection on its own thread: answers requests until the connection closes or becomes a WebSocket.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tungstenite::http::{Method, Request};
 
 use super::body::{Body, MAX_BODY};
+use super::caller::{self, Peer};
 use super::head::{HEAD_TIME, KEEP_ALIVE, keeps_alive, read_head};
 use super::pages::Answer;
+use super::routes;
 use super::upgrade::{self, Upgraded};
-use super::{caller, routes};
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::Connected;
 use crate::lobby::Guest;
-use crate::session::{self, transport};
+use crate::session;
+use crate::session::transport::{self, WRITE_TIME};
 use crate::start::Start;
-
-/// The client must receive each answer in full within this time.
-pub const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The most bytes that are read after the last answer, so that the sender of a body that is too large can read why.
 const LINGER_BYTES: usize = 4 * MAX_BODY;
-
-/// The other end of a connection.
-pub struct Peer {
-    /// Its address.
-    pub address: IpAddr,
-    /// Counts the connection against its address; `None` for a trusted proxy's connection.
-    pub counted: Option<Connected>,
-}
 
 /// Serves one connection until it ends.
 pub fn serve(wire: Arc<SharedSocket>, mut peer: Peer, mut guest: Guest, start: Start, app: &App) {

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{HeaderValue, Method, Request, header};
 
-use super::connection::WRITE_TIME;
 use super::pages::{self, Answer};
 use crate::app::App;
 use crate::backplane::Room;
 use crate::limits::{Connected, Limit, Slot};
 use crate::protocol::{self, SUBPROTOCOL};
-use crate::session::{Visitor, transport};
+use crate::session::Visitor;
+use crate::session::transport::{self, WRITE_TIME};
 use crate::start::Start;
 
 /// At the cap, how long to wait for a slot after shutting down a connection in the lobby.

@@ -18,8 +18,8 @@ use crate::fanout::socket::SharedSocket;
 use crate::limits::{Bucket, Recent};
 use crate::start::{SOON, Start};
 
-/// The deadline for each write by the session's own thread.
-const WRITE_TIME: Duration = Duration::from_secs(10);
+/// The deadline for each write by a connection's own thread: an answer, or a frame before the join.
+pub const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The size of tungstenite's read buffer, in bytes. Most frames fit, and every connection allocates one.
 const READ_BUFFER: usize = 1024;

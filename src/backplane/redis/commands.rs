@@ -19,8 +19,6 @@ use std::time::Duration;
 
 use redis::{Cmd, cmd};
 
-use super::log_part::Range;
-use super::rooms::Taken;
 use crate::backplane::{LEASE, REF_LIFE, Room, Seat, SessionId, Terms};
 use crate::protocol::{Id, stored_reference};
 use crate::settings::Retention;
@@ -34,6 +32,43 @@ pub fn add_ban(target: &str, ms: u128) -> Vec<u8> {
     let mut command = cmd("EVAL");
     command.arg(BANS).arg(1).arg(BANS_KEY).arg(BANS_KEY).arg("add").arg(target).arg(ms.to_string());
     command.get_packed_command()
+}
+
+/// A seat that has been taken.
+#[derive(Clone)]
+pub struct Taken {
+    /// The seat.
+    pub seat: Seat,
+    /// When it was taken, in milliseconds by Redis's clock.
+    pub since: u64,
+}
+
+/// Which part of a log [`Commands::read`] reads.
+pub struct Range {
+    /// The command: `XRANGE` or `XREVRANGE`.
+    pub order: &'static str,
+    /// The first id, in that command's syntax.
+    pub from: String,
+    /// The last id, in that command's syntax.
+    pub to: String,
+}
+
+impl Range {
+    /// Backwards from an id, or from the newest message, to another id, or to the oldest message; the ids are excluded.
+    pub fn backwards(before: Option<Id>, after: Option<Id>) -> Range {
+        let (from, to) = (before.map_or("+".to_owned(), excluded), after.map_or("-".to_owned(), excluded));
+        Range { order: "XREVRANGE", from, to }
+    }
+
+    /// Forwards from an id to another, or to the newest message; the ids are excluded.
+    pub fn forwards(after: Id, before: Option<Id>) -> Range {
+        Range { order: "XRANGE", from: excluded(after), to: before.map_or("+".to_owned(), excluded) }
+    }
+}
+
+/// An id as the exclusive end of a range. Redis rejects the exclusion of the largest possible id.
+pub fn excluded(id: Id) -> String {
+    format!("({}", id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }))
 }
 
 /// Encodes commands on behalf of one instance.

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bulk::Bulk;
-use super::commands::Commands;
+use super::commands::{Commands, Taken};
 use super::delivery::Author;
 use super::health::ConnectionHealth;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
 use super::recent::Recent;
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
-use super::rooms::{Rooms, Taken};
+use super::rooms::Rooms;
 use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, Room, Unavailable};
 use crate::protocol::{self, Id};
@@ -131,11 +131,14 @@ impl Core {
             let (core, name) = (self.clone(), room.clone());
             let removals = self.commands.removals(&room);
             let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
+                core.recent.forget_room(&name);
                 if let Ok(Ok(frames)) = reply.map(replies::removals) {
                     core.refill.removed(&name, frames);
                 }
             });
-            self.compare(&room, false);
+            // If the names were still being read when the connection was lost, it is not known what was missed.
+            let is_known = self.rooms.deliver(&room, |_, delivery| delivery.roster.is_known());
+            self.compare(&room, is_known == Some(false));
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::commands::Taken;
 use super::core::{Core, GRACE, RENEW};
 use super::pipeline::{Failure, PATIENCE, Reply};
-use super::rooms::Taken;
 use crate::backplane::{HEARTBEAT, LEASE, Room, SessionId};
 use crate::threads;
 

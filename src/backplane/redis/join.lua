@@ -31,7 +31,7 @@ if most > 0 and people >= most and not back then return 'full' end
 -- goes to the newer one, even if the clock steps back.
 local since = math.max(now, math.floor((tonumber(redis.call('HGET', who, '')) or 0) / 1000))
 acquire(key, table.concat({session, by, address, string.format('%.0f', since), name}, ' '), LEASE)
-expire()
+expire(250)
 local stamp
 if back and old_name == name then stamp = next_stamp() else stamp = announce(session, {name}, {old_name}) end
 keep_keys()

@@ -1,38 +1,10 @@
-//! Parts of a room's log: how they are asked for, and how the replies are parsed.
+//! Parts of a room's log, parsed from the replies to `Commands::read`.
 
 use redis::Value;
 
 use super::replies::{not_understood, text};
 use crate::backplane::{Page, Unavailable};
 use crate::protocol::{Id, PAGE_BYTES, is_body};
-
-/// Which part of a log `Commands::read` reads.
-pub struct Range {
-    /// The command: `XRANGE` or `XREVRANGE`.
-    pub order: &'static str,
-    /// The first id, in that command's syntax.
-    pub from: String,
-    /// The last id, in that command's syntax.
-    pub to: String,
-}
-
-impl Range {
-    /// Backwards from an id, or from the newest message, to another id, or to the oldest message; the ids are excluded.
-    pub fn backwards(before: Option<Id>, after: Option<Id>) -> Range {
-        let (from, to) = (before.map_or("+".to_owned(), excluded), after.map_or("-".to_owned(), excluded));
-        Range { order: "XREVRANGE", from, to }
-    }
-
-    /// Forwards from an id to another, or to the newest message; the ids are excluded.
-    pub fn forwards(after: Id, before: Option<Id>) -> Range {
-        Range { order: "XRANGE", from: excluded(after), to: before.map_or("+".to_owned(), excluded) }
-    }
-}
-
-/// An id as the exclusive end of a range. Redis rejects the exclusion of the largest possible id.
-pub fn excluded(id: Id) -> String {
-    format!("({}", id.min(Id { ms: u64::MAX, seq: u64::MAX - 1 }))
-}
 
 /// Part of a log.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -35,13 +35,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use self::bulk::Bulk;
-use self::commands::Commands;
+use self::commands::{Commands, Range, excluded};
 use self::connect::REDIS_TIMEOUT;
 pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
-use self::log_part::{LogPart, Missed, Range, excluded};
+use self::log_part::{LogPart, Missed};
 use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
 use self::recent::Recent;

@@ -59,11 +59,11 @@ local function announce(session, joined, left)
   return stamp
 end
 
--- Clears up to 250 expired leases, which takes Redis about 1 ms. Whichever call clears a lease announces it, so it is announced once. Returns "1"
--- if there may be more.
-local function expire()
+-- Clears up to this many expired leases; 250 take Redis about 1 ms. Whichever call clears a lease announces it, so it is
+-- announced once. Returns "1" if there may be more.
+local function expire(most)
   if not may_expire then return '0' end
-  local keys = redis.call('ZRANGEBYSCORE', here, '-inf', string.format('%.0f', now), 'LIMIT', 0, 250)
+  local keys = redis.call('ZRANGEBYSCORE', here, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
   if #keys == 0 then return '0' end
   local left = {}
   for _, value in ipairs(redis.call('HMGET', who, unpack(keys))) do
@@ -75,5 +75,5 @@ local function expire()
   redis.call('HDEL', who, unpack(keys))
   redis.call('ZREM', here, unpack(keys))
   announce('-', {}, left)
-  return #keys == 250 and '1' or '0'
+  return #keys == most and '1' or '0'
 end

@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use tungstenite::Bytes;
 
 use super::bulk::{self, Bulk};
-use super::commands::Commands;
+use super::commands::{Commands, Range};
 use super::delivery::Refilled;
-use super::log_part::{LogPart, Range};
+use super::log_part::LogPart;
 use super::pipeline::{Failure, Reply};
 use super::rooms::Rooms;
 use crate::backplane::{Event, EventSink, Room};

@@ -32,7 +32,8 @@ for number, value in ipairs(stored) do
 end
 if #scores > 0 then redis.call('ZADD', here, unpack(scores)) end
 if #joined > 0 then announce('-', joined, {}) end
-local more = expire()
+-- Many, because the next call is a round trip away.
+local more = expire(1000)
 keep_keys()
 
 local newest, was_large = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1], '0'

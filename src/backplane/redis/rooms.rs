@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::commands::Commands;
+use super::commands::{Commands, Taken};
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::pipeline::{Pipeline, Priority, Reply};
 use super::recent::Recent;
@@ -52,15 +52,6 @@ struct RoomState {
     joining: usize,
     seats: HashMap<SessionId, Taken>,
     delivery: Delivery,
-}
-
-/// A seat that has been taken.
-#[derive(Clone)]
-pub struct Taken {
-    /// The seat.
-    pub seat: Seat,
-    /// When it was taken, in milliseconds by Redis's clock.
-    pub since: u64,
 }
 
 impl Rooms {

@@ -41,12 +41,12 @@ impl Roster {
         (!change.joined.is_empty() || !change.left.is_empty()).then_some(change)
     }
 
-    /// Replaces the names with those read from Redis at this stamp, and returns the difference, if any. With `all`,
-    /// every present name counts as joined, because some clients may not know it.
+    /// Replaces the names with those read from Redis at this stamp, and returns the difference, if any. If they were not known,
+    /// there is none. With `all`, every present name counts as joined, because some clients may not know it.
     pub fn correct(&mut self, there: Vec<String>, stamp: u64, all: bool) -> Option<Change> {
         let there: HashSet<String> = there.into_iter().collect();
         let participants = there.len() as u64;
-        let before = self.names.replace(there.clone())?;
+        let before = self.names.replace(there.clone()).or(all.then(HashSet::new))?;
         let joined: Vec<String> = there.iter().filter(|&name| all || !before.contains(name)).cloned().collect();
         let left: Vec<String> = before.difference(&there).cloned().collect();
         let news = !joined.is_empty() || !left.is_empty();
@@ -81,6 +81,8 @@ mod tests {
         assert_eq!((news.joined, news.left, news.participants, news.stamp), (names(&["Dee"]), names(&["Bob"]), 2, 8));
         let news = roster.correct(names(&["Dee"]), 9, true).expect("all are named");
         assert_eq!((news.joined, news.left, news.participants), (names(&["Dee"]), names(&["Cid"]), 1));
+        let news = Roster::default().correct(names(&["Dee"]), 9, true).expect("all are named");
+        assert_eq!((news.joined, news.left, news.participants), (names(&["Dee"]), names(&[]), 1));
     }
 
     #[test]
