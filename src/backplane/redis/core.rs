@@ -8,8 +8,8 @@ use super::bulk::Bulk;
 use super::commands::{Commands, Taken};
 use super::delivery::Author;
 use super::health::ConnectionHealth;
+use super::log_cache::LogCache;
 use super::pipeline::{Failure, Pipeline, Priority, Reply};
-use super::recent::Recent;
 use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
 use super::rooms::Rooms;
@@ -34,8 +34,8 @@ pub struct Core {
     pub rooms: Arc<Rooms>,
     /// Reads logs.
     pub bulk: Arc<Bulk>,
-    /// What was read from them within the last second.
-    pub recent: Arc<Recent>,
+    /// Recent reads of logs.
+    pub log_cache: Arc<LogCache>,
     /// Reads messages that were missed.
     pub refill: Refill,
     /// Whether Redis is usable.
@@ -55,6 +55,12 @@ pub struct Core {
 }
 
 impl Core {
+    /// Discards what was read through pooled connections: the main connection has ended, or there is a new one.
+    pub fn discard_reads(&self) {
+        self.bulk.forget();
+        self.log_cache.clear();
+    }
+
     /// Reads Redis's clock.
     pub fn read_clock(self: &Arc<Core>) {
         let (core, asked) = (self.clone(), Instant::now());
@@ -78,13 +84,13 @@ impl Core {
     pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
         self.rooms.begin(room, seated.newest);
         let complete = seated.names.len() as u64 == seated.participants;
-        let must_ask = self.rooms.deliver(room, |_, delivery| {
+        let must_read = self.rooms.deliver(room, |_, delivery| {
             if !delivery.roster.is_known() && complete {
                 delivery.roster.correct(seated.names.clone(), seated.stamp, false);
             }
-            delivery.roster.ask()
+            delivery.roster.start_reading()
         });
-        if must_ask == Some(true) {
+        if must_read == Some(true) {
             self.compare(room, false);
         }
     }
@@ -131,7 +137,7 @@ impl Core {
             let (core, name) = (self.clone(), room.clone());
             let removals = self.commands.removals(&room);
             let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
-                core.recent.forget_room(&name);
+                core.log_cache.drop_room(&name);
                 if let Ok(Ok(frames)) = reply.map(replies::removals) {
                     core.refill.removed(&name, frames);
                 }
@@ -188,7 +194,7 @@ impl Core {
         let (core, name) = (self.clone(), room.clone());
         let _ = self.pipeline.append(self.commands.roster(room), Priority::Urgent, move |reply| {
             let Ok(Ok((stamp, names))) = reply.map(replies::roster) else {
-                core.rooms.deliver(&name, |_, delivery| delivery.roster.not_answered());
+                core.rooms.deliver(&name, |_, delivery| delivery.roster.reading_failed());
                 return;
             };
             let news = core.rooms.deliver(&name, |_, delivery| {

@@ -45,7 +45,7 @@ impl Heartbeat {
         loop {
             watched(&self.core, HEARTBEAT, || std::thread::sleep(HEARTBEAT));
             self.core.bulk.close_idle();
-            self.core.recent.forget_old();
+            self.core.log_cache.drop_expired();
             if self.core.health.is_up() {
                 self.core.read_bans();
                 self.beat();

@@ -16,10 +16,10 @@ mod core;
 mod delivery;
 mod health;
 mod heartbeat;
+mod log_cache;
 mod log_part;
 mod pipeline;
 mod reader;
-mod recent;
 mod refill;
 mod replies;
 mod rooms;
@@ -41,10 +41,10 @@ pub use self::connect::{Connection, LinkError, Server};
 use self::core::Core;
 use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
+use self::log_cache::LogCache;
 use self::log_part::{LogPart, Missed};
 use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
-use self::recent::Recent;
 use self::refill::Refill;
 use self::replies::{Kept, Seated, from_value, kept};
 use self::rooms::Rooms;
@@ -82,8 +82,8 @@ impl Redis {
         let instance = crate::limits::random_name()[..16].to_owned();
         let commands = Arc::new(Commands::new(instance, server.database, &limits.retention));
         let pipeline = Arc::new(Pipeline::default());
-        let recent = Arc::new(Recent::default());
-        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), recent.clone(), limits.rooms));
+        let log_cache = Arc::new(LogCache::default());
+        let rooms = Arc::new(Rooms::new(pipeline.clone(), commands.clone(), log_cache.clone(), limits.rooms));
         let bulk = Arc::new(Bulk::new(server.clone(), commands.clone(), pipeline.clone()));
         let refill = Refill::start(rooms.clone(), bulk.clone(), commands.clone(), sink.clone())?;
         let core = Arc::new(Core {
@@ -91,7 +91,7 @@ impl Redis {
             pipeline,
             rooms,
             bulk,
-            recent,
+            log_cache,
             refill,
             health: ConnectionHealth::new(sink.clone()),
             may_expire: AtomicBool::new(false),
@@ -204,7 +204,7 @@ impl Backplane for Redis {
         core.rooms.enter(&seat.room)?;
         let arrival = self.take_seat(seat, terms, since.is_some(), deadline).and_then(|mut seated| {
             let read = || self.welcome_page(&seat.room, since, seated.newest, deadline);
-            let missed = core.recent.or_read(&seat.room, since, seated.newest, read).inspect_err(|_| {
+            let missed = core.log_cache.get_or_read(&seat.room, since, seated.newest, read).inspect_err(|_| {
                 self.give_back(seat, seated.came_back);
             })?;
             seated.names.sort_unstable();

@@ -62,8 +62,7 @@ impl Reader {
             let started = Instant::now();
             let Err(lost) = self.serve();
             self.core.pipeline.disconnect();
-            self.core.bulk.forget();
-            self.core.recent.forget_all();
+            self.core.discard_reads();
             // Their receipts can no longer arrive on this connection. A client that resends its message with the same
             // `ref` does not duplicate it.
             for (session, reference) in self.core.rooms.take_authors() {
@@ -77,8 +76,7 @@ impl Reader {
     /// Serves one connection from start to end.
     fn serve(&mut self) -> Result<Infallible, LinkError> {
         let mut connection = self.server.connect(&self.core.commands.load_scripts(), None)?;
-        self.core.bulk.forget();
-        self.core.recent.forget_all();
+        self.core.discard_reads();
         connection.socket.tcp().set_read_timeout(Some(TICK))?;
         (self.probe, self.silent_looks) = (Arc::default(), 0);
         self.core.pipeline.connect(connection.socket.clone());
@@ -230,7 +228,7 @@ impl Reader {
                 }
             }
             Some(Published::Removed(frames)) => {
-                core.recent.forget_room(room);
+                core.log_cache.drop_room(room);
                 core.refill.removed(room, frames);
             }
             Some(Published::TakenOver(session)) => {

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::commands::{Commands, Taken};
 use super::delivery::{Author, CONFIRMATION, Delivery};
+use super::log_cache::LogCache;
 use super::pipeline::{Pipeline, Priority, Reply};
-use super::recent::Recent;
 use crate::backplane::{JoinError, LEASE, Leave, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
 
@@ -20,7 +20,7 @@ pub struct Rooms {
     state: Mutex<State>,
     pipeline: Arc<Pipeline>,
     commands: Arc<Commands>,
-    recent: Arc<Recent>,
+    log_cache: Arc<LogCache>,
     /// The most rooms with people on this instance.
     limit: usize,
 }
@@ -56,8 +56,8 @@ struct RoomState {
 
 impl Rooms {
     /// No rooms.
-    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>, recent: Arc<Recent>, limit: usize) -> Rooms {
-        Rooms { state: Mutex::default(), pipeline, commands, recent, limit }
+    pub fn new(pipeline: Arc<Pipeline>, commands: Arc<Commands>, log_cache: Arc<LogCache>, limit: usize) -> Rooms {
+        Rooms { state: Mutex::default(), pipeline, commands, log_cache, limit }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,7 +114,7 @@ impl Rooms {
         change(found);
         if found.joining == 0 && found.seats.is_empty() {
             state.rooms.remove(room);
-            self.recent.forget_room(room);
+            self.log_cache.drop_room(room);
             // Without a connection there is no subscription.
             let _ = self.pipeline.append_subscription(self.commands.unsubscribe(room), 1);
         }

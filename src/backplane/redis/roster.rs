@@ -12,7 +12,7 @@ pub struct Roster {
     /// `None` until they have been read: then all changes pass.
     names: Option<HashSet<String>>,
     /// Whether they are being read.
-    is_asked: bool,
+    is_reading: bool,
 }
 
 impl Roster {
@@ -21,15 +21,15 @@ impl Roster {
         self.names.is_some()
     }
 
-    /// Whether to read the names now: they are neither known nor being read. In a room of thousands, into which hundreds come
-    /// meanwhile, each of them would read all.
-    pub fn ask(&mut self) -> bool {
-        !self.is_known() && !std::mem::replace(&mut self.is_asked, true)
+    /// Returns whether the caller must read the names: they are neither known nor being read. Otherwise each of hundreds of
+    /// joins to a room of thousands would read all of them.
+    pub fn start_reading(&mut self) -> bool {
+        !self.is_known() && !std::mem::replace(&mut self.is_reading, true)
     }
 
-    /// They could not be read.
-    pub fn not_answered(&mut self) {
-        self.is_asked = false;
+    /// The names could not be read.
+    pub fn reading_failed(&mut self) {
+        self.is_reading = false;
     }
 
     /// Applies a change and returns the part that is news. A repeated leave, sent again because its first reply was
@@ -70,11 +70,11 @@ mod tests {
     fn what_was_missed_is_told_later() {
         let mut roster = Roster::default();
         assert!(!roster.is_known() && roster.follow(change(&["Zoe"], &[])).is_some());
-        assert_eq!([roster.ask(), roster.ask()], [true, false]);
-        roster.not_answered();
-        assert!(roster.ask());
+        assert_eq!([roster.start_reading(), roster.start_reading()], [true, false]);
+        roster.reading_failed();
+        assert!(roster.start_reading());
         assert_eq!(roster.correct(names(&["Ada", "Bob"]), 5, false), None, "clients have it from their welcome");
-        assert!(!roster.ask());
+        assert!(!roster.start_reading());
         assert_eq!(roster.follow(change(&["Cid"], &["Ada"])), Some(change(&["Cid"], &["Ada"])));
         assert_eq!(roster.correct(names(&["Bob", "Cid"]), 7, false), None);
         let news = roster.correct(names(&["Cid", "Dee"]), 8, false).expect("one came, one went");
