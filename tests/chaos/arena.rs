@@ -13,8 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 /// What keeps the rooms. It also determines the number of instances.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +130,7 @@ impl Arena {
                 stage.ledger.remark(format!("instance {instance} is not ready after the heal"));
             }
         }
-        let logs = self.visit_all();
+        let logs = self.visit_all(left);
         stage.ending.store(true, SeqCst);
         for client in self.clients {
             client.join().expect("a client does not panic");
@@ -148,7 +147,7 @@ impl Arena {
     }
 
     /// A stranger visits every room on every instance, and reads each room's log once.
-    fn visit_all(&mut self) -> BTreeMap<String, Log> {
+    fn visit_all(&mut self, left: impl Fn() -> At) -> BTreeMap<String, Log> {
         let mut logs = BTreeMap::new();
         let stage = Arc::clone(&self.stage);
         let instances = stage.instances.lock().expect("nobody panics holding it").clone();
@@ -156,16 +155,7 @@ impl Arena {
             // Of many small rooms, each is inspected on one instance only.
             let looks = if stage.rooms.len() > 10 && room.contains('-') { 1 } else { instances.len() };
             for (instance, addr) in instances.iter().enumerate().take(looks) {
-                let visit = || inspect::visit(&stage, *addr, instance, room, instance == 0);
-                let mut outcome = visit();
-                // Other tests may keep the machine so busy that a join takes longer than 2 s.
-                for _ in 0..5 {
-                    if outcome.as_ref().is_err_and(|story| story.contains(r#""code":"unavailable""#)) {
-                        thread::sleep(Duration::from_secs(1));
-                        outcome = visit();
-                    }
-                }
-                match outcome {
+                match inspect::visit(&stage, *addr, instance, room, instance == 0, left()) {
                     Ok(log) if instance == 0 => _ = logs.insert(room.clone(), log),
                     Ok(_) => {}
                     Err(story) => self.broken.push(Broken { what: "a stranger's welcome is wrong", story }),
