@@ -2,6 +2,7 @@
 
 use crate::calm::ROOM;
 use crate::raw;
+use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -11,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// Threads that attack.
 const THREADS: usize = 8;
+/// After this much processor time a thread of the attackers rests for [`THREADS`] times as long, so that together they use
+/// less than one processor: while one of them runs, the kernel does not move the server's threads to its processor, although they
+/// would displace it, and they wait for the other one.
+const WORK: Duration = Duration::from_millis(1);
 /// New connections per second, whatever the attack: more would measure the attacker, which shares the processors.
 const CONNECTIONS: usize = 2000;
 /// Empty frames masked with zeros.
@@ -19,6 +24,24 @@ const PONG: &[u8] = &[0x8A, 0x80, 0, 0, 0, 0];
 const FRAGMENT: &[u8] = &[0x00, 0x80, 0, 0, 0, 0];
 const FIRST_FRAGMENT: &[u8] = &[0x01, 0x80, 0, 0, 0, 0];
 const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
+
+/// The processor time of this thread when it last rested.
+struct Rested(Duration);
+
+impl Rested {
+    fn now() -> Rested {
+        Rested(clock_gettime(ClockId::ThreadCPUTime).try_into().expect("a positive time"))
+    }
+
+    /// Rests if it is time to.
+    fn rest(&mut self) {
+        let worked = Rested::now().0 - self.0;
+        if worked >= WORK {
+            std::thread::sleep(worked * THREADS as u32);
+            *self = Rested::now();
+        }
+    }
+}
 
 /// Whom to attack, from which addresses, and until when.
 pub struct Target {
@@ -61,9 +84,10 @@ impl Target {
                 scope.spawn(move || {
                     let every = Duration::from_secs_f64(THREADS as f64 / per_second as f64);
                     let mut next = Instant::now();
-                    let mut held = VecDeque::new();
+                    let (mut held, mut rested) = (VecDeque::new(), Rested::now());
                     while self.goes_on() {
                         held.push_back((Instant::now(), act(thread)));
+                        rested.rest();
                         while held.front().is_some_and(|(at, _)| at.elapsed() > Duration::from_millis(500)) {
                             held.pop_front();
                         }
@@ -90,10 +114,11 @@ impl Target {
                 scope.spawn(move || {
                     let mut streams: Vec<Option<TcpStream>> = (0..count.div_ceil(THREADS)).map(|_| None).collect();
                     let every = Duration::from_secs(1) * THREADS as u32 / CONNECTIONS as u32;
-                    let mut next = Instant::now();
+                    let (mut next, mut rested) = (Instant::now(), Rested::now());
                     while self.goes_on() {
                         let round = Instant::now();
                         for (number, place) in streams.iter_mut().enumerate() {
+                            rested.rest();
                             let number = number * THREADS + thread;
                             if place.as_ref().is_some_and(|stream| act(stream, number)) {
                                 continue;
