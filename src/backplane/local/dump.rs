@@ -6,7 +6,8 @@ use rusqlite::{Connection, params};
 
 use super::admin;
 use super::all_logs::rooms_after;
-use super::file::{self, DataError, DataFile};
+use super::data_error::DataError;
+use super::file::{self, DataFile};
 use super::room_log::{Log, floor, id, pair};
 use crate::backplane::admin::Ban;
 use crate::protocol::Id;

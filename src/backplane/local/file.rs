@@ -3,7 +3,6 @@
 //! The lock is on a separate file beside it. SQLite's own locks must come and go with each transaction so that backups
 //! can read the file; and closing any handle on the data file would release this process's locks on it.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
+use super::data_error::DataError;
 use super::schema;
 use crate::settings::LEAST_STORAGE;
 
@@ -20,57 +20,6 @@ use crate::settings::LEAST_STORAGE;
 const BUSY: Duration = Duration::from_secs(1);
 /// Files up to this size are checked for damage at startup: 64 MiB take about 0.2 s.
 const CHECKED: u64 = 64 * 1024 * 1024;
-
-/// Why a data file cannot be used. The file has not been changed.
-#[derive(Debug)]
-pub enum DataError {
-    /// Another process holds its lock.
-    InUse,
-    /// It belongs to another program.
-    Foreign,
-    /// It was written by a newer version of Bobbin.
-    Newer {
-        /// The file's schema version.
-        version: i64,
-        /// The newest schema version this program knows.
-        known: usize,
-    },
-    /// Its contents are corrupt.
-    Damaged(String),
-    /// It cannot be opened or created.
-    Unusable(String),
-    /// The disk is full or failing; a retry may succeed.
-    Disk(String),
-}
-
-impl fmt::Display for DataError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DataError::InUse => f.write_str("another process is using it"),
-            DataError::Foreign => f.write_str("it belongs to another program"),
-            DataError::Newer { version, known } => {
-                write!(f, "it has version {version}, but this program supports versions up to {known}; use a newer one")
-            }
-            DataError::Damaged(how) => {
-                write!(f, "it is corrupt ({how}); restore a backup, or recover what is readable (docs/storage.md)")
-            }
-            DataError::Unusable(why) | DataError::Disk(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for DataError {}
-
-impl From<rusqlite::Error> for DataError {
-    fn from(error: rusqlite::Error) -> DataError {
-        let text = error.to_string();
-        match error.sqlite_error_code() {
-            _ if schema::is_damage(&error) => DataError::Damaged(text),
-            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => DataError::Disk(text),
-            _ => DataError::Unusable(text),
-        }
-    }
-}
 
 /// The open data file: its lock, and its identity on disk.
 pub struct DataFile {

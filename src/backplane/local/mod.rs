@@ -9,6 +9,7 @@
 mod admin;
 mod all_logs;
 mod clock;
+mod data_error;
 pub mod dump;
 mod file;
 mod pages;
@@ -26,7 +27,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-pub use self::file::{DataError, lock_of};
+pub use self::data_error::DataError;
+pub use self::file::lock_of;
 use self::rooms::Rooms;
 pub use self::schema::APPLICATION_ID;
 use self::store::Store;

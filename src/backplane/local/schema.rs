@@ -7,9 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
-use super::file::DataError;
+use super::data_error::DataError;
 
 /// Identifies Bobbin's files: the ASCII bytes "Bobb".
 pub const APPLICATION_ID: i64 = 0x426F_6262;
@@ -87,11 +87,6 @@ fn copy_beside(conn: &Connection, file: &Path, version: i64) -> Result<(), DataE
     fs::rename(&part, &copy).map_err(|error| DataError::Unusable(format!("{}: {error}", copy.display())))?;
     log::info!("upgrading {} from version {version}; a copy is in {}", file.display(), copy.display());
     Ok(())
-}
-
-/// Whether the error means that the file is corrupt, so that retrying is pointless.
-pub fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 #[cfg(test)]

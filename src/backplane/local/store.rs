@@ -10,9 +10,10 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::clock::{self, Clock};
-use super::file::{self, DataError, DataFile};
+use super::data_error::{DataError, is_damage};
+use super::file::{self, DataFile};
 use super::space::Space;
-use super::{all_logs, room_log, schema};
+use super::{all_logs, room_log};
 use crate::backplane::{Health, Limits, Unavailable};
 use crate::limits;
 use crate::settings::Retention;
@@ -162,7 +163,7 @@ impl Store {
     }
 
     fn fail(&mut self, error: &rusqlite::Error) {
-        self.go_down(error.to_string(), !schema::is_damage(error));
+        self.go_down(error.to_string(), !is_damage(error));
     }
 
     fn go_down(&mut self, why: String, may_mend: bool) {
