@@ -20,6 +20,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// A busy server refuses after 2 s; one that refuses everything does so at once.
+const LATE: At = 1500;
+
 /// A client, over all its connections.
 pub struct Client {
     pub role: Role,
@@ -157,8 +160,7 @@ impl Client {
                     {
                         self.broken("join refused for no good reason", frame.to_string());
                     }
-                    // A busy server refuses after 2 s; one that refuses every join does so at once.
-                    let when = if clock::now() - sent < 1500 { "join" } else { "late join" };
+                    let when = if clock::now() - sent < LATE { "join" } else { "late join" };
                     self.count(&format!("{when}: {code}"));
                     return Err(End::Broken(format!("join refused: {code}")));
                 }
@@ -246,7 +248,9 @@ impl Client {
             drop(book);
             return self.broken("an error for a message that I did not send", key.into());
         };
-        answer(&mut book.attempts, message, connection, (at, Answer::Refused));
+        let sent = answer(&mut book.attempts, message, connection, (at, Answer::Refused));
+        let when = if sent.is_some_and(|sent| at - sent >= LATE) { "late message: " } else { "" };
+        *book.errors.entry(format!("{when}{code}")).or_default() += 1;
         book.messages[message].given_up |= give_up && book.messages[message].receipt.is_none();
         let given_up = book.messages[message].given_up;
         drop(book);
@@ -338,11 +342,15 @@ fn belongs_together(facts: &Facts) -> bool {
 }
 
 /// Records the answer for all attempts at this message on this connection without one.
-fn answer(attempts: &mut [Attempt], message: usize, connection: usize, answer: (At, Answer)) {
+/// Records the answer to all attempts on this connection that have none; returns when the first of them was sent.
+fn answer(attempts: &mut [Attempt], message: usize, connection: usize, answer: (At, Answer)) -> Option<At> {
+    let mut sent = None;
     // The attempts of a connection are the newest, so the search can stop before its first one.
     for attempt in attempts.iter_mut().rev().take_while(|a| a.connection == connection) {
         if attempt.message == message && attempt.answer.is_none() {
             attempt.answer = Some(answer);
+            sent = Some(attempt.at);
         }
     }
+    sent
 }

@@ -354,7 +354,6 @@ impl<'a> Session<'a> {
 
     fn error(&mut self, frame: &Value) {
         let code = frame["code"].as_str().unwrap_or_default();
-        self.client.count(code);
         if !matches!(code, "unavailable" | "rate_limited") {
             self.client.broken("an error for no good reason", frame.to_string());
         }
@@ -362,6 +361,7 @@ impl<'a> Session<'a> {
             Some(key) => self.client.refused(key, code, frame["retry_ms"].as_u64(), self.connection),
             // Only a history request can have caused it.
             None => {
+                self.client.count(code);
                 self.asked.pop_front();
                 self.ask_again = clock::now() + 1000;
             }

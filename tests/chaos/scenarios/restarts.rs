@@ -4,7 +4,7 @@ use super::*;
 
 together! {
     /// Three instances are restarted one after the other under load: nobody is seen leaving or joining, and nothing is
-    /// refused, except a join that a busy machine does not carry out in time.
+    /// refused, except what a busy machine does not carry out in time.
     fn a_rolling_restart_is_invisible_but_for_the_reconnect() {
         let mut arena = calm(&[Talk::one("talk", 30, 500, 2)], &[]);
         let drain = |instance: usize| fault(Fault::InstanceDrain, instance, 1000 + 4000 * instance as At, 2500);
