@@ -249,11 +249,11 @@ impl Client {
             return self.broken("an error for a message that I did not send", key.into());
         };
         let sent = answer(&mut book.attempts, message, connection, (at, Answer::Refused));
-        let when = if sent.is_some_and(|sent| at - sent >= LATE) { "late message: " } else { "" };
-        *book.errors.entry(format!("{when}{code}")).or_default() += 1;
         book.messages[message].given_up |= give_up && book.messages[message].receipt.is_none();
         let given_up = book.messages[message].given_up;
         drop(book);
+        let when = if sent.is_some_and(|sent| at - sent >= LATE) { "late message: " } else { "" };
+        self.count(&format!("{when}{code}"));
         self.pending.retain(|(pending, _)| !(given_up && *pending == message));
         for (_, due) in self.pending.iter_mut().filter(|(pending, _)| *pending == message) {
             *due = at + wait;
@@ -341,8 +341,8 @@ fn belongs_together(facts: &Facts) -> bool {
         && number_of(token) == number_of(key)
 }
 
-/// Records the answer for all attempts at this message on this connection without one.
-/// Records the answer to all attempts on this connection that have none; returns when the first of them was sent.
+/// Records the answer for all attempts at this message on this connection without one. Returns when the first of them was
+/// sent.
 fn answer(attempts: &mut [Attempt], message: usize, connection: usize, answer: (At, Answer)) -> Option<At> {
     let mut sent = None;
     // The attempts of a connection are the newest, so the search can stop before its first one.

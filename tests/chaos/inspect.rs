@@ -104,9 +104,10 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// A stranger joins a room on an instance and checks its welcome, until that is right or `within` has passed: after Redis
-/// lost its data, an instance may learn only 10 s later who joined while its connection was lost, and those who broke off
-/// stay for their lease. Returns the room's log if `read` is set, otherwise an empty log.
+/// A stranger joins a room on an instance and checks its welcome, again and again until it is correct, for up to `within`.
+/// After Redis has lost its data, an instance may take 10 s to learn of joins that it missed while disconnected, and clients
+/// that disconnected without a close frame stay until their leases expire. Returns the room's log if `read` is set,
+/// otherwise an empty log.
 pub fn visit(
     stage: &Stage,
     addr: SocketAddr,

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Threads that attack.
 const THREADS: usize = 8;
-/// After this much processor time a thread of the attackers rests for [`THREADS`] times as long, so that together they use
-/// less than one processor: while one of them runs, the kernel does not move the server's threads to its processor, although they
-/// would displace it, and they wait for the other one.
+/// CPU time after which an attacking thread sleeps, for [`THREADS`] times as long: all threads together use less than one
+/// processor. Otherwise the scheduler considers their processor busy, despite their low priority, and leaves the server's
+/// threads queued on the other one.
 const WORK: Duration = Duration::from_millis(1);
 /// New connections per second, whatever the attack: more would measure the attacker, which shares the processors.
 const CONNECTIONS: usize = 2000;
@@ -25,7 +25,7 @@ const FRAGMENT: &[u8] = &[0x00, 0x80, 0, 0, 0, 0];
 const FIRST_FRAGMENT: &[u8] = &[0x01, 0x80, 0, 0, 0, 0];
 const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
 
-/// The processor time of this thread when it last rested.
+/// The CPU time that this thread had used when it last slept.
 struct Rested(Duration);
 
 impl Rested {
@@ -33,7 +33,7 @@ impl Rested {
         Rested(clock_gettime(ClockId::ThreadCPUTime).try_into().expect("a positive time"))
     }
 
-    /// Rests if it is time to.
+    /// Sleeps if the thread has used [`WORK`] since.
     fn rest(&mut self) {
         let worked = Rested::now().0 - self.0;
         if worked >= WORK {
