@@ -238,10 +238,11 @@ impl Client {
     pub fn refused(&mut self, key: &str, code: &str, retry_ms: Option<u64>, connection: usize) {
         let give_up = code == "unavailable" && self.rng.chance(4);
         let wait = retry_ms.unwrap_or(0).max(self.rng.range(200, 1200));
-        if code == "rate_limited" {
-            self.allowance = 0.0; // the server's bucket may be emptier: delayed frames arrived together
-        }
         let at = clock::now();
+        if code == "rate_limited" {
+            // The server's bucket may be emptier: delayed frames arrived together.
+            (self.allowance, self.refilled) = (0.0, at);
+        }
         let mut book = self.stage.ledger.book(self.role.index);
         let own = |n: &usize| book.messages.get(*n).is_some_and(|m| &*m.key == key);
         let Some(message) = number_of(key).filter(own) else {

@@ -14,7 +14,8 @@ const PING_EVERY: At = 10_000;
 const DEAD_AFTER: At = 30_000;
 const IMPATIENT_AFTER: At = 4000;
 const SILENT_AFTER: At = 3000;
-const READ_FIRST: At = 1000;
+/// A refusal may take 2 s.
+const READ_FIRST: At = 2500;
 
 pub struct Session<'a> {
     client: &'a mut Client,
