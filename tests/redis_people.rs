@@ -20,6 +20,13 @@ fn threads_stand_still(instance: &Instance) -> bool {
     tasks.flatten().map(stat).all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
 }
 
+fn sees(client: &mut Client, people: u64) {
+    poll_until("the count is right", PATIENCE, || {
+        client.take(Duration::from_millis(50));
+        client.participants() == people
+    });
+}
+
 /// Puts people into a room as a crashed instance leaves them: with expired leases.
 fn leave_behind(redis: &Redis, room: &str, count: usize) {
     let mut connection = redis.connection().expect("it runs");
@@ -246,13 +253,47 @@ together! {
         newer.iter_mut().for_each(Client::still_open);
     }
 
+    /// All names of a large room are read for the first only: the instance remains subscribed for a few seconds.
+    fn somebody_who_comes_and_goes_has_no_names_read() {
+        let redis = Redis::start();
+        let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
+        // One more than a join returns.
+        let mut there: Vec<Client> = (0..101).map(|n| Client::join(second.addr, "tea", &format!("Guest {n}"))).collect();
+        let before = redis.calls("hvals");
+        for _ in 0..10 {
+            Client::join(first.addr, "tea", "Ada").leave();
+        }
+        // It knows who has left meanwhile. On a busy machine it may have unsubscribed once or twice.
+        there.pop().expect("one").leave();
+        sees(&mut there[0], 100);
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        there.pop().expect("one").leave();
+        sees(&mut ada, 100);
+        assert!(redis.calls("hvals") - before <= 3, "{} times", redis.calls("hvals") - before);
+    }
+
+    /// Without people in the room, the instance does not notice that Redis has lost its data.
+    fn a_room_that_was_left_is_read_again_when_redis_has_been_emptied() {
+        let redis = Redis::start();
+        let (first, second) = (Instance::on(&redis, &[]), Instance::on(&redis, &[]));
+        let _there: Vec<Client> = (0..101).map(|n| Client::join(second.addr, "tea", &format!("Guest {n}"))).collect();
+        let before = redis.calls("hvals");
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        poll_until("its names are read", PATIENCE, || redis.calls("hvals") > before);
+        ada.fence();
+        ada.leave();
+        redis.cmd::<String>("FLUSHALL");
+        let mut ada = Client::join(first.addr, "tea", "Ada");
+        sees(&mut ada, 102);
+    }
+
     fn nothing_stays_of_rooms_that_nobody_visits_again() {
         let redis = Redis::start();
         let instance = Instance::on(&redis, &[]);
         let clients: Vec<Client> = (0..300).map(|n| Client::join(instance.addr, &format!("room-{n}"), "Ada")).collect();
         assert_eq!(redis.cmd::<Vec<String>>("PUBSUB CHANNELS bobbin:*:live").len(), 300);
         clients.into_iter().for_each(Client::cut);
-        poll_until("all are unsubscribed", PATIENCE, || {
+        poll_until("all are unsubscribed", 2 * PATIENCE, || {
             redis.cmd::<Vec<String>>("PUBSUB CHANNELS bobbin:*:live").is_empty()
         });
         for key in redis.cmd::<Vec<String>>("KEYS *") {

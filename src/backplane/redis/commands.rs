@@ -265,9 +265,10 @@ impl Commands {
         format!("{}bans", self.prefix.trim_end_matches('{'))
     }
 
-    /// Unsubscribes from a room.
-    pub fn unsubscribe(&self, room: &str) -> Vec<u8> {
-        cmd("UNSUBSCRIBE").arg(self.channel(room)).get_packed_command()
+    /// Unsubscribes from rooms.
+    pub fn unsubscribe(&self, rooms: &[Room]) -> Vec<u8> {
+        let channels: Vec<String> = rooms.iter().map(|room| self.channel(room)).collect();
+        cmd("UNSUBSCRIBE").arg(channels).get_packed_command()
     }
 
     /// The room that a channel belongs to; `None` for any other channel.

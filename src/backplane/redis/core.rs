@@ -14,7 +14,7 @@ use super::refill::Refill;
 use super::replies::{self, Kept, Renewed, Seated};
 use super::rooms::Rooms;
 use crate::backplane::admin::Bans;
-use crate::backplane::{Event, EventSink, Room, Unavailable};
+use crate::backplane::{Event, EventSink, Room, Seat, Unavailable};
 use crate::protocol::{self, Id};
 
 /// Leases renewed by one command; that takes Redis about 0.1 ms.
@@ -81,8 +81,9 @@ impl Core {
 
     /// Handles a successful join. Called in the order of replies and publications, so this reply contains everything
     /// published before it and nothing published after it.
-    pub fn seated(self: &Arc<Core>, room: &Room, seated: &Seated) {
-        self.rooms.begin(room, seated.newest);
+    pub fn seated(self: &Arc<Core>, seat: &Seat, seated: &Seated) {
+        let room = &seat.room;
+        self.rooms.begin(seat, seated);
         let complete = seated.names.len() as u64 == seated.participants;
         let must_read = self.rooms.deliver(room, |_, delivery| {
             if !delivery.roster.is_known() && complete {

@@ -46,6 +46,7 @@ impl Heartbeat {
             watched(&self.core, HEARTBEAT, || std::thread::sleep(HEARTBEAT));
             self.core.bulk.close_idle();
             self.core.log_cache.drop_expired();
+            self.core.rooms.close_empty();
             if self.core.health.is_up() {
                 self.core.read_bans();
                 self.beat();

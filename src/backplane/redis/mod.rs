@@ -112,14 +112,14 @@ impl Redis {
     fn take_seat(&self, seat: &Seat, terms: Terms, is_back: bool, deadline: Instant) -> Result<Seated, JoinError> {
         let core = &self.core;
         let (to, answer) = bounded(1);
-        let (reading, room) = (core.clone(), seat.room.clone());
+        let (reading, taken) = (core.clone(), seat.clone());
         // After this time the caller has given up, and the client may have joined elsewhere.
         let latest = core.on_redis_clock(deadline.min(Instant::now() + REDIS_TIMEOUT));
         let command = core.commands.join(seat, terms, core.may_expire.load(Relaxed), latest);
         core.pipeline.send(command, move |reply| {
             let seated = reply.map_err(|error| Unavailable::from(error).into()).and_then(replies::seated);
             if let Ok(seated) = &seated {
-                reading.seated(&room, seated);
+                reading.seated(&taken, seated);
             }
             // The receiver is gone if the reply was late.
             let _ = to.send(seated);

@@ -1,19 +1,32 @@
 //! The rooms with people on this instance: the seats in each, its delivery state, and its subscription.
 //!
+//! A room that everybody has left remains subscribed for [`LINGER`]. Somebody who comes back, or hundreds who come and go, would
+//! otherwise cost Redis two subscription changes each, and in a large room a read of all names.
+//!
 //! One map under one lock. The lock is held for look-ups and while a command is appended to the pipeline (in memory, no
 //! I/O), so that decisions and commands have the same order. Events are passed on after it is released, and only by the
 //! thread whose turn it is to deliver: the reader, or the one that refills a room from its log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::commands::{Commands, Taken};
 use super::delivery::{Author, CONFIRMATION, Delivery};
 use super::log_cache::LogCache;
 use super::pipeline::{Pipeline, Priority, Reply};
+use super::replies::Seated;
+use super::roster::Roster;
 use crate::backplane::{JoinError, LEASE, Leave, Room, Seat, SessionId, Unavailable};
 use crate::protocol::Id;
+
+/// How long a room that everybody has left remains subscribed, until the next heartbeat, and how many such rooms there are at
+/// most. Any further ones are closed at once.
+const LINGER: Duration = Duration::from_secs(5);
+const MOST_EMPTY: usize = 1000;
+/// The most rooms closed with one command, and the pause between two, because messages wait behind them in Redis.
+const CLOSE_TOGETHER: usize = 100;
+const CLOSE_PAUSE: Duration = Duration::from_millis(10);
 
 /// All rooms with people on this instance.
 pub struct Rooms {
@@ -28,6 +41,8 @@ pub struct Rooms {
 #[derive(Default)]
 struct State {
     rooms: HashMap<Room, RoomState>,
+    /// Those of `rooms` that everybody has left, and when.
+    empty: HashMap<Room, Instant>,
     /// Rooms whose last client here broke off, until its lease ends. They count as rooms, so that it can come back.
     held: HashMap<Room, Instant>,
     /// When to check whether a room's messages were published, soonest first.
@@ -35,9 +50,14 @@ struct State {
 }
 
 impl State {
+    /// Whether people are in the room, or joining it.
+    fn has_people(&self, room: &Room) -> bool {
+        self.rooms.contains_key(room) && !self.empty.contains_key(room)
+    }
+
     /// Whether this room, in which nobody is, would be one too many.
     fn is_full(&mut self, room: &Room, limit: usize, now: Instant) -> bool {
-        let are_many = |state: &State| state.rooms.len() + state.held.len() >= limit;
+        let are_many = |state: &State| state.rooms.len() - state.empty.len() + state.held.len() >= limit;
         if are_many(self) {
             self.held.retain(|_, end| *end > now);
         }
@@ -45,7 +65,7 @@ impl State {
     }
 }
 
-/// The state of a room. It exists, and is subscribed, from the first join under way to the last leave.
+/// The state of a room. It exists, and is subscribed, from the first join under way until [`LINGER`] after the last leave.
 #[derive(Default)]
 struct RoomState {
     /// The number of joins under way.
@@ -64,17 +84,19 @@ impl Rooms {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a join under way. The first one subscribes, before its join command is appended.
+    /// Counts a join under way. The first one subscribes, before its join command is appended, unless the room still is.
     ///
     /// # Errors
     /// The room would be one too many, or Redis is away.
     pub fn enter(&self, room: &Room) -> Result<(), JoinError> {
         let mut state = self.state();
-        if !state.rooms.contains_key(room) {
+        if !state.has_people(room) {
             if state.is_full(room, self.limit, Instant::now()) {
                 return Err(JoinError::Full);
             }
-            self.pipeline.append_subscription(self.commands.subscribe([room]), 1)?;
+            if state.empty.remove(room).is_none() {
+                self.pipeline.append_subscription(self.commands.subscribe([room]), 1)?;
+            }
             state.held.remove(room);
         }
         state.rooms.entry(room.clone()).or_default().joining += 1;
@@ -100,26 +122,56 @@ impl Rooms {
         self.remove(&seat.room, |state| taken = state.seats.remove(&seat.session));
         if let (Some(_), Leave::Expire(lease)) = (&taken, how) {
             let mut state = self.state();
-            if !state.rooms.contains_key(&seat.room) {
+            if !state.has_people(&seat.room) {
                 state.held.insert(seat.room.clone(), Instant::now() + lease);
             }
         }
         taken
     }
 
-    /// Changes a room, and unsubscribes if nobody is left.
+    /// Changes a room. If nobody is left, it is closed later.
     fn remove(&self, room: &Room, change: impl FnOnce(&mut RoomState)) {
         let mut state = self.state();
         let Some(found) = state.rooms.get_mut(room) else { return };
         change(found);
-        if found.joining == 0 && found.seats.is_empty() {
-            state.rooms.remove(room);
-            self.log_cache.drop_room(room);
-            // Without a connection there is no subscription.
-            let _ = self.pipeline.append_subscription(self.commands.unsubscribe(room), 1);
+        if found.joining > 0 || !found.seats.is_empty() {
+            return;
         }
+        if state.empty.len() < MOST_EMPTY {
+            state.empty.insert(room.clone(), Instant::now());
+            return;
+        }
+        self.close(&mut state, std::slice::from_ref(room));
         drop(state);
         self.pipeline.flush();
+    }
+
+    /// Forgets rooms in which nobody is, and unsubscribes.
+    fn close(&self, state: &mut State, rooms: &[Room]) {
+        for room in rooms {
+            state.rooms.remove(room);
+            state.empty.remove(room);
+            self.log_cache.drop_room(room);
+        }
+        // Without a connection there is no subscription.
+        let _ = self.pipeline.append_subscription(self.commands.unsubscribe(rooms), rooms.len());
+    }
+
+    /// Closes the rooms that everybody has left, [`LINGER`] ago.
+    pub fn close_empty(&self) {
+        let now = Instant::now();
+        loop {
+            let mut state = self.state();
+            let over = state.empty.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= LINGER);
+            let rooms: Vec<Room> = over.map(|(room, _)| room.clone()).take(CLOSE_TOGETHER).collect();
+            if rooms.is_empty() {
+                return;
+            }
+            self.close(&mut state, &rooms);
+            drop(state);
+            self.pipeline.flush();
+            std::thread::sleep(CLOSE_PAUSE);
+        }
     }
 
     /// The names of all rooms.
@@ -127,9 +179,15 @@ impl Rooms {
         self.state().rooms.keys().cloned().collect()
     }
 
-    /// Suspends those among `rooms` that still exist, resubscribes them with one command, and returns them.
+    /// Suspends those among `rooms` that still exist, resubscribes them with one command, and returns them. Forgets those that
+    /// everybody has left.
     pub fn resubscribe(&self, rooms: &[Room]) -> Result<Vec<Room>, Unavailable> {
         let mut state = self.state();
+        for room in rooms {
+            if state.empty.remove(room).is_some() {
+                state.rooms.remove(room);
+            }
+        }
         let there: Vec<Room> = rooms.iter().filter(|room| state.rooms.contains_key(*room)).cloned().collect();
         for room in &there {
             if let Some(state) = state.rooms.get_mut(room) {
@@ -200,11 +258,16 @@ impl Rooms {
         self.state().rooms.values_mut().flat_map(|state| state.delivery.take_authors()).collect()
     }
 
-    /// A joining client's welcome ends at this id.
-    pub fn begin(&self, room: &Room, newest: Id) {
+    /// A client takes its seat.
+    pub fn begin(&self, seat: &Seat, seated: &Seated) {
         let (now, mut state) = (Instant::now(), self.state());
-        if state.rooms.get_mut(room).is_some_and(|state| state.delivery.begin(newest, now)) {
-            state.doubts.push_back((now + CONFIRMATION, room.clone()));
+        let Some(room) = state.rooms.get_mut(&seat.room) else { return };
+        // Without people here, nothing notices that Redis has lost its data.
+        if room.seats.is_empty() && !room.delivery.roster.may_be(seated.participants, &seat.name) {
+            room.delivery.roster = Roster::default();
+        }
+        if room.delivery.begin(seated.newest, now) {
+            state.doubts.push_back((now + CONFIRMATION, seat.room.clone()));
         }
     }
 

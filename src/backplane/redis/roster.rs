@@ -21,6 +21,13 @@ impl Roster {
         self.names.is_some()
     }
 
+    /// Whether these are the names, if there are so many with the one who joins, whose change may be on its way. Also if they are
+    /// not known.
+    pub fn may_be(&self, participants: u64, joining: &str) -> bool {
+        let count = |names: &HashSet<String>| names.len() + usize::from(!names.contains(joining));
+        self.names.as_ref().is_none_or(|names| count(names) as u64 == participants)
+    }
+
     /// Returns whether the caller must read the names: they are neither known nor being read. Otherwise each of hundreds of
     /// joins to a room of thousands would read all of them.
     pub fn start_reading(&mut self) -> bool {
