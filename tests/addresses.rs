@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How many connections one address opens in the tests of whose turn it is.
 const MANY: usize = 400;
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Asserts a refusal with this status and a `Retry-After`.
 #[track_caller]
@@ -62,6 +64,36 @@ fn one_connection_does_not_wait_behind_hundreds_from_another_address() {
     assert!(many.iter_mut().all(|connection| connection.response(false).status == 200));
 }
 
+/// Redis hangs, so those that are started hold their places, and the others follow at a limited rate.
+#[test]
+fn an_address_that_opens_many_connections_has_few_started_at_a_time() {
+    let redis = Redis::start();
+    let settings = [("MAX_CONNECTIONS", "2000"), ("TRUSTED_PROXIES", "0"), ("ADDRESS_CONNECTION_RATE", "40")];
+    let instance = Instance::on(&redis, &settings);
+    redis.freeze();
+    let before = instance.threads();
+    instance.signal("STOP");
+    let _many: Vec<Connection> = (0..MANY)
+        .map(|n| {
+            let mut connection = Connection::over(connect(instance.addr, 1));
+            let join = json!({"type": "join", "name": format!("N{n}"), "client": unique("a-secret")}).to_string();
+            // A masked text frame of less than 126 bytes.
+            let frame = [&[0x81, 0x80 | join.len() as u8, 0, 0, 0, 0], join.as_bytes()].concat();
+            connection
+                .write([format!("GET /ws/tea HTTP/1.1\r\nHost: test\r\n{UPGRADE}\r\n").as_bytes(), &frame].concat());
+            connection
+        })
+        .collect();
+    let start = Instant::now();
+    instance.signal("CONT");
+    std::thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+    let started = instance.threads().saturating_sub(before);
+    let most = 20.0 + 120.0 * start.elapsed().as_secs_f64();
+    assert!(started > 5 && (started as f64) < most, "{started} were started, more than {most:.0}");
+    // Somebody else has a place at once.
+    assert_eq!(Connection::over(connect(instance.addr, 2)).request("GET", "/healthz", "").status, 200);
+}
+
 #[test]
 fn nobody_behind_a_proxy_waits_behind_hundreds_from_one_address() {
     let named = |n: u8| forwarded(&format!("203.0.113.{n}"));
@@ -94,9 +126,7 @@ fn started_before(of_many: &str, of_one: &str, address: &str) -> usize {
         connection
     };
     let _many: Vec<Connection> = (0..MANY).map(|_| open("/r/tea/messages", of_many)).collect();
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let mut one = open("/ws/tea", &format!("{upgrade}{of_one}"));
+    let mut one = open("/ws/tea", &format!("{UPGRADE}{of_one}"));
     instance.signal("CONT");
     assert_eq!(one.response(false).status, 101);
     drop(one);

@@ -53,6 +53,9 @@ const LEAST_STARTS: usize = 4;
 /// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
 const START_RATE: f64 = 250.0;
 const START_BURST: f64 = 4.0;
+/// The same for the connections of addresses that open many, of which a few addresses can open thousands.
+const STARTS_OF_MANY: usize = 1;
+const START_RATE_OF_MANY: f64 = 100.0;
 /// If others wait, a proxy's connection gets this long for its head, which names the client, to arrive. Those that are late take
 /// turns as one address. Whether it has arrived is checked at this interval.
 const HEAD_SOON: Duration = Duration::from_millis(100);
@@ -68,9 +71,8 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
         app,
         unnamed: Vec::new(),
         named: Instant::now(),
-        waiting: Turns::default(),
-        starts: Slots::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS)),
-        more_starts: Bucket::new(START_RATE, START_BURST, Instant::now()),
+        few: Line::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS), START_RATE),
+        many: Line::new(STARTS_OF_MANY, START_RATE_OF_MANY),
         number: 0,
         may_wait_from: Instant::now(),
         failing: false,
@@ -96,17 +98,42 @@ struct Door<'a> {
     /// Proxies' connections whose heads have not arrived, and when that was last checked.
     unnamed: Vec<Accepted>,
     named: Instant,
-    /// Connections that wait for a thread.
-    waiting: Turns<Accepted>,
-    /// Held by connections that have just been started, see [`Start`].
-    starts: Arc<Slots>,
-    more_starts: Bucket,
+    /// Connections that wait for a thread: those of addresses that have opened few recently, and the others.
+    few: Line,
+    many: Line,
     /// How many were started.
     number: u64,
     /// No connection waits for a slot before this, see [`SLOT_PAUSE`].
     may_wait_from: Instant,
     /// Whether the last accept failed.
     failing: bool,
+}
+
+/// Connections that wait for a thread.
+struct Line {
+    waiting: Turns<Accepted>,
+    /// Held by connections that have just been started, see [`Start`].
+    starts: Arc<Slots>,
+    more_starts: Bucket,
+}
+
+impl Line {
+    fn new(starts: usize, rate: f64) -> Line {
+        let more_starts = Bucket::new(rate, START_BURST, Instant::now());
+        Line { waiting: Turns::default(), starts: Slots::new(starts), more_starts }
+    }
+
+    /// Takes a connection that may be started now.
+    fn next(&mut self) -> Option<(Accepted, Option<Slot>)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let start = self.starts.take();
+        if start.is_none() {
+            self.more_starts.take(Instant::now()).ok()?;
+        }
+        Some((self.waiting.pop()?, start))
+    }
 }
 
 /// A connection that waits for a thread.
@@ -130,7 +157,7 @@ impl Accepted {
 impl Door<'_> {
     /// How many connections wait.
     fn len(&self) -> usize {
-        self.waiting.len() + self.unnamed.len()
+        self.few.waiting.len() + self.many.waiting.len() + self.unnamed.len()
     }
 
     /// Accepts one connection, if another one may wait. Returns whether it did; if not, after a pause.
@@ -164,7 +191,8 @@ impl Door<'_> {
         if self.len() < places {
             return true;
         }
-        let Some(excess) = self.waiting.pop_excess(|accepted| accepted.is_shared) else { return false };
+        let pop_from = |line: &mut Line| line.waiting.pop_excess(|accepted| accepted.is_shared);
+        let Some(excess) = pop_from(&mut self.many).or_else(|| pop_from(&mut self.few)) else { return false };
         app.limited(Limit::ConnectionRate, excess.address());
         reject(&excess.socket, Answer::full(NO_CONNECTION));
         true
@@ -188,8 +216,21 @@ impl Door<'_> {
         if proxies.names(turn) {
             self.find_turn(accepted);
         } else {
-            self.waiting.push(turn, accepted);
+            self.line_up(accepted);
         }
+    }
+
+    /// Adds a connection to its line.
+    fn line_up(&mut self, accepted: Accepted) {
+        let (turn, now) = (accepted.turn, Instant::now());
+        let opens_many = self.app.accounts.of(turn, now).opens_many(now);
+        let line = if opens_many { &mut self.many } else { &mut self.few };
+        line.waiting.push(turn, accepted);
+    }
+
+    /// Whether no connection waits whose turn is known.
+    fn are_idle(&self) -> bool {
+        self.few.waiting.is_empty() && self.many.waiting.is_empty()
     }
 
     /// Gives a proxy's connection its place in the line, by the client's address in the head.
@@ -201,18 +242,18 @@ impl Door<'_> {
                 accepted.turn = caller::addresses(&request, accepted.peer.address, self.app).1;
                 accepted.is_shared = accepted.turn == accepted.peer.address;
             }
-            Ok(None) if !self.waiting.is_empty() && accepted.since.elapsed() < HEAD_SOON => {
+            Ok(None) if !self.are_idle() && accepted.since.elapsed() < HEAD_SOON => {
                 return self.unnamed.push(accepted);
             }
             Ok(None) => (accepted.turn, accepted.is_shared) = (LATE, false),
             Err(refusal) => return reject(&accepted.socket, refusal),
         }
-        self.waiting.push(accepted.turn, accepted);
+        self.line_up(accepted);
     }
 
     /// Gives those whose heads have arrived meanwhile their places.
     fn find_turns(&mut self) {
-        if self.waiting.is_empty() || self.named.elapsed() >= HEAD_LOOK {
+        if self.are_idle() || self.named.elapsed() >= HEAD_LOOK {
             std::mem::take(&mut self.unnamed).into_iter().for_each(|accepted| self.find_turn(accepted));
             self.named = Instant::now();
         }
@@ -237,12 +278,7 @@ impl Door<'_> {
 
     /// Starts threads for connections that wait, as many as may start now.
     fn start_some(&mut self) {
-        while !self.waiting.is_empty() {
-            let start = self.starts.take();
-            if start.is_none() && self.more_starts.take(Instant::now()).is_err() {
-                return;
-            }
-            let Some(accepted) = self.waiting.pop() else { return };
+        while let Some((accepted, start)) = self.few.next().or_else(|| self.many.next()) {
             self.start(accepted, start);
         }
     }

@@ -87,6 +87,12 @@ impl Account {
         Ok(Connected(self.clone(), |usage| &mut usage.guests))
     }
 
+    /// Counts a connection that waits to be served. Returns whether its address opens many.
+    pub fn opens_many(&self, now: Instant) -> bool {
+        // Charges the network even if the address alone opens many.
+        self.usages(now).iter_mut().fold(false, |many, usage| many | !usage.starts.take_or_owe(now))
+    }
+
     /// Counts a new WebSocket until the returned value is dropped. `free` and `cap` are the server's free and total slots.
     ///
     /// # Errors
@@ -296,6 +302,18 @@ pub mod tests {
             99,
             "the burst of 200 is gone"
         );
+    }
+
+    #[test]
+    fn an_address_opens_many_if_it_exceeds_its_rate() {
+        let start = Instant::now();
+        let ada = account(LIMITS, start);
+        assert_eq!([0, 1, 2].map(|_| ada.opens_many(start)), [false, false, true]);
+        let later = (1..=1200).map(|n| start + Duration::from_secs(1) + Duration::from_millis(50) * n);
+        assert!(later.into_iter().all(|at| !ada.opens_many(at)), "20 per second are within its rate");
+        let network = Arc::new(Account::of_network(ada.address(), &LIMITS, start));
+        let neighbours = |n| Account::new(IpAddr::from([192, 0, 2, n]), Some(network.clone()), &LIMITS, start);
+        assert_eq!((1..=22).map(|n| neighbours(n).opens_many(start)).filter(|many| *many).count(), 2);
     }
 
     #[test]

@@ -63,6 +63,13 @@ impl Bucket {
         Duration::from_secs_f64(missing).saturating_sub(at_once)
     }
 
+    /// Takes one token, also if that is owed. Returns whether there was one.
+    pub fn take_or_owe(&mut self, now: Instant) -> bool {
+        let was_there = self.wait(1.0, now).is_ok();
+        self.tokens = (self.tokens - 1.0).max(-self.burst);
+        was_there
+    }
+
     /// Takes tokens for something already done; the balance may become negative.
     pub fn charge(&mut self, count: f64) {
         self.tokens -= count;
@@ -119,6 +126,18 @@ mod tests {
         // A count larger than the burst is let through once, and paid off afterwards.
         assert!(bucket.take_many(2000.0, start + Duration::from_secs(16)).is_ok());
         assert!(bucket.take(start + Duration::from_secs(26)).is_err());
+    }
+
+    #[test]
+    fn what_is_owed_is_at_most_a_burst() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10.0, 2.0, start);
+        assert_eq!([0, 1, 2, 3].map(|_| bucket.take_or_owe(start)), [true, true, false, false]);
+        (0..100).for_each(|_| _ = bucket.take_or_owe(start));
+        assert!(!bucket.take_or_owe(start + Duration::from_millis(290)), "two are owed, and one more");
+        assert!(bucket.take_or_owe(start + Duration::from_millis(600)));
+        let mut free = Bucket::new(0.0, 2.0, start);
+        assert!((0..1000).all(|_| free.take_or_owe(start)));
     }
 
     #[test]

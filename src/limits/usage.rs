@@ -25,6 +25,8 @@ const MESSAGE_BURST: f64 = 600.0;
 /// A browser opens up to this many connections to a server for one page, and keeps them open. So an address may have this
 /// many times as many connections that are not WebSockets, and open as many more at once.
 const PER_PAGE: usize = 6;
+/// An address that opens connections faster than its rate, after this many at once, opens many: more than one person does.
+const FEW_STARTS: f64 = 2.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a
 /// dozen.
 const REQUESTS: f64 = 10.0;
@@ -79,6 +81,7 @@ pub struct Usage {
     pub guests: usize,
     pub polls: usize,
     pub arrivals: Bucket,
+    pub starts: Bucket,
     pub new_connections: Bucket,
     pub requests: Bucket,
     pub joins: Bucket,
@@ -109,6 +112,7 @@ impl Usage {
             guests: 0,
             polls: 0,
             arrivals: bucket(number(limits.connection_rate), CONNECTION_BURST * PER_PAGE as f64),
+            starts: Bucket::new(number(limits.connection_rate), FEW_STARTS * f64::from(times), now),
             new_connections: bucket(number(limits.connection_rate), CONNECTION_BURST),
             requests: bucket(number(limits.connection_rate) * REQUESTS, CONNECTION_BURST),
             joins: Bucket::new(joins, join_burst, now),
