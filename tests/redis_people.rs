@@ -287,6 +287,23 @@ together! {
         sees(&mut ada, 102);
     }
 
+    /// Ada's room counts until her lease ends, so that she can come back.
+    fn a_stranger_who_is_refused_takes_nobodys_room_away() {
+        let redis = Redis::start();
+        let instance = Instance::on(&redis, &[("MAX_ROOMS", "1")]);
+        let before = instance.threads();
+        let ada = Client::join(instance.addr, "tea", "Ada");
+        let secret = ada.secret.clone();
+        ada.cut();
+        poll_until("her thread has ended", PATIENCE, || instance.threads() <= before);
+        assert_eq!(Client::connect(instance.addr, "tea").try_enter("Ada", None)["code"], "name_taken");
+        assert_eq!(Client::connect(instance.addr, "pub").try_enter("Bob", None)["code"], "full");
+        Client::back(instance.addr, "tea", "Ada", &secret, None).leave();
+        poll_until("there is room", PATIENCE, || {
+            Client::connect(instance.addr, "pub").try_enter("Bob", None)["type"] == "welcome"
+        });
+    }
+
     fn nothing_stays_of_rooms_that_nobody_visits_again() {
         let redis = Redis::start();
         let instance = Instance::on(&redis, &[]);

@@ -19,7 +19,7 @@ use super::pages::Answer;
 use super::{caller, head};
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{Bucket, Limit, Slot, Slots, Turns};
+use crate::limits::{Bucket, FEW, FORWARDED_FOR, Limit, Slot, Slots, Turns};
 use crate::start::Start;
 use crate::threads;
 
@@ -39,6 +39,8 @@ const SLOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The most connections that wait for a thread, and no more than could get a slot now.
 const MAX_WAITING: usize = 1024;
+/// If too many wait, those of addresses that open many give way first, unless they are less than this part.
+const MANY_PART: usize = 2;
 /// The most that are accepted before any of them is started: first all are accepted, so that the addresses can take turns.
 const ACCEPTS_AT_ONCE: usize = 64;
 const NO_CONNECTION: &str = "no connection is free";
@@ -53,8 +55,8 @@ const LEAST_STARTS: usize = 4;
 /// for a slow Redis, or the machine may be so busy that this thread seldom runs, and somebody new waits.
 const START_RATE: f64 = 250.0;
 const START_BURST: f64 = 4.0;
-/// The same for the connections of addresses that open many, of which a few addresses can open thousands.
-const STARTS_OF_MANY: usize = 1;
+/// Connections of addresses that open many are started at this rate, and one per processor at a time: a few addresses can open
+/// thousands.
 const START_RATE_OF_MANY: f64 = 100.0;
 /// If others wait, a proxy's connection gets this long for its head, which names the client, to arrive. Those that are late take
 /// turns as one address. Whether it has arrived is checked at this interval.
@@ -72,7 +74,7 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
         unnamed: Vec::new(),
         named: Instant::now(),
         few: Line::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS), START_RATE),
-        many: Line::new(STARTS_OF_MANY, START_RATE_OF_MANY),
+        many: Line::new(processors, START_RATE_OF_MANY),
         number: 0,
         may_wait_from: Instant::now(),
         failing: false,
@@ -184,15 +186,20 @@ impl Door<'_> {
         }
     }
 
-    /// Returns whether another connection may wait. If too many wait already, the address with the most loses one.
+    /// Returns whether another connection may wait. If too many wait already, one gives way: of the address with the most.
     fn make_room(&mut self) -> bool {
         let app = self.app;
         let places = app.connections.cap().saturating_sub(app.connections.taken()).clamp(1, MAX_WAITING);
         if self.len() < places {
             return true;
         }
-        let pop_from = |line: &mut Line| line.waiting.pop_excess(|accepted| accepted.is_shared);
-        let Some(excess) = pop_from(&mut self.many).or_else(|| pop_from(&mut self.few)) else { return false };
+        let of_many = self.many.waiting.len();
+        let excess = if of_many > places / MANY_PART {
+            self.many.waiting.pop_excess(0, |_| false)
+        } else {
+            self.few.waiting.pop_excess(FEW, |accepted| accepted.is_shared)
+        };
+        let Some(excess) = excess else { return false };
         app.limited(Limit::ConnectionRate, excess.address());
         reject(&excess.socket, Answer::full(NO_CONNECTION));
         true
@@ -213,17 +220,17 @@ impl Door<'_> {
             }
         };
         let accepted = Accepted { socket, peer, since: now, turn, is_shared };
-        if proxies.names(turn) {
+        if is_shared {
             self.find_turn(accepted);
         } else {
-            self.line_up(accepted);
+            self.line_up(accepted, true);
         }
     }
 
-    /// Adds a connection to its line.
-    fn line_up(&mut self, accepted: Accepted) {
+    /// Adds a connection to its line. `is_own`: whether its address is its client's, not a proxy's.
+    fn line_up(&mut self, accepted: Accepted, is_own: bool) {
         let (turn, now) = (accepted.turn, Instant::now());
-        let opens_many = self.app.accounts.of(turn, now).opens_many(now);
+        let opens_many = is_own && self.app.accounts.of(turn, now).opens_many(now);
         let line = if opens_many { &mut self.many } else { &mut self.few };
         line.waiting.push(turn, accepted);
     }
@@ -233,22 +240,29 @@ impl Door<'_> {
         self.few.waiting.is_empty() && self.many.waiting.is_empty()
     }
 
-    /// Gives a proxy's connection its place in the line, by the client's address in the head.
+    /// Gives a connection that may be a proxy's its place in the line, by the client's address in the head.
     fn find_turn(&mut self, mut accepted: Accepted) {
+        let peer = accepted.peer.address;
+        let is_named = self.app.settings.access.proxies.names(peer);
+        let mut is_own = false;
         // What a stranger sends must not end this thread, and with it the process.
         let head = catch_unwind(|| head::peek_head(&accepted.socket)).unwrap_or(Ok(None));
         match head {
             Ok(Some(request)) => {
-                accepted.turn = caller::addresses(&request, accepted.peer.address, self.app).1;
-                accepted.is_shared = accepted.turn == accepted.peer.address;
+                accepted.turn = caller::addresses(&request, peer, self.app).1;
+                accepted.is_shared = accepted.turn == peer;
+                // Who forwards nothing and is trusted only by default need not be a proxy.
+                let forwards = request.headers().contains_key(FORWARDED_FOR);
+                is_own = if is_named { !accepted.is_shared } else { !forwards };
             }
             Ok(None) if !self.are_idle() && accepted.since.elapsed() < HEAD_SOON => {
                 return self.unnamed.push(accepted);
             }
-            Ok(None) => (accepted.turn, accepted.is_shared) = (LATE, false),
+            Ok(None) if is_named => (accepted.turn, accepted.is_shared) = (LATE, false),
+            Ok(None) => {}
             Err(refusal) => return reject(&accepted.socket, refusal),
         }
-        self.line_up(accepted);
+        self.line_up(accepted, is_own);
     }
 
     /// Gives those whose heads have arrived meanwhile their places.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::address::{counted_as, network_of};
 
-/// An address with at most this many in line never gives way: browsers open six connections for a page.
-const FEW: usize = 6;
+/// Browsers open six connections for a page.
+pub const FEW: usize = 6;
 
 /// Whoever waits, in the order in which they are served: the addresses take turns, so that one person does not wait behind an
 /// address that sends many. An IPv6 address counts as its network.
@@ -68,12 +68,18 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Removes and returns the newest one of the address with the most, if that has more than a few. Those for which
+    /// Removes and returns the newest one of the address with the most, if that has more than this many. Those for which
     /// `is_shared` is true come from a proxy, behind which are many people, and never give way.
-    pub fn pop_excess(&mut self, is_shared: impl Fn(&T) -> bool) -> Option<T> {
+    pub fn pop_excess(&mut self, few: usize, is_shared: impl Fn(&T) -> bool) -> Option<T> {
         let own = self.waiting.values_mut().filter(|queue| queue.back().is_some_and(|newest| !is_shared(newest)));
         let longest = own.max_by_key(|queue| queue.len())?;
-        if longest.len() > FEW { longest.pop_back() } else { None }
+        if longest.len() <= few {
+            return None;
+        }
+        let excess = longest.pop_back();
+        self.waiting.retain(|_, queue| !queue.is_empty());
+        self.turns.retain(|address| self.waiting.contains_key(address));
+        excess
     }
 }
 
@@ -119,9 +125,10 @@ mod tests {
         (0..6).for_each(|n| line.push(alice, n));
         (0..FEW + 2).for_each(|n| line.push(mallory, n));
         (100..100 + FEW * 2).for_each(|n| line.push(proxy, n));
-        let excess = std::iter::from_fn(|| line.pop_excess(|n| *n >= 100));
+        let excess = std::iter::from_fn(|| line.pop_excess(FEW, |n| *n >= 100));
         assert_eq!(excess.collect::<Vec<_>>(), [FEW + 1, FEW]);
         assert_eq!(line.len(), 6 + FEW + FEW * 2);
-        assert_eq!(std::iter::from_fn(|| line.pop()).count(), 6 + FEW + FEW * 2);
+        assert!((0..6 + FEW).all(|_| line.pop_excess(0, |n| *n >= 100).is_some_and(|n| n < 100)));
+        assert_eq!(std::iter::from_fn(|| line.pop()).count(), FEW * 2);
     }
 }

@@ -70,6 +70,8 @@ impl State {
 struct RoomState {
     /// The number of joins under way.
     joining: usize,
+    /// Whether everybody had left it, and nobody has succeeded in joining since.
+    was_empty: bool,
     seats: HashMap<SessionId, Taken>,
     delivery: Delivery,
 }
@@ -94,12 +96,14 @@ impl Rooms {
             if state.is_full(room, self.limit, Instant::now()) {
                 return Err(JoinError::Full);
             }
-            if state.empty.remove(room).is_none() {
+            if !state.rooms.contains_key(room) {
                 self.pipeline.append_subscription(self.commands.subscribe([room]), 1)?;
             }
-            state.held.remove(room);
         }
-        state.rooms.entry(room.clone()).or_default().joining += 1;
+        let was_empty = state.empty.remove(room).is_some();
+        let found = state.rooms.entry(room.clone()).or_default();
+        found.joining += 1;
+        found.was_empty |= was_empty;
         Ok(())
     }
 
@@ -233,7 +237,7 @@ impl Rooms {
         self.state().rooms.get(&seat.room).is_some_and(|state| state.seats.contains_key(&seat.session))
     }
 
-    /// Accesses a room's delivery, if the room has people here.
+    /// Accesses a room's delivery, if the room has people here, or had until recently.
     pub fn deliver<T>(&self, room: &str, act: impl FnOnce(&Room, &mut Delivery) -> T) -> Option<T> {
         let mut state = self.state();
         let name = state.rooms.get_key_value(room)?.0.clone();
@@ -261,9 +265,10 @@ impl Rooms {
     /// A client takes its seat.
     pub fn begin(&self, seat: &Seat, seated: &Seated) {
         let (now, mut state) = (Instant::now(), self.state());
+        state.held.remove(&seat.room);
         let Some(room) = state.rooms.get_mut(&seat.room) else { return };
-        // Without people here, nothing notices that Redis has lost its data.
-        if room.seats.is_empty() && !room.delivery.roster.may_be(seated.participants, &seat.name) {
+        // While nobody was here, nothing would have noticed that Redis lost its data.
+        if std::mem::take(&mut room.was_empty) && !room.delivery.roster.may_be(seated.participants, &seat.name) {
             room.delivery.roster = Roster::default();
         }
         if room.delivery.begin(seated.newest, now) {

@@ -21,8 +21,8 @@ impl Roster {
         self.names.is_some()
     }
 
-    /// Whether these are the names, if there are so many with the one who joins, whose change may be on its way. Also if they are
-    /// not known.
+    /// Whether these can be the names of this many people, one of whom is just joining and may not be among them yet. True if they
+    /// are not known.
     pub fn may_be(&self, participants: u64, joining: &str) -> bool {
         let count = |names: &HashSet<String>| names.len() + usize::from(!names.contains(joining));
         self.names.as_ref().is_none_or(|names| count(names) as u64 == participants)
