@@ -4,14 +4,13 @@ mod common;
 
 use common::from::{connect, join, upgrade};
 use common::http::{Connection, Response, get, metric, request};
+use common::wire::{UPGRADE, text_frame};
 use common::*;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// How many connections one address opens in the tests of whose turn it is.
+/// How many connections one address opens in the tests about taking turns.
 const MANY: usize = 400;
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Asserts a refusal with this status and a `Retry-After`.
 #[track_caller]
@@ -77,10 +76,9 @@ fn an_address_that_opens_many_connections_has_few_started_at_a_time() {
         .map(|n| {
             let mut connection = Connection::over(connect(instance.addr, 1));
             let join = json!({"type": "join", "name": format!("N{n}"), "client": unique("a-secret")}).to_string();
-            // A masked text frame of less than 126 bytes.
-            let frame = [&[0x81, 0x80 | join.len() as u8, 0, 0, 0, 0], join.as_bytes()].concat();
-            connection
-                .write([format!("GET /ws/tea HTTP/1.1\r\nHost: test\r\n{UPGRADE}\r\n").as_bytes(), &frame].concat());
+            let mut bytes = format!("GET /ws/tea HTTP/1.1\r\nHost: test\r\n{UPGRADE}\r\n").into_bytes();
+            bytes.extend(text_frame(&join));
+            connection.write(bytes);
             connection
         })
         .collect();

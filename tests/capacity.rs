@@ -4,15 +4,13 @@
 mod common;
 
 use common::http::{Connection, get};
+use common::wire::{UPGRADE, text_frame};
 use common::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-
-const UPGRADE: &str = "GET /ws/lobby HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Opens a WebSocket and joins; returns the status and the TCP connection. The status is `None` if the connection was
 /// cut without an answer. (A connection that does not join would be replaced by others.)
@@ -22,14 +20,14 @@ fn open(instance: &Instance) -> (Option<u16>, Option<TcpStream>) {
     };
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut answer = [0; 12];
-    let done = stream.write_all(UPGRADE.as_bytes()).and_then(|()| stream.read_exact(&mut answer));
+    let done = stream
+        .write_all(format!("GET /ws/lobby HTTP/1.1\r\nHost: t\r\n{UPGRADE}\r\n").as_bytes())
+        .and_then(|()| stream.read_exact(&mut answer));
     let status = done.ok().and_then(|()| std::str::from_utf8(&answer[9..12]).ok()?.parse().ok());
     if status == Some(101) {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let join = json!({"type": "join", "name": COUNT.fetch_add(1, Relaxed).to_string()}).to_string();
-        let mut frame = vec![0x81, 0x80 | join.len() as u8, 0, 0, 0, 0];
-        frame.extend(join.as_bytes());
-        stream.write_all(&frame).expect("it is taken");
+        stream.write_all(&text_frame(&join)).expect("it is taken");
         let mut seen = Vec::new();
         while !seen.windows(9).any(|part| part == b"\"welcome\"") {
             let mut byte = [0];

@@ -3,10 +3,8 @@
 mod common;
 
 use common::http::{Connection, Response, get, metric, request};
+use common::wire::{UPGRADE, text_frame};
 use common::*;
-
-const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Asserts that a refusal has this status, a one-line plain-text body and a length.
 #[track_caller]
@@ -361,10 +359,8 @@ fn the_upgrade_follows_the_rfc_and_echoes_the_protocol() {
 fn frames_sent_together_with_the_upgrade_are_not_lost() {
     let instance = Instance::start(&[]);
     let mut connection = Connection::open(instance.addr);
-    let join = br#"{"type":"join","name":"Ada"}"#;
     let mut bytes = format!("GET /ws/lobby HTTP/1.1\r\nHost: t\r\n{UPGRADE}\r\n").into_bytes();
-    bytes.extend([0x81, 0x80 | join.len() as u8, 0, 0, 0, 0]); // a text frame masked with zeros
-    bytes.extend(join);
+    bytes.extend(text_frame(r#"{"type":"join","name":"Ada"}"#));
     connection.write(bytes);
     assert_eq!(connection.response(false).status, 101);
     poll_until("the early join is carried out", PATIENCE, || {

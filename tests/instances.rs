@@ -323,19 +323,13 @@ fn in_a_room_over_50_notices_are_gathered() {
     let mut watcher = Client::join(instances[0].addr, "hall", "Watcher");
     let mut crowd: Vec<Client> =
         (0..60).map(|n| Client::join(instances[n % 2].addr, "hall", &format!("N{n:02}"))).collect();
-    poll_until("the count is right", PATIENCE, || {
-        watcher.take(Duration::from_millis(50));
-        watcher.participants() == 61
-    });
+    watcher.see_participants(61);
     watcher.take(Duration::from_millis(1500)); // notices still being gathered
     // Now a burst of 30 more: they are announced in few frames.
     let before = watcher.received.len();
     let start = Instant::now();
     crowd.extend((60..90).map(|n| Client::join(instances[n % 2].addr, "hall", &format!("N{n}"))));
-    poll_until("the count is right", PATIENCE, || {
-        watcher.take(Duration::from_millis(50));
-        watcher.participants() == 91
-    });
+    watcher.see_participants(91);
     watcher.take(Duration::from_millis(1200));
     let frames: Vec<Value> = watcher.received[before..].to_vec();
     let notices: Vec<&Value> = frames.iter().filter(|f| f["type"] == "presence").collect();
@@ -351,10 +345,7 @@ fn in_a_room_over_50_notices_are_gathered() {
         client.leave();
     }
     let left = Instant::now();
-    poll_until("the count is right", PATIENCE, || {
-        watcher.take(Duration::from_millis(50));
-        watcher.participants() == 61
-    });
+    watcher.see_participants(61);
     assert!(left.elapsed() < Duration::from_secs(5), "gathered for {:?}", left.elapsed());
     let allowed = 3 + start.elapsed().as_secs() as usize;
     let notices = watcher.received[before..].iter().filter(|f| f["type"] == "presence");

@@ -20,13 +20,6 @@ fn threads_stand_still(instance: &Instance) -> bool {
     tasks.flatten().map(stat).all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
 }
 
-fn sees(client: &mut Client, people: u64) {
-    poll_until("the count is right", PATIENCE, || {
-        client.take(Duration::from_millis(50));
-        client.participants() == people
-    });
-}
-
 /// Puts people into a room as a crashed instance leaves them: with expired leases.
 fn leave_behind(redis: &Redis, room: &str, count: usize) {
     let mut connection = redis.connection().expect("it runs");
@@ -55,10 +48,7 @@ together! {
         let names = bob.welcome["names"].as_array().expect("names").len();
         assert_eq!(names, 2, "{}", bob.welcome["names"]);
         poll_until("all are cleared away", PATIENCE, || redis.cmd::<i64>("ZCARD bobbin:{tea}:here") == 2);
-        poll_until("Ada's count is right", PATIENCE, || {
-            ada.take(Duration::from_millis(50));
-            ada.participants() == 2
-        });
+        ada.see_participants(2);
         assert_eq!(redis.cmd::<i64>("HLEN bobbin:{tea}:who"), 3, "two people and the stamp");
     }
 
@@ -214,10 +204,7 @@ together! {
         redis.thaw();
         poll_until("it is up", PATIENCE, || ready(&instance));
         let start = Instant::now();
-        poll_until("all have left", PATIENCE, || {
-            ada.take(Duration::from_millis(50));
-            ada.participants() == 1
-        });
+        ada.see_participants(1);
         assert!(start.elapsed() < Duration::from_secs(5), "not by the end of their leases: {:?}", start.elapsed());
         ada.take(Duration::from_secs(4));
         for n in 0..20 {
@@ -265,10 +252,10 @@ together! {
         }
         // It knows who has left meanwhile. On a busy machine it may have unsubscribed once or twice.
         there.pop().expect("one").leave();
-        sees(&mut there[0], 100);
+        there[0].see_participants(100);
         let mut ada = Client::join(first.addr, "tea", "Ada");
         there.pop().expect("one").leave();
-        sees(&mut ada, 100);
+        ada.see_participants(100);
         assert!(redis.calls("hvals") - before <= 3, "{} times", redis.calls("hvals") - before);
     }
 
@@ -284,7 +271,7 @@ together! {
         ada.leave();
         redis.cmd::<String>("FLUSHALL");
         let mut ada = Client::join(first.addr, "tea", "Ada");
-        sees(&mut ada, 102);
+        ada.see_participants(102);
     }
 
     /// Ada's room counts until her lease ends, so that she can come back.

@@ -169,10 +169,7 @@ fn who_leaves_while_the_connection_is_lost_is_missed_by_nobody_who_has_just_come
     proxy.cut(Which::All);
     there.pop().expect("one").leave();
     proxy.delay(Duration::ZERO);
-    poll_until("the count is right", PATIENCE, || {
-        ada.take(Duration::from_millis(50));
-        ada.participants() == 102
-    });
+    ada.see_participants(102);
 }
 
 /// The network delivers data late, though its sender has given up: by then the client is elsewhere.

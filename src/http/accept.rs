@@ -19,7 +19,7 @@ use super::pages::Answer;
 use super::{caller, head};
 use crate::app::App;
 use crate::fanout::socket::{self, SharedSocket};
-use crate::limits::{Bucket, FEW, FORWARDED_FOR, Limit, Slot, Slots, Turns};
+use crate::limits::{Bucket, FORWARDED_FOR, Limit, PER_PAGE, Slot, Slots, Turns};
 use crate::start::Start;
 use crate::threads;
 
@@ -39,7 +39,7 @@ const SLOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The most connections that wait for a thread, and no more than could get a slot now.
 const MAX_WAITING: usize = 1024;
-/// If too many wait, those of addresses that open many give way first, unless they are less than this part.
+/// If too many wait, those of addresses that open many give way first, as long as they are more than one in this many.
 const MANY_PART: usize = 2;
 /// The most that are accepted before any of them is started: first all are accepted, so that the addresses can take turns.
 const ACCEPTS_AT_ONCE: usize = 64;
@@ -193,11 +193,10 @@ impl Door<'_> {
         if self.len() < places {
             return true;
         }
-        let of_many = self.many.waiting.len();
-        let excess = if of_many > places / MANY_PART {
+        let excess = if self.many.waiting.len() > places / MANY_PART {
             self.many.waiting.pop_excess(0, |_| false)
         } else {
-            self.few.waiting.pop_excess(FEW, |accepted| accepted.is_shared)
+            self.few.waiting.pop_excess(PER_PAGE, |accepted| accepted.is_shared)
         };
         let Some(excess) = excess else { return false };
         app.limited(Limit::ConnectionRate, excess.address());

@@ -27,5 +27,5 @@ pub use nesting::is_shallow;
 pub use openings::RoomLimits;
 pub use random::{jitter, random_name};
 pub use slots::{Slot, Slots};
-pub use turns::{FEW, Turns};
-pub use usage::PerAddress;
+pub use turns::Turns;
+pub use usage::{PER_PAGE, PerAddress};

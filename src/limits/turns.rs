@@ -5,9 +5,6 @@ use std::net::IpAddr;
 
 use super::address::{counted_as, network_of};
 
-/// Browsers open six connections for a page.
-pub const FEW: usize = 6;
-
 /// Whoever waits, in the order in which they are served: the addresses take turns, so that one person does not wait behind an
 /// address that sends many. An IPv6 address counts as its network.
 pub struct Turns<T> {
@@ -63,22 +60,24 @@ impl<T> Turns<T> {
         let Some(queue) = self.waiting.get_mut(&address) else { return };
         queue.retain(|one| !is_it(one));
         if queue.is_empty() {
-            self.waiting.remove(&address);
-            self.turns.retain(|other| *other != address);
+            self.forget(address);
         }
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        self.waiting.remove(&address);
+        self.turns.retain(|other| *other != address);
     }
 
     /// Removes and returns the newest one of the address with the most, if that has more than this many. Those for which
     /// `is_shared` is true come from a proxy, behind which are many people, and never give way.
     pub fn pop_excess(&mut self, few: usize, is_shared: impl Fn(&T) -> bool) -> Option<T> {
-        let own = self.waiting.values_mut().filter(|queue| queue.back().is_some_and(|newest| !is_shared(newest)));
-        let longest = own.max_by_key(|queue| queue.len())?;
-        if longest.len() <= few {
-            return None;
-        }
+        let own = self.waiting.iter_mut().filter(|(_, queue)| queue.back().is_some_and(|newest| !is_shared(newest)));
+        let (&address, longest) = own.max_by_key(|(_, queue)| queue.len()).filter(|(_, queue)| queue.len() > few)?;
         let excess = longest.pop_back();
-        self.waiting.retain(|_, queue| !queue.is_empty());
-        self.turns.retain(|address| self.waiting.contains_key(address));
+        if longest.is_empty() {
+            self.forget(address);
+        }
         excess
     }
 }
@@ -120,6 +119,7 @@ mod tests {
 
     #[test]
     fn the_newest_of_the_address_with_the_most_gives_way() {
+        const FEW: usize = 6;
         let [mallory, alice, proxy] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
         let mut line = Turns::default();
         (0..6).for_each(|n| line.push(alice, n));

@@ -24,7 +24,7 @@ const MESSAGE_BYTES: f64 = 4096.0;
 const MESSAGE_BURST: f64 = 600.0;
 /// A browser opens up to this many connections to a server for one page, and keeps them open. So an address may have this
 /// many times as many connections that are not WebSockets, and open as many more at once.
-const PER_PAGE: usize = 6;
+pub const PER_PAGE: usize = 6;
 /// An address that opens connections faster than its rate, after this many at once, opens many: more than one person does.
 const FEW_STARTS: f64 = 2.0;
 /// Plain requests are allowed at this multiple of the rate and burst of connections: loading the page takes about a

@@ -396,6 +396,15 @@ impl Client {
         count.unwrap_or_default()
     }
 
+    /// Waits until the count of participants is this.
+    #[track_caller]
+    pub fn see_participants(&mut self, count: u64) {
+        poll_until("the count is right", PATIENCE, || {
+            self.take(Duration::from_millis(50));
+            self.participants() == count
+        });
+    }
+
     pub fn tcp(&self) -> &TcpStream {
         self.ws.get_ref()
     }

@@ -13,6 +13,7 @@ pub mod from;
 pub mod http;
 pub mod instance;
 pub mod redis;
+pub mod wire;
 #[macro_use]
 pub mod both;
 #[macro_use]

@@ -1,6 +1,7 @@
 //! The attacks: each runs for a while, from one address or from many.
 
 use crate::calm::ROOM;
+use crate::common::wire::text_frame;
 use crate::raw;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
@@ -198,21 +199,21 @@ fn since(target: &Target) -> Option<TcpStream> {
 }
 
 fn texts(target: &Target) {
-    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
+    let message = text_frame(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
     let make = |_| target.join(&format!("room-{}", target.opened.load(Relaxed) % 2000), "");
     target.held(2000, 5, make, |stream, _| raw::drain(stream) && raw::push(stream, &message));
 }
 
 fn pages(target: &Target, count: usize, reads: bool) {
     fill_log(target);
-    let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
+    let ask = text_frame(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
     let make = |_| target.join("full", "");
     target.held(count, 0, make, |stream, _| (!reads || raw::drain(stream)) && raw::push(stream, &ask));
 }
 
 /// Fills a room's log, so that reading it is expensive.
 fn fill_log(target: &Target) {
-    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "z".repeat(4000)));
+    let message = text_frame(&format!(r#"{{"type":"message","text":"{}"}}"#, "z".repeat(4000)));
     for _ in 0..8 {
         let Some(stream) = target.join("full", "") else { continue };
         for _ in 0..15 {
@@ -224,7 +225,7 @@ fn fill_log(target: &Target) {
 }
 
 fn typing(target: &Target) {
-    let typing = raw::text(r#"{"type":"typing","active":true}"#);
+    let typing = text_frame(r#"{"type":"typing","active":true}"#);
     target.held(500, 20, |_| target.join(ROOM, ""), |stream, _| raw::drain(stream) && raw::push(stream, &typing));
 }
 
@@ -291,7 +292,7 @@ fn crowd(target: &Target) {
 /// Holds more connections than there are places: silent ones, upgraded and joined ones, and some that send an empty fragment
 /// or a join that is refused once per second.
 fn fill(target: &Target) {
-    let refused = raw::text(r#"{"type":"join","name":""}"#);
+    let refused = text_frame(r#"{"type":"join","name":""}"#);
     let alive = [&b""[..], b"", b"", FRAGMENT, &refused];
     let upgraded = |first: &[u8]| {
         let (_, addr, from) = target.next();
@@ -311,8 +312,8 @@ fn fill(target: &Target) {
 
 /// All attacks, one after the other on each thread.
 fn mix(target: &Target) {
-    let message = raw::text(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
-    let ask = raw::text(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
+    let message = text_frame(&format!(r#"{{"type":"message","text":"{}"}}"#, "y".repeat(4000)));
+    let ask = text_frame(r#"{"type":"history","before":"99999999999999-0","limit":100}"#);
     let then = |stream: Option<TcpStream>, bytes: &[u8]| stream.filter(|stream| raw::push(stream, bytes));
     target.paced(334, |_| match target.opened.load(Relaxed) % 10 {
         0 => join_and_leave(target, "other"),

@@ -1,6 +1,7 @@
 //! An attacker's connections: everything is written at once without waiting, and answers are read only if that is part
 //! of the attack.
 
+use crate::common::wire::{UPGRADE, text_frame};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -44,9 +45,7 @@ pub fn connect(addr: SocketAddr, from: u8) -> io::Result<TcpStream> {
 
 /// An upgrade request of client `from`.
 pub fn upgrade(room: &str, from: u8) -> Vec<u8> {
-    let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    get(&format!("/ws/{room}"), from, lines)
+    get(&format!("/ws/{room}"), from, UPGRADE)
 }
 
 /// A GET request of client `from`, with these header lines.
@@ -54,26 +53,11 @@ pub fn get(path: &str, from: u8, lines: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: t\r\n{}{lines}\r\n", forwarded(from)).into_bytes()
 }
 
-/// A text frame masked with zeros.
-pub fn text(json: &str) -> Vec<u8> {
-    let mut frame = vec![0x81];
-    match json.len() {
-        short @ 0..126 => frame.push(0x80 | short as u8),
-        long => {
-            frame.push(0x80 | 126);
-            frame.extend((long as u16).to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(json.as_bytes());
-    frame
-}
-
 /// Upgrades and joins in one write, ignoring the answers.
 pub fn join(addr: SocketAddr, from: u8, room: &str, name: &str, more: &str) -> io::Result<TcpStream> {
     let mut stream = connect(addr, from)?;
     let mut bytes = upgrade(room, from);
-    bytes.extend(text(&format!(r#"{{"type":"join","name":"{name}"{more}}}"#)));
+    bytes.extend(text_frame(&format!(r#"{{"type":"join","name":"{name}"{more}}}"#)));
     stream.write_all(&bytes)?;
     Ok(stream)
 }
