@@ -185,6 +185,23 @@ fn joins_of_an_address_have_a_rate() {
 }
 
 #[test]
+fn a_flood_costs_its_address_joins() {
+    const ONE_PER_6_S: (&str, &str) = ("ADDRESS_JOINS", "10");
+    let instance = Instance::start(&[ONE_PER_6_S]);
+    let mut mallory = join(instance.addr, 1, "tea", "Mallory");
+    // More pings than any burst allows.
+    mallory.send_raw(&[0x89, 0x80, 0, 0, 0, 0].repeat(10_000));
+    mallory.expect_close(1008);
+    // Nine joins are left of ten; even a busy machine takes less than 54 s to try them.
+    let mut joins = (0..9).map(|n| {
+        let mut client = upgrade(instance.addr, 1, "tea", "").expect("a connection");
+        client.try_enter(&format!("N{n}"), None)
+    });
+    assert!(joins.any(|answer| answer["code"] == "rate_limited"), "the flood cost nothing");
+    join(instance.addr, 2, "tea", "Bob");
+}
+
+#[test]
 fn wrong_passphrases_make_an_address_wait() {
     let instance = Instance::start(&[("PASSPHRASE", "sesame"), ("ADDRESS_WRONG_PASSPHRASES", "3")]);
     let guess = |n: u8, word: &str| {

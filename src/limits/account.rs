@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
+use super::counted::{Connected, NewRoom, Polling};
 use super::limit::{Limit, Refusal};
-use super::usage::{PerAddress, REFUSALS_AT_ONCE, SMALLEST_READ, TEXT_AT_ONCE, Usage};
+use super::usage::{FLOOD_PRICE, PerAddress, REFUSALS_AT_ONCE, SMALLEST_READ, TEXT_AT_ONCE, Usage};
 
 /// A network of IPv6 addresses, of which one person can have 65,536, has this many times the limits of one address.
 const NETWORK: u32 = 10;
@@ -35,7 +36,7 @@ impl Account {
         self.address
     }
 
-    fn usage(&self, now: Instant) -> MutexGuard<'_, Usage> {
+    pub(super) fn usage(&self, now: Instant) -> MutexGuard<'_, Usage> {
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         usage.used = usage.used.max(now);
         usage
@@ -52,7 +53,7 @@ impl Account {
     }
 
     /// What this account and its network's have used, locked in this order.
-    fn usages(&self, now: Instant) -> Vec<MutexGuard<'_, Usage>> {
+    pub(super) fn usages(&self, now: Instant) -> Vec<MutexGuard<'_, Usage>> {
         std::iter::once(self).chain(self.network.as_deref()).map(|account| account.usage(now)).collect()
     }
 
@@ -154,7 +155,7 @@ impl Account {
     /// # Errors
     /// The address has opened too many.
     pub fn new_room(self: &Arc<Account>, room: &str, now: Instant) -> Result<NewRoom, Refusal> {
-        let mut new_room = NewRoom { room: room.to_owned(), counted_by: Vec::new() };
+        let mut new_room = NewRoom::new(room);
         for account in std::iter::once(self).chain(&self.network) {
             let counted = account.usage(now).rooms.open(room, now);
             if !counted.map_err(|wait| Refusal { limit: Limit::Rooms, wait })? {
@@ -217,52 +218,17 @@ impl Account {
         self.take(Limit::Text, |usage| &mut usage.text, bytes as f64, now).map(drop)
     }
 
+    /// Charges for a connection that had to be closed because of too many frames.
+    pub fn charge_flood(&self, now: Instant) {
+        self.usages(now).iter_mut().for_each(|usage| usage.joins.take_up_to(FLOOD_PRICE, now));
+    }
+
     /// Counts a refused frame. Returns how long its connection should not be read.
     pub fn refused(&self, now: Instant) -> Duration {
         let mut usages = self.usages(now);
         // If it has no token left, the pause is the longest possible.
         usages.iter_mut().for_each(|usage| _ = usage.refusals.take(now));
         usages.iter().map(|usage| usage.refusals.pause(REFUSALS_AT_ONCE)).max().unwrap_or_default()
-    }
-}
-
-/// A connection counted against its address until this is dropped, and where it is counted.
-pub struct Connected(Arc<Account>, fn(&mut Usage) -> &mut usize);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.usages(Instant::now()).iter_mut().for_each(|usage| *self.1(usage) -= 1);
-    }
-}
-
-/// A waiting request counted against its address until this is dropped. See [`Account::poll`].
-pub struct Polling(Arc<Account>);
-
-impl Drop for Polling {
-    fn drop(&mut self) {
-        self.0.usages(Instant::now()).iter_mut().for_each(|usage| usage.polls -= 1);
-    }
-}
-
-/// A room counted against an address, unless this is dropped. See [`Account::new_room`].
-pub struct NewRoom {
-    room: String,
-    /// Not those that knew the room already.
-    counted_by: Vec<Arc<Account>>,
-}
-
-impl NewRoom {
-    /// The room was opened.
-    pub fn keep(mut self) {
-        let now = Instant::now();
-        self.counted_by.drain(..).for_each(|account| account.usage(now).rooms.keep(&self.room));
-    }
-}
-
-impl Drop for NewRoom {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        self.counted_by.iter().for_each(|account| account.usage(now).rooms.take_back());
     }
 }
 
@@ -357,6 +323,16 @@ pub mod tests {
             let ada = account(PerAddress { joins, ..LIMITS }, now);
             assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), at_once, "{joins}");
         }
+    }
+
+    #[test]
+    fn floods_cost_joins_but_none_in_advance() {
+        let now = Instant::now();
+        let ada = account(LIMITS, now);
+        (0..15).for_each(|_| ada.charge_flood(now));
+        assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), 50, "of 200 at once");
+        (0..15).for_each(|_| ada.charge_flood(now));
+        assert!(ada.join(now + Duration::from_millis(101)).is_ok(), "ten per second");
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use super::super::account::{NewRoom, tests::LIMITS};
+    use super::super::account::tests::LIMITS;
+    use super::super::counted::NewRoom;
     use super::*;
 
     #[test]

@@ -70,6 +70,13 @@ impl Bucket {
         was_there
     }
 
+    /// Takes this many tokens, or as many as there are.
+    pub fn take_up_to(&mut self, count: f64, now: Instant) {
+        // Adds what was gained; no tokens at all are always available, unless some are owed.
+        let _ = self.wait(0.0, now);
+        self.tokens -= count.min(self.tokens.max(0.0));
+    }
+
     /// Takes tokens for something already done; the balance may become negative.
     pub fn charge(&mut self, count: f64) {
         self.tokens -= count;

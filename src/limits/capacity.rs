@@ -21,14 +21,13 @@ pub const MAX_LARGE_FRAMES: usize = 512;
 const MAPS_RESERVE: usize = 2048 + MAX_LARGE_FRAMES + 3 * MAX_SPARE_STACKS;
 /// A connection's stack, in bytes of address space. The deepest paths, as reported by valgrind's drd
 /// (`--show-stack-usage=yes`), take 11 KiB in a release build and 20 KiB in a debug build (`history`), plus 4.4 KiB for
-/// glibc. So 32 KiB is the smallest safe power of two, and this is twice that.
+/// glibc. So 32 KiB is the smallest safe power of two. It is larger because glibc keeps up to 40 MiB of the stacks of threads that
+/// have ended, each with some pages in memory: of 64 KiB stacks, that was 11 MiB.
 ///
 /// Two pages of it (8 KiB) are touched and stay in memory: enough to wait for a message and handle it. Functions in
 /// `http/` and `session/` that are marked `inline(never)` keep their frames out of the functions that wait; work that
 /// takes more stack runs [`crate::threads::on_temporary_stack`].
-///
-/// A debug build takes several times as much, above all in the parser of Redis replies, so its stack is twice as large.
-pub const CONNECTION_STACK: usize = if cfg!(debug_assertions) { 128 } else { 64 } * 1024;
+pub const CONNECTION_STACK: usize = 256 * 1024;
 /// Address space per connection, in bytes: its stack and signal stack with their guards, and some heap.
 const ADDRESS_SPACE_PER_CONNECTION: usize = CONNECTION_STACK + 64 * 1024;
 /// Address space of the program itself, and of glibc per core: up to 8 heaps of 64 MiB.

@@ -223,10 +223,7 @@ impl<'a> Session<'a> {
             Ok(Message::Close(_)) => Err(End::Closed),
             Ok(_) => Ok(None),
             Err(Error::Io(error)) if socket::is_timeout(&error) => Ok(None),
-            Err(Error::Io(error)) if error.kind() == ErrorKind::QuotaExceeded => {
-                self.app.limited(Limit::Frames, self.visitor.address);
-                Err(End::Refused(Close::Policy))
-            }
+            Err(Error::Io(error)) if error.kind() == ErrorKind::QuotaExceeded => Err(self.flooded(Limit::Frames)),
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Err(End::Closed),
             Err(Error::Capacity(_)) => Err(End::Refused(Close::TooBig)),
             Err(Error::Utf8(_)) => Err(End::Refused(Close::NotUtf8)),

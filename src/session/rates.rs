@@ -48,8 +48,7 @@ impl Session<'_> {
         let now = Instant::now();
         let refused = self.refused.count(now, REFUSALS.1);
         if refused >= REFUSALS.0 {
-            self.app.limited(Limit::Refusals, self.visitor.address);
-            return Err(End::Refused(Close::Policy));
+            return Err(self.flooded(Limit::Refusals));
         }
         let most = if refused < FEW_REFUSALS { SHORT_PAUSE } else { LONG_PAUSE };
         // Jitter: frames that came together are refused together, but the next ones are not.
@@ -58,6 +57,13 @@ impl Session<'_> {
             self.app.limited(Limit::Refusals, self.visitor.address);
         }
         Ok(())
+    }
+
+    /// How a session ends that has exceeded this limit too often.
+    pub(super) fn flooded(&self, limit: Limit) -> End {
+        self.app.limited(limit, self.visitor.address);
+        self.visitor.account.charge_flood(Instant::now());
+        End::Refused(Close::Policy)
     }
 
     /// Waits for a random part of `pause`, which is shortened to what a text of this size may wait. Returns whether the text
