@@ -41,6 +41,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Bounds how many joins run in the backplane at once.
     pub joins: Gate,
+    /// Bounds how many pages are read for HTTP requests at once.
+    pub http_reads: Gate,
     /// Set when the process begins to shut down: no new sessions are accepted.
     pub draining: AtomicBool,
     /// Set once the warning about an ignored forwarding header has been logged.

@@ -20,6 +20,7 @@ use crate::backplane::redis::{LinkError, Redis, Server};
 use crate::backplane::{Backplane, Event, EventSink, Limits};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
+use crate::http::messages::READS_AT_ONCE;
 use crate::limits::{self, Accounts, Bucket, Gate, Limit, Slots};
 use crate::lobby::Lobby;
 use crate::metrics::Metrics;
@@ -165,6 +166,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         lobby: Lobby::new(lobby_places),
         accounts,
         joins: Gate::new(joins_at_once),
+        http_reads: Gate::new(READS_AT_ONCE),
         warned_of_proxy: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     }))

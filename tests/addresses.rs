@@ -367,6 +367,30 @@ fn waiting_requests_of_an_address_are_counted() {
     poll_until("there is a place again", PATIENCE, || wait(1, 1).response(false).status == 200);
 }
 
+/// All requests arrive before the first is charged for what it reads.
+#[test]
+fn requests_sent_together_do_not_exceed_the_rate_of_reading() {
+    const READERS: usize = 60;
+    let instance = Instance::start(&[("ADDRESS_HISTORY_RATE", "10000"), ("RATE_LIMIT", "0")]);
+    let mut ada = join(instance.addr, 2, "tea", "Ada");
+    for n in 0..60 {
+        ada.post(&format!("{n} {}", "x".repeat(4000)));
+    }
+    ada.fence();
+    let mut readers: Vec<Connection> = (0..READERS).map(|_| Connection::over(connect(instance.addr, 1))).collect();
+    assert!(
+        readers.iter_mut().all(|reader| reader.request("GET", "/healthz", "").status == 200),
+        "each has its thread"
+    );
+    instance.signal("STOP");
+    readers.iter_mut().for_each(|reader| reader.write("GET /r/tea/messages HTTP/1.1\r\nHost: test\r\n\r\n"));
+    instance.signal("CONT");
+    let answers: Vec<u16> = readers.iter_mut().map(|reader| reader.response(false).status).collect();
+    let read = answers.iter().filter(|status| **status == 200).count();
+    assert!((1..=4).contains(&read), "{read} pages of 240 kB, of 80 kB at once: {answers:?}");
+    assert!(answers.iter().all(|status| matches!(status, 200 | 429 | 503)), "{answers:?}");
+}
+
 #[test]
 fn a_waiting_request_is_charged_for_what_it_reads_again() {
     let instance = Instance::start(&[("ADDRESS_HISTORY_RATE", "10000")]);

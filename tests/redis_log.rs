@@ -47,6 +47,25 @@ fn pages_are_bounded_in_bytes() {
     }
 }
 
+/// Each message wakes those who wait, but they wait for an id that is far ahead.
+#[test]
+fn a_request_that_waits_for_the_far_future_reads_rarely() {
+    let redis = Redis::start();
+    let instance = Instance::on(&redis, &[("RATE_LIMIT", "0")]);
+    let mut ada = Client::join(instance.addr, "tea", "Ada");
+    ada.say("first");
+    redis.cmd::<String>("CONFIG RESETSTAT");
+    let waiting = std::thread::spawn(move || get(instance.addr, "/r/tea/messages?after=99999999999999-0&wait=3"));
+    let mut said = 0;
+    while !waiting.is_finished() {
+        ada.say(&format!("number {said}"));
+        said += 1;
+    }
+    assert_eq!(waiting.join().expect("no panic").status, 200);
+    let reads = redis.calls("xrange") + redis.calls("xrevrange");
+    assert!(said > 50 && reads <= 20, "{reads} reads beside {said} messages within 3 s");
+}
+
 /// A script would cost Redis four times as much.
 #[test]
 fn histories_run_no_script() {

@@ -87,18 +87,18 @@ impl Waiters {
 }
 
 impl Poll<'_> {
-    /// Waits for a wake-up that the last call did not return for, or until the deadline.
-    pub fn wait(&mut self, until: Instant) {
+    /// Waits for a wake-up that the last call did not return for, or until the deadline. Returns whether there was one.
+    pub fn wait(&mut self, until: Instant) -> bool {
         let mut rooms = self.polls.rooms();
         while let Some(waiters) = rooms.get(&self.room) {
             let left = until.saturating_duration_since(Instant::now());
             if waiters.wakeups != self.seen || left.is_zero() {
-                self.seen = waiters.wakeups;
-                return;
+                return std::mem::replace(&mut self.seen, waiters.wakeups) != waiters.wakeups;
             }
             let wake = waiters.wake.clone();
             rooms = wake.wait_timeout(rooms, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        false
     }
 }
 

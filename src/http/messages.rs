@@ -26,6 +26,10 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_WAIT: u64 = 55;
 /// How often a waiting request reads the log again; a new message in the room triggers a read sooner.
 const REREAD: Duration = Duration::from_millis(500);
+/// How many pages are read for HTTP requests at a time: few, because sessions read through the same connections or thread. The
+/// addresses take turns, and a request waits this long for its own.
+pub const READS_AT_ONCE: usize = 4;
+const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// `Retry-After`, in seconds, when the message could not be kept.
 const RETRY_AFTER: &str = "3";
 
@@ -191,16 +195,14 @@ impl Query {
 
 fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, app: &App) -> Result<Answer, Answer> {
     auth::check_reader(request, visitor, app)?;
-    let may_read = || if auth::is_admin(request, app) { Ok(()) } else { visitor.account.may_read(Instant::now()) };
-    may_read().map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
+    let is_limited = !auth::is_admin(request, app);
     let query = Query::parse(request.uri().query().unwrap_or_default()).map_err(|why| Answer::refusal(400, &why))?;
     // Registered before the log is first read, so that no message in between is missed.
     let mut poll = if query.wait.is_zero() { None } else { Some(start_waiting(room, visitor, app)?) };
     let deadline = Instant::now() + query.wait;
+    let mut woken = false;
     loop {
-        let page = app.backplane.history(room, query.span(), query.limit);
-        let page = page.map_err(|why: Unavailable| unavailable(&why.to_string()))?;
-        let lines = lines(&page);
+        let (page, lines) = read_page(room, &query, visitor, is_limited, app)?;
         let etag = etag(&page, query.after, &lines);
         let known = super::pages::is_known(request, &etag);
         let now = Instant::now();
@@ -208,17 +210,20 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         let waits = poll.is_some()
             && nothing_new
             && now < deadline
-            && may_read().is_ok()
+            && (!is_limited || visitor.account.may_read(now).is_ok())
             && !app.draining.load(Relaxed)
             && !body.is_client_gone();
-        // Every page read is charged, even one read again while waiting. A request that finds nothing and keeps waiting
-        // is charged only for its last look.
-        if !waits || !lines.is_empty() {
-            visitor.account.charge_read(lines.len(), now);
+        // A request that finds nothing and keeps waiting is charged only for its last look.
+        if !waits && lines.is_empty() {
+            visitor.account.charge_read(0, now);
         }
         if waits && let Some((poll, _)) = &mut poll {
-            poll.wait(deadline.min(now + REREAD));
-            if !auth::is_admin(request, app) {
+            if woken {
+                // In vain: the request waits for an id that is far ahead, and could be woken as often as messages are sent.
+                std::thread::sleep(REREAD.min(deadline - now));
+            }
+            woken = poll.wait(deadline.min(Instant::now() + REREAD));
+            if is_limited {
                 auth::check_ban(visitor, app)?;
             }
             continue;
@@ -226,6 +231,30 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
         let (status, lines) = if known { (304, String::new()) } else { (200, lines) };
         return Ok(Answer::new(status, "application/x-ndjson", lines.into_bytes()).with("ETag", etag));
     }
+}
+
+/// Reads a page of the log, and formats it, when it is this address's turn. It is charged unless it is empty, even if it is read again
+/// while the request waits.
+fn read_page(
+    room: &Room,
+    query: &Query,
+    visitor: &Visitor,
+    is_limited: bool,
+    app: &App,
+) -> Result<(Page, String), Answer> {
+    let pass = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
+    let _pass = pass.ok_or_else(|| unavailable("too many requests are reading; try again"))?;
+    // Checked and charged in the same turn: of many requests sent together, only as many pass as are read at a time.
+    if is_limited {
+        let may_read = visitor.account.may_read(Instant::now());
+        may_read.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
+    }
+    let page = app.backplane.history(room, query.span(), query.limit);
+    let lines = page.as_ref().map(lines).unwrap_or_default();
+    if page.is_err() || !lines.is_empty() {
+        visitor.account.charge_read(lines.len(), Instant::now());
+    }
+    page.map(|page| (page, lines)).map_err(|why: Unavailable| unavailable(&why.to_string()))
 }
 
 /// Takes a place among all waiting requests, and one in the share of the address.

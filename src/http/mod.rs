@@ -8,7 +8,7 @@ pub mod body;
 mod caller;
 mod connection;
 mod head;
-mod messages;
+pub mod messages;
 pub mod pages;
 pub mod routes;
 mod status;
