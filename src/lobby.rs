@@ -32,6 +32,7 @@ struct Waiting {
 struct Entry {
     wire: Arc<SharedSocket>,
     peer: IpAddr,
+    /// When its grace period began, or begins.
     since: Instant,
     /// Whether it is a WebSocket, which holds a session slot.
     upgraded: bool,
@@ -98,19 +99,24 @@ pub struct Guest {
 impl Guest {
     /// Records activity: the connection moves to the end of the order.
     pub fn touch(&mut self) {
-        self.renew(false);
+        self.renew(false, Duration::ZERO);
     }
 
     /// Records that the connection is now a WebSocket.
     pub fn upgrade(&mut self) {
-        self.renew(true);
+        self.renew(true, Duration::ZERO);
     }
 
-    fn renew(&mut self, upgraded: bool) {
+    /// Keeps a WebSocket from being replaced, if there are others, for this time besides its grace period: its join is waiting.
+    pub fn keep_for(&mut self, time: Duration) {
+        self.renew(true, time);
+    }
+
+    fn renew(&mut self, upgraded: bool, time: Duration) {
         let mut waiting = self.lobby.waiting();
         // Absent if the connection was dismissed.
         if let Some(entry) = waiting.guests.remove(&self.number) {
-            self.number = waiting.add(Entry { since: Instant::now(), upgraded, ..entry });
+            self.number = waiting.add(Entry { since: Instant::now() + time, upgraded, ..entry });
         }
     }
 }
@@ -154,5 +160,24 @@ mod tests {
         std::thread::sleep(SHORT_GRACE);
         assert!(lobby.dismiss().is_some() && one.read(&mut [0]).expect("its end") == 0, "the fourth has to join first");
         assert!(lobby.dismiss().is_some() && four.read(&mut [0]).expect("its end") == 0, "there is no other");
+    }
+
+    #[test]
+    fn a_join_that_waits_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let lobby = Lobby::new(2);
+        let mut guests: Vec<_> = (0..2)
+            .map(|_| {
+                let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+                let (server, peer) = listener.accept().expect("connected");
+                let (mut guest, _) = lobby.enter(&SharedSocket::new(server), peer.ip());
+                guest.upgrade();
+                (client, guest)
+            })
+            .collect();
+        guests[0].1.keep_for(Duration::from_secs(60));
+        std::thread::sleep(GRACE);
+        assert!(lobby.dismiss_session().is_some(), "the other one, which was silent");
+        assert_eq!(lobby.dismiss_session(), None, "its join waits");
     }
 }

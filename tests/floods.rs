@@ -6,6 +6,7 @@ mod common;
 
 use common::from::{connect, join, upgrade};
 use common::http::{Connection, get, metric};
+use common::wire::text_frame;
 use common::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -62,6 +63,26 @@ fn control_frames_and_fragments_count_against_the_rate() {
     bob.say("still here");
     assert!(metric(instance.addr, "bobbin_limited_total{limit=\"frames\"}") >= 7.0);
     instance.logged("127.0.0.1: too many frames per second");
+}
+
+#[test]
+fn a_frame_in_small_pieces_does_not_extend_the_time_to_join() {
+    let instance = Instance::start(&[]);
+    let frame = text_frame(&json!({"type": "join", "name": "x".repeat(8000)}).to_string());
+    let fragments = [&[0x01, 0x80, 0, 0, 0, 0], &[0x00, 0x80, 0, 0, 0, 0].repeat(1000)[..]].concat();
+    for (what, bytes, size) in [("a frame", frame, 1), ("fragments", fragments, 6)] {
+        let mut client = Client::connect(instance.addr, "tea");
+        let start = Instant::now();
+        for piece in bytes.chunks(size) {
+            client.send_raw(piece);
+            if client.ended().is_some() || start.elapsed() > Duration::from_secs(30) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let ended = client.ended();
+        assert!(ended.is_some() && start.elapsed() < Duration::from_secs(30), "{what}: {ended:?}");
+    }
 }
 
 #[test]

@@ -29,14 +29,16 @@ impl Session<'_> {
             return self.refuse(ErrorCode::BadFrame, "client: 16 to 64 characters A-Z a-z 0-9 _ -", None);
         }
         let now = Instant::now();
-        if let Err(refusal) = self.visitor.account.may_try_passphrase(now) {
+        let admits = self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose));
+        if let Err(refusal) = self.visitor.account.try_passphrase(admits, now) {
             return self.refuse_limit(refusal, None);
         }
         self.tries += 1;
-        self.join_by = now + REJOIN_TIME;
-        if !self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose)) {
+        if self.tries <= JOIN_TRIES {
+            self.join_by = now + REJOIN_TIME;
+        }
+        if !admits {
             self.unauthorized += 1;
-            self.visitor.account.wrong_passphrase(now);
             log::warn!("{} was refused: wrong passphrase", self.visitor.address);
             return self.refuse_join(ErrorCode::Unauthorized, "wrong passphrase");
         }
@@ -81,6 +83,9 @@ impl Session<'_> {
 
     /// Has the backplane execute the join, and writes `welcome`.
     fn take_seat(&mut self, seat: Seat, since: Option<Id>) -> Result<(), End> {
+        if let Some(guest) = &mut self.guest {
+            guest.keep_for(LINE_TIME);
+        }
         let Some(pass) = self.wait_in_line(Instant::now() + LINE_TIME) else {
             let wait = COME_AGAIN.mul_f64(1.0 + limits::jitter());
             return self.refuse_limit(Refusal { limit: Limit::Overload, wait }, None);

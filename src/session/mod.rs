@@ -207,6 +207,7 @@ impl<'a> Session<'a> {
             next = next.min(now + LATER_LOOK);
         }
         let wait = next.saturating_duration_since(now).max(Duration::from_millis(1));
+        self.socket.get_mut().due = now + wait + LATENESS;
         if self.seat.is_none() || !self.later.is_empty() || !(wait..=wait + LATENESS).contains(&self.read_timeout) {
             self.read_timeout = wait;
             self.socket.get_ref().wire.tcp.set_read_timeout(Some(wait))?;

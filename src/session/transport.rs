@@ -38,6 +38,8 @@ pub struct Transport<'a> {
     pub joined: bool,
     /// When data last arrived.
     pub last_read: Instant,
+    /// When the session's timed work is due: a read of a frame that arrives in small pieces is interrupted then.
+    pub due: Instant,
     /// tungstenite's pongs and close frames. They are sent together, before the next read from the socket, before a text
     /// frame is handled, and at the session's end, so a client that sends many pings at once causes one write rather than
     /// one for each.
@@ -64,14 +66,15 @@ impl<'a> Transport<'a> {
     ) -> WebSocket<Transport<'a>> {
         let mut frames = FrameCounter::default();
         frame_rate.charge(frames.count(&early) as f64);
-        let (joined, last_read, over_rate, answers) = (false, Instant::now(), Recent::default(), Vec::new());
-        let stream = Transport { wire, start, id, lanes, joined, last_read, answers, frames, frame_rate, over_rate };
+        let (joined, due, over_rate, answers) = (false, Instant::now(), Recent::default(), Vec::new());
+        let last_read = due;
+        let this = Transport { wire, start, id, lanes, joined, last_read, due, answers, frames, frame_rate, over_rate };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(largest))
             .max_frame_size(Some(largest));
-        WebSocket::from_partially_read(stream, early, Role::Server, Some(config))
+        WebSocket::from_partially_read(this, early, Role::Server, Some(config))
     }
 
     /// Writes whole frames, or passes them to the lane.
@@ -104,10 +107,14 @@ impl<'a> Transport<'a> {
 }
 
 impl Read for Transport<'_> {
-    /// Fails with [`ErrorKind::QuotaExceeded`] if the client floods the server with frames that are not messages.
+    /// Fails with [`ErrorKind::QuotaExceeded`] if the client floods the server with frames that are not messages, and with
+    /// [`ErrorKind::TimedOut`] if nothing arrived in time, or timed work has become due since the frame began.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // A write that times out must not be taken for a read that does.
         self.send_answers().map_err(io::Error::other)?;
+        if self.last_read >= self.due {
+            return Err(ErrorKind::TimedOut.into());
+        }
         self.start.read(&self.wire.tcp, if self.joined { Duration::ZERO } else { SOON });
         // The system does not restart reads with a timeout: suspending the process, or attaching a tracer,
         // interrupts every read.
