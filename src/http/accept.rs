@@ -73,8 +73,8 @@ pub fn accept(listener: &TcpListener, app: &Arc<App>) {
         app,
         unnamed: Vec::new(),
         named: Instant::now(),
-        few: Line::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS), START_RATE),
-        many: Line::new(processors, START_RATE_OF_MANY),
+        few: Queue::new((STARTS_PER_PROCESSOR * processors).max(LEAST_STARTS), START_RATE),
+        many: Queue::new(processors, START_RATE_OF_MANY),
         number: 0,
         may_wait_from: Instant::now(),
         failing: false,
@@ -101,8 +101,8 @@ struct Door<'a> {
     unnamed: Vec<Accepted>,
     named: Instant,
     /// Connections that wait for a thread: those of addresses that have opened few recently, and the others.
-    few: Line,
-    many: Line,
+    few: Queue,
+    many: Queue,
     /// How many were started.
     number: u64,
     /// No connection waits for a slot before this, see [`SLOT_PAUSE`].
@@ -112,17 +112,17 @@ struct Door<'a> {
 }
 
 /// Connections that wait for a thread.
-struct Line {
+struct Queue {
     waiting: Turns<Accepted>,
     /// Held by connections that have just been started, see [`Start`].
     starts: Arc<Slots>,
     more_starts: Bucket,
 }
 
-impl Line {
-    fn new(starts: usize, rate: f64) -> Line {
+impl Queue {
+    fn new(starts: usize, rate: f64) -> Queue {
         let more_starts = Bucket::new(rate, START_BURST, Instant::now());
-        Line { waiting: Turns::default(), starts: Slots::new(starts), more_starts }
+        Queue { waiting: Turns::default(), starts: Slots::new(starts), more_starts }
     }
 
     /// Takes a connection that may be started now.
@@ -226,12 +226,12 @@ impl Door<'_> {
         }
     }
 
-    /// Adds a connection to its line. `is_own`: whether its address is its client's, not a proxy's.
+    /// Adds a connection to its queue. `is_own`: whether its address is its client's, not a proxy's.
     fn line_up(&mut self, accepted: Accepted, is_own: bool) {
         let (turn, now) = (accepted.turn, Instant::now());
         let opens_many = is_own && self.app.accounts.of(turn, now).opens_many(now);
-        let line = if opens_many { &mut self.many } else { &mut self.few };
-        line.waiting.push(turn, accepted);
+        let queue = if opens_many { &mut self.many } else { &mut self.few };
+        queue.waiting.push(turn, accepted);
     }
 
     /// Whether no connection waits whose turn is known.
@@ -239,7 +239,7 @@ impl Door<'_> {
         self.few.waiting.is_empty() && self.many.waiting.is_empty()
     }
 
-    /// Gives a connection that may be a proxy's its place in the line, by the client's address in the head.
+    /// Gives a connection that may be a proxy's its place in the queue, by the client's address in the head.
     fn find_turn(&mut self, mut accepted: Accepted) {
         let peer = accepted.peer.address;
         let is_named = self.app.settings.access.proxies.names(peer);

@@ -39,20 +39,17 @@ fn password(request: &Request<()>) -> Option<String> {
 /// # Errors
 /// The refusal.
 pub fn check_reader(request: &Request<()>, visitor: &Visitor, app: &App) -> Result<(), Answer> {
-    let now = Instant::now();
-    let may_try = visitor.account.may_try_passphrase(now);
-    may_try.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     let password = password(request);
     let offered = bearer(request).or(password.as_deref());
+    let may_read = is_admin(request, app) || app.settings.admits(offered);
+    let tried = visitor.account.try_passphrase(may_read || offered.is_none(), Instant::now());
+    tried.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     if is_admin(request, app) {
         return Ok(());
     }
     check_ban(visitor, app)?;
-    if app.settings.admits(offered) {
+    if may_read {
         return Ok(());
-    }
-    if offered.is_some() {
-        visitor.account.wrong_passphrase(now);
     }
     Err(unauthorized("send the passphrase as Bearer token, or as the password of Basic authorization"))
 }

@@ -132,22 +132,23 @@ impl Account {
         self.take(Limit::Joins, |usage| &mut usage.joins, 1.0, now).map(drop)
     }
 
-    /// Whether the address may try a passphrase now.
+    /// Counts a try of a passphrase that is right or wrong. Past the limit, each wrong one doubles the wait before the next try.
     ///
     /// # Errors
-    /// It has tried too many wrong ones.
-    pub fn may_try_passphrase(&self, now: Instant) -> Result<(), Refusal> {
-        let usages = self.usages(now);
+    /// The address has tried too many wrong ones, and has to wait; whether this one is right is then not disclosed.
+    pub fn try_passphrase(&self, is_right: bool, now: Instant) -> Result<(), Refusal> {
+        let mut usages = self.usages(now);
         // Of a network's addresses, only those that have tried a wrong one wait for the others.
         let waiting = &usages[..if usages[0].wrong > 0 { usages.len() } else { 1 }];
         let until = waiting.iter().map(|usage| usage.wait_until).max().unwrap_or(now);
         let wait = until.saturating_duration_since(now);
-        if wait.is_zero() { Ok(()) } else { Err(Refusal { limit: Limit::Passphrases, wait }) }
-    }
-
-    /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
-    pub fn wrong_passphrase(&self, now: Instant) {
-        self.usages(now).iter_mut().for_each(|usage| usage.wrong_passphrase(now));
+        if !wait.is_zero() {
+            return Err(Refusal { limit: Limit::Passphrases, wait });
+        }
+        if !is_right {
+            usages.iter_mut().for_each(|usage| usage.wrong_passphrase(now));
+        }
+        Ok(())
     }
 
     /// Counts a room that a join may open. Dropping the returned value takes it back.
@@ -220,7 +221,10 @@ impl Account {
 
     /// Charges for a connection that had to be closed because of too many frames.
     pub fn charge_flood(&self, now: Instant) {
-        self.usages(now).iter_mut().for_each(|usage| usage.joins.take_up_to(FLOOD_PRICE, now));
+        for usage in &mut self.usages(now) {
+            usage.joins.take_up_to(FLOOD_PRICE, now);
+            usage.new_connections.take_up_to(FLOOD_PRICE, now);
+        }
     }
 
     /// Counts a refused frame. Returns how long its connection should not be read.
@@ -287,19 +291,17 @@ pub mod tests {
         let mut now = Instant::now();
         let mallory = account(LIMITS, now);
         for _ in 0..3 {
-            assert!(mallory.may_try_passphrase(now).is_ok());
-            mallory.wrong_passphrase(now);
+            assert!(mallory.try_passphrase(false, now).is_ok());
         }
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert!(mallory.may_try_passphrase(now).is_ok());
-            mallory.wrong_passphrase(now);
+            assert!(mallory.try_passphrase(false, now).is_ok());
             let refusal = Refusal { limit: Limit::Passphrases, wait: Duration::from_secs(wait) };
-            assert_eq!(mallory.may_try_passphrase(now), Err(refusal));
+            assert_eq!(mallory.try_passphrase(true, now), Err(refusal));
             now += Duration::from_secs(wait);
         }
         now += FORGIVEN_AFTER;
-        mallory.wrong_passphrase(now);
-        assert!(mallory.may_try_passphrase(now).is_ok());
+        assert!(mallory.try_passphrase(false, now).is_ok());
+        assert!(mallory.try_passphrase(true, now).is_ok());
     }
 
     #[test]
@@ -326,13 +328,15 @@ pub mod tests {
     }
 
     #[test]
-    fn floods_cost_joins_but_none_in_advance() {
+    fn floods_cost_joins_and_connections_but_none_in_advance() {
         let now = Instant::now();
         let ada = account(LIMITS, now);
         (0..15).for_each(|_| ada.charge_flood(now));
         assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), 50, "of 200 at once");
+        assert_eq!((0..1000).filter(|_| ada.connect(1000, 1000, now).is_ok()).count(), 50, "of 200 at once");
         (0..15).for_each(|_| ada.charge_flood(now));
         assert!(ada.join(now + Duration::from_millis(101)).is_ok(), "ten per second");
+        assert!(ada.connect(1000, 1000, now + Duration::from_millis(51)).is_ok(), "twenty per second");
     }
 
     #[test]
@@ -365,10 +369,10 @@ pub mod tests {
         let held: Vec<_> = (0..1000).map(|_| ada.connect(1, 1000, now)).collect();
         assert!(held.iter().all(Result::is_ok));
         for number in 0..1000 {
-            ada.wrong_passphrase(now);
+            assert!(ada.try_passphrase(false, now).is_ok());
             ada.charge_read(1 << 20, now);
             ada.new_room(&format!("room-{number}"), now).expect("unlimited").keep();
-            let all = [ada.request(now), ada.join(now), ada.may_try_passphrase(now), ada.may_read(now)];
+            let all = [ada.request(now), ada.join(now), ada.may_read(now)];
             assert!(all.iter().all(Result::is_ok) && ada.text(4096, now).is_ok());
         }
     }

@@ -13,7 +13,8 @@ use super::account::Account;
 use super::address::{counted_as, network_of};
 use super::usage::PerAddress;
 
-/// The number of accounts from which on those without a connection are dropped early.
+/// The number of accounts from which on those without a connection are dropped early; if more have connections, a quarter more than
+/// these, so that not every new address causes a search.
 const MAX_ACCOUNTS: usize = 20_000;
 /// How long an account without a connection is kept after its last use at least: the longest time over which anything but
 /// rooms is counted.
@@ -34,6 +35,8 @@ struct Known {
     accounts: HashMap<IpAddr, Arc<Account>>,
     /// The accounts of networks of IPv6 addresses.
     networks: HashMap<IpAddr, Arc<Account>>,
+    /// The number of accounts from which on some are dropped, at least [`MAX_ACCOUNTS`].
+    bound: usize,
     swept: Instant,
 }
 
@@ -42,7 +45,12 @@ impl Accounts {
     pub fn new(limits: PerAddress) -> Accounts {
         Accounts {
             limits,
-            known: Mutex::new(Known { accounts: HashMap::new(), networks: HashMap::new(), swept: Instant::now() }),
+            known: Mutex::new(Known {
+                accounts: HashMap::new(),
+                networks: HashMap::new(),
+                bound: MAX_ACCOUNTS,
+                swept: Instant::now(),
+            }),
         }
     }
 
@@ -66,10 +74,13 @@ impl Accounts {
         }
         let idle = |account: &Account| account.rested(now) >= SWEEP_EVERY;
         let no_loss = |account: &Account| idle(account) && account.owes_no_room(now);
-        for which in [&no_loss as &dyn Fn(&Account) -> bool, &idle, &|_| true] {
-            if known.accounts.len() >= MAX_ACCOUNTS {
-                known.forget(which);
+        if known.accounts.len() >= known.bound {
+            for which in [&no_loss as &dyn Fn(&Account) -> bool, &idle, &|_| true] {
+                if known.accounts.len() >= MAX_ACCOUNTS {
+                    known.forget(which);
+                }
             }
+            known.bound = MAX_ACCOUNTS.max(known.accounts.len() / 4 * 5);
         }
         let account = Arc::new(Account::new(address, network, &self.limits, now));
         known.accounts.insert(address, account.clone());
@@ -148,14 +159,29 @@ mod tests {
         let now = Instant::now();
         let accounts = Accounts::new(LIMITS);
         let mallory = IpAddr::from([192, 0, 2, 1]);
-        (0..4).for_each(|_| accounts.of(mallory, now).wrong_passphrase(now));
+        (0..4).for_each(|_| _ = accounts.of(mallory, now).try_passphrase(false, now));
         for n in 0..MAX_ACCOUNTS as u32 * 2 {
             let [high, low] = [(n >> 16) as u16, n as u16];
             // A /64 each, of one /48.
             accounts.of(IpAddr::from([0x2001, 0xdb8, 7, low, high, 0, 0, 1]), now);
         }
-        assert!(accounts.of(mallory, now).may_try_passphrase(now).is_err());
+        assert!(accounts.of(mallory, now).try_passphrase(true, now).is_err());
         assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_OF_NETWORK + 2);
+    }
+
+    #[test]
+    fn limits_hold_beside_any_number_of_connections() {
+        let now = Instant::now();
+        let accounts = Accounts::new(LIMITS);
+        let address = |n: u32| IpAddr::from((0x0A00_0000 + n).to_be_bytes());
+        let mut connected: Vec<_> = (0..=MAX_ACCOUNTS as u32).map(|n| accounts.of(address(n), now)).collect();
+        let mallory = IpAddr::from([192, 0, 2, 1]);
+        (0..4).for_each(|_| _ = accounts.of(mallory, now).try_passphrase(false, now));
+        connected.extend((1..1000).map(|n| accounts.of(address(MAX_ACCOUNTS as u32 + n), now)));
+        assert!(accounts.of(mallory, now).try_passphrase(true, now).is_err());
+        drop(connected);
+        (0..MAX_ACCOUNTS as u32 * 2).for_each(|n| drop(accounts.of(address(n * 7), now)));
+        assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_ACCOUNTS / 4 * 5);
     }
 
     #[test]
@@ -164,13 +190,12 @@ mod tests {
         let accounts = Accounts::new(LIMITS);
         let address = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
         for _ in 0..200 {
-            accounts.of(address(1), now).wrong_passphrase(now);
+            assert!(accounts.of(address(1), now).try_passphrase(false, now).is_ok());
             now += Duration::from_secs(60);
         }
-        accounts.of(address(2), now).wrong_passphrase(now);
-        accounts.of(address(1), now).wrong_passphrase(now);
-        assert!(accounts.of(address(3), now).may_try_passphrase(now).is_ok(), "it has tried none");
-        assert!(accounts.of(address(2), now).may_try_passphrase(now).is_err(), "one wrong, and many in its network");
+        assert!([1, 2].iter().all(|n| accounts.of(address(*n), now).try_passphrase(false, now).is_ok()));
+        assert!(accounts.of(address(3), now).try_passphrase(true, now).is_ok(), "it has tried none");
+        assert!(accounts.of(address(2), now).try_passphrase(true, now).is_err(), "one wrong, and many in its network");
         // Rooms in which nobody says anything are opened again and again.
         let opens = |n: u16, room: &str| accounts.of(address(n), now).new_room(room, now).map(NewRoom::keep).is_ok();
         for round in 0..50 {

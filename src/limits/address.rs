@@ -36,7 +36,8 @@ impl FromStr for Network {
         let first: IpAddr = address.parse().map_err(drop)?;
         let most = if first.is_ipv4() { 32 } else { 128 };
         let bits = bits.map_or(Ok(most), str::parse).ok().filter(|bits| *bits <= most).ok_or(())?;
-        Ok(Network { first, bits })
+        // Addresses are compared in IPv4 if they are IPv4-mapped, so a network must be written in IPv4 too.
+        if first.to_canonical() == first { Ok(Network { first, bits }) } else { Err(()) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Limits how many threads do something at once; the others wait in line for a limited time, and their clients' addresses
+//! Limits how many threads do something at once; the others wait for a limited time, and their clients' addresses
 //! take turns.
 
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use super::turns::Turns;
 /// Bounds how many threads do something at once. Waiting threads need no rate limit: the faster the work completes, the
 /// more of them get through, and never more than `width` at a time.
 pub struct Gate {
-    line: Mutex<Line>,
+    queue: Mutex<Queue>,
 }
 
-struct Line {
+struct Queue {
     /// The number of free places; zero while anybody waits.
     free: usize,
     waiting: Turns<Arc<Waiting>>,
@@ -25,31 +25,31 @@ struct Waiting {
     /// Parked. A receiver of a channel would yield the processor several times before it sleeps: with hundreds of waiting
     /// threads, that is noticeable.
     thread: Thread,
-    /// Whether it was given a place. Changed only while the line is locked.
+    /// Whether it was given a place. Changed only while the queue is locked.
     has_place: AtomicBool,
 }
 
 impl Gate {
     /// A gate that lets `width` threads through at a time.
     pub fn new(width: usize) -> Gate {
-        Gate { line: Mutex::new(Line { free: width, waiting: Turns::default() }) }
+        Gate { queue: Mutex::new(Queue { free: width, waiting: Turns::default() }) }
     }
 
     /// Waits for a place, on behalf of this address; `None` if there is none by the deadline.
     pub fn enter(&self, address: IpAddr, deadline: Instant) -> Option<Pass<'_>> {
-        let mut line = self.line();
-        if line.free > 0 {
-            line.free -= 1;
+        let mut queue = self.queue();
+        if queue.free > 0 {
+            queue.free -= 1;
             return Some(Pass(self));
         }
         let own = Arc::new(Waiting { thread: thread::current(), has_place: AtomicBool::new(false) });
-        line.waiting.push(address, own.clone());
-        drop(line);
+        queue.waiting.push(address, own.clone());
+        drop(queue);
         while !own.has_place.load(SeqCst) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let mut line = self.line();
-                line.waiting.remove(address, |other| Arc::ptr_eq(other, &own));
+                let mut queue = self.queue();
+                queue.waiting.remove(address, |other| Arc::ptr_eq(other, &own));
                 break;
             }
             thread::park_timeout(left);
@@ -76,8 +76,8 @@ impl Gate {
         Some(pass)
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,13 +86,13 @@ pub struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let mut line = self.0.line();
-        match line.waiting.pop() {
+        let mut queue = self.0.queue();
+        match queue.waiting.pop() {
             Some(next) => {
                 next.has_place.store(true, SeqCst);
                 next.thread.unpark();
             }
-            None => line.free += 1,
+            None => queue.free += 1,
         }
     }
 }
@@ -143,12 +143,12 @@ mod tests {
                     let _pass = gate.enter(from, deadline).expect("in time");
                     got_in.lock().expect("no panic").push(name);
                 });
-                while gate.line().waiting.len() <= place {
+                while gate.queue().waiting.len() <= place {
                     thread::yield_now();
                 }
             }
             assert!(gate.enter(alice, Instant::now() + Duration::from_millis(1)).is_none(), "it is held");
-            assert_eq!(gate.line().waiting.len(), 4, "whoever gives up leaves the line");
+            assert_eq!(gate.queue().waiting.len(), 4, "whoever gives up leaves the queue");
             drop(held);
         });
         assert_eq!(*got_in.lock().expect("no panic"), ["m0", "a", "m1", "m2"]);

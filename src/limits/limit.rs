@@ -40,20 +40,20 @@ macro_rules! limits {
 limits! {
     /// Concurrent connections per address.
     Connections: "connections", "ADDRESS_CONNECTIONS", "too many connections from this address";
-    /// New connections, or plain HTTP requests, per second and address.
+    /// New connections, or plain HTTP requests, per second per address.
     ConnectionRate: "connection_rate", "ADDRESS_CONNECTION_RATE",
         "too many new connections or requests from this address";
-    /// Joins per minute and address.
+    /// Joins per minute per address.
     Joins: "joins", "ADDRESS_JOINS", "too many joins from this address";
     /// Wrong passphrases per address.
     Passphrases: "passphrases", "ADDRESS_WRONG_PASSPHRASES", "too many wrong passphrases from this address";
-    /// Rooms created per hour and address.
+    /// Rooms created per hour per address.
     Rooms: "rooms", "ADDRESS_NEW_ROOMS", "too many new rooms from this address";
-    /// Bytes read from the logs per second and address.
+    /// Bytes read from the logs per second per address.
     History: "history", "ADDRESS_HISTORY_RATE", "too much history for this address";
-    /// Bytes of message text per second and connection, or address.
+    /// Bytes of message text per second per connection, or per address.
     Text: "text", "TEXT_RATE, ADDRESS_TEXT_RATE", "too much text per second";
-    /// Frames per second and connection.
+    /// Frames per second per connection.
     Frames: "frames", "RATE_LIMIT", "too many frames per second";
     /// Names announced as typing in a large room; others are left out. Counted on each lane.
     Typing: "typing", "TYPING_NAMES", "too many people type at once";

@@ -1,4 +1,4 @@
-//! A line in which addresses take turns.
+//! A queue in which addresses take turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -94,41 +94,41 @@ mod tests {
     #[test]
     fn addresses_take_turns() {
         let [mallory, trudy, alice] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
-        let mut line = Turns::default();
-        (0..3).for_each(|n| line.push(mallory, n));
-        (10..12).for_each(|n| line.push(trudy, n));
-        assert_eq!(line.pop(), Some(0));
-        line.push(alice, 20);
-        assert_eq!(std::iter::from_fn(|| line.pop()).collect::<Vec<_>>(), [10, 1, 20, 11, 2]);
-        assert_eq!(line.len(), 0);
-        assert!(line.is_empty() && line.waiting.is_empty());
+        let mut turns = Turns::default();
+        (0..3).for_each(|n| turns.push(mallory, n));
+        (10..12).for_each(|n| turns.push(trudy, n));
+        assert_eq!(turns.pop(), Some(0));
+        turns.push(alice, 20);
+        assert_eq!(std::iter::from_fn(|| turns.pop()).collect::<Vec<_>>(), [10, 1, 20, 11, 2]);
+        assert_eq!(turns.len(), 0);
+        assert!(turns.is_empty() && turns.waiting.is_empty());
     }
 
     #[test]
-    fn whoever_gives_up_leaves_the_line() {
+    fn whoever_gives_up_leaves_the_queue() {
         let [mallory, alice] = ["2001:db8:1:1::1", "2001:db8:2:1::1"].map(|text| text.parse().expect("an address"));
-        let mut line = Turns::default();
-        (0..3).for_each(|n| line.push(mallory, n));
-        line.push(alice, 10);
-        line.remove(alice, |n| *n == 10);
-        line.remove("2001:db8:1:2::1".parse().expect("of the same network"), |n| *n == 1);
-        line.remove(alice, |n| *n == 2);
-        assert_eq!(std::iter::from_fn(|| line.pop()).collect::<Vec<_>>(), [0, 2]);
-        assert!(line.is_empty() && line.waiting.is_empty());
+        let mut turns = Turns::default();
+        (0..3).for_each(|n| turns.push(mallory, n));
+        turns.push(alice, 10);
+        turns.remove(alice, |n| *n == 10);
+        turns.remove("2001:db8:1:2::1".parse().expect("of the same network"), |n| *n == 1);
+        turns.remove(alice, |n| *n == 2);
+        assert_eq!(std::iter::from_fn(|| turns.pop()).collect::<Vec<_>>(), [0, 2]);
+        assert!(turns.is_empty() && turns.waiting.is_empty());
     }
 
     #[test]
     fn the_newest_of_the_address_with_the_most_gives_way() {
         const FEW: usize = 6;
         let [mallory, alice, proxy] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
-        let mut line = Turns::default();
-        (0..6).for_each(|n| line.push(alice, n));
-        (0..FEW + 2).for_each(|n| line.push(mallory, n));
-        (100..100 + FEW * 2).for_each(|n| line.push(proxy, n));
-        let excess = std::iter::from_fn(|| line.pop_excess(FEW, |n| *n >= 100));
+        let mut turns = Turns::default();
+        (0..6).for_each(|n| turns.push(alice, n));
+        (0..FEW + 2).for_each(|n| turns.push(mallory, n));
+        (100..100 + FEW * 2).for_each(|n| turns.push(proxy, n));
+        let excess = std::iter::from_fn(|| turns.pop_excess(FEW, |n| *n >= 100));
         assert_eq!(excess.collect::<Vec<_>>(), [FEW + 1, FEW]);
-        assert_eq!(line.len(), 6 + FEW + FEW * 2);
-        assert!((0..6 + FEW).all(|_| line.pop_excess(0, |n| *n >= 100).is_some_and(|n| n < 100)));
-        assert_eq!(std::iter::from_fn(|| line.pop()).count(), FEW * 2);
+        assert_eq!(turns.len(), 6 + FEW + FEW * 2);
+        assert!((0..6 + FEW).all(|_| turns.pop_excess(0, |n| *n >= 100).is_some_and(|n| n < 100)));
+        assert_eq!(std::iter::from_fn(|| turns.pop()).count(), FEW * 2);
     }
 }

@@ -34,8 +34,8 @@ const REQUESTS: f64 = 10.0;
 /// connections of an address are read more slowly. Whoever waits as long as a refusal says never gets there.
 const REFUSAL_BURST: f64 = 3.0;
 pub const REFUSALS_AT_ONCE: Duration = Duration::from_secs(2);
-/// What a connection that is closed because of too many frames costs its address, in joins. Otherwise its client would only have
-/// to connect again.
+/// What a connection that is closed because of too many frames costs its address, in joins and in new WebSockets. Otherwise its
+/// client would only have to connect again.
 pub const FLOOD_PRICE: f64 = 10.0;
 /// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
 pub const SMALLEST_READ: f64 = 8192.0;
