@@ -113,7 +113,7 @@ fn the_settings_page_is_the_table_of_settings() {
     });
     let page = format!(
         "# Settings\n\nEnvironment variables, or flags of the same name (`--port 8080`), which override them. Secrets have no flag. An \
-         invalid value\nends the start with exit code 2 and one line that names the variable.\n\n\
+         invalid value\nstops startup with exit code 2 and a one-line message that names the variable.\n\n\
          | variable | default | what it sets |\n| --- | --- | --- |\n{}",
         rows.collect::<String>()
     );

@@ -18,7 +18,7 @@ pub struct Access {
     pub origins: Vec<String>,
     /// The limits per address.
     pub per_address: PerAddress,
-    /// Bytes of message text per second and connection; 0 is unlimited.
+    /// Bytes of message text per second per connection; 0 is unlimited.
     pub text_rate: u32,
     /// People per room; 0 is unlimited.
     pub room_people: u64,

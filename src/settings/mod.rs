@@ -46,7 +46,7 @@ pub struct Settings {
     pub max_rooms: usize,
     /// The most bytes that all rooms may take together; `None` for a share of what there is, 0 for no limit.
     pub storage: Option<u64>,
-    /// Messages per second and connection; 0 is unlimited.
+    /// Messages per second per connection; 0 is unlimited.
     pub rate_limit: u32,
     /// The cap on WebSocket connections; `None` if the machine decides it.
     pub max_connections: Option<usize>,
@@ -240,6 +240,11 @@ fn redis_settings(read: &Reader<'_>) -> Result<Option<RedisSettings>, SettingErr
         return Err(read.wrong("REDIS_CA_FILE"));
     }
     let Some(endpoint) = read.text("REDIS_ENDPOINT") else { return Ok(None) };
+    if read.is_flag("REDIS_ENDPOINT") && endpoint.contains('@') {
+        let why =
+            "a flag can be read by every user of this machine; set a password in REDIS_PASSWORD, or set the variable";
+        return Err(SettingError(format!("REDIS_ENDPOINT: {why}")));
+    }
     let url = if endpoint.contains("://") {
         endpoint
     } else {
@@ -297,6 +302,7 @@ mod tests {
             (&["--port=abc"], "PORT"),
             (&["--bind=somewhere"], "BIND"),
             (&["--redis-endpoint=http://x"], "REDIS_ENDPOINT"),
+            (&["--redis-endpoint=redis://user:secret@x"], "REDIS_ENDPOINT"),
             (&["--redis-endpoint=a b"], "REDIS_ENDPOINT"),
             (&["--redis-tls=yes"], "REDIS_TLS"),
             (&["--redis-ca-file=/does/not/exist"], "REDIS_CA_FILE"),

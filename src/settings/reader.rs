@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 
 use super::{SettingError, is_secret, spec};
 
@@ -22,6 +23,11 @@ impl Reader<'_> {
         value
             .filter(|value| !value.trim().is_empty())
             .or_else(|| spec(variable).map(|(_, default, _)| (*default).to_owned()).filter(|d| !d.is_empty()))
+    }
+
+    /// Whether the setting's value is from the command line.
+    pub fn is_flag(&self, variable: &str) -> bool {
+        self.0.value_source(variable) == Some(ValueSource::CommandLine)
     }
 
     pub fn parsed<T: FromStr>(&self, variable: &str) -> Result<T, SettingError> {

@@ -25,21 +25,21 @@ pub const SPECS: &[Spec] = &[
         "STORAGE_BYTES",
         "auto",
         "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576; 0 is unlimited; \
-         auto: a quarter of the memory, half of the disk's free space, three quarters of Redis's \
-         maxmemory, or half of its machine's memory",
+         auto: in memory, a quarter of the memory; in a file, half of the disk's free space; in Redis, three quarters of its \
+         maxmemory, or half of its machine's memory if that is not set",
     ),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (
         "RATE_LIMIT",
         "5",
-        "messages per second and connection, with bursts of 4 times that; 0 is unlimited, at most 1000",
+        "messages per second per connection, with bursts of four times as many; 0 is unlimited, at most 1000",
     ),
     (
         "TYPING_NAMES",
         "5",
         "names announced as typing at a time, once per second, in rooms of more than 50 people; 0 announces all at once",
     ),
-    ("TEXT_RATE", "8192", "bytes of text per second and connection, with bursts of 16 times that; 0 is unlimited"),
+    ("TEXT_RATE", "8192", "bytes of text per second per connection, with bursts of 16 times as many; 0 is unlimited"),
     (
         "ADDRESS_CONNECTIONS",
         "100",
@@ -48,20 +48,24 @@ pub const SPECS: &[Spec] = &[
     (
         "ADDRESS_CONNECTION_RATE",
         "20",
-        "new connections per second and address, with bursts of 10 times that; 0 is unlimited",
+        "new connections per second per address, with bursts of ten times as many; 0 is unlimited",
     ),
-    ("ADDRESS_JOINS", "600", "joins per minute and address; 0 is unlimited"),
+    ("ADDRESS_JOINS", "600", "joins per minute per address; 0 is unlimited"),
     (
         "ADDRESS_NEW_ROOMS",
         "300",
-        "new rooms per hour and address; in HISTORY_DAYS, at most a tenth of MAX_ROOMS, or twice this if it is more; 0 is unlimited",
+        "new rooms per hour per address; over HISTORY_DAYS, at most a tenth of MAX_ROOMS, or twice this if that is more; 0 is unlimited",
     ),
     ("ADDRESS_WRONG_PASSPHRASES", "20", "wrong passphrases per address before it has to wait; 0 is unlimited"),
-    ("ADDRESS_TEXT_RATE", "131072", "bytes of text per second and address, with bursts of twice that; 0 is unlimited"),
+    (
+        "ADDRESS_TEXT_RATE",
+        "131072",
+        "bytes of text per second per address, with bursts of twice as many; 0 is unlimited",
+    ),
     (
         "ADDRESS_HISTORY_RATE",
         "524288",
-        "bytes read from logs per second and address, with bursts of 8 times that; 0 is unlimited",
+        "bytes read from logs per second per address, with bursts of eight times as many; 0 is unlimited",
     ),
     (
         "TRUSTED_PROXIES",
