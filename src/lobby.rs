@@ -32,10 +32,11 @@ struct Waiting {
 struct Entry {
     wire: Arc<SharedSocket>,
     peer: IpAddr,
-    /// When its grace period began, or begins.
     since: Instant,
     /// Whether it is a WebSocket, which holds a session slot.
     upgraded: bool,
+    /// Whether its join is waiting, or being carried out.
+    joins: bool,
 }
 
 impl Lobby {
@@ -48,7 +49,7 @@ impl Lobby {
     pub fn enter(self: &Arc<Lobby>, wire: &Arc<SharedSocket>, peer: IpAddr) -> (Guest, Option<IpAddr>) {
         let mut waiting = self.waiting();
         let gone = if waiting.guests.len() >= self.places { waiting.dismiss_any() } else { None };
-        let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false };
+        let entry = Entry { wire: wire.clone(), peer, since: Instant::now(), upgraded: false, joins: false };
         let number = waiting.add(entry);
         drop(waiting);
         (Guest { lobby: self.clone(), number }, gone)
@@ -61,7 +62,7 @@ impl Lobby {
 
     /// Closes the WebSocket that has waited longest to join and returns its address.
     pub fn dismiss_session(&self) -> Option<IpAddr> {
-        self.waiting().dismiss(|entry| entry.upgraded && entry.since.elapsed() >= GRACE)
+        self.waiting().dismiss(|entry| entry.upgraded && !entry.joins && entry.since.elapsed() >= GRACE)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -77,7 +78,8 @@ impl Waiting {
     }
 
     fn dismiss_any(&mut self) -> Option<IpAddr> {
-        let had_time = |entry: &Entry| entry.since.elapsed() >= if entry.upgraded { GRACE } else { SHORT_GRACE };
+        let grace = |entry: &Entry| if entry.upgraded { GRACE } else { SHORT_GRACE };
+        let had_time = |entry: &Entry| !entry.joins && entry.since.elapsed() >= grace(entry);
         self.dismiss(had_time).or_else(|| self.dismiss(|_| true))
     }
 
@@ -99,24 +101,26 @@ pub struct Guest {
 impl Guest {
     /// Records activity: the connection moves to the end of the order.
     pub fn touch(&mut self) {
-        self.renew(false, Duration::ZERO);
+        self.renew(false);
     }
 
     /// Records that the connection is now a WebSocket.
     pub fn upgrade(&mut self) {
-        self.renew(true, Duration::ZERO);
+        self.renew(true);
     }
 
-    /// Keeps a WebSocket from being replaced, if there are others, for this time besides its grace period: its join is waiting.
-    pub fn keep_for(&mut self, time: Duration) {
-        self.renew(true, time);
+    /// Records whether its join is waiting or being carried out: meanwhile it is not replaced if there are others.
+    pub fn set_joins(&mut self, joins: bool) {
+        if let Some(entry) = self.lobby.waiting().guests.get_mut(&self.number) {
+            entry.joins = joins;
+        }
     }
 
-    fn renew(&mut self, upgraded: bool, time: Duration) {
+    fn renew(&mut self, upgraded: bool) {
         let mut waiting = self.lobby.waiting();
         // Absent if the connection was dismissed.
         if let Some(entry) = waiting.guests.remove(&self.number) {
-            self.number = waiting.add(Entry { since: Instant::now() + time, upgraded, ..entry });
+            self.number = waiting.add(Entry { since: Instant::now(), upgraded, ..entry });
         }
     }
 }
@@ -175,9 +179,11 @@ mod tests {
                 (client, guest)
             })
             .collect();
-        guests[0].1.keep_for(Duration::from_secs(60));
+        guests[0].1.set_joins(true);
         std::thread::sleep(GRACE);
         assert!(lobby.dismiss_session().is_some(), "the other one, which was silent");
         assert_eq!(lobby.dismiss_session(), None, "its join waits");
+        guests[0].1.set_joins(false);
+        assert!(lobby.dismiss_session().is_some(), "it was refused");
     }
 }

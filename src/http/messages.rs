@@ -233,8 +233,8 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
     }
 }
 
-/// Reads a page of the log, and formats it, when it is this address's turn. It is charged unless it is empty, even if it is read again
-/// while the request waits.
+/// Reads a page of the log, and formats it; with a limit, when it is this address's turn. It is charged unless it is empty, even if it
+/// is read again while the request waits.
 fn read_page(
     room: &Room,
     query: &Query,
@@ -242,10 +242,13 @@ fn read_page(
     is_limited: bool,
     app: &App,
 ) -> Result<(Page, String), Answer> {
-    let pass = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
-    let _pass = pass.ok_or_else(|| unavailable("too many requests are reading; try again"))?;
-    // Checked and charged in the same turn: of many requests sent together, only as many pass as are read at a time.
+    let mut _pass = None;
     if is_limited {
+        _pass = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
+        if _pass.is_none() {
+            return Err(unavailable("too many requests are reading; try again"));
+        }
+        // Checked and charged in the same turn: of many requests sent together, only as many pass as are read at a time.
         let may_read = visitor.account.may_read(Instant::now());
         may_read.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
     }

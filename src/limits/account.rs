@@ -221,10 +221,9 @@ impl Account {
 
     /// Charges for a connection that had to be closed because of too many frames.
     pub fn charge_flood(&self, now: Instant) {
-        for usage in &mut self.usages(now) {
-            usage.joins.take_up_to(FLOOD_PRICE, now);
-            usage.new_connections.take_up_to(FLOOD_PRICE, now);
-        }
+        // The network pays no more than the address could.
+        let charge = |price: f64, usage: &mut MutexGuard<'_, Usage>| usage.joins.take_up_to(price, now);
+        self.usages(now).iter_mut().fold(FLOOD_PRICE, charge);
     }
 
     /// Counts a refused frame. Returns how long its connection should not be read.
@@ -328,15 +327,20 @@ pub mod tests {
     }
 
     #[test]
-    fn floods_cost_joins_and_connections_but_none_in_advance() {
+    fn floods_cost_joins_but_none_in_advance() {
         let now = Instant::now();
-        let ada = account(LIMITS, now);
-        (0..15).for_each(|_| ada.charge_flood(now));
+        let network = Arc::new(Account::of_network(IpAddr::from([192, 0, 2, 0]), &LIMITS, now));
+        let [ada, bob] =
+            [(); 2].map(|()| Account::new(IpAddr::from([192, 0, 2, 1]), Some(network.clone()), &LIMITS, now));
+        (0..50).for_each(|_| ada.charge_flood(now));
         assert_eq!((0..1000).filter(|_| ada.join(now).is_ok()).count(), 50, "of 200 at once");
-        assert_eq!((0..1000).filter(|_| ada.connect(1000, 1000, now).is_ok()).count(), 50, "of 200 at once");
-        (0..15).for_each(|_| ada.charge_flood(now));
+        (0..1000).for_each(|_| ada.charge_flood(now));
         assert!(ada.join(now + Duration::from_millis(101)).is_ok(), "ten per second");
-        assert!(ada.connect(1000, 1000, now + Duration::from_millis(51)).is_ok(), "twenty per second");
+        assert_eq!(
+            (0..1000).filter(|_| bob.join(now).is_ok()).count(),
+            200,
+            "the network has 2,000, less those of Ada"
+        );
     }
 
     #[test]

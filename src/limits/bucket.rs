@@ -70,11 +70,13 @@ impl Bucket {
         was_there
     }
 
-    /// Takes this many tokens, or as many as there are.
-    pub fn take_up_to(&mut self, count: f64, now: Instant) {
+    /// Takes this many tokens, or as many as there are. Returns how many.
+    pub fn take_up_to(&mut self, count: f64, now: Instant) -> f64 {
         // Adds what was gained; no tokens at all are always available, unless some are owed.
         let _ = self.wait(0.0, now);
-        self.tokens -= count.min(self.tokens.max(0.0));
+        let taken = count.min(self.tokens.max(0.0));
+        self.tokens -= taken;
+        taken
     }
 
     /// Takes tokens for something already done; the balance may become negative.

@@ -34,9 +34,9 @@ const REQUESTS: f64 = 10.0;
 /// connections of an address are read more slowly. Whoever waits as long as a refusal says never gets there.
 const REFUSAL_BURST: f64 = 3.0;
 pub const REFUSALS_AT_ONCE: Duration = Duration::from_secs(2);
-/// What a connection that is closed because of too many frames costs its address, in joins and in new WebSockets. Otherwise its
-/// client would only have to connect again.
-pub const FLOOD_PRICE: f64 = 10.0;
+/// What a connection that is closed because of too many frames costs its address, in joins: otherwise its client would only have to
+/// connect again. With more, one bad script that is closed once per second would take all joins from its neighbours.
+pub const FLOOD_PRICE: f64 = 3.0;
 /// The minimum charge for a read from the log, in bytes, because the lookup has a cost too.
 pub const SMALLEST_READ: f64 = 8192.0;
 /// The longest wait after wrong passphrases. Each further wrong one doubles the wait, up to this.

@@ -7,6 +7,7 @@ use super::end::End;
 use crate::backplane::{Arrival, JoinError, Seat, Terms, Unavailable};
 use crate::fanout::command::SessionCommand;
 use crate::limits::{self, Limit, Pass, Refusal};
+use crate::lobby::Guest;
 use crate::protocol::{self, Close, ErrorCode, Id, Join, Secret, ServerFrame};
 
 /// Time to retry after a refused join: a person may have to type.
@@ -22,6 +23,14 @@ const LINE_LOOK: Duration = Duration::from_millis(20);
 
 impl Session<'_> {
     pub(super) fn join(&mut self, join: Join) -> Result<(), End> {
+        let set_joins = |guest: &mut Option<Guest>, joins| guest.iter_mut().for_each(|guest| guest.set_joins(joins));
+        set_joins(&mut self.guest, true);
+        let joined = self.try_join(join);
+        set_joins(&mut self.guest, false);
+        joined
+    }
+
+    fn try_join(&mut self, join: Join) -> Result<(), End> {
         if self.seat.is_some() {
             return self.refuse(ErrorCode::AlreadyJoined, "this connection has joined", None);
         }
@@ -83,9 +92,6 @@ impl Session<'_> {
 
     /// Has the backplane execute the join, and writes `welcome`.
     fn take_seat(&mut self, seat: Seat, since: Option<Id>) -> Result<(), End> {
-        if let Some(guest) = &mut self.guest {
-            guest.keep_for(LINE_TIME);
-        }
         let Some(pass) = self.wait_in_line(Instant::now() + LINE_TIME) else {
             let wait = COME_AGAIN.mul_f64(1.0 + limits::jitter());
             return self.refuse_limit(Refusal { limit: Limit::Overload, wait }, None);

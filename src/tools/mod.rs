@@ -20,8 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages per request of `export`.
 const PAGE: usize = 500;
 
-/// Pause after a response with status 429.
+/// Pause after a response with status 429 or 503, and how often in a row a 503 is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+const RETRIES: u32 = 10;
 
 /// Why a subcommand failed.
 #[derive(Debug)]
@@ -99,15 +100,18 @@ fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
 /// Prints the whole log, page by page.
 fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
     let mut after = "0-0".to_owned();
+    let mut busy = 0;
     loop {
         let page = match server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}")) {
-            // The limit on reading per address was exceeded; try again.
-            Err(ToolError::Refused(429, _)) => {
+            // The limit on reading per address was exceeded, or the server is busy: try again.
+            Err(ToolError::Refused(status @ (429 | 503), _)) if status == 429 || busy < RETRIES => {
+                busy += u32::from(status == 503);
                 std::thread::sleep(PAUSE);
                 continue;
             }
             page => page?,
         };
+        busy = 0;
         let Some(last) = page.lines().last() else { break };
         let last: Value = serde_json::from_str(last).map_err(|_| ToolError::NotBobbin)?;
         after = last["id"].as_str().ok_or(ToolError::NotBobbin)?.to_owned();
