@@ -62,11 +62,18 @@ impl Lobby {
 
     /// Closes the WebSocket that has waited longest to join and returns its address.
     pub fn dismiss_session(&self) -> Option<IpAddr> {
-        self.waiting().dismiss(|entry| entry.upgraded && !entry.joins && entry.since.elapsed() >= GRACE)
+        self.waiting().dismiss(|entry| entry.upgraded && entry.has_had_time())
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Whether it has had the time to send its request or its join, and no join of it waits.
+    fn has_had_time(&self) -> bool {
+        !self.joins && self.since.elapsed() >= if self.upgraded { GRACE } else { SHORT_GRACE }
     }
 }
 
@@ -78,9 +85,7 @@ impl Waiting {
     }
 
     fn dismiss_any(&mut self) -> Option<IpAddr> {
-        let grace = |entry: &Entry| if entry.upgraded { GRACE } else { SHORT_GRACE };
-        let had_time = |entry: &Entry| !entry.joins && entry.since.elapsed() >= grace(entry);
-        self.dismiss(had_time).or_else(|| self.dismiss(|_| true))
+        self.dismiss(Entry::has_had_time).or_else(|| self.dismiss(|_| true))
     }
 
     fn dismiss(&mut self, which: impl Fn(&Entry) -> bool) -> Option<IpAddr> {
@@ -137,16 +142,19 @@ mod tests {
     use std::io::Read;
     use std::net::{TcpListener, TcpStream};
 
+    /// A client's end of a new connection, its place, and whose place that was.
+    fn arrive_at(lobby: &Arc<Lobby>) -> (TcpStream, Guest, Option<IpAddr>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (server, peer) = listener.accept().expect("connected");
+        let (guest, gone) = lobby.enter(&SharedSocket::new(server), peer.ip());
+        (client, guest, gone)
+    }
+
     #[test]
     fn the_one_silent_longest_makes_place() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let lobby = Lobby::new(2);
-        let arrive = || {
-            let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-            let (server, peer) = listener.accept().expect("connected");
-            let (guest, gone) = lobby.enter(&SharedSocket::new(server), peer.ip());
-            (client, guest, gone)
-        };
+        let arrive = || arrive_at(&lobby);
         let (mut one, mut first, gone) = arrive();
         let (mut two, second, _) = arrive();
         assert_eq!(gone, None);
@@ -168,22 +176,15 @@ mod tests {
 
     #[test]
     fn a_join_that_waits_is_kept() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let lobby = Lobby::new(2);
-        let mut guests: Vec<_> = (0..2)
-            .map(|_| {
-                let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-                let (server, peer) = listener.accept().expect("connected");
-                let (mut guest, _) = lobby.enter(&SharedSocket::new(server), peer.ip());
-                guest.upgrade();
-                (client, guest)
-            })
-            .collect();
-        guests[0].1.set_joins(true);
+        let [(_one, mut joining, _), (_two, mut silent, _)] = [(); 2].map(|()| arrive_at(&lobby));
+        joining.upgrade();
+        silent.upgrade();
+        joining.set_joins(true);
         std::thread::sleep(GRACE);
         assert!(lobby.dismiss_session().is_some(), "the other one, which was silent");
         assert_eq!(lobby.dismiss_session(), None, "its join waits");
-        guests[0].1.set_joins(false);
+        joining.set_joins(false);
         assert!(lobby.dismiss_session().is_some(), "it was refused");
     }
 }

@@ -186,8 +186,7 @@ fn joins_of_an_address_have_a_rate() {
 
 #[test]
 fn a_flood_costs_its_address_joins() {
-    const ONE_PER_6_S: (&str, &str) = ("ADDRESS_JOINS", "10");
-    let instance = Instance::start(&[ONE_PER_6_S]);
+    let instance = Instance::start(&[("ADDRESS_JOINS", "10")]); // ten at once, and one per 6 s
     let mut mallory = join(instance.addr, 1, "tea", "Mallory");
     // More pings than any burst allows.
     mallory.send_raw(&[0x89, 0x80, 0, 0, 0, 0].repeat(10_000));

@@ -222,12 +222,12 @@ impl Door<'_> {
         if is_shared {
             self.find_turn(accepted);
         } else {
-            self.line_up(accepted, true);
+            self.enqueue(accepted, true);
         }
     }
 
     /// Adds a connection to its queue. `is_own`: whether its address is its client's, not a proxy's.
-    fn line_up(&mut self, accepted: Accepted, is_own: bool) {
+    fn enqueue(&mut self, accepted: Accepted, is_own: bool) {
         let (turn, now) = (accepted.turn, Instant::now());
         let opens_many = is_own && self.app.accounts.of(turn, now).opens_many(now);
         let queue = if opens_many { &mut self.many } else { &mut self.few };
@@ -261,7 +261,7 @@ impl Door<'_> {
             Ok(None) => {}
             Err(refusal) => return reject(&accepted.socket, refusal),
         }
-        self.line_up(accepted, is_own);
+        self.enqueue(accepted, is_own);
     }
 
     /// Gives those whose heads have arrived meanwhile their places.

@@ -15,7 +15,7 @@ use super::pages::{Answer, JSON};
 use crate::app::App;
 use crate::backplane::{Page, Room, Span, Unavailable};
 use crate::fanout::polls::Poll;
-use crate::limits::{self, Limit, Polling};
+use crate::limits::{self, Limit, Pass, Polling};
 use crate::protocol::{self, Id, RESUME_MESSAGES};
 use crate::session::Visitor;
 use crate::settings::tokens::{Poster, UNNAMED};
@@ -233,8 +233,7 @@ fn read(request: &Request<()>, room: &Room, visitor: &Visitor, body: &Body<'_>, 
     }
 }
 
-/// Reads a page of the log, and formats it; with a limit, when it is this address's turn. It is charged unless it is empty, even if it
-/// is read again while the request waits.
+/// Reads a page of the log, and formats it. It is charged unless it is empty, even if it is read again while the request waits.
 fn read_page(
     room: &Room,
     query: &Query,
@@ -242,22 +241,23 @@ fn read_page(
     is_limited: bool,
     app: &App,
 ) -> Result<(Page, String), Answer> {
-    let mut _pass = None;
-    if is_limited {
-        _pass = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
-        if _pass.is_none() {
-            return Err(unavailable("too many requests are reading; try again"));
-        }
-        // Checked and charged in the same turn: of many requests sent together, only as many pass as are read at a time.
-        let may_read = visitor.account.may_read(Instant::now());
-        may_read.map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))?;
-    }
+    // Checked and charged in the same turn: of many requests sent together, only as many pass as are read at a time.
+    let turn = if is_limited { Some(turn_to_read(visitor, app)?) } else { None };
     let page = app.backplane.history(room, query.span(), query.limit);
     let lines = page.as_ref().map(lines).unwrap_or_default();
     if page.is_err() || !lines.is_empty() {
         visitor.account.charge_read(lines.len(), Instant::now());
     }
+    drop(turn);
     page.map(|page| (page, lines)).map_err(|why: Unavailable| unavailable(&why.to_string()))
+}
+
+/// Waits until it is this address's turn to read, and checks that it has not read too much.
+fn turn_to_read<'a>(visitor: &Visitor, app: &'a App) -> Result<Pass<'a>, Answer> {
+    let turn = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
+    let turn = turn.ok_or_else(|| unavailable("too many requests are reading; try again"))?;
+    let may_read = visitor.account.may_read(Instant::now());
+    may_read.map(|()| turn).map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))
 }
 
 /// Takes a place among all waiting requests, and one in the share of the address.

@@ -221,9 +221,11 @@ impl Account {
 
     /// Charges for a connection that had to be closed because of too many frames.
     pub fn charge_flood(&self, now: Instant) {
-        // The network pays no more than the address could.
-        let charge = |price: f64, usage: &mut MutexGuard<'_, Usage>| usage.joins.take_up_to(price, now);
-        self.usages(now).iter_mut().fold(FLOOD_PRICE, charge);
+        let mut price = FLOOD_PRICE;
+        for usage in &mut self.usages(now) {
+            // The network pays no more than the address could.
+            price = usage.joins.take_up_to(price, now);
+        }
     }
 
     /// Counts a refused frame. Returns how long its connection should not be read.

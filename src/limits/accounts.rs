@@ -13,8 +13,8 @@ use super::account::Account;
 use super::address::{counted_as, network_of};
 use super::usage::PerAddress;
 
-/// The number of accounts from which on those without a connection are dropped early; if more have connections, a quarter more than
-/// these, so that not every new address causes a search.
+/// The number of accounts at which those without a connection start to be dropped early. If more than this have connections, the
+/// bound is a quarter above their number, so that not every new address causes a search.
 const MAX_ACCOUNTS: usize = 20_000;
 /// How long an account without a connection is kept after its last use at least: the longest time over which anything but
 /// rooms is counted.
@@ -35,7 +35,7 @@ struct Known {
     accounts: HashMap<IpAddr, Arc<Account>>,
     /// The accounts of networks of IPv6 addresses.
     networks: HashMap<IpAddr, Arc<Account>>,
-    /// The number of accounts from which on some are dropped, at least [`MAX_ACCOUNTS`].
+    /// The number of accounts at which some are dropped next, at least [`MAX_ACCOUNTS`].
     bound: usize,
     swept: Instant,
 }

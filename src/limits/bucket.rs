@@ -72,7 +72,7 @@ impl Bucket {
 
     /// Takes this many tokens, or as many as there are. Returns how many.
     pub fn take_up_to(&mut self, count: f64, now: Instant) -> f64 {
-        // Adds what was gained; no tokens at all are always available, unless some are owed.
+        // Only to add the tokens gained since the last call.
         let _ = self.wait(0.0, now);
         let taken = count.min(self.tokens.max(0.0));
         self.tokens -= taken;

@@ -18,10 +18,11 @@ use crate::limits::{Account, Limit};
 use crate::metrics::Metrics;
 use crate::protocol::{self, ErrorCode, Id, MAX_HISTORY, ServerFrame};
 
-/// How long a history request waits for the previous page to be read, and for it to be written, after which times it checks
-/// (each time twice as long as before), and the retry delay given to a client whose request is refused.
+/// How long a history request waits for the previous page to be read, and for it to be written, the first and the longest interval
+/// at which it checks (each is twice the one before), and the retry delay given to a client whose request is refused.
 const PAGE_TIME: Duration = Duration::from_millis(250);
-const PAGE_LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(64);
 const PAGE_RETRY: Duration = Duration::from_millis(500);
 /// A request that has waited this long for a thread, or for a page during which nothing is removed, is refused.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
@@ -76,7 +77,7 @@ impl Session<'_> {
         if let Err(refusal) = self.visitor.account.may_read(now) {
             return self.refuse_limit(refusal, None);
         }
-        let [mut look, longest] = PAGE_LOOKS;
+        let mut look = FIRST_LOOK;
         while self.page_waits.load(Relaxed) || self.socket.get_ref().wire.is_congested() {
             if now.elapsed() >= PAGE_TIME {
                 // Not counted as a refusal: a client that does not read is soon cut for that (1013).
@@ -85,7 +86,7 @@ impl Session<'_> {
                 return self.error(ErrorCode::RateLimited, "the previous page has not been read yet", None, retry_ms);
             }
             std::thread::sleep(look);
-            look = longest.min(look * 2);
+            look = LONGEST_LOOK.min(look * 2);
         }
         let (answered, under_way) = bounded(0);
         let request = Request {

@@ -15,11 +15,11 @@ const REJOIN_TIME: Duration = Duration::from_secs(60);
 /// The most joins tried per connection.
 const JOIN_TRIES: u32 = 5;
 /// How long a join waits for capacity, and the shortest retry delay given to a client that got none in that time.
-const LINE_TIME: Duration = Duration::from_secs(2);
+const TURN_TIME: Duration = Duration::from_secs(2);
 const COME_AGAIN: Duration = Duration::from_secs(1);
 /// Joins wait while the backplane's delay is at least this, and check at this interval.
 const BUSY: Duration = Duration::from_millis(250);
-const LINE_LOOK: Duration = Duration::from_millis(20);
+const TURN_LOOK: Duration = Duration::from_millis(20);
 
 impl Session<'_> {
     pub(super) fn join(&mut self, join: Join) -> Result<(), End> {
@@ -92,7 +92,7 @@ impl Session<'_> {
 
     /// Has the backplane execute the join, and writes `welcome`.
     fn take_seat(&mut self, seat: Seat, since: Option<Id>) -> Result<(), End> {
-        let Some(pass) = self.wait_in_line(Instant::now() + LINE_TIME) else {
+        let Some(pass) = self.wait_for_turn(Instant::now() + TURN_TIME) else {
             let wait = COME_AGAIN.mul_f64(1.0 + limits::jitter());
             return self.refuse_limit(Refusal { limit: Limit::Overload, wait }, None);
         };
@@ -136,10 +136,10 @@ impl Session<'_> {
 
     /// Waits until the backplane has capacity for a join, so that messages need not wait for joins; `None` if it has
     /// none by the deadline. If the backplane is down, the join itself fails.
-    fn wait_in_line(&self, deadline: Instant) -> Option<Pass<'_>> {
+    fn wait_for_turn(&self, deadline: Instant) -> Option<Pass<'_>> {
         let backplane = &self.app.backplane;
         let has_capacity = || backplane.delay() < BUSY || backplane.health().is_err();
-        self.app.joins.enter_when(self.visitor.turn, deadline, LINE_LOOK, has_capacity)
+        self.app.joins.enter_when(self.visitor.turn, deadline, TURN_LOOK, has_capacity)
     }
 
     fn welcome(&mut self, seat: Seat, arrival: Arrival) -> Result<(), End> {

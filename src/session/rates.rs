@@ -59,7 +59,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// How a session ends that has exceeded this limit too often.
+    /// Charges the address of a session that has exceeded this limit too often. Returns how the session ends.
     pub(super) fn flooded(&self, limit: Limit) -> End {
         self.app.limited(limit, self.visitor.address);
         self.visitor.account.charge_flood(Instant::now());
