@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
-use super::counted::{Connected, NewRoom, Polling};
 use super::limit::{Limit, Refusal};
 use super::usage::{FLOOD_PRICE, PerAddress, REFUSALS_AT_ONCE, SMALLEST_READ, TEXT_AT_ONCE, Usage};
 
@@ -16,7 +15,7 @@ const NETWORK: u32 = 10;
 pub struct Account {
     address: IpAddr,
     /// The account of the larger network that an IPv6 address belongs to, charged for all of its addresses.
-    network: Option<Arc<Account>>,
+    pub(super) network: Option<Arc<Account>>,
     usage: Mutex<Usage>,
 }
 
@@ -73,45 +72,16 @@ impl Account {
         Ok(usages)
     }
 
-    /// Counts a connection that has just been accepted until the returned value is dropped, which happens when it becomes a
-    /// WebSocket. `cap` is the server's total slots.
-    ///
-    /// # Errors
-    /// The address has too many connections, or opens them too fast.
-    pub fn accept(self: &Arc<Account>, cap: usize, now: Instant) -> Result<Connected, Refusal> {
-        let mut usages = self.usages(now);
-        usages.iter_mut().try_for_each(|usage| usage.may_accept(cap, now))?;
-        for usage in &mut usages {
-            usage.arrivals.charge(1.0);
-            usage.guests += 1;
-        }
-        Ok(Connected(self.clone(), |usage| &mut usage.guests))
-    }
-
     /// Counts a connection that waits to be served. Returns whether its address opens many.
     pub fn opens_many(&self, now: Instant) -> bool {
         // Charges the network even if the address alone opens many.
         self.usages(now).iter_mut().fold(false, |many, usage| many | !usage.starts.take_or_owe(now))
     }
 
-    /// Counts a new WebSocket until the returned value is dropped. `free` and `cap` are the server's free and total slots.
-    ///
-    /// # Errors
-    /// The address has too many WebSockets, or opens them too fast.
-    pub fn connect(self: &Arc<Account>, free: usize, cap: usize, now: Instant) -> Result<Connected, Refusal> {
-        let mut usages = self.usages(now);
-        usages.iter_mut().try_for_each(|usage| usage.may_connect(free, cap, now))?;
-        for usage in &mut usages {
-            usage.new_connections.charge(1.0);
-            usage.connections += 1;
-        }
-        Ok(Connected(self.clone(), |usage| &mut usage.connections))
-    }
-
     /// Whether a new WebSocket would be accepted.
     ///
     /// # Errors
-    /// As [`Account::connect`].
+    /// The address has too many WebSockets, or opens them too fast.
     pub fn may_connect(&self, free: usize, cap: usize, now: Instant) -> Result<(), Refusal> {
         self.usages(now).iter_mut().try_for_each(|usage| usage.may_connect(free, cap, now))
     }
@@ -151,38 +121,10 @@ impl Account {
         Ok(())
     }
 
-    /// Counts a room that a join may open. Dropping the returned value takes it back.
-    ///
-    /// # Errors
-    /// The address has opened too many.
-    pub fn new_room(self: &Arc<Account>, room: &str, now: Instant) -> Result<NewRoom, Refusal> {
-        let mut new_room = NewRoom::new(room);
-        for account in std::iter::once(self).chain(&self.network) {
-            let counted = account.usage(now).rooms.open(room, now);
-            if !counted.map_err(|wait| Refusal { limit: Limit::Rooms, wait })? {
-                // Known to the address, so its network is not charged either.
-                break;
-            }
-            new_room.counted_by.push(account.clone());
-        }
-        Ok(new_room)
-    }
-
     /// How many rooms must remain for others if this address opens one: none if it has opened few lately.
     pub fn spare_rooms(&self, now: Instant) -> usize {
         let spare = self.usages(now).iter_mut().map(|usage| usage.rooms.spare(now)).max();
         spare.unwrap_or_default() as usize
-    }
-
-    /// Counts a waiting request until the returned value is dropped; `None` if the address already has its share of all
-    /// `places`, of which this many are `free`.
-    pub fn poll(self: &Arc<Account>, free: usize, places: usize) -> Option<Polling> {
-        let mut usages = self.usages(Instant::now());
-        if !usages.iter().all(|usage| usage.may_poll(free, places)) {
-            return None;
-        }
-        usages.iter_mut().for_each(|usage| usage.polls += 1);
-        Some(Polling(self.clone()))
     }
 
     /// Whether the address may read from a log now.
