@@ -154,6 +154,13 @@ fn users_are_named_by_listed_proxies_only() {
 }
 
 #[test]
+fn rooms_in_memory_have_a_largest_size() {
+    let output = run(&[("STORAGE_BYTES", "1610612737"), ("REDIS_ENDPOINT", ""), ("DATA_FILE", "")], &[]);
+    let wanted = "bobbin: STORAGE_BYTES: at most 1610612736 in memory; set DATA_FILE for more\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), wanted));
+}
+
+#[test]
 fn a_token_that_is_none_is_refused_by_what_a_token_is() {
     for name in ["POST_TOKEN", "ADMIN_TOKEN", "METRICS_TOKEN"] {
         let output = run(&[(name, "short")], &[]);

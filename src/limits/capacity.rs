@@ -89,12 +89,16 @@ fn soft_limit(limits: &str, name: &str) -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
+/// The largest `STORAGE_BYTES` of a process that keeps rooms in memory. It may be exceeded by a quarter, and SQLite's databases
+/// in memory have at most 2 GiB.
+pub const MOST_IN_MEMORY: u64 = 3 << 29;
+
 /// The memory that rooms may take if they are in memory, in bytes: as set, or a quarter of the container's or the machine's.
 /// `None` if unlimited.
 pub fn rooms_in_memory(setting: Option<u64>) -> Option<u64> {
     match setting {
         Some(bytes) => (bytes > 0).then_some(bytes),
-        None => memory().map(|bytes| bytes as u64 / 4),
+        None => memory().map(|bytes| (bytes as u64 / 4).min(MOST_IN_MEMORY)),
     }
 }
 

@@ -21,7 +21,7 @@ pub use account::Account;
 pub use accounts::Accounts;
 pub use address::{FORWARDED_FOR, Network, TrustedProxies, counted_as, is_private, network_of};
 pub use bucket::{BURST_SECONDS, Bucket, Recent};
-pub use capacity::{CONNECTION_STACK, MAX_LARGE_FRAMES, MAX_SPARE_STACKS, capacity, rooms_in_memory};
+pub use capacity::{CONNECTION_STACK, MAX_LARGE_FRAMES, MAX_SPARE_STACKS, MOST_IN_MEMORY, capacity, rooms_in_memory};
 pub use counted::{Connected, NewRoom, Polling};
 pub use gate::{Gate, Pass};
 pub use limit::{Limit, Refusal};

@@ -180,6 +180,11 @@ impl Settings {
             let line = "DATA_FILE: can't be combined with REDIS_ENDPOINT; unset one of the two";
             return Err(SettingError(line.to_owned()));
         }
+        let is_in_memory = redis.is_none() && data_file.is_none();
+        if is_in_memory && storage.is_some_and(|bytes| bytes > limits::MOST_IN_MEMORY) {
+            let most = limits::MOST_IN_MEMORY;
+            return Err(SettingError(format!("STORAGE_BYTES: at most {most} in memory; set DATA_FILE for more")));
+        }
         let retention = Retention {
             messages: read.number("HISTORY_MESSAGES", 1..=1_000_000)?,
             bytes: read.unless_zero("HISTORY_BYTES", 65_536..=1_073_741_824)?.unwrap_or(usize::MAX),

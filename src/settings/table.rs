@@ -24,9 +24,9 @@ pub const SPECS: &[Spec] = &[
     (
         "STORAGE_BYTES",
         "auto",
-        "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576; 0 is unlimited; \
-         auto: in memory, a quarter of the memory; in a file, half of the disk's free space; in Redis, three quarters of its \
-         maxmemory, or half of its machine's memory if that is not set",
+        "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576, in memory at most \
+         1610612736; 0 is the most possible; auto: in memory, a quarter of the memory; in a file, half of the disk's free space; \
+         in Redis, three quarters of its maxmemory, or half of its machine's memory if that is not set",
     ),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (

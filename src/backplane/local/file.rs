@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, DEFAULT_NAME, FileControl, OpenFlags};
 
 use super::data_error::DataError;
 use super::schema;
@@ -20,6 +20,9 @@ use crate::settings::LEAST_STORAGE;
 const BUSY: Duration = Duration::from_secs(1);
 /// Files up to this size are checked for damage at startup: 64 MiB take about 0.2 s.
 const CHECKED: u64 = 64 * 1024 * 1024;
+
+/// The largest database in memory, in bytes: what SQLite allocates at most (`SQLITE_MAX_ALLOCATION_SIZE`).
+const LARGEST_IN_MEMORY: i64 = 0x7fff_feff;
 
 /// The open data file: its lock, and its identity on disk.
 pub struct DataFile {
@@ -38,9 +41,7 @@ type Identity = Option<(u64, u64)>;
 /// [`DataError`].
 pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataError> {
     let Some(path) = path else {
-        let mut conn = Connection::open_in_memory()?;
-        schema::prepare(&mut conn, None)?;
-        return Ok((conn, None));
+        return Ok((open_in_memory()?, None));
     };
     let unusable = |error: io::Error| DataError::Unusable(error.to_string());
     // With a file size limit (RLIMIT_FSIZE), a write must fail with an error; without a handler the signal would end
@@ -73,6 +74,18 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     conn.query_row("SELECT count(*) FROM clock", [], |_| Ok(()))?;
     file.identity = file.look();
     Ok((conn, Some(file)))
+}
+
+/// Opens a new database in memory, as a file of SQLite's `memdb`. With `:memory:`, commits look through all pages whenever some
+/// were renumbered, so they would take longer the more is stored.
+fn open_in_memory() -> Result<Connection, DataError> {
+    let mut conn = Connection::open_with_flags_and_vfs("rooms", OpenFlags::default(), c"memdb")?;
+    let mut most = LARGEST_IN_MEMORY;
+    conn.file_control(DEFAULT_NAME, FileControl::SizeLimit(&mut most))?;
+    // There is no other connection, so SQLite need not check for changes by one.
+    conn.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    schema::prepare(&mut conn, None)?;
+    Ok(conn)
 }
 
 /// The bytes of a database that are in use.
@@ -136,4 +149,17 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_in_memory_may_grow_to_what_sqlite_allocates() {
+        let (conn, _) = open(None).expect("memory");
+        let mut most = -1;
+        conn.file_control(DEFAULT_NAME, FileControl::SizeLimit(&mut most)).expect("a file of `memdb`");
+        assert_eq!(most, LARGEST_IN_MEMORY);
+    }
 }

@@ -81,7 +81,7 @@ impl Store {
         let most = match (limits.storage, &file) {
             (None, Some(file)) => file.share_of_disk(&conn),
             (storage, Some(_)) => storage.filter(|bytes| *bytes > 0),
-            (storage, None) => limits::rooms_in_memory(storage),
+            (storage, None) => limits::rooms_in_memory(storage).or(Some(limits::MOST_IN_MEMORY)),
         };
         Ok(Store {
             file,
