@@ -32,7 +32,7 @@ const FEW_STARTS: f64 = 2.0;
 const REQUESTS: f64 = 10.0;
 /// Refused frames have the rate of connections, and this burst. Beyond the part of it that is answered at once, the
 /// connections of an address are read more slowly. Whoever waits as long as a refusal says never gets there.
-const REFUSAL_BURST: f64 = 3.0;
+const REFUSAL_BURST: f64 = 6.0;
 pub const REFUSALS_AT_ONCE: Duration = Duration::from_secs(2);
 /// What a connection that is closed because of too many frames costs its address, in joins: otherwise its client would only have to
 /// connect again. With more, one bad script that is closed once per second would take all joins from its neighbours.
