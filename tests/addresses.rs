@@ -473,7 +473,7 @@ fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless(
     for client in &mut some {
         (0..20).for_each(|_| client.send(json!({"type": "message", "text": ""})));
     }
-    // 800 refusals, of which 120 are soon and the others 20 per second; pauses are up to four seconds.
+    // 800 refusals, at 20 per second after a burst of 120; a pause takes up to four seconds.
     for client in &mut some {
         let refused = (0..20).filter(|_| client.until("a refusal", |f| f["type"] == "error")["code"] == "text_invalid");
         assert_eq!(refused.count(), 20);

@@ -31,7 +31,9 @@ const FEW_STARTS: f64 = 2.0;
 /// dozen.
 const REQUESTS: f64 = 10.0;
 /// Refused frames have the rate of connections, and this burst. Beyond the part of it that is answered at once, the
-/// connections of an address are read more slowly. Whoever waits as long as a refusal says never gets there.
+/// connections of an address are read more slowly: after a refusal one pauses for at most the difference, 4 s. With a difference of a
+/// second, thousands of clients that send too much were closed and came back every 13 s. Whoever waits as long as a refusal says
+/// never gets there.
 const REFUSAL_BURST: f64 = 6.0;
 pub const REFUSALS_AT_ONCE: Duration = Duration::from_secs(2);
 /// What a connection that is closed because of too many frames costs its address, in joins: otherwise its client would only have to

@@ -10,10 +10,8 @@ use crate::limits::{self, Limit, Refusal};
 use crate::protocol::{Close, ErrorCode};
 
 /// The longest pause of a session whose address exceeds its share: short, because a client that closes must be seen leaving
-/// within 250 ms. Only a session that has itself been refused several times pauses for longer. With pauses of a second, thousands of
-/// clients that send too much were closed and came back every 13 s.
+/// within 250 ms. Only a session that has itself been refused several times pauses for as long as its address's account says.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
-const LONG_PAUSE: Duration = Duration::from_secs(4);
 const FEW_REFUSALS: usize = 5;
 /// The longest pause for each byte of a text, and the shortest interval between two of them.
 const TEXT_PAUSE: Duration = Duration::from_micros(25);
@@ -51,7 +49,7 @@ impl Session<'_> {
         if refused >= REFUSALS.0 {
             return Err(self.flooded(Limit::Refusals));
         }
-        let most = if refused < FEW_REFUSALS { SHORT_PAUSE } else { LONG_PAUSE };
+        let most = if refused < FEW_REFUSALS { SHORT_PAUSE } else { Duration::MAX };
         // Jitter: frames that came together are refused together, but the next ones are not.
         self.pause = self.visitor.account.refused(now).min(most).mul_f64(0.5 + limits::jitter() / 2.0);
         if !self.pause.is_zero() {

@@ -25,8 +25,8 @@ pub const SPECS: &[Spec] = &[
         "STORAGE_BYTES",
         "auto",
         "bytes that all rooms may take together, beyond which the largest logs are trimmed, at least 1048576, in memory at most \
-         1610612736; 0 is the most possible; auto: in memory, a quarter of the memory; in a file, half of the disk's free space; \
-         in Redis, three quarters of its maxmemory, or half of its machine's memory if that is not set",
+         1610612736; 0 is unlimited, in memory 1610612736; auto: in memory, a quarter of the memory; in a file, half of the disk's free \
+         space; in Redis, three quarters of its maxmemory, or half of its machine's memory if that is not set",
     ),
     ("ROOM_PEOPLE", "10000", "maximum number of people per room; 0 is unlimited"),
     (

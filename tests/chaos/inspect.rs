@@ -104,7 +104,7 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// Joins a room as a stranger and checks the `welcome` frame, retrying for up to `within` while it is wrong.
+/// Joins a room with a new client and verifies the `welcome` frame; retries until it is correct or `within` has elapsed.
 /// After Redis has lost its data, an instance may take 10 s to learn of joins that it missed while disconnected, and clients
 /// that disconnected without a close frame stay until their leases expire. Returns the room's log if `read` is set,
 /// otherwise an empty log.
