@@ -1,14 +1,16 @@
-//! How threads are started: with a name, a small stack, and a rule for panics. Also a small pool.
+//! How threads are started: with a name, a small stack, and a rule for panics. Also a small pool, and threads that are reused.
 //!
 //! A panic in a session's thread ends only that session. Every other thread is critical: without it the state of the
 //! process would be undefined, so the process ends, and its supervisor restarts it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use corosensei::on_stack;
 use corosensei::stack::DefaultStack;
@@ -24,6 +26,10 @@ const TEMPORARY_STACK: usize = if cfg!(debug_assertions) { 1280 } else { 256 } *
 /// The most temporary stacks that are kept for reuse: a new one takes three system calls and some page faults, together a
 /// third of the time that a join takes, and other threads wait meanwhile if they need memory.
 const MAX_KEPT: usize = 16;
+/// How many threads wait for another connection when theirs has ended, and for how long. To start and end a thread takes as long as
+/// all else that a short connection costs: the system reserves two stacks for it, and frees them.
+const MAX_SPARE_THREADS: usize = 32;
+const SPARE_TIME: Duration = Duration::from_secs(2);
 static SPARE_STACKS: LazyLock<Arc<Slots>> = LazyLock::new(|| Slots::new(MAX_SPARE_STACKS));
 static KEPT_STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
 
@@ -48,12 +54,55 @@ pub fn spawn_critical(name: &str, body: impl FnOnce() + Send + 'static) -> io::R
     })
 }
 
-/// Starts a connection's thread, with a stack of `STACK` bytes.
+/// Threads whose connections have ended, and the connections that are waiting for them.
+struct Spare {
+    threads: usize,
+    jobs: VecDeque<Job>,
+}
+
+static SPARE: Mutex<Spare> = Mutex::new(Spare { threads: 0, jobs: VecDeque::new() });
+static SPARE_WANTED: Condvar = Condvar::new();
+
+fn spare() -> MutexGuard<'static, Spare> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves a connection on a thread of its own, with a stack of `STACK` bytes: on one whose connection has ended, if there is one.
 ///
 /// # Errors
 /// The system cannot start a thread.
 pub fn spawn_connection(number: u64, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    Builder::new().name(format!("conn-{number}")).stack_size(STACK).spawn(body).map(drop)
+    let mut spare = spare();
+    // Each job in the queue is for one of these threads.
+    if spare.threads > spare.jobs.len() {
+        spare.jobs.push_back(Box::new(body));
+        drop(spare);
+        SPARE_WANTED.notify_one();
+        return Ok(());
+    }
+    drop(spare);
+    let serve = move || {
+        let mut next: Option<Job> = Some(Box::new(body));
+        while let Some(job) = next {
+            // A panic, which the standard hook has printed, ends only this connection.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            next = next_connection();
+        }
+    };
+    Builder::new().name(format!("conn-{number}")).stack_size(STACK).spawn(serve).map(drop)
+}
+
+/// Waits for another connection; `None` if there are enough spare threads, or none comes in time.
+fn next_connection() -> Option<Job> {
+    let mut spare = spare();
+    if spare.threads >= MAX_SPARE_THREADS {
+        return None;
+    }
+    spare.threads += 1;
+    let waited = SPARE_WANTED.wait_timeout_while(spare, SPARE_TIME, |spare| spare.jobs.is_empty());
+    let (mut spare, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    spare.threads -= 1;
+    spare.jobs.pop_front()
 }
 
 /// A few threads that run jobs in the order in which they were queued.
