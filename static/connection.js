@@ -23,7 +23,7 @@ const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.
 // Temporary reasons for a refused join; the page retries automatically.
 const TROUBLE = {
 	unavailable: 'The server cannot reach its storage.',
-	rate_limited: 'Too many people are joining at once.',
+	rate_limited: 'The server asks to wait',
 	full: 'This room or the server is full.',
 };
 
@@ -305,7 +305,7 @@ export class Connection {
 			if (code === 'unavailable') this.backplane = 'down';
 			this.#closed();
 			if (retryMs) this.#waitToOpen(retryMs * (1 + Math.random() / 4));
-			return this.#explain(TROUBLE[code]);
+			return this.#explain(code === 'rate_limited' ? `${TROUBLE[code]}: ${message}.` : TROUBLE[code]);
 		}
 		const passing = code === 'rate_limited' || code === 'unavailable';
 		// Each refusal counts, and twenty end the connection, so from now on messages are sent at the server's pace.

@@ -34,7 +34,7 @@ pub fn visitor(request: &Request<()>, peer: &Peer, app: &App) -> Result<Visitor,
         && !access.proxies.trusts(peer.address)
         && !app.warned_of_proxy.swap(true, Relaxed)
     {
-        let line = format!("TRUSTED_PROXIES={}", peer.address);
+        let line = access.proxies.with(peer.address);
         log::warn!("ignoring X-Forwarded-For from {}; if that is your proxy, set {line}", peer.address);
     }
     let now = Instant::now();

@@ -102,11 +102,12 @@ impl Account {
         self.take(Limit::Joins, |usage| &mut usage.joins, 1.0, now).map(drop)
     }
 
-    /// Counts a try of a passphrase that is right or wrong. Past the limit, each wrong one doubles the wait before the next try.
+    /// Counts a try of a passphrase: the right one, or this wrong one. Past the limit, each wrong one doubles the wait before the
+    /// next try.
     ///
     /// # Errors
     /// The address has tried too many wrong ones, and has to wait; whether this one is right is then not disclosed.
-    pub fn try_passphrase(&self, is_right: bool, now: Instant) -> Result<(), Refusal> {
+    pub fn try_passphrase(&self, wrong: Option<&str>, now: Instant) -> Result<(), Refusal> {
         let mut usages = self.usages(now);
         // Of a network's addresses, only those that have tried a wrong one wait for the others.
         let waiting = &usages[..if usages[0].wrong > 0 { usages.len() } else { 1 }];
@@ -115,8 +116,8 @@ impl Account {
         if !wait.is_zero() {
             return Err(Refusal { limit: Limit::Passphrases, wait });
         }
-        if !is_right {
-            usages.iter_mut().for_each(|usage| usage.wrong_passphrase(now));
+        if let Some(wrong) = wrong.filter(|wrong| usages[0].is_news(wrong)) {
+            usages.iter_mut().for_each(|usage| usage.wrong_passphrase(wrong, now));
         }
         Ok(())
     }
@@ -233,18 +234,27 @@ pub mod tests {
     fn the_wait_after_wrong_passphrases_grows() {
         let mut now = Instant::now();
         let mallory = account(LIMITS, now);
-        for _ in 0..3 {
-            assert!(mallory.try_passphrase(false, now).is_ok());
-        }
+        let mut guesses = (0..).map(|number| format!("guess {number}"));
+        let mut guess = |now| mallory.try_passphrase(guesses.next().as_deref(), now);
+        (0..3).for_each(|_| assert!(guess(now).is_ok()));
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert!(mallory.try_passphrase(false, now).is_ok());
+            assert!(guess(now).is_ok());
             let refusal = Refusal { limit: Limit::Passphrases, wait: Duration::from_secs(wait) };
-            assert_eq!(mallory.try_passphrase(true, now), Err(refusal));
+            assert_eq!(mallory.try_passphrase(None, now), Err(refusal));
             now += Duration::from_secs(wait);
         }
         now += FORGIVEN_AFTER;
-        assert!(mallory.try_passphrase(false, now).is_ok());
-        assert!(mallory.try_passphrase(true, now).is_ok());
+        assert!(guess(now).is_ok());
+        assert!(mallory.try_passphrase(None, now).is_ok());
+    }
+
+    #[test]
+    fn the_same_wrong_passphrase_counts_less() {
+        let now = Instant::now();
+        let office = account(LIMITS, now);
+        let tries = |wrong: &str| (0..100).take_while(|_| office.try_passphrase(Some(wrong), now).is_ok()).count();
+        assert_eq!(tries("the old one"), 31, "once, and then each tenth time");
+        assert!(office.try_passphrase(None, now).is_err() && tries("another") == 0);
     }
 
     #[test]
@@ -317,7 +327,7 @@ pub mod tests {
         let held: Vec<_> = (0..1000).map(|_| ada.connect(1, 1000, now)).collect();
         assert!(held.iter().all(Result::is_ok));
         for number in 0..1000 {
-            assert!(ada.try_passphrase(false, now).is_ok());
+            assert!(ada.try_passphrase(Some(&number.to_string()), now).is_ok());
             ada.charge_read(1 << 20, now);
             ada.new_room(&format!("room-{number}"), now).expect("unlimited").keep();
             let all = [ada.request(now), ada.join(now), ada.may_read(now)];

@@ -159,13 +159,13 @@ mod tests {
         let now = Instant::now();
         let accounts = Accounts::new(LIMITS);
         let mallory = IpAddr::from([192, 0, 2, 1]);
-        (0..4).for_each(|_| _ = accounts.of(mallory, now).try_passphrase(false, now));
+        (0..4).for_each(|n| _ = accounts.of(mallory, now).try_passphrase(Some(&n.to_string()), now));
         for n in 0..MAX_ACCOUNTS as u32 * 2 {
             let [high, low] = [(n >> 16) as u16, n as u16];
             // A /64 each, of one /48.
             accounts.of(IpAddr::from([0x2001, 0xdb8, 7, low, high, 0, 0, 1]), now);
         }
-        assert!(accounts.of(mallory, now).try_passphrase(true, now).is_err());
+        assert!(accounts.of(mallory, now).try_passphrase(None, now).is_err());
         assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_OF_NETWORK + 2);
     }
 
@@ -176,9 +176,9 @@ mod tests {
         let address = |n: u32| IpAddr::from((0x0A00_0000 + n).to_be_bytes());
         let mut connected: Vec<_> = (0..=MAX_ACCOUNTS as u32).map(|n| accounts.of(address(n), now)).collect();
         let mallory = IpAddr::from([192, 0, 2, 1]);
-        (0..4).for_each(|_| _ = accounts.of(mallory, now).try_passphrase(false, now));
+        (0..4).for_each(|n| _ = accounts.of(mallory, now).try_passphrase(Some(&n.to_string()), now));
         connected.extend((1..1000).map(|n| accounts.of(address(MAX_ACCOUNTS as u32 + n), now)));
-        assert!(accounts.of(mallory, now).try_passphrase(true, now).is_err());
+        assert!(accounts.of(mallory, now).try_passphrase(None, now).is_err());
         drop(connected);
         (0..MAX_ACCOUNTS as u32 * 2).for_each(|n| drop(accounts.of(address(n * 7), now)));
         assert!(accounts.known.lock().expect("no panic").accounts.len() <= MAX_ACCOUNTS / 4 * 5);
@@ -189,13 +189,13 @@ mod tests {
         let mut now = Instant::now();
         let accounts = Accounts::new(LIMITS);
         let address = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
-        for _ in 0..200 {
-            assert!(accounts.of(address(1), now).try_passphrase(false, now).is_ok());
+        for n in 0..200 {
+            assert!(accounts.of(address(1), now).try_passphrase(Some(&n.to_string()), now).is_ok());
             now += Duration::from_secs(60);
         }
-        assert!([1, 2].iter().all(|n| accounts.of(address(*n), now).try_passphrase(false, now).is_ok()));
-        assert!(accounts.of(address(3), now).try_passphrase(true, now).is_ok(), "it has tried none");
-        assert!(accounts.of(address(2), now).try_passphrase(true, now).is_err(), "one wrong, and many in its network");
+        assert!([1, 2].iter().all(|n| accounts.of(address(*n), now).try_passphrase(Some("another"), now).is_ok()));
+        assert!(accounts.of(address(3), now).try_passphrase(None, now).is_ok(), "it has tried none");
+        assert!(accounts.of(address(2), now).try_passphrase(None, now).is_err(), "one wrong, and many in its network");
         // Rooms in which nobody says anything are opened again and again.
         let opens = |n: u16, room: &str| accounts.of(address(n), now).new_room(room, now).map(NewRoom::keep).is_ok();
         for round in 0..50 {

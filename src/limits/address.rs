@@ -1,5 +1,6 @@
 //! The address under which limits are counted: the peer's, or the client's as reported by trusted proxies.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -26,6 +27,13 @@ impl Network {
 
 fn same_start(one: u32, other: u32, shift: u32) -> bool {
     shift == 32 || one >> shift == other >> shift
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_one = self.bits == if self.first.is_ipv4() { 32 } else { 128 };
+        if is_one { self.first.fmt(f) } else { write!(f, "{}/{}", self.first, self.bits) }
+    }
 }
 
 impl FromStr for Network {
@@ -76,6 +84,13 @@ impl TrustedProxies {
             TrustedProxies::Networks(networks) => networks.iter().any(|network| network.contains(peer)),
             TrustedProxies::Hops(hops) => *hops > 0,
         }
+    }
+
+    /// The setting that would also trust this peer.
+    pub fn with(&self, peer: IpAddr) -> String {
+        let known = if let TrustedProxies::Networks(networks) = self { networks.as_slice() } else { &[] };
+        let all: Vec<String> = known.iter().map(Network::to_string).chain([peer.to_string()]).collect();
+        format!("TRUSTED_PROXIES={}", all.join(","))
     }
 
     /// Whether the settings name this peer as a proxy. Such a proxy is trusted for more than limits.

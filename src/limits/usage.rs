@@ -1,11 +1,20 @@
 //! What counts against an address or a network: a bucket or a counter for each limit.
 
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 use super::limit::{Limit, Refusal};
 use super::openings::{Openings, RoomLimits};
 
+/// A wrong passphrase that is tried again counts only each time in this many: when the passphrase has been changed, all pages in an
+/// office try the old one, and whoever guesses learns nothing from it.
+const REPEATED: u32 = 10;
+/// How many wrong passphrases of an address are remembered for that, as hashes with a random key.
+const TRIED: usize = 32;
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// One address may hold one in this many of the places for waiting requests.
 const POLLS_PART: usize = 4;
 /// Bursts, as seconds of the corresponding rate. The burst of joins is at least [`LEAST_JOINS`], or a minute's joins if
@@ -97,8 +106,11 @@ pub struct Usage {
     pub refusals: Bucket,
     /// 0 is unlimited.
     most_wrong: u32,
-    /// The wrong passphrases tried.
+    /// How many wrong passphrases were tried, and the hashes of the last ones.
     pub wrong: u32,
+    tried: VecDeque<u64>,
+    /// How often one of these was tried again.
+    repeated: u32,
     pub wait_until: Instant,
 }
 
@@ -128,6 +140,8 @@ impl Usage {
             refusals: bucket(number(limits.connection_rate), REFUSAL_BURST),
             most_wrong: limits.wrong_passphrases.saturating_mul(times),
             wrong: 0,
+            tried: VecDeque::new(),
+            repeated: 0,
             wait_until: now,
         }
     }
@@ -165,8 +179,21 @@ impl Usage {
         self.most_connections == 0 || self.polls < most
     }
 
+    /// Whether to count this wrong passphrase: always, unless it is one of the last that were tried.
+    pub fn is_news(&mut self, wrong: &str) -> bool {
+        if self.tried.contains(&HASHER.hash_one(wrong)) {
+            self.repeated = self.repeated.wrapping_add(1);
+            return self.repeated.is_multiple_of(REPEATED);
+        }
+        true
+    }
+
     /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
-    pub fn wrong_passphrase(&mut self, now: Instant) {
+    pub fn wrong_passphrase(&mut self, wrong: &str, now: Instant) {
+        self.tried.push_back(HASHER.hash_one(wrong));
+        if self.tried.len() > TRIED {
+            self.tried.pop_front();
+        }
         if now.saturating_duration_since(self.wait_until) >= FORGIVEN_AFTER {
             self.wrong = 0;
         }

@@ -38,8 +38,10 @@ impl Session<'_> {
             return self.refuse(ErrorCode::BadFrame, "client: 16 to 64 characters A-Z a-z 0-9 _ -", None);
         }
         let now = Instant::now();
-        let admits = self.app.settings.admits(join.passphrase.as_ref().map(Secret::expose));
-        if let Err(refusal) = self.visitor.account.try_passphrase(admits, now) {
+        let offered = join.passphrase.as_ref().map(Secret::expose);
+        let admits = self.app.settings.admits(offered);
+        let wrong = if admits { None } else { Some(offered.unwrap_or_default()) };
+        if let Err(refusal) = self.visitor.account.try_passphrase(wrong, now) {
             return self.refuse_limit(refusal, None);
         }
         self.tries += 1;
@@ -138,7 +140,8 @@ impl Session<'_> {
     /// none by the deadline. If the backplane is down, the join itself fails.
     fn wait_for_turn(&self, deadline: Instant) -> Option<Pass<'_>> {
         let backplane = &self.app.backplane;
-        let has_capacity = || backplane.delay() < BUSY || backplane.health().is_err();
+        let is_off = self.app.settings.access.joins_at_once == usize::MAX;
+        let has_capacity = || is_off || backplane.delay() < BUSY || backplane.health().is_err();
         self.app.joins.enter_when(self.visitor.turn, deadline, TURN_LOOK, has_capacity)
     }
 
@@ -146,7 +149,7 @@ impl Session<'_> {
         let (name, by) = (seat.name.clone(), seat.by.clone());
         self.seat = Some(seat);
         self.app.metrics.joins.inc();
-        let (last, stamp) = (arrival.last, arrival.stamp);
+        let (last, stamp, removed) = (arrival.last, arrival.stamp, arrival.removed);
         let welcome = protocol::json(&ServerFrame::Welcome {
             name: &name,
             by: &by,
@@ -159,11 +162,12 @@ impl Session<'_> {
             gap: arrival.gap,
         });
         // The client may take long to read it, so only the frame itself stays in memory.
-        drop(arrival);
+        drop(arrival.page);
         self.visitor.account.charge_read(welcome.len(), Instant::now());
         self.socket.get_mut().send(protocol::text_frame(welcome))?;
         self.app.lanes.post(self.id, SessionCommand::Open(last, stamp));
         self.socket.get_mut().joined = true;
+        removed.into_iter().try_for_each(|frame| self.socket.get_mut().send(frame))?;
         // A session that has joined is never closed to free a slot.
         self.guest = None;
         Ok(())

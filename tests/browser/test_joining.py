@@ -65,7 +65,7 @@ def test_redis_away_is_said_in_the_form(visit, own, room):
     ada.joined(timeout=20_000)
 
 
-@pytest.mark.parametrize("code, words", [("full", "is full"), ("rate_limited", "Too many people")])
+@pytest.mark.parametrize("code, words", [("full", "is full"), ("rate_limited", "asks to wait: no.")])
 def test_what_passes_is_said_and_tried_again(visit, instances, room, code, words):
     server = FakeServer()
     server.answers["join"] = lambda frame: server.send(type="error", code=code, message="no", retry_ms=200)
