@@ -102,9 +102,10 @@ both! {
         ada.say("three");
         let (name, secret) = ("Bob", bob.secret.clone());
         drop(bob);
-        let bob = Client::back(server.addr, "tea", name, &secret, Some(&two));
+        let mut bob = Client::back(server.addr, "tea", name, &secret, Some(&two));
         assert_eq!((&bob.welcome["gap"], &bob.welcome["messages"][0]["text"]), (&json!(false), &json!("three")));
         assert_eq!(bob.welcome["messages"].as_array().map(Vec::len), Some(1));
+        assert_eq!(removed(&mut bob)["ids"], json!([two]), "it may not have been there when the message was removed");
         // Nor has a client whose last message was removed while it was the newest.
         let four = ada.say("four")["id"].as_str().expect("an id").to_owned();
         admin(server.addr, "DELETE", &format!("rooms/tea/messages/{four}"), "");
@@ -360,10 +361,14 @@ fn removals_and_bans_outlive_the_process_in_its_file() {
     let two = ada.say("a second one")["id"].as_str().expect("an id").to_owned();
     admin(first.addr, "DELETE", &format!("rooms/tea/messages?by={}", by(&ada)), "");
     admin(first.addr, "POST", "bans", &json!({"by": by(&ada)}).to_string());
+    let found = |ending: &str| {
+        let bytes = std::fs::read(format!("{}{ending}", file.display())).expect("a file");
+        bytes.windows(10).any(|part| part == b"a secret o")
+    };
+    assert!(!["", "-wal"].into_iter().any(found), "the text is still on disk");
     first.signal("TERM");
     first.wait(PATIENCE);
-    let bytes = std::fs::read(&file).expect("the file");
-    assert!(!bytes.windows(10).any(|part| part == b"a secret o"), "the text is still in the file");
+    assert!(!found(""), "the text is in the file again");
     let second = Instance::start(&settings);
     assert_eq!(texts(second.addr, "tea").len(), 0);
     let mut again = Client::connect(second.addr, "tea");
@@ -429,6 +434,10 @@ fn the_same_tools_work_from_a_shell() {
     assert_eq!(run(&["admin", "remove", "tea", "--by", &by(&ada)])[0]["removed"], 1);
     ada.say("three");
     assert_eq!(run(&["admin", "remove", "tea", "--all"])[0]["removed"], 1);
+    ada.say("four");
+    Client::back(server.addr, "coffee", "Ada", &ada.secret, None).say("five");
+    let everywhere = run(&["admin", "remove", "--by", &by(&ada)]);
+    assert_eq!(everywhere, [json!({"removed": 2, "rooms": 2})]);
     let ban = run(&["admin", "ban", &by(&ada), "--minutes", "5"]);
     assert_eq!(ada.end(), End::Close(4004));
     assert_eq!(run(&["admin", "bans"]), ban);
@@ -448,8 +457,10 @@ fn the_same_tools_work_from_a_shell() {
         assert!(line.contains(says), "{line}");
     }
     // Arguments that would empty a room by mistake are rejected.
-    let output = tool(server.addr, token, &["admin", "remove", "tea"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    for args in [&["admin", "remove", "tea"][..], &["admin", "remove", "--all"]] {
+        let output = tool(server.addr, token, args);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
     // Without --url it connects to PORT on this machine.
     let mut command = Instance::command();
     command.envs(token.iter().copied()).env("PORT", server.addr.port().to_string()).args(["admin", "rooms"]);

@@ -56,6 +56,15 @@ fn refused(response: &Response, status: u16) {
 }
 
 both! {
+    fn the_log_of_a_room_in_which_nobody_is_keeps_to_its_bytes(at) {
+        let settings = [("POST_TOKEN", TOKEN), ("HISTORY_BYTES", "131072"), ("HISTORY_MESSAGES", "100000"), ("RATE_LIMIT", "0")];
+        let server = at.start(&settings);
+        (0..50).for_each(|n| drop(say(server.addr, &format!("{n:02}{}", "x".repeat(4_000)))));
+        poll_until("it is trimmed", PATIENCE, || texts(&get(server.addr, MESSAGES)).len() <= 32);
+        let kept = texts(&get(server.addr, MESSAGES));
+        assert!(kept.len() >= 16 && kept.last().is_some_and(|text| text.starts_with("49")), "{}", kept.len());
+    }
+
     fn a_posted_message_reaches_the_room_and_the_log(at) {
         let server = at.start(&[("POST_TOKEN", TOKEN)]);
         let mut ada = Client::join(server.addr, "tea", "Ada");

@@ -157,6 +157,14 @@ pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
     }
 }
 
+/// Of these removed messages, those that a client may still show which has seen the messages up to this one: the newest, as many as
+/// one frame announces.
+pub fn still_shown(mut removed: Vec<Id>, since: Id) -> Vec<Id> {
+    removed.retain(|id| *id <= since);
+    removed.sort_unstable();
+    removed.split_off(removed.len().saturating_sub(IDS_PER_FRAME))
+}
+
 /// The bans in force, as known to this instance.
 #[derive(Default)]
 pub struct Bans(Mutex<HashMap<Target, Instant>>);

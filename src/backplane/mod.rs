@@ -92,6 +92,8 @@ pub struct Arrival {
     pub names: Vec<String>,
     /// The end of the log, or the messages after `since`.
     pub page: Page,
+    /// Frames that announce removed messages: a client that resumes may still show them.
+    pub removed: Vec<Bytes>,
     /// The newest id in the log.
     pub last: Id,
     /// Whether messages after `since` are no longer kept.
@@ -316,7 +318,7 @@ pub trait Backplane: Admin + Send + Sync {
     /// How long a command currently takes. New joins are held back while this is 250 ms or more, because the messages
     /// of those who have joined take precedence. Cheap enough to call for every join.
     fn delay(&self) -> Duration {
-        Duration::ZERO
+        self.queue().1
     }
 
     /// The length of the command queue, and how long its oldest command has waited, for the metrics.

@@ -14,8 +14,8 @@ pub enum Tool {
     Rooms,
     /// `admin people ROOM`.
     People(String),
-    /// `admin remove ROOM …`: the room, and the suffix of the path to its messages.
-    Remove(String, String),
+    /// `admin remove [ROOM] …`: the room, or all rooms, and the suffix of the path to its messages.
+    Remove(Option<String>, String),
     /// `admin ban MARK|ADDRESS`, with the minutes.
     Ban(String, u64),
     /// `admin bans`.
@@ -97,7 +97,7 @@ fn admin_tool(name: &str, matches: &ArgMatches) -> Tool {
     match name {
         "rooms" => Tool::Rooms,
         "people" => Tool::People(text(matches, "ROOM")),
-        "remove" => Tool::Remove(text(matches, "ROOM"), which(matches)),
+        "remove" => Tool::Remove(matches.get_one("ROOM").cloned(), which(matches)),
         "ban" => Tool::Ban(text(matches, "WHOM"), matches.get_one("minutes").copied().unwrap_or(60)),
         "bans" => Tool::Bans,
         _ => Tool::Lift(text(matches, "WHOM")),
@@ -126,12 +126,17 @@ pub(super) fn commands() -> [Command; 2] {
             .subcommands([
                 admin("rooms", "List all rooms, with people, messages and last activity."),
                 admin("people", "List the people in a room: name, mark, time of joining, address.").arg(room()),
-                admin("remove", "Remove one message, all messages of one client, or all messages.")
-                    .arg(room())
-                    .arg(Arg::new("ID").help("id of the message"))
-                    .arg(Arg::new("by").long("by").value_name("MARK").help("all messages with this `by`"))
-                    .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("all messages of the room"))
-                    .group(ArgGroup::new("which").args(["ID", "by", "all"]).required(true)),
+                admin(
+                    "remove",
+                    "Remove one message, all messages of one client in a room or everywhere, or all of a room.",
+                )
+                .arg(
+                    Arg::new("ROOM").required_unless_present("by").help("name of the room; with --by unset: all rooms"),
+                )
+                .arg(Arg::new("ID").help("id of the message"))
+                .arg(Arg::new("by").long("by").value_name("MARK").help("all messages with this `by`"))
+                .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("all messages of the room"))
+                .group(ArgGroup::new("which").args(["ID", "by", "all"]).required(true)),
                 admin("ban", "Disconnect a client or an address and refuse its joins.")
                     .arg(whom())
                     .arg(minutes.help("duration in minutes; unset: 60")),

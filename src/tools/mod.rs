@@ -77,7 +77,8 @@ pub fn run(call: &ToolCall, output: &mut impl Write) -> Result<(), ToolError> {
         Tool::Rooms => print(&server.get("/admin/rooms")?, output),
         Tool::People(room) => print(&server.get(&rooms(room, ""))?, output),
         Tool::Bans => print(&server.get("/admin/bans")?, output),
-        Tool::Remove(room, which) => print(&server.delete(&rooms(room, &format!("/messages{which}")))?, output),
+        Tool::Remove(Some(room), which) => print(&server.delete(&rooms(room, &format!("/messages{which}")))?, output),
+        Tool::Remove(None, which) => remove_everywhere(&server, which, output),
         Tool::Lift(whom) => print(&server.delete(&format!("/admin/bans/{whom}"))?, output),
         Tool::Ban(whom, minutes) => {
             let key = if whom.contains(['.', ':']) { "address" } else { "by" };
@@ -97,21 +98,40 @@ fn print(text: &str, output: &mut impl Write) -> Result<(), ToolError> {
     Ok(())
 }
 
-/// Prints the whole log, page by page.
-fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
-    let mut after = "0-0".to_owned();
+/// Removes messages in all rooms, and prints how many there were.
+fn remove_everywhere(server: &Server<'_>, which: &str, output: &mut impl Write) -> Result<(), ToolError> {
+    let parse = |text: String| serde_json::from_str::<Value>(&text).map_err(|_| ToolError::NotBobbin);
+    let rooms = parse(server.get("/admin/rooms")?)?;
+    let (mut removed, mut found) = (0, 0);
+    for room in rooms.as_array().ok_or(ToolError::NotBobbin)? {
+        let room = room["room"].as_str().ok_or(ToolError::NotBobbin)?;
+        let path = format!("/admin/rooms/{room}/messages{which}");
+        let count = parse(patiently(|| server.delete(&path))?)?["removed"].as_u64().ok_or(ToolError::NotBobbin)?;
+        removed += count;
+        found += u64::from(count > 0);
+    }
+    Ok(writeln!(output, "{}", json!({ "removed": removed, "rooms": found }))?)
+}
+
+/// Asks again if there were too many requests from this address, and a few times if the server is busy.
+fn patiently(ask: impl Fn() -> Result<String, ToolError>) -> Result<String, ToolError> {
     let mut busy = 0;
     loop {
-        let page = match server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}")) {
-            // The limit on reading per address was exceeded, or the server is busy: try again.
+        match ask() {
             Err(ToolError::Refused(status @ (429 | 503), _)) if status == 429 || busy < RETRIES => {
                 busy += u32::from(status == 503);
                 std::thread::sleep(PAUSE);
-                continue;
             }
-            page => page?,
-        };
-        busy = 0;
+            answer => return answer,
+        }
+    }
+}
+
+/// Prints the whole log, page by page.
+fn export(server: &Server<'_>, room: &str, output: &mut impl Write) -> Result<(), ToolError> {
+    let mut after = "0-0".to_owned();
+    loop {
+        let page = patiently(|| server.get(&format!("/r/{room}/messages?after={after}&limit={PAGE}")))?;
         let Some(last) = page.lines().last() else { break };
         let last: Value = serde_json::from_str(last).map_err(|_| ToolError::NotBobbin)?;
         after = last["id"].as_str().ok_or(ToolError::NotBobbin)?.to_owned();

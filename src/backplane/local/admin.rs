@@ -77,12 +77,9 @@ impl Admin for Local {
                     .map_err(|error| super::rooms::complain(&error))?
                     .unwrap_or_default(),
             };
-            let removed = rooms.store.write(|conn| {
-                // Overwrite deleted data, so that removed messages do not remain in unused pages of the file.
-                conn.pragma_update(None, "secure_delete", true)?;
-                let removed = log.blank(conn, &removal).and_then(|removed| log.save(conn).map(|()| removed));
-                conn.pragma_update(None, "secure_delete", false)?;
-                removed
+            let removed = rooms.store.erase(|conn| {
+                let removed = log.blank(conn, &removal)?;
+                log.save(conn).map(|()| removed)
             })?;
             rooms.put_log(&name, log);
             let count = removed.len() as u64;

@@ -76,6 +76,17 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     Ok((conn, Some(file)))
 }
 
+/// Calls `act`, which fails at once if another program uses the file.
+pub fn without_waiting<T>(
+    conn: &Connection,
+    act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let done = act(conn);
+    conn.busy_timeout(BUSY)?;
+    done
+}
+
 /// Opens a new database in memory, as a file of SQLite's `memdb`. With `:memory:`, commits look through all pages whenever some
 /// were renumbered, so they would take longer the more is stored.
 fn open_in_memory() -> Result<Connection, DataError> {

@@ -117,9 +117,8 @@ impl Local {
         if let Some(most) = rooms.store.space.most {
             log::info!("all rooms together may take {} MiB (STORAGE_BYTES)", most >> 20);
         }
-        let bans = rooms.bans.clone();
+        let (bans, (alive, ended)) = (rooms.bans.clone(), bounded(0));
         let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
-        let (alive, ended) = bounded(0);
         let (watched, publish) = (condition.clone(), listener.clone());
         threads::spawn_critical("local-watch", move || watched.watch(&ended, &publish)).map_err(unusable)?;
         let serve = move || {
@@ -208,7 +207,7 @@ impl Backplane for Local {
     }
 
     fn queue(&self) -> (usize, Duration) {
-        (self.commands.len(), Duration::ZERO)
+        (self.commands.len(), self.condition.oldest_wait())
     }
 
     fn stop(&self, _deadline: Duration) {

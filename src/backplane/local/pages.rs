@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 use super::clock;
 use super::room_log::{self, Log, id, pair};
 use super::rooms::{LocalRoom, Rooms, complain};
+use crate::backplane::admin::{Removal, removed_frames, still_shown};
 use crate::backplane::{Arrival, JoinError, Page, Room, Seat, Span};
 use crate::protocol::{Id, PAGE_BYTES, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 
@@ -57,11 +58,14 @@ impl Rooms {
             Some((id, _)) => *id,
             None => room.log.newest_id(conn, floor)?,
         };
+        let removed =
+            since.map_or(Ok(Vec::new()), |since| room.log.removed(conn).map(|ids| still_shown(ids, since)))?;
         Ok(Arrival {
             participants: room.people.len() as u64,
             is_new_room,
             names,
             page,
+            removed: removed.first().map_or(Vec::new(), |one| removed_frames(&Removal::One(*one), &removed)),
             last,
             gap: since.map_or(Ok(false), |since| room.log.has_gap(conn, since, floor))?,
             stamp: self.changes,
@@ -132,6 +136,13 @@ impl Log {
             found.push((id(row, 0)?, body));
         }
         Ok((found, false))
+    }
+
+    /// The ids of removed messages whose rows are still there.
+    pub fn removed(&self, conn: &Connection) -> rusqlite::Result<Vec<Id>> {
+        conn.prepare_cached("SELECT ms, seq FROM messages WHERE room = ? AND body IS NULL")?
+            .query_map([self.number()], |row| id(row, 0))?
+            .collect()
     }
 
     /// Whether messages after `since` are no longer kept: `since` itself is not, and it is not the newest id. A message

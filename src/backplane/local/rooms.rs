@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::admin::Then;
-use super::all_logs;
 use super::pages::Wanted;
 use super::people::Person;
 use super::room_log::{Draft, Kept, Log};
 use super::store::Store;
 use super::watch::Condition;
-use super::{Command, clock};
+use super::{Command, all_logs, clock};
 use crate::backplane::admin::Bans;
 use crate::backplane::{Event, EventSink, JoinError, Limits, Room, SessionId, Unavailable};
 use crate::protocol::{self, Id};

@@ -43,6 +43,8 @@ pub struct Store {
     pub clock: Clock,
     /// Whether anything has been written since the clock was last written.
     clock_is_behind: bool,
+    /// Whether the write-ahead log may still contain messages that were removed.
+    log_has_removed: bool,
     /// The number of the room last checked for messages to trim.
     swept: i64,
     /// Whether there may be refs of an earlier period.
@@ -90,6 +92,7 @@ impl Store {
             conn,
             clock,
             clock_is_behind: true,
+            log_has_removed: false,
             swept: 0,
             old_refs: true,
             batch: Batch::Empty,
@@ -140,7 +143,10 @@ impl Store {
             Batch::Empty => return true,
             Batch::Failed => {}
             Batch::Open => match self.run("COMMIT") {
-                Ok(()) if self.is_in_place() => return true,
+                Ok(()) if self.is_in_place() => {
+                    self.erase_log();
+                    return true;
+                }
                 Ok(()) => self.go_down(GONE.to_owned(), true),
                 Err(error) => self.fail(&error),
             },
@@ -152,6 +158,28 @@ impl Store {
             self.fail(&error);
         }
         false
+    }
+
+    /// Calls `act` like [`Store::write`], and overwrites what it deletes: in unused pages of the file, and in the write-ahead log.
+    pub fn erase<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unavailable> {
+        self.log_has_removed = true;
+        self.write(|conn| {
+            conn.pragma_update(None, "secure_delete", true)?;
+            let done = act(conn);
+            conn.pragma_update(None, "secure_delete", false)?;
+            done
+        })
+    }
+
+    /// Empties the write-ahead log if it may contain removed messages. While another program reads the file, that is not possible;
+    /// then it is tried again later.
+    fn erase_log(&mut self) {
+        if self.log_has_removed {
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            let is_busy =
+                file::without_waiting(&self.conn, |conn| conn.query_row(sql, [], |row| row.get::<_, bool>(0)));
+            self.log_has_removed = is_busy.unwrap_or(true);
+        }
     }
 
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
@@ -191,6 +219,7 @@ impl Store {
         if self.down.is_none() && !self.is_in_place() {
             self.go_down(GONE.to_owned(), true);
         }
+        self.erase_log();
         self.old_refs |= self.clock.tick(now);
         if self.old_refs {
             self.forget_refs(FORGET.0);

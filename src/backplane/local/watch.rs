@@ -86,6 +86,11 @@ impl Condition {
         self.lock().unanswered.remove(&number).map(Unanswered::refusal)
     }
 
+    /// How long the oldest message that is neither kept nor refused has waited.
+    pub fn oldest_wait(&self) -> Duration {
+        self.lock().unanswered.values().next().map(|oldest| oldest.since.elapsed()).unwrap_or_default()
+    }
+
     /// Sets what [`Condition::health`] returns unless the disk hangs; returns the previous value.
     pub fn set_health(&self, health: Health, listener: &EventSink) -> Health {
         let mut inner = self.lock();

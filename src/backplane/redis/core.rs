@@ -139,7 +139,7 @@ impl Core {
             let removals = self.commands.removals(&room);
             let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
                 core.log_cache.drop_room(&name);
-                if let Ok(Ok(frames)) = reply.map(replies::removals) {
+                if let Ok(Ok(frames)) = reply.map(|reply| replies::removals(reply, None)) {
                     core.refill.removed(&name, frames);
                 }
             });
@@ -169,6 +169,19 @@ impl Core {
             }
         }
         Ok(renewed)
+    }
+
+    /// Trims the log of a room in which nobody is on this instance. With the others, the renewal of leases does.
+    pub fn trim_if_empty(self: &Arc<Core>, room: &Room) {
+        if self.rooms.sessions(room).is_empty() {
+            let (core, command) = (self.clone(), self.commands.renew(room, [], Duration::ZERO, false, false));
+            let _ = self.pipeline.append(command, Priority::Bounded, move |reply| {
+                if reply.is_ok_and(|reply| replies::renewed(reply).is_ok_and(|renewed| renewed.trimmed)) {
+                    (core.sink)(Event::RoomTrimmed);
+                }
+            });
+            self.pipeline.flush();
+        }
     }
 
     /// The room is subscribed again; `newest` is the end of its log, if known.

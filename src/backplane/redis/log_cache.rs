@@ -52,7 +52,9 @@ impl LogCache {
         drop(reads);
         let missed = read()?;
         // Invisible if the entry has been dropped meanwhile.
-        own.map(|own| own.set(missed.clone()));
+        if let Some(own) = own {
+            let _ = own.set(missed.clone());
+        }
         Ok(missed)
     }
 
@@ -82,14 +84,13 @@ impl LogCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backplane::redis::log_part::LogPart;
 
     fn id(ms: u64) -> Id {
         Id { ms, seq: 0 }
     }
 
     fn up_to(newest: u64) -> Result<Missed, Unavailable> {
-        Ok(Missed { newest: id(newest), gap: false, part: LogPart::default() })
+        Ok(Missed { newest: id(newest), ..Missed::default() })
     }
 
     /// The newest id returned if the log's is `expected`, and `then` when it is read.

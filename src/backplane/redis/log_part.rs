@@ -1,6 +1,7 @@
 //! Parts of a room's log, parsed from the replies to `Commands::read`.
 
 use redis::Value;
+use tungstenite::Bytes;
 
 use super::replies::{not_understood, text};
 use crate::backplane::{Page, Unavailable};
@@ -72,12 +73,14 @@ fn entry(entry: Value) -> Result<(Id, Option<String>), Unavailable> {
 }
 
 /// What a `welcome` tells of the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Missed {
     /// The newest id in the log.
     pub newest: Id,
     /// Whether messages after `since` are no longer kept.
     pub gap: bool,
+    /// Frames that announce removed messages.
+    pub removed: Vec<Bytes>,
     /// The newest messages after `since`, newest first, and whether there are older ones.
     pub part: LogPart,
 }

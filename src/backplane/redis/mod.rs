@@ -43,10 +43,10 @@ use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
 use self::log_cache::LogCache;
 use self::log_part::{LogPart, Missed};
-use self::pipeline::{PATIENCE, Pipeline, Priority};
+use self::pipeline::{PATIENCE, Pipeline, Priority, Reply};
 use self::reader::Reader;
 use self::refill::Refill;
-use self::replies::{Kept, Seated, from_value, kept};
+use self::replies::{Kept, Seated, from_value, kept, not_understood};
 use self::rooms::Rooms;
 use super::admin::Bans;
 use super::{
@@ -145,23 +145,26 @@ impl Redis {
     /// The part of the log for a `welcome`, up to at least `newest`.
     fn welcome_page(&self, room: &Room, since: Option<Id>, newest: Id, until: Instant) -> Result<Missed, Unavailable> {
         if since.is_none() && newest == Id::default() {
-            return Ok(Missed { newest, gap: false, part: LogPart::default() });
+            return Ok(Missed { newest, ..Missed::default() });
         }
         let limit = if since.is_some() { RESUME_MESSAGES } else { WELCOME_MESSAGES };
         let mut part = self.read_log(room, Range::backwards(None, since), limit, until)?;
         let last = part.start.or(since).unwrap_or_default();
         if since.is_none() && last >= newest {
-            return Ok(Missed { newest: last, gap: false, part });
+            return Ok(Missed { newest: last, part, ..Missed::default() });
         }
         // After the log, so that it notices what was trimmed meanwhile.
-        let reply = self.core.bulk.ask_one(self.core.commands.welcome(room, since, newest), until)?;
-        let [was_removed, gap, has_older]: [bool; 3] = from_value(reply)?;
+        let commands = [self.core.commands.welcome(room, since, newest), self.core.commands.removals(room)];
+        let replies = <[Reply; 2]>::try_from(self.core.bulk.ask(&commands, until)?).map_err(not_understood)?;
+        let [welcome, removals] = replies;
+        let [was_removed, gap, has_older]: [bool; 3] = from_value(welcome?)?;
+        let removed = since.map_or(Ok(Vec::new()), |since| replies::removals(removals?, Some(since)))?;
         if last < newest && !was_removed {
             // Read from a server that lags behind, such as a primary that has just been demoted.
             return Err(Unavailable);
         }
         part.more |= has_older;
-        Ok(Missed { newest: part.start.unwrap_or_default().max(newest), gap, part })
+        Ok(Missed { newest: part.start.unwrap_or_default().max(newest), gap, removed, part })
     }
 
     /// Reads up to `limit` messages in this range.
@@ -214,6 +217,7 @@ impl Backplane for Redis {
                 names: seated.names,
                 last: missed.newest,
                 gap: missed.gap,
+                removed: missed.removed,
                 stamp: seated.stamp,
                 page: missed.part.newest_last(),
             })
@@ -288,6 +292,7 @@ impl Backplane for Redis {
             Kept::Now(id) => {
                 self.core.rooms.kept(room, id, None);
                 (self.core.sink)(Event::Kept(since.elapsed()));
+                self.core.trim_if_empty(room);
                 Ok((id, body))
             }
             Kept::Before(id, first) => Ok((id, first)),
