@@ -79,9 +79,11 @@ struct Logger {
     /// The number of lines dropped since the last one. Locked while a line is written: the space that was found is then
     /// still there.
     dropped: Mutex<u64>,
-    /// By the target and the line of the source that wrote the line.
-    throttles: Mutex<HashMap<(String, Option<u32>), Throttle>>,
+    throttles: Mutex<HashMap<Kind, Throttle>>,
 }
+
+/// The kind of a log line: its target, and the line of the source that wrote it.
+type Kind = (String, Option<u32>);
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -92,7 +94,27 @@ impl Log for Logger {
         if !self.inner.enabled(record.metadata()) {
             return;
         }
-        let Some(left_out) = self.admit(record) else { return };
+        if let Some(left_out) = self.admit(record) {
+            self.write_unless_blocked(record, left_out);
+        }
+    }
+
+    /// Reports the lines left out, of each kind from which no other line has been written since.
+    fn flush(&self) {
+        let now = Instant::now();
+        let mut throttles = self.throttles.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = |((target, _), throttle): (&Kind, &mut Throttle)| Some((target.clone(), throttle.report(now)?));
+        let all: Vec<(String, u64)> = throttles.iter_mut().filter_map(left_out).collect();
+        drop(throttles);
+        for (target, count) in all {
+            let args = format_args!("{count} such lines dropped");
+            self.write_unless_blocked(&Record::builder().level(Level::Warn).target(&target).args(args).build(), 0);
+        }
+    }
+}
+
+impl Logger {
+    fn write_unless_blocked(&self, record: &Record<'_>, left_out: u64) {
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         if !has_space(&io::stderr()) {
             *dropped += 1 + left_out;
@@ -106,12 +128,6 @@ impl Log for Logger {
         self.write(record, left_out);
     }
 
-    fn flush(&self) {
-        self.inner.flush();
-    }
-}
-
-impl Logger {
     /// Whether a line may be written now: `Some` with the number of lines of its kind left out since the last one.
     fn admit(&self, record: &Record<'_>) -> Option<u64> {
         if record.level() > Level::Warn {
@@ -202,6 +218,11 @@ impl Throttle {
         }
         Some(std::mem::take(&mut self.left_out))
     }
+
+    /// The number of lines left out, if there are any and a line may be written now.
+    fn report(&mut self, now: Instant) -> Option<u64> {
+        if self.left_out > 0 && self.lines.take(now).is_ok() { Some(std::mem::take(&mut self.left_out)) } else { None }
+    }
 }
 
 #[cfg(test)]
@@ -264,5 +285,7 @@ mod tests {
         assert_eq!(said, [[Some(0); 20].to_vec(), [None; 10].to_vec()].concat());
         assert_eq!(throttle.admit(start + Duration::from_secs(5)), Some(10));
         assert_eq!(throttle.admit(start + Duration::from_secs(5)), None);
+        assert_eq!(throttle.report(start + Duration::from_secs(9)), None);
+        assert_eq!([10, 15].map(|after| throttle.report(start + Duration::from_secs(after))), [Some(1), None]);
     }
 }

@@ -237,6 +237,7 @@ fn run_maintenance(app: &App, signals: &Receiver<i32>) -> i32 {
             Err(RecvTimeoutError::Timeout) => {}
         }
         rebalancing.tick(app);
+        log::logger().flush();
         if let Some(emf) = &mut emf
             && Instant::now() >= next_line
         {

@@ -68,6 +68,7 @@ fn answer_requests(
             Ok(Some(Next::Session(upgraded))) => return Some((upgraded, buffer)),
             Ok(Some(Next::End) | None) => return None,
             Err(refusal) => {
+                app.metrics.answer(refusal.status());
                 write_last(socket, refusal, false, start);
                 return None;
             }
@@ -91,7 +92,7 @@ fn respond(
     let visitor = match caller::visitor(request, peer, app) {
         Ok(visitor) => visitor,
         Err(refusal) => {
-            app.metrics.refuse_http(refusal.status());
+            app.metrics.answer(refusal.status());
             write_last(socket, refusal.logged(peer.address), head_only, start);
             return Next::End;
         }
@@ -111,6 +112,7 @@ fn respond(
         }
         None => routes::answer(request, &visitor, &mut body, app),
     };
+    app.metrics.answer(answer.status());
     let answer = answer.logged(address);
     // Near the cap, plain connections are closed after one request so that health checks still get a slot.
     let crowded = app.connections.taken() > app.sessions.cap();

@@ -21,9 +21,6 @@ pub fn answer(request: &Request<()>, visitor: &Visitor, body: &mut Body<'_>, app
     let answer = choose(request, visitor, body, app);
     let (method, path) = (request.method(), request.uri().path());
     log::debug!("request {number} from {}: {method} {path}: {}", visitor.address, answer.status());
-    if answer.status() >= 400 {
-        app.metrics.refuse_http(answer.status());
-    }
     answer
 }
 

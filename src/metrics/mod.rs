@@ -58,7 +58,7 @@ pub struct Sample {
     pub lanes: Vec<usize>,
     /// The number of commands to the backplane that are queued or have no reply yet.
     pub publisher: usize,
-    /// How long the oldest of these commands has waited; always zero without Redis.
+    /// How long the oldest of these commands has waited; without Redis, the oldest message.
     pub oldest: Duration,
 }
 
@@ -73,9 +73,11 @@ impl Metrics {
         self.rejected.with_label_values(&[reason]).inc();
     }
 
-    /// Counts a refused plain request, by its status.
-    pub fn refuse_http(&self, status: u16) {
-        self.http_refused.with_label_values(&[&status.to_string()]).inc();
+    /// Counts an HTTP answer if it is a refusal, by its status.
+    pub fn answer(&self, status: u16) {
+        if status >= 400 {
+            self.http_refused.with_label_values(&[&status.to_string()]).inc();
+        }
     }
 
     /// Counts an exceeded limit.

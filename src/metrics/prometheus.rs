@@ -47,7 +47,11 @@ impl Default for Metrics {
             deliveries: counter("bobbin_deliveries_total", "Message frames written to clients' sockets."),
             refused: counters("bobbin_refused_total", "Frames answered with an error, by code.", "code"),
             rejected: counters("bobbin_rejected_total", "WebSocket upgrades refused, by reason.", "reason"),
-            http_refused: counters("bobbin_http_refused_total", "Plain requests refused, by status.", "status"),
+            http_refused: counters(
+                "bobbin_http_refused_total",
+                "Requests refused, upgrades included, by status.",
+                "status",
+            ),
             limited: counters("bobbin_limited_total", "Exceeded limits, by limit.", "limit"),
             cut: counter("bobbin_slow_clients_cut_total", "Clients disconnected because they read too slowly."),
             rebalanced: counter("bobbin_rebalanced_total", "Sessions asked to reconnect elsewhere."),

@@ -109,7 +109,7 @@ impl Calm {
         let last = self.shared.sent.lock().expect("no panic").len();
         let missing = || {
             let sent = self.shared.sent.lock().expect("no panic");
-            sent[first..last].iter().filter(|who| !who.is_empty()).map(|who| PEOPLE - who.len()).sum::<usize>()
+            sent[first..last].iter().map(|who| PEOPLE - who.len()).sum::<usize>()
         };
         let deadline = Instant::now() + Duration::from_secs(20);
         while missing() > 0 && Instant::now() < deadline {
@@ -175,6 +175,10 @@ fn hear(shared: &Shared, person: usize, text: &str) {
     let frame: Value = serde_json::from_str(text).unwrap_or_default();
     if frame["type"] == "error" {
         shared.seen.lock().expect("no panic").refused += 1;
+        // A refused message is not a missing one.
+        if let Some(number) = frame["ref"].as_str().and_then(|number| number.parse::<usize>().ok()) {
+            shared.sent.lock().expect("no panic")[number].extend(0..PEOPLE);
+        }
     }
     let words: Vec<u64> =
         frame["text"].as_str().unwrap_or_default().split(' ').filter_map(|w| w.parse().ok()).collect();
