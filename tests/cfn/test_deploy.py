@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from resolve import ORDER, World
-from test_templates import CERTIFICATE, EDGE, ROOT, TEXTS
+from test_templates import CERTIFICATE, EDGE, ROOT, SECRET, TEXTS
 
 REPOSITORY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/production/chat"
 STAND_IN = r"""#!/bin/sh
@@ -42,6 +42,10 @@ WAYS = {  # what a person may say to make, beside ENV and REGION
         "CLOUDFRONT": "1",
         "DOMAIN": EDGE["DomainName"],
         "EDGE_CERT": EDGE["EdgeCertificateArn"],
+    },
+    "tools": {
+        "CHAT_PARAMS": f"AdminTokenSecret={SECRET.format('admin-token')} PostTokenSecret={SECRET.format('post-token')} "
+        "AllowedOrigins=https://a.example,https://b.example",
     },
     "cheapest": {
         "CLOUDFRONT": "0",
@@ -158,6 +162,14 @@ def test_the_image_is_pushed_before_it_is_run_and_fits_the_processor(script):
 def test_an_image_of_ones_own_is_not_built(script):
     printed, _ = script("deploy", DRY_RUN="1", IMAGE=REPOSITORY + "@sha256:abc")
     assert "docker" not in printed and f"ImageUrl={REPOSITORY}@sha256:abc" in printed
+
+
+def test_secrets_and_origins_are_passed_as_they_are(script):
+    printed, _ = script("deploy", DRY_RUN="1", **WAYS["tools"])
+    given = stacks(printed)["chat-service"]
+    assert given["AdminTokenSecret"] == SECRET.format("admin-token")
+    assert given["PostTokenSecret"] == SECRET.format("post-token")
+    assert given["AllowedOrigins"] == "https://a.example,https://b.example"
 
 
 def test_destroy_takes_the_stacks_away_in_reverse(script):

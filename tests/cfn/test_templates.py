@@ -20,6 +20,7 @@ CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/0a1b2c3d"
 EDGE = {"DomainName": "chat.example.org", "EdgeCertificateArn": CERTIFICATE.replace("eu-central-1", "us-east-1")}
 BEHIND = {"PublicEntry": "cloudfront", "CloudFrontPrefixList": "pl-0a1b2c"}
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:people"
+SECRET = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:production/chat/{}-AbCd12"
 DIRECT = ORDER[:3]
 
 # The ways to deploy: what differs from the defaults, and which stacks.
@@ -54,6 +55,20 @@ SCENARIOS = {
         DIRECT,
     ),
     "connections alone": ({"chat-service": {"CpuScaling": "off"}}, DIRECT),
+    "with a passphrase": ({"chat-service": {"PassphraseSecret": SECRET.format("passphrase")}}, DIRECT),
+    "with all secrets": (
+        {
+            "cluster": BEHIND,
+            "chat-service": {
+                "PassphraseSecret": SECRET.format("passphrase"),
+                "AdminTokenSecret": SECRET.format("admin-token"),
+                "PostTokenSecret": SECRET.format("post-token"),
+                "MetricsTokenSecret": SECRET.format("metrics-token"),
+                "AllowedOrigins": "https://a.example,https://b.example:8443",
+            },
+        },
+        ORDER,
+    ),
     "no scaling": ({"chat-service": {"CpuScaling": "off", "ConnectionScaling": "off"}}, DIRECT),
     "other names": (
         {n: {"EnvironmentName": "production"} for n in DIRECT}
@@ -90,19 +105,40 @@ def test_every_check_holds(scenario):
     assert not any(found.values()), {name: f for name, f in found.items() if f}
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("AdminTokenSecret", "2f5d8c1e9b7a4f60"),  # the token itself
+        ("AdminTokenSecret", SECRET.format("admin-token").removesuffix("-AbCd12")),  # the role could not read it
+        ("AdminTokenSecret", SECRET.format("*")),
+        ("AdminTokenSecret", SECRET.format("admin-token") + ":token::"),  # a field of JSON: no role has this resource
+        ("PassphraseSecret", "arn:aws:ssm:eu-central-1:123456789012:parameter/passphrase"),
+        ("AllowedOrigins", "a.example"),
+        ("AllowedOrigins", "https://a.example/chat"),
+        ("AllowedOrigins", "https://a.example, https://b.example"),
+    ],
+)
+def test_a_parameter_that_would_fail_later_is_refused(name, value):
+    chat = {"ImageUrl": "a:b", name: value}
+    assert World(TEXTS, {"chat-service": chat}, DIRECT).chat.errors
+
+
 def test_the_server_and_the_image_are_what_the_templates_think():
     """What the checks assume about the server and the image, verified in the sources: names, paths, times, user."""
     def source(path):
         return (ROOT / "src" / path).read_text()
 
     settings = set(re.findall(r'^\s+\(?"([A-Z_]+)",', source("settings/table.rs"), re.M))
-    for variant in ("CPU alone", "logged in"):
+    for variant in ("CPU alone", "logged in", "with all secrets"):
         task = common.container(world(variant))
         assert set(common.named(task["Environment"])) | {s["Name"] for s in task["Secrets"]} <= settings
     assert set(re.findall(r'metric\("(\w+)"', source("metrics/emf.rs"))) == common.METRICS
     assert f"KEEP_ALIVE: Duration = Duration::from_secs({common.KEEP_ALIVE})" in source("http/head.rs")
     assert f"PING_EVERY: Duration = Duration::from_secs({common.PING})" in source("session/mod.rs")
     assert '"/healthz"' in source("http/status.rs") and "--healthcheck" in " ".join(task["HealthCheck"]["Command"])
+    assert all(text in source("http/routes.rs") for text in ('"messages" =>', '"alertmanager" =>', '"/admin/"'))
+    # Behind a load balancer only the token opens /metrics.
+    assert "contains_key(limits::FORWARDED_FOR) && limits::is_private" in source("http/auth.rs")
     image = (ROOT / "Dockerfile").read_text()
     assert f'ENTRYPOINT ["{task["HealthCheck"]["Command"][1]}"]' in image and f"USER {task['User']}" in image
 

@@ -100,10 +100,13 @@ def https_where_there_is_a_certificate(world):
 
 @check
 def private_paths_come_first(world):
-    """/metrics and /status are refused by a rule that precedes the forwarding one."""
+    """/metrics and /status are refused by a rule that precedes the forwarding one, except /metrics if it has a token."""
     rules = sorted((int(p["Priority"]), p) for _, _, p in world.each("AWS::ElasticLoadBalancingV2::ListenerRule"))
     paths = [(p["Actions"][0]["Type"], p["Conditions"][0]["PathPatternConfig"]["Values"]) for _, p in rules]
-    if paths[0][0] != "fixed-response" or not {"/metrics", "/metrics/*", "/status", "/status/*"} <= set(paths[0][1]):
-        yield f"first comes {paths[0]}"
+    private = {"/metrics", "/metrics/*", "/status", "/status/*"}
+    if world.chat.parameters["MetricsTokenSecret"]:
+        private.remove("/metrics")
+    if paths[0][0] != "fixed-response" or set(paths[0][1]) != private:
+        yield f"first comes {paths[0]}, not a refusal of {sorted(private)}"
     if sum(len(values) for _, values in paths) > 5 * len(paths) or any(len(values) > 5 for _, values in paths):
         yield "a rule may hold five values"

@@ -6,6 +6,12 @@ MANAGED_POLICIES = {
     "AllViewer": "216adef6-5c7f-47e4-b989-5492eafa07d3",
     "CachingDisabled": "4135ea2d-6df8-44a3-9df3-4b5a84be39ad",
 }
+SECRETS = {  # the parameters that name a secret, and the setting that gets its text
+    "PassphraseSecret": "PASSPHRASE",
+    "AdminTokenSecret": "ADMIN_TOKEN",
+    "PostTokenSecret": "POST_TOKEN",
+    "MetricsTokenSecret": "METRICS_TOKEN",
+}
 PING, KEEP_ALIVE = 20, 75  # seconds: the server's WebSocket ping interval, and its keep-alive for idle HTTP connections
 
 

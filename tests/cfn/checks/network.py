@@ -1,5 +1,7 @@
 """Reachability: subnets, security groups, endpoints, CloudFront."""
 
+import re
+
 from checks.common import MANAGED_POLICIES, check, container, only
 
 
@@ -110,6 +112,54 @@ def cloudfront_carries_sockets(world):
         headers = world.find(config["DefaultCacheBehavior"]["ResponseHeadersPolicyId"])["ResponseHeadersPolicyConfig"]
         if {"Header": "Set-Cookie"} not in headers["RemoveHeadersConfig"]["Items"]:
             yield "a cached page would hand one client's cookie to all"
+
+
+REQUESTS = [  # of scripts and administrators (docs/protocol.md); a room may have any name, even one of these words
+    ("GET", "/r/lobby/messages"),
+    ("POST", "/r/messages/messages"),
+    ("POST", "/r/lobby/alertmanager"),
+    ("GET", "/admin/rooms"),
+    ("DELETE", "/admin/rooms/lobby/messages"),
+    ("DELETE", "/admin/rooms/lobby/messages/1732412345678-0"),
+    ("POST", "/admin/bans"),
+    ("DELETE", "/admin/bans/abcdefgh234567ab"),
+    ("GET", "/metrics"),
+]
+PAGE = ["/", "/r/lobby", "/r/messages", "/r/admin", "/app.js", "/style.css", "/favicon.svg"]
+CACHED_ERRORS = {404, 500, 502, 503, 504}  # of those that the server or the load balancer sends
+
+
+def behaviour_of(config, path):
+    """The behaviour that CloudFront uses for a path: the first whose pattern matches, otherwise the default."""
+    for behaviour in config["CacheBehaviors"]:
+        pattern = re.escape(behaviour["PathPattern"]).replace(r"\*", ".*").replace(r"\?", ".")
+        if re.fullmatch(pattern, path):
+            return behaviour
+    return config["DefaultCacheBehavior"]
+
+
+@check
+def cloudfront_carries_the_tools(world):
+    """Requests of scripts and administrators pass with method, token and query, and no answer is kept. The page keeps its
+    own behaviour."""
+    for _, _, d in world.each("AWS::CloudFront::Distribution"):
+        config = d["DistributionConfig"]
+        for method, path in REQUESTS:
+            behaviour = behaviour_of(config, path)
+            if method not in behaviour["AllowedMethods"]:
+                yield f"CloudFront refuses {method} {path}"
+            if behaviour["CachePolicyId"] != MANAGED_POLICIES["CachingDisabled"]:
+                yield f"{path} is cached, or loses its token"
+            if behaviour["OriginRequestPolicyId"] != MANAGED_POLICIES["AllViewer"]:
+                yield f"{path} loses its token or its query"
+            if behaviour["ViewerProtocolPolicy"] != "https-only":
+                yield f"a token for {path} can be sent in the clear, unnoticed"
+        for path in PAGE:
+            if behaviour_of(config, path) is not config["DefaultCacheBehavior"]:
+                yield f"{path} is not served as the page"
+        fresh = {e["ErrorCode"] for e in config.get("CustomErrorResponses", []) if e["ErrorCachingMinTTL"] == 0}
+        if fresh != CACHED_ERRORS:
+            yield f"one client's error is repeated to others: {sorted(CACHED_ERRORS ^ fresh)}"
 
 
 @check

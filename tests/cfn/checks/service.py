@@ -2,7 +2,7 @@
 
 import re
 
-from checks.common import check, container, listed, named, only
+from checks.common import SECRETS, check, container, listed, named, only
 
 SIZES = {
     256: [512, 1024, 2048],
@@ -85,7 +85,7 @@ def container_is_locked_down(world):
     if log.get("mode") != "non-blocking" or "max-buffer-size" not in log:
         yield "a slow log would hold the chat up"
     for name in named(task["Environment"]):
-        if re.search("PASSWORD|SECRET|TOKEN", name):
+        if re.search("PASSWORD|PASSPHRASE|SECRET|TOKEN", name):
             yield f"{name} lies open in the task definition"
 
 
@@ -100,6 +100,10 @@ def container_gets_its_settings(world):
         "METRICS_EMF": f"Bobbin/{chat['EnvironmentName']}/{chat['ServiceName']}",
         "REDIS_ENDPOINT": world.redis.outputs["RedisEndpoint"],
     }
+    if chat["AllowedOrigins"]:
+        expected["ALLOWED_ORIGINS"] = chat["AllowedOrigins"]
+    elif "ALLOWED_ORIGINS" in environment:
+        yield "ALLOWED_ORIGINS is set, although nobody asked for it"
     if chat["UserHeader"]:
         expected["USER_HEADER"] = chat["UserHeader"]
         if "/" not in expected["TRUSTED_PROXIES"]:
@@ -107,13 +111,48 @@ def container_gets_its_settings(world):
     for name, value in expected.items():
         if str(environment.get(name)) != value:
             yield f"{name} is {environment.get(name)}, not {value}"
-    if "REDIS_PASSWORD" not in {s["Name"] for s in container(world).get("Secrets", [])}:
-        yield "REDIS_PASSWORD is not handed over"
     if not re.fullmatch(
         r"<resources\.Redis\.PrimaryEndPoint\.Address>:<resources\.Redis\.PrimaryEndPoint\.Port>",
         world.redis.outputs["RedisEndpoint"],
     ):
         yield "RedisEndpoint is not the primary's host and port"
+
+
+def handed_over(world):
+    """{setting: secret} for every secret that the container should get."""
+    given = {setting: world.chat.parameters[name] for name, setting in SECRETS.items() if world.chat.parameters[name]}
+    return given | {"REDIS_PASSWORD": world.redis.outputs["RedisAuthSecret"]}
+
+
+@check
+def secrets_reach_the_container(world):
+    """Each secret that is named arrives as its own setting, and none that is not. The role that starts the tasks may read
+    exactly these, and may do so before the first task starts."""
+    expected = handed_over(world)
+    found = {s["Name"]: s["ValueFrom"] for s in container(world).get("Secrets", [])}
+    for name in expected.keys() | found.keys():
+        if found.get(name) != expected.get(name):
+            yield f"{name} is {found.get(name)}, not {expected.get(name)}"
+    role = only(world, "AWS::ECS::TaskDefinition")["ExecutionRoleArn"]
+    policies = [
+        (stack, key, policy["PolicyDocument"]["Statement"])
+        for stack, key, policy in world.each("AWS::IAM::Policy")
+        if role.id in [taker.id for taker in policy["Roles"]]
+    ]
+    readable = [
+        secret
+        for _, _, statements in policies
+        for statement in statements
+        if statement["Effect"] == "Allow" and listed(statement["Action"]) == ["secretsmanager:GetSecretValue"]
+        for secret in listed(statement["Resource"])
+    ]
+    if sorted(readable) != sorted(expected.values()):
+        yield f"the execution role reads {sorted(readable)}, and the container needs {sorted(expected.values())}"
+    ((service, _),) = world.chat.of_kind("AWS::ECS::Service")
+    earlier = [value.id for value in world.chat.resources[service].get("Metadata", {}).values() if hasattr(value, "id")]
+    for stack, key, _ in policies:
+        if stack is world.chat and key not in earlier:
+            yield f"tasks may start before {key} lets their secrets be read"
 
 
 @check
@@ -133,17 +172,18 @@ def roles_fit_their_takers(world):
     statements = [s for d in documents for s in d["Statement"]]
     for statement in statements:
         for action in listed(statement["Action"]):
-            if "*" in action or (statement["Resource"] == "*" and action != "ecr:GetAuthorizationToken"):
+            if "*" in action or ("*" in listed(statement["Resource"]) and action != "ecr:GetAuthorizationToken"):
                 yield f"{action} on {statement['Resource']}"
-    group, secret = only(world, "AWS::Logs::LogGroup")["LogGroupName"], container(world)["Secrets"][0]["ValueFrom"]
+    group = only(world, "AWS::Logs::LogGroup")["LogGroupName"]
     for action, on in [
         ("ecr:BatchGetImage", "arn:aws:ecr:eu-central-1:123456789012:repository/x"),
-        ("secretsmanager:GetSecretValue", secret),
+        *(("secretsmanager:GetSecretValue", secret) for secret in handed_over(world).values()),
         ("logs:PutLogEvents", f"arn:aws:logs:eu-central-1:123456789012:log-group:{group}:log-stream:x"),
     ]:
         if not any(
-            action in listed(s["Action"]) and re.fullmatch(re.escape(s["Resource"]).replace(r"\*", ".*"), on)
+            action in listed(s["Action"]) and re.fullmatch(re.escape(resource).replace(r"\*", ".*"), on)
             for s in statements
+            for resource in listed(s["Resource"])
         ):
             yield f"the execution role may not {action} on {on}"
 

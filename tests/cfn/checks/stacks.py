@@ -2,7 +2,7 @@
 
 import re
 
-from checks.common import MANAGED_POLICIES, check, named
+from checks.common import MANAGED_POLICIES, SECRETS, check, named
 
 
 @check
@@ -42,6 +42,8 @@ WANTED = {
 def right_thing_in_the_right_place(world):
     """Each such property refers to a resource of the right type, also through an export."""
 
+    given = {world.chat.parameters[name] for name in SECRETS}  # secrets made elsewhere, named by their ARN
+
     def walk(value, key, where):
         if isinstance(value, dict):
             for k, v in value.items():
@@ -50,7 +52,7 @@ def right_thing_in_the_right_place(world):
             for v in value:
                 yield from walk(v, key, where)
         elif key in WANTED and value not in MANAGED_POLICIES.values():
-            if getattr(value, "kind", None) != WANTED[key]:
+            if getattr(value, "kind", None) != WANTED[key] and not (key == "ValueFrom" and value in given):
                 yield f"{where}: {value!r} is no {WANTED[key]}"
 
     for stack in world.stacks.values():
