@@ -1,7 +1,9 @@
 """The connection breaks in every possible way; the page reports it in words, keeps what was written, and reconnects by
 itself."""
 
+import json
 import time
+from urllib.request import Request, urlopen
 
 from playwright.sync_api import expect
 
@@ -27,6 +29,26 @@ def test_a_cut_line_comes_back_and_nothing_is_missed(visit, own, room):
     expect(ada(STATUS)).to_be_hidden()
     ada.sent()
     assert ada.texts() == ["before", "meanwhile one", "meanwhile two", "from the train"]
+
+
+def test_what_the_host_removed_during_a_cut_disappears_too(visit, own, room):
+    instance = own.instance(ADMIN_TOKEN="the-token-of-the-host")
+    link = own.link(instance)
+    ada = visit(link, room, "Ada")
+    bob = Talker(instance, room, "Bob")
+    bob.say("keep this", "remove this")
+    ada.sees("remove this")
+    link.cut()
+    expect(ada(STATUS)).to_contain_text("connection was lost")
+    token = {"Authorization": "Bearer the-token-of-the-host"}
+    url = f"http://127.0.0.1:{instance.port}/r/{room}/messages?limit=1"
+    newest = json.load(urlopen(url))
+    path = f"/admin/rooms/{room}/messages/{newest['id']}"
+    urlopen(Request(f"http://127.0.0.1:{instance.port}{path}", headers=token, method="DELETE"))
+    link.mend()
+    ada.joined(timeout=20_000)
+    expect(ada.message("remove this")).to_have_count(0)
+    assert ada.texts() == ["keep this"]
 
 
 def test_a_short_cut_is_not_shown_at_all(visit, own, room):
