@@ -14,6 +14,7 @@ const REDIS_PASSWORD: &str = "MARK-redis-password";
 const PASSPHRASE: &str = "MARK-passphrase";
 const POST_TOKEN: &str = "MARK-post-token-0123456789";
 const ADMIN_TOKEN: &str = "MARK-admin-token-0123456789";
+const BOT_TOKEN: &str = "MARK-token-of-a-bot-0123456789";
 const METRICS_TOKEN: &str = "MARK-metrics-token-0123456789";
 const GUESS: &str = "MARK-wrong-guess";
 const CLIENT: &str = "MARK-client-secret-0123456789";
@@ -117,8 +118,11 @@ fn nor_does_a_run_with_secrets_in_files_and_in_an_address() {
     let dir = std::env::temp_dir().join(unique("bobbin-secrets"));
     fs::create_dir(&dir).expect("a directory");
     let files = SECRETS.map(|(name, secret)| (format!("{name}_FILE"), secret_file(&dir, name, secret)));
+    let bots = secret_file(&dir, "bots", &format!("Bot {BOT_TOKEN} tea\n"));
     let endpoint = format!("redis://:{REDIS_PASSWORD}@{}", redis.addr());
-    look_at_a_run(&redis, &endpoint, files.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect());
+    let more = [("POST_TOKENS_FILE", bots.as_str()), ("LOG_FORMAT", "json")];
+    let settings = files.iter().map(|(name, path)| (name.as_str(), path.as_str())).chain(more);
+    look_at_a_run(&redis, &endpoint, settings.collect());
     let _ = fs::remove_dir_all(dir);
 }
 
@@ -147,7 +151,8 @@ fn look_at_a_run(redis: &Redis, endpoint: &str, secrets: Vec<(&str, &str)>) {
     redis.thaw();
     poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
     look_everywhere(&instance);
-    assert!(instance.log().contains("TRACE") || instance.log().contains("DEBUG"), "it was loud:\n{}", instance.log());
+    let levels = ["TRACE", "DEBUG", r#""level":"trace""#, r#""level":"debug""#];
+    assert!(levels.iter().any(|level| instance.log().contains(level)), "it was loud:\n{}", instance.log());
     instance.signal("TERM");
     instance.wait(PATIENCE);
     unmarked("the log", &instance.log());

@@ -162,6 +162,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "2,000 joins/s into new rooms, cut", run: |t| t.paced(CONNECTIONS, |_| new_room(t)) },
     Attack { name: "2,000 clients, rooms, 5 texts of 4 kB/s", run: texts },
     Attack { name: "20 clients read history, never the answer", run: |t| pages(t, 20, false) },
+    Attack { name: "20 clients read history and the answer", run: |t| pages(t, 20, true) },
     Attack { name: "200 clients read history, never the answer", run: |t| pages(t, 200, false) },
     Attack { name: "200 clients read history and the answer", run: |t| pages(t, 200, true) },
     Attack { name: "200 clients join since=1-1, again and again", run: resume },

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     }
     match broken {
         0 => {
-            println!("\nnobody noticed\n1 passed, 0 failed");
+            println!("\n1 passed, 0 failed");
             ExitCode::SUCCESS
         }
         broken => {
