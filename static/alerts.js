@@ -76,6 +76,12 @@ export class Alerts {
 		}
 	}
 
+	/** Takes back what is being announced: it may be about a removed message. */
+	takeBack() {
+		this.#toSay.length = 0;
+		this.log.replaceChildren();
+	}
+
 	/** Puts lines where screen readers announce them, a burst as one summary. They are removed afterwards, so that nobody
 	   finds them when reading the page. */
 	#toScreenReader(lines) {

@@ -138,6 +138,7 @@ export class Chat {
 
 	removed(frame) {
 		this.timeline.remove(frame);
+		this.alerts.takeBack();
 	}
 
 	// --- stored in the browser: the last message read, and drafts

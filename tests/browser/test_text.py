@@ -194,12 +194,15 @@ def test_what_the_host_removes_disappears_at_once(visit, instances, room):
     for i in range(1, 7):
         server.message(f"text {i}.")
     ada.sees("text 6.")
+    expect(ada("#announce")).to_contain_text("6 new messages")
     ada.look_away()
     server.message("text 7.")
     server.message("text 8.")
     expect(ada.page).to_have_title(f"(2) #{room} · Bobbin")
+    expect(ada("#announce")).to_contain_text("text 8.")
     server.send(type="removed", ids=["1750000000003-0", "1750000000008-0"])
     expect(ada.message("text 3.")).to_have_count(0)
+    expect(ada("#announce")).to_be_empty()
     assert ada.texts() == [f"text {i}." for i in (1, 2, 4, 5, 6, 7)]
     expect(ada.page).to_have_title(f"(1) #{room} · Bobbin")
     server.send(type="removed", upto="1750000000005-0")
