@@ -147,6 +147,8 @@ pub trait Admin {
 
 /// The most ids in one `removed` frame.
 const IDS_PER_FRAME: usize = 500;
+/// Of how many removals a client that resumes is told: the newest.
+pub const REMOVED_TOLD: usize = IDS_PER_FRAME;
 
 /// The frames that announce removed messages: by id, or everything up to the newest.
 pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
@@ -155,14 +157,6 @@ pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
         (Removal::All, Some(newest)) => vec![frame(None, Some(*newest))],
         _ => removed.chunks(IDS_PER_FRAME).map(|ids| frame(Some(ids), None)).collect(),
     }
-}
-
-/// Of these removed messages, those that a client may still show which has seen the messages up to this one: the newest, as many as
-/// one frame announces.
-pub fn still_shown(mut removed: Vec<Id>, since: Id) -> Vec<Id> {
-    removed.retain(|id| *id <= since);
-    removed.sort_unstable();
-    removed.split_off(removed.len().saturating_sub(IDS_PER_FRAME))
 }
 
 /// The bans in force, as known to this instance.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use super::clock;
 use super::room_log::{self, Log, id, pair};
 use super::rooms::{LocalRoom, Rooms, complain};
-use crate::backplane::admin::{Removal, removed_frames, still_shown};
+use crate::backplane::admin::{REMOVED_TOLD, Removal, removed_frames};
 use crate::backplane::{Arrival, JoinError, Page, Room, Seat, Span};
 use crate::protocol::{Id, PAGE_BYTES, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 
@@ -58,8 +58,7 @@ impl Rooms {
             Some((id, _)) => *id,
             None => room.log.newest_id(conn, floor)?,
         };
-        let removed =
-            since.map_or(Ok(Vec::new()), |since| room.log.removed(conn).map(|ids| still_shown(ids, since)))?;
+        let removed = since.map_or(Ok(Vec::new()), |since| room.log.removed(conn, since))?;
         Ok(Arrival {
             participants: room.people.len() as u64,
             is_new_room,
@@ -138,11 +137,15 @@ impl Log {
         Ok((found, false))
     }
 
-    /// The ids of removed messages whose rows are still there.
-    pub fn removed(&self, conn: &Connection) -> rusqlite::Result<Vec<Id>> {
-        conn.prepare_cached("SELECT ms, seq FROM messages WHERE room = ? AND body IS NULL")?
-            .query_map([self.number()], |row| id(row, 0))?
-            .collect()
+    /// The ids of the newest removed messages up to this id whose rows are still there.
+    pub fn removed(&self, conn: &Connection, upto: Id) -> rusqlite::Result<Vec<Id>> {
+        let ((ms, seq), most) = (pair(upto), REMOVED_TOLD);
+        conn.prepare_cached(
+            "SELECT ms, seq FROM messages INDEXED BY removed
+             WHERE room = ? AND (ms, seq) <= (?, ?) AND body IS NULL ORDER BY ms DESC, seq DESC LIMIT ?",
+        )?
+        .query_map(params![self.number(), ms, seq, most], |row| id(row, 0))?
+        .collect()
     }
 
     /// Whether messages after `since` are no longer kept: `since` itself is not, and it is not the newest id. A message

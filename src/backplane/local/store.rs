@@ -43,7 +43,7 @@ pub struct Store {
     pub clock: Clock,
     /// Whether anything has been written since the clock was last written.
     clock_is_behind: bool,
-    /// Whether the write-ahead log may still contain messages that were removed.
+    /// Whether the write-ahead log may still contain messages that were removed, also by an earlier process.
     log_has_removed: bool,
     /// The number of the room last checked for messages to trim.
     swept: i64,
@@ -92,7 +92,7 @@ impl Store {
             conn,
             clock,
             clock_is_behind: true,
-            log_has_removed: false,
+            log_has_removed: true,
             swept: 0,
             old_refs: true,
             batch: Batch::Empty,
@@ -163,12 +163,7 @@ impl Store {
     /// Calls `act` like [`Store::write`], and overwrites what it deletes: in unused pages of the file, and in the write-ahead log.
     pub fn erase<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unavailable> {
         self.log_has_removed = true;
-        self.write(|conn| {
-            conn.pragma_update(None, "secure_delete", true)?;
-            let done = act(conn);
-            conn.pragma_update(None, "secure_delete", false)?;
-            done
-        })
+        self.write(act)
     }
 
     /// Empties the write-ahead log if it may contain removed messages. While another program reads the file, that is not possible;

@@ -139,7 +139,7 @@ impl Core {
             let removals = self.commands.removals(&room);
             let _ = self.pipeline.append(removals, Priority::Urgent, move |reply| {
                 core.log_cache.drop_room(&name);
-                if let Ok(Ok(frames)) = reply.map(|reply| replies::removals(reply, None)) {
+                if let Ok(Ok(frames)) = reply.map(replies::removals) {
                     core.refill.removed(&name, frames);
                 }
             });

@@ -43,10 +43,10 @@ use self::health::ConnectionHealth;
 use self::heartbeat::{Heartbeat, renew_all};
 use self::log_cache::LogCache;
 use self::log_part::{LogPart, Missed};
-use self::pipeline::{PATIENCE, Pipeline, Priority, Reply};
+use self::pipeline::{PATIENCE, Pipeline, Priority};
 use self::reader::Reader;
 use self::refill::Refill;
-use self::replies::{Kept, Seated, from_value, kept, not_understood};
+use self::replies::{Kept, Seated, from_value, kept};
 use self::rooms::Rooms;
 use super::admin::Bans;
 use super::{
@@ -154,11 +154,9 @@ impl Redis {
             return Ok(Missed { newest: last, part, ..Missed::default() });
         }
         // After the log, so that it notices what was trimmed meanwhile.
-        let commands = [self.core.commands.welcome(room, since, newest), self.core.commands.removals(room)];
-        let replies = <[Reply; 2]>::try_from(self.core.bulk.ask(&commands, until)?).map_err(not_understood)?;
-        let [welcome, removals] = replies;
-        let [was_removed, gap, has_older]: [bool; 3] = from_value(welcome?)?;
-        let removed = since.map_or(Ok(Vec::new()), |since| replies::removals(removals?, Some(since)))?;
+        let reply = self.core.bulk.ask_one(self.core.commands.welcome(room, since, newest), until)?;
+        let (was_removed, gap, has_older, recent, upto): (bool, bool, bool, String, String) = from_value(reply)?;
+        let removed = since.map(|since| replies::recent_removals(&recent, &upto, since)).unwrap_or_default();
         if last < newest && !was_removed {
             // Read from a server that lags behind, such as a primary that has just been demoted.
             return Err(Unavailable);

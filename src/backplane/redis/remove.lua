@@ -4,6 +4,7 @@
 -- log is processed 1,000 entries at a time.
 --   gone  hash  removed id -> how many entries the log had lost to trimming at that time
 --               "upto" -> the last id of a removed range, and the same number
+--               "recent" -> the newest of these ids again, at most 10,000 bytes of them, because there may be very many
 -- Returns {the id to continue from, or "", how many were removed}.
 
 local log, gone, channel, what, value, from = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -55,6 +56,10 @@ if upto then
   redis.call('DEL', gone)
   redis.call('HSET', gone, 'upto', upto .. ' ' .. trimmed)
 else
+  local recent = (redis.call('HGET', gone, 'recent') or '') .. ' ' .. table.concat(removed, ' ')
+  -- The first one that remains may not be whole.
+  if #recent > 10000 then recent = string.gsub(string.sub(recent, -10000), '^%S*', '') end
+  redis.call('HSET', gone, 'recent', recent)
   for _, id in ipairs(removed) do redis.call('HSET', gone, id, trimmed) end
 end
 redis.call('EXPIRE', gone, LOG_LIFE)

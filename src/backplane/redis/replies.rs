@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tungstenite::Bytes;
 
 use super::commands::Commands;
-use crate::backplane::admin::{Removal, removed_frames, still_shown};
+use crate::backplane::admin::{Removal, removed_frames};
 use crate::backplane::{Change, JoinError, Unavailable};
 use crate::protocol::{self, Id, is_body, is_clean_name};
 
@@ -186,18 +186,23 @@ fn removed(text: &str) -> Option<Vec<Bytes>> {
     }
 }
 
-/// Parses the removals in a room, as `remove.lua` keeps them: ids, and `upto` for the time when all were removed. With `since`,
-/// only what a client that has seen the messages up to this one may still show.
-pub fn removals(reply: Value, since: Option<Id>) -> Result<Vec<Bytes>, Unavailable> {
+/// Parses the removals in a room, as `remove.lua` keeps them: ids, and `upto` for the time when all were removed.
+pub fn removals(reply: Value) -> Result<Vec<Bytes>, Unavailable> {
     let kept: BTreeMap<String, String> = from_value(reply)?;
     let upto = kept.get("upto").and_then(|value| value.split(' ').next()?.parse().ok());
+    Ok(all_removed(upto, kept.keys().filter_map(|id| id.parse().ok()).collect()))
+}
+
+/// The frames that announce what a client may still show that has seen the messages up to `since`, from the reply of `welcome.lua`.
+pub fn recent_removals(recent: &str, upto: &str, since: Id) -> Vec<Bytes> {
+    let ids = recent.split(' ').filter_map(|id| id.parse().ok()).filter(|id| *id <= since);
+    all_removed(upto.parse().ok(), ids.collect())
+}
+
+fn all_removed(upto: Option<Id>, ids: Vec<Id>) -> Vec<Bytes> {
     let all = upto.map(|upto| removed_frames(&Removal::All, &[upto])).unwrap_or_default();
-    let mut ids: Vec<Id> = kept.keys().filter_map(|id| id.parse().ok()).collect();
-    if let Some(since) = since {
-        ids = still_shown(ids, since);
-    }
     let some = ids.first().map(|one| removed_frames(&Removal::One(*one), &ids)).unwrap_or_default();
-    Ok([all, some].concat())
+    [all, some].concat()
 }
 
 /// Parses a change of presence: `stamp participants session`, then a line of names that joined and one of names that

@@ -2,7 +2,8 @@
 -- KEYS: log, gone.
 -- ARGV: the client's `since` ("" if none), and the newest id when the seat was taken.
 -- Returns whether that newest message was removed; whether messages after `since` are no longer kept; and whether the log has
--- `since` or something older; each as 1 or 0.
+-- `since` or something older; each as 1 or 0. Then what a page may still show: the newest removed ids, and the last id of a
+-- removed range.
 
 local log, gone, since, known = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
@@ -44,4 +45,5 @@ elseif since ~= '' then
   gap = not redis.call('XRANGE', log, since, since)[1] and not removed(since)
   has_older = first and not older(since, first[1])
 end
-return {removed(known) and 1 or 0, gap and 1 or 0, has_older and 1 or 0}
+local recent, upto = redis.call('HGET', gone, 'recent') or '', redis.call('HGET', gone, 'upto') or ''
+return {removed(known) and 1 or 0, gap and 1 or 0, has_older and 1 or 0, recent, string.match(upto, '^%S*')}
