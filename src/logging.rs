@@ -107,8 +107,8 @@ impl Log for Logger {
         let all: Vec<(String, u64)> = throttles.iter_mut().filter_map(left_out).collect();
         drop(throttles);
         for (target, count) in all {
-            let args = format_args!("{count} such lines dropped");
-            self.write_unless_blocked(&Record::builder().level(Level::Warn).target(&target).args(args).build(), 0);
+            let missing = format_args!("{count} such lines dropped");
+            self.write_unless_blocked(&Record::builder().level(Level::Warn).target(&target).args(missing).build(), 0);
         }
     }
 }

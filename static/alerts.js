@@ -76,14 +76,13 @@ export class Alerts {
 		}
 	}
 
-	/** Takes back what is being announced: it may be about a removed message. */
+	/** For when a message is removed. */
 	takeBack() {
 		this.#toSay.length = 0;
 		this.log.replaceChildren();
 	}
 
-	/** Puts lines where screen readers announce them, a burst as one summary. They are removed afterwards, so that nobody
-	   finds them when reading the page. */
+	/** Has screen readers announce lines, a burst as one summary. They are removed so that nobody finds them on the page. */
 	#toScreenReader(lines) {
 		if (!lines.length) return;
 		if (!this.#toSay.length) this.#firstAt = Date.now();

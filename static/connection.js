@@ -11,7 +11,7 @@ const PONG_WITHIN = 8000; // ms after a ping within which a frame must arrive
 const DOUBT_WITHIN = 3000; // the same after sleep or a change of network, when the connection is likely dead
 const OPEN_WITHIN = 10_000;
 const ANSWER_WITHIN = 5000; // for a join on a connection that was already open
-const SLOW_AFTER = 2500; // ms after which the page shows that the server has not answered yet
+const SLOW_AFTER = 2500; // ms after which the page says that there is no answer
 const RECEIPT_WITHIN = 6000;
 // A `welcome` with this many messages, or more than this many characters, may not contain all missed messages.
 const RESUME_MOST = 500;
@@ -20,10 +20,10 @@ const PACE_MOST = 2000;
 
 const backOff = (tries, most) => Math.min(most, 500 * 2 ** tries) * (0.5 + Math.random() / 2);
 
-// Temporary reasons for a refused join; the page retries automatically.
+// Temporary reasons for a refused join, which is retried.
 const TROUBLE = {
 	unavailable: 'The server cannot reach its storage.',
-	rate_limited: 'The server asks to wait',
+	rate_limited: '', // the server says why
 	full: 'This room or the server is full.',
 };
 
@@ -300,12 +300,12 @@ export class Connection {
 		if (this.state !== 'joined') {
 			clearTimeout(this.#openTimer);
 			clearTimeout(this.#slowTimer);
-			if (!TROUBLE[code]) return this.#become('refused', code);
-			this.#socket.close(); // not caused by the person: retry later, without asking
+			if (!(code in TROUBLE)) return this.#become('refused', code);
+			this.#socket.close(); // not the person's fault: retry without asking
 			if (code === 'unavailable') this.backplane = 'down';
 			this.#closed();
 			if (retryMs) this.#waitToOpen(retryMs * (1 + Math.random() / 4));
-			return this.#explain(code === 'rate_limited' ? `${TROUBLE[code]}: ${message}.` : TROUBLE[code]);
+			return this.#explain(TROUBLE[code] || `The server asks to wait: ${message}.`);
 		}
 		const passing = code === 'rate_limited' || code === 'unavailable';
 		// Each refusal counts, and twenty end the connection, so from now on messages are sent at the server's pace.

@@ -46,7 +46,7 @@ fn every_line_at_warn_and_error_is_documented_and_no_other() {
     let mut wanted = BTreeSet::new();
     for file in &files {
         let text = fs::read_to_string(file).expect("a source file");
-        // The last one is written by the logger itself.
+        // The last kind is written by the logger itself.
         for call in ["log::warn!(", "log::error!(", "let missing = format_args!("] {
             // main.rs writes a `StartError`, whose lines are found at its own source.
             wanted.extend(formats(&text, call).iter().map(|format| shown(format)).filter(|line| line != "…"));
