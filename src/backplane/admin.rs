@@ -147,16 +147,21 @@ pub trait Admin {
 
 /// The most ids in one `removed` frame.
 const IDS_PER_FRAME: usize = 500;
-/// Of how many removals a client that resumes is told: the newest.
+/// The number of removed messages, the newest, that a client is told of when it resumes.
 pub const REMOVED_TOLD: usize = IDS_PER_FRAME;
 
-/// The frames that announce removed messages: by id, or everything up to the newest.
-pub fn removed_frames(removal: &Removal, removed: &[Id]) -> Vec<Bytes> {
-    let frame = |ids, upto| protocol::text_frame(protocol::json(&ServerFrame::Removed { ids, upto }));
-    match (removal, removed.iter().max()) {
-        (Removal::All, Some(newest)) => vec![frame(None, Some(*newest))],
-        _ => removed.chunks(IDS_PER_FRAME).map(|ids| frame(Some(ids), None)).collect(),
-    }
+/// The frames that announce these removed messages.
+pub fn removed_ids(ids: &[Id]) -> Vec<Bytes> {
+    ids.chunks(IDS_PER_FRAME).map(|ids| removed_frame(Some(ids), None)).collect()
+}
+
+/// The frame that announces that all messages up to this one were removed.
+pub fn removed_upto(newest: Id) -> Bytes {
+    removed_frame(None, Some(newest))
+}
+
+fn removed_frame(ids: Option<&[Id]>, upto: Option<Id>) -> Bytes {
+    protocol::text_frame(protocol::json(&ServerFrame::Removed { ids, upto }))
 }
 
 /// The bans in force, as known to this instance.

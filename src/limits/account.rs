@@ -116,8 +116,8 @@ impl Account {
         if !wait.is_zero() {
             return Err(Refusal { limit: Limit::Passphrases, wait });
         }
-        if let Some(wrong) = wrong.filter(|wrong| usages[0].is_news(wrong)) {
-            usages.iter_mut().for_each(|usage| usage.wrong_passphrase(wrong, now));
+        if wrong.is_some_and(|wrong| usages[0].remember(wrong)) {
+            usages.iter_mut().for_each(|usage| usage.wrong_passphrase(now));
         }
         Ok(())
     }

@@ -29,10 +29,14 @@ fn same_start(one: u32, other: u32, shift: u32) -> bool {
     shift == 32 || one >> shift == other >> shift
 }
 
+/// The length of an address.
+fn bits_of(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_one = self.bits == if self.first.is_ipv4() { 32 } else { 128 };
-        if is_one { self.first.fmt(f) } else { write!(f, "{}/{}", self.first, self.bits) }
+        if self.bits == bits_of(self.first) { self.first.fmt(f) } else { write!(f, "{}/{}", self.first, self.bits) }
     }
 }
 
@@ -42,7 +46,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Network, ()> {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let first: IpAddr = address.parse().map_err(drop)?;
-        let most = if first.is_ipv4() { 32 } else { 128 };
+        let most = bits_of(first);
         let bits = bits.map_or(Ok(most), str::parse).ok().filter(|bits| *bits <= most).ok_or(())?;
         // Addresses are compared in IPv4 if they are IPv4-mapped, so a network must be written in IPv4 too.
         if first.to_canonical() == first { Ok(Network { first, bits }) } else { Err(()) }

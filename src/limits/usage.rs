@@ -179,21 +179,22 @@ impl Usage {
         self.most_connections == 0 || self.polls < most
     }
 
-    /// Whether to count this wrong passphrase: always, unless it is one of the last that were tried.
-    pub fn is_news(&mut self, wrong: &str) -> bool {
-        if self.tried.contains(&HASHER.hash_one(wrong)) {
+    /// Remembers this wrong passphrase, and returns whether it counts: always, unless it is one of the last that were tried.
+    pub fn remember(&mut self, wrong: &str) -> bool {
+        let hash = HASHER.hash_one(wrong);
+        if self.tried.contains(&hash) {
             self.repeated = self.repeated.wrapping_add(1);
             return self.repeated.is_multiple_of(REPEATED);
+        }
+        self.tried.push_back(hash);
+        if self.tried.len() > TRIED {
+            self.tried.pop_front();
         }
         true
     }
 
     /// Counts a wrong passphrase. Past the limit, each one doubles the wait before the next try.
-    pub fn wrong_passphrase(&mut self, wrong: &str, now: Instant) {
-        self.tried.push_back(HASHER.hash_one(wrong));
-        if self.tried.len() > TRIED {
-            self.tried.pop_front();
-        }
+    pub fn wrong_passphrase(&mut self, now: Instant) {
         if now.saturating_duration_since(self.wait_until) >= FORGIVEN_AFTER {
             self.wrong = 0;
         }

@@ -167,8 +167,8 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn run(&mut self) -> End {
         loop {
-            let text =
-                self.handle_later().and_then(|()| self.do_duties(Instant::now())).and_then(|()| self.read_text());
+            let duties = self.handle_later().and_then(|()| self.do_duties(Instant::now()));
+            let text = duties.and_then(|()| self.read_text());
             let handled = text.and_then(|text| match text {
                 // Once the server is closing, only the client's close frame is handled (RFC 6455, section 5.5.1).
                 Some(_) if self.socket.get_ref().wire.is_closing() => self.count_refusal(),

@@ -136,8 +136,8 @@ pub fn print_head() {
     );
 }
 
-/// Runs one attack, prints its line and the goals it missed, and returns how many of the test's limits it exceeded. `apart`: the instances have the first
-/// processor to themselves.
+/// Runs one attack, prints its line and the goals it missed, and returns how many of the test's limits it exceeded. `apart`: the
+/// instances have the first processor to themselves.
 pub fn run(place: Place, attack: &Attack, addresses: u8, span: Duration, apart: bool) -> usize {
     let stage = Stage::new(place);
     if apart {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 use super::room_log::Log;
 use super::rooms::Rooms;
 use super::{Command, Local, clock};
-use crate::backplane::admin::{Admin, Ban, Occupant, Removal, RoomSummary, Target, removed_frames};
+use crate::backplane::admin::{Admin, Ban, Occupant, Removal, RoomSummary, Target, removed_ids, removed_upto};
 use crate::backplane::{Event, Room, Unavailable};
 
 /// A job for the rooms' thread. It returns what to do once the commit has succeeded or failed.
@@ -83,7 +83,10 @@ impl Admin for Local {
             })?;
             rooms.put_log(&name, log);
             let count = removed.len() as u64;
-            let frames = removed_frames(&removal, &removed);
+            let frames = match (&removal, removed.iter().max()) {
+                (Removal::All, Some(newest)) => vec![removed_upto(*newest)],
+                _ => removed_ids(&removed),
+            };
             let events = frames.into_iter().map(|frame| Event::Removed { room: name.clone(), frame }).collect();
             Ok((count, events))
         })

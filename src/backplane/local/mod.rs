@@ -117,8 +117,9 @@ impl Local {
         if let Some(most) = rooms.store.space.most {
             log::info!("all rooms together may take {} MiB (STORAGE_BYTES)", most >> 20);
         }
-        let (bans, (alive, ended)) = (rooms.bans.clone(), bounded(0));
+        let bans = rooms.bans.clone();
         let unusable = |error: std::io::Error| DataError::Unusable(error.to_string());
+        let (alive, ended) = bounded(0);
         let (watched, publish) = (condition.clone(), listener.clone());
         threads::spawn_critical("local-watch", move || watched.watch(&ended, &publish)).map_err(unusable)?;
         let serve = move || {

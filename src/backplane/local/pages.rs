@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use super::clock;
 use super::room_log::{self, Log, id, pair};
 use super::rooms::{LocalRoom, Rooms, complain};
-use crate::backplane::admin::{REMOVED_TOLD, Removal, removed_frames};
+use crate::backplane::admin::{REMOVED_TOLD, removed_ids};
 use crate::backplane::{Arrival, JoinError, Page, Room, Seat, Span};
 use crate::protocol::{Id, PAGE_BYTES, RESUME_MESSAGES, WELCOME_MESSAGES, WELCOME_NAMES};
 
@@ -64,7 +64,7 @@ impl Rooms {
             is_new_room,
             names,
             page,
-            removed: removed.first().map_or(Vec::new(), |one| removed_frames(&Removal::One(*one), &removed)),
+            removed: removed_ids(&removed),
             last,
             gap: since.map_or(Ok(false), |since| room.log.has_gap(conn, since, floor))?,
             stamp: self.changes,

@@ -160,7 +160,7 @@ impl Store {
         false
     }
 
-    /// Calls `act` like [`Store::write`], and overwrites what it deletes: in unused pages of the file, and in the write-ahead log.
+    /// Calls `act` like [`Store::write`]. After the commit, the write-ahead log no longer contains what it deletes.
     pub fn erase<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Unavailable> {
         self.log_has_removed = true;
         self.write(act)

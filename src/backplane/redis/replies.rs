@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tungstenite::Bytes;
 
 use super::commands::Commands;
-use crate::backplane::admin::{Removal, removed_frames};
+use crate::backplane::admin::{removed_ids, removed_upto};
 use crate::backplane::{Change, JoinError, Unavailable};
 use crate::protocol::{self, Id, is_body, is_clean_name};
 
@@ -180,8 +180,8 @@ fn removed(text: &str) -> Option<Vec<Bytes>> {
     let (what, ids) = text.split_once(' ')?;
     let ids: Vec<Id> = ids.split(' ').map(|id| id.parse().ok()).collect::<Option<_>>()?;
     match (what, ids.as_slice()) {
-        ("u", [_]) => Some(removed_frames(&Removal::All, &ids)),
-        ("i", [one, ..]) => Some(removed_frames(&Removal::One(*one), &ids)),
+        ("u", [newest]) => Some(vec![removed_upto(*newest)]),
+        ("i", ids) => Some(removed_ids(ids)),
         _ => None,
     }
 }
@@ -200,9 +200,7 @@ pub fn recent_removals(recent: &str, upto: &str, since: Id) -> Vec<Bytes> {
 }
 
 fn all_removed(upto: Option<Id>, ids: Vec<Id>) -> Vec<Bytes> {
-    let all = upto.map(|upto| removed_frames(&Removal::All, &[upto])).unwrap_or_default();
-    let some = ids.first().map(|one| removed_frames(&Removal::One(*one), &ids)).unwrap_or_default();
-    [all, some].concat()
+    upto.map(removed_upto).into_iter().chain(removed_ids(&ids)).collect()
 }
 
 /// Parses a change of presence: `stamp participants session`, then a line of names that joined and one of names that
