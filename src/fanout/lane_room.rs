@@ -83,13 +83,15 @@ impl LaneRoom {
     ///
     /// A small room receives all names, in several frames if necessary; a large one some names and the count.
     pub fn take_notices(&mut self) -> (Vec<OutFrame>, Option<SessionId>) {
-        // Concatenated, so that they cost one write per session.
-        let typing = std::mem::take(&mut self.typing).concat();
+        // Concatenated, so that all of them, and the change, cost one write per session.
+        let mut bytes = std::mem::take(&mut self.typing).concat();
         let mut frames = Vec::new();
-        if !typing.is_empty() {
-            frames.push(OutFrame::unordered(typing.into()));
-        }
-        let Some(change) = self.change.take() else { return (frames, None) };
+        let Some(change) = self.change.take() else {
+            if !bytes.is_empty() {
+                frames.push(OutFrame::unordered(bytes.into()));
+            }
+            return (frames, None);
+        };
         let all = change.joined.len().max(change.left.len()).div_ceil(PRESENCE_NAMES).max(1);
         for number in 0..if change.participants <= SMALL_ROOM { all } else { 1 } {
             let part = |names: &[String]| -> Vec<String> {
@@ -97,8 +99,9 @@ impl LaneRoom {
             };
             let (joined, left) = (part(&change.joined), part(&change.left));
             let frame = ServerFrame::Presence { joined: &joined, left: &left, participants: change.participants };
-            let bytes = protocol::text_frame(protocol::json(&frame));
-            frames.push(OutFrame { bytes, key: OrderKey::Presence(change.stamp) });
+            bytes.extend_from_slice(&protocol::text_frame(protocol::json(&frame)));
+            let key = OrderKey::Presence(change.stamp);
+            frames.push(OutFrame { bytes: std::mem::take(&mut bytes).into(), key });
         }
         (frames, change.about)
     }
@@ -118,16 +121,16 @@ mod tests {
         let typing = Bytes::from_static(b"typing");
         assert_eq!(room.gather_typing(&typing, 5), When::Now);
         assert_eq!(room.gather_change(&change(50, 1)), When::Now);
-        assert_eq!(room.take_notices().0.len(), 2);
+        assert_eq!(room.take_notices().0.len(), 1);
+        assert_eq!(room.take_notices().0.len(), 0);
         assert_eq!(room.gather_change(&change(51, 2)), When::Later);
         assert_eq!(room.gather_change(&change(52, 3)), When::Set);
         for n in 0..100 {
             assert_eq!(room.gather_typing(&typing, 5), if n < 5 { When::Set } else { When::Dropped });
         }
         let (frames, _) = room.take_notices();
-        let [typists, presence] = &frames[..] else { panic!("{} frames", frames.len()) };
-        assert_eq!(typists.bytes, typing.repeat(5), "one write for all of them");
-        assert_eq!(presence.key, OrderKey::Presence(3));
+        let [notices] = &frames[..] else { panic!("{} frames", frames.len()) };
+        assert!(notices.bytes.starts_with(&typing.repeat(5)) && notices.key == OrderKey::Presence(3), "one write");
         assert_eq!(room.gather_typing(&typing, 5), When::Later);
         assert_eq!(room.gather_typing(&typing, 0), When::Now, "gathering is off");
     }
