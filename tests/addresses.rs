@@ -469,7 +469,7 @@ fn texts_that_an_address_sends_together_do_not_arrive_together() {
     });
     let times: Vec<u64> = receipts.collect();
     let span = times.iter().max().expect("some") - times.iter().min().expect("some");
-    // 60 kB, of which 5 kB are passed on at once; each of the others waits for a random time of up to 100 ms.
+    // 60 kB, of which 10 kB are passed on at once; each of the others waits for a random time of up to 200 ms.
     assert!(span >= 25, "within {span} ms");
 }
 

@@ -303,8 +303,8 @@ pub mod tests {
         let ada = account(LIMITS, now);
         assert_eq!(
             (0..5000).filter(|_| ada.message(now).is_ok()).count(),
-            1464,
-            "600 s of 10,000 bytes, 4,096 for each"
+            2929,
+            "600 s of 10,000 bytes, 2,048 for each"
         );
         assert!(ada.message(now + Duration::from_secs(1)).is_ok());
         let unlimited = account(PerAddress { text: 0, ..LIMITS }, now);

@@ -26,10 +26,10 @@ const HISTORY_BURST: f64 = 8.0;
 const TEXT_BURST: f64 = 2.0;
 /// The part of a burst of text that is passed on at once, as the time in which it is gained. The rest is spread over a short
 /// time, because it may come from many addresses together, and other people's messages would wait behind it.
-pub const TEXT_AT_ONCE: Duration = Duration::from_millis(125);
+pub const TEXT_AT_ONCE: Duration = Duration::from_millis(250);
 /// Messages are also limited by their number, because a ref is kept for ten minutes and can take more space than a short
 /// text. The rate is what the rate of text allows if each message has this many bytes; the burst is ten minutes of that.
-const MESSAGE_BYTES: f64 = 4096.0;
+const MESSAGE_BYTES: f64 = 2048.0;
 const MESSAGE_BURST: f64 = 600.0;
 /// A browser opens up to this many connections to a server for one page, and keeps them open. So an address may have this
 /// many times as many connections that are not WebSockets, and open as many more at once.

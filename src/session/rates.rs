@@ -13,8 +13,9 @@ use crate::protocol::{Close, ErrorCode};
 /// within 250 ms. Only a session that has itself been refused several times pauses for as long as its address's account says.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 const FEW_REFUSALS: usize = 5;
-/// The longest pause for each byte of a text, and the shortest interval between two of them.
-const TEXT_PAUSE: Duration = Duration::from_micros(25);
+/// The longest pause for each byte of a text, and for a whole text, and the shortest interval between two of them.
+const TEXT_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_TEXT_PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_EVERY: Duration = Duration::from_millis(250);
 
 impl Session<'_> {
@@ -69,7 +70,7 @@ impl Session<'_> {
     /// may be passed on now: the session may have been closed meanwhile.
     pub(super) fn is_passed_on(&mut self, pause: Duration, bytes: usize, now: Instant) -> bool {
         if self.rested.is_none_or(|at| now >= at + PAUSE_EVERY) {
-            let most = (TEXT_PAUSE * bytes as u32).min(SHORT_PAUSE);
+            let most = (TEXT_PAUSE * bytes as u32).min(LONGEST_TEXT_PAUSE);
             self.pause = pause.min(most).mul_f64(limits::jitter());
             self.rest();
         }

@@ -59,7 +59,7 @@ pub const SPECS: &[Spec] = &[
     ("ADDRESS_WRONG_PASSPHRASES", "20", "wrong passphrases per address before it has to wait; 0 is unlimited"),
     (
         "ADDRESS_TEXT_RATE",
-        "131072",
+        "65536",
         "bytes of text per second per address, with bursts of twice as many; 0 is unlimited",
     ),
     (
