@@ -20,7 +20,6 @@ use crate::backplane::redis::{LinkError, Redis, Server};
 use crate::backplane::{Backplane, Event, EventSink, Limits};
 use crate::fanout::{Lanes, polls::Polls};
 use crate::http::accept::{HTTP_PLACES, SPARE_PLACES};
-use crate::http::messages::READS_AT_ONCE;
 use crate::limits::{self, Accounts, Bucket, Gate, Limit, Slots};
 use crate::lobby::Lobby;
 use crate::metrics::Metrics;
@@ -148,7 +147,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         None => log::info!("up to {cap} connections, limited by {why}"),
     }
     let accounts = Accounts::new(settings.access.per_address);
-    let joins_at_once = settings.access.joins_at_once;
+    let (joins_at_once, reads_at_once) = (settings.access.joins_at_once, settings.access.reads_at_once);
     let lobby_places =
         settings.access.lobby_percent.map_or(usize::MAX, |percent| (cap * percent / 100).max(HTTP_PLACES));
     metrics.cap.set(i64::try_from(cap).unwrap_or(i64::MAX));
@@ -166,7 +165,7 @@ fn build(settings: Settings) -> Result<Arc<App>, StartError> {
         lobby: Lobby::new(lobby_places),
         accounts,
         joins: Gate::new(joins_at_once),
-        http_reads: Gate::new(READS_AT_ONCE),
+        http_reads: Gate::new(reads_at_once),
         warned_of_proxy: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     }))

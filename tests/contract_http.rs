@@ -342,6 +342,7 @@ fn the_upgrade_follows_the_rfc_and_echoes_the_protocol() {
     assert_eq!(none.status, 101);
     assert_eq!(none.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert_eq!(none.header("sec-websocket-protocol"), None);
+    assert_eq!(none.header("x-content-type-options"), Some("nosniff"), "as every answer");
     for offer in ["bobbin.v1", "other, bobbin.v1", "bobbin.v1, bobbin.v2"] {
         let headers = format!("{UPGRADE}Sec-WebSocket-Protocol: {offer}\r\n");
         let response = request(instance.addr, "GET", "/ws/lobby", &headers);

@@ -14,7 +14,7 @@ mod proxy;
 #[path = "chaos/resp.rs"]
 mod resp;
 
-use common::http::{get, metric};
+use common::http::{Connection, get, metric};
 use common::*;
 use proxy::{Proxy, Which};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -377,4 +377,22 @@ fn who_joins_while_redis_is_slow_is_told_when_to_come_back() {
     proxy.delay(Duration::ZERO);
     instance.logged("127.0.0.1: the server is busy");
     assert_eq!(metric(instance.addr, "bobbin_limited_total{limit=\"overload\"}"), busy.len() as f64);
+}
+
+#[test]
+fn requests_that_cannot_read_within_two_seconds_are_refused_and_counted() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.addr());
+    let endpoint = common::redis::endpoint(proxy.addr);
+    let instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint), ("READS_AT_ONCE", "1")]);
+    poll_until("ready", PATIENCE, || get(instance.addr, "/r/tea/messages").status == 200);
+    proxy.delay(Duration::from_millis(300));
+    let mut readers: Vec<Connection> = (0..9).map(|_| Connection::open(instance.addr)).collect();
+    for (number, reader) in readers.iter_mut().enumerate() {
+        reader.write(format!("GET /r/room-{number}/messages HTTP/1.1\r\nHost: test\r\n\r\n"));
+    }
+    let answers: Vec<_> = readers.iter_mut().map(|reader| reader.response(false)).collect();
+    let refused = answers.iter().filter(|answer| answer.status == 503 && answer.text().contains("are reading")).count();
+    assert!((1..9).contains(&refused), "each takes 600 ms, one after the other: {answers:?}");
+    assert_eq!(metric(instance.addr, "bobbin_limited_total{limit=\"reads\"}"), refused as f64);
 }

@@ -8,6 +8,7 @@ use common::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// Each is used once, and must not be found anywhere.
 const REDIS_PASSWORD: &str = "MARK-redis-password";
@@ -120,7 +121,7 @@ fn nor_does_a_run_with_secrets_in_files_and_in_an_address() {
     let files = SECRETS.map(|(name, secret)| (format!("{name}_FILE"), secret_file(&dir, name, secret)));
     let bots = secret_file(&dir, "bots", &format!("Bot {BOT_TOKEN} tea\n"));
     let endpoint = format!("redis://:{REDIS_PASSWORD}@{}", redis.addr());
-    let more = [("POST_TOKENS_FILE", bots.as_str()), ("LOG_FORMAT", "json")];
+    let more = [("POST_TOKENS_FILE", bots.as_str()), ("LOG_FORMAT", "json"), ("METRICS_EMF", "Bobbin/test/chat")];
     let settings = files.iter().map(|(name, path)| (name.as_str(), path.as_str())).chain(more);
     look_at_a_run(&redis, &endpoint, settings.collect());
     let _ = fs::remove_dir_all(dir);
@@ -150,12 +151,16 @@ fn look_at_a_run(redis: &Redis, endpoint: &str, secrets: Vec<(&str, &str)>) {
     poll_until("not ready", PATIENCE, || get(instance.addr, "/readyz").status == 503);
     redis.thaw();
     poll_until("ready again", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    if secrets.iter().any(|(name, _)| *name == "METRICS_EMF") {
+        poll_until("a line of metrics", Duration::from_secs(90), || instance.out().ends_with('\n'));
+    }
     look_everywhere(&instance);
     let levels = ["TRACE", "DEBUG", r#""level":"trace""#, r#""level":"debug""#];
     assert!(levels.iter().any(|level| instance.log().contains(level)), "it was loud:\n{}", instance.log());
     instance.signal("TERM");
     instance.wait(PATIENCE);
     unmarked("the log", &instance.log());
+    unmarked("stdout", &instance.out());
 }
 
 #[test]

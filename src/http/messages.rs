@@ -26,9 +26,7 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_WAIT: u64 = 55;
 /// How often a waiting request reads the log again; a new message in the room triggers a read sooner.
 const REREAD: Duration = Duration::from_millis(500);
-/// How many pages are read for HTTP requests at a time: few, because sessions read through the same connections or thread. The
-/// addresses take turns, and a request waits this long for its own.
-pub const READS_AT_ONCE: usize = 4;
+/// How long a request waits for its turn to read.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// `Retry-After`, in seconds, when the message could not be kept.
 const RETRY_AFTER: &str = "3";
@@ -255,7 +253,10 @@ fn read_page(
 /// Waits until it is this address's turn to read, and checks that it has not read too much.
 fn turn_to_read<'a>(visitor: &Visitor, app: &'a App) -> Result<Pass<'a>, Answer> {
     let turn = app.http_reads.enter(visitor.turn, Instant::now() + READ_PATIENCE);
-    let turn = turn.ok_or_else(|| unavailable("too many requests are reading; try again"))?;
+    let turn = turn.ok_or_else(|| {
+        app.limited(Limit::Reads, visitor.address);
+        unavailable("too many requests are reading; try again")
+    })?;
     let may_read = visitor.account.may_read(Instant::now());
     may_read.map(|()| turn).map_err(|refusal| Answer::over_limit(&refusal, visitor.address, app))
 }

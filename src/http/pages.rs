@@ -12,8 +12,8 @@ use crate::app::App;
 use crate::limits::Refusal;
 use crate::site::{self, Content, Found};
 
-/// Headers of every answer. Only the page may load resources or be embedded; it has its own Content-Security-Policy.
-const SECURITY: &[(&str, &str)] = &[
+/// Headers of every answer, also of a `101`. Only the page may load resources or be embedded; it has its own policy.
+pub const SECURITY: &[(&str, &str)] = &[
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Permissions-Policy", "camera=(), microphone=(), geolocation=(), payment=(), usb=()"),

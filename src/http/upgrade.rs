@@ -68,7 +68,10 @@ pub fn open_session(
     if text(header::SEC_WEBSOCKET_PROTOCOL).split(',').any(|offered| offered.trim() == SUBPROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
-    let mut bytes = Vec::with_capacity(256);
+    for (name, value) in pages::SECURITY {
+        response.headers_mut().insert(*name, HeaderValue::from_static(value));
+    }
+    let mut bytes = Vec::with_capacity(512);
     let written = write_response(&mut bytes, &response).is_ok()
         && transport::write_all_within(socket, &bytes, Instant::now() + WRITE_TIME).is_ok();
     // The client never receives this, because the connection is broken.

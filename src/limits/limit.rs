@@ -61,6 +61,8 @@ limits! {
     Refusals: "refusals", "ADDRESS_CONNECTION_RATE", "too many refused frames from this address";
     /// Joins under way in the whole server.
     Overload: "overload", "JOINS_AT_ONCE", "the server is busy";
+    /// Pages being read for HTTP requests in the whole server.
+    Reads: "reads", "READS_AT_ONCE", "too many requests are reading";
     /// Concurrent WebSocket connections of the whole server.
     Sessions: "sessions", "MAX_CONNECTIONS", "all connections are in use";
     /// Requests that wait for messages, per address.

@@ -31,6 +31,9 @@ pub struct Access {
     /// needed an eighth less time. If Redis is far away this is not the limit: each join also reads a page, and four pages
     /// are read at a time.
     pub joins_at_once: usize,
+    /// Pages that are read for HTTP requests at a time: few, because sessions read through the same connections or thread. The
+    /// addresses take turns.
+    pub reads_at_once: usize,
 }
 
 impl Access {
@@ -71,7 +74,8 @@ impl Access {
             room_people: read.number("ROOM_PEOPLE", most.clone())?,
             typing_names: read.number("TYPING_NAMES", most.clone())?,
             lobby_percent: read.unless_zero("LOBBY_PERCENT", 1..=100)?,
-            joins_at_once: read.unless_zero("JOINS_AT_ONCE", most)?.unwrap_or(usize::MAX),
+            joins_at_once: read.unless_zero("JOINS_AT_ONCE", most.clone())?.unwrap_or(usize::MAX),
+            reads_at_once: read.unless_zero("READS_AT_ONCE", most)?.unwrap_or(usize::MAX),
         })
     }
 }

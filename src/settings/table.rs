@@ -90,6 +90,11 @@ pub const SPECS: &[Spec] = &[
          longest; 0 to 100, 0 is off",
     ),
     ("JOINS_AT_ONCE", "16", "joins carried out at a time; the others wait up to 2 s; 0 is unlimited"),
+    (
+        "READS_AT_ONCE",
+        "4",
+        "pages of messages read at a time for HTTP requests; the others wait up to 2 s; 0 is unlimited",
+    ),
     ("DRAIN_SECONDS", "20", "seconds over which the sessions are closed after SIGTERM, 0 to 100"),
     ("PASSPHRASE", "", "shared secret, required to join and to read logs; unset: none"),
     ("PASSPHRASE_FILE", "", "file with the passphrase"),
