@@ -474,6 +474,17 @@ fn texts_that_an_address_sends_together_do_not_arrive_together() {
 }
 
 #[test]
+fn those_who_are_refused_together_are_not_asked_to_come_back_together() {
+    let instance = Instance::start(&[("ADDRESS_TEXT_RATE", "20000"), ("ADDRESS_CONNECTION_RATE", "3")]);
+    let mut some: Vec<Client> = (0..20).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();
+    let keys: Vec<String> = some.iter_mut().map(|one| one.post(&"x".repeat(4000))).collect();
+    let answers = some.iter_mut().zip(&keys).map(|(one, key)| one.until("an answer", |f| f["ref"] == key.as_str()));
+    let waits: Vec<u64> = answers.filter_map(|answer| answer["retry_ms"].as_u64()).collect();
+    // 40 kB of 80 are accepted at once, and there is space for the next text after 200 ms. But refusals have a rate of 3 per second.
+    assert!(waits.iter().max() > Some(&400), "{waits:?}");
+}
+
+#[test]
 fn an_address_that_is_refused_often_is_read_more_slowly_and_closed_nevertheless() {
     let instance = Instance::start(&[("ADDRESS_CONNECTION_RATE", "20"), ("ADDRESS_CONNECTIONS", "100")]);
     let mut some: Vec<Client> = (0..40).map(|n| join(instance.addr, 1, "tea", &format!("N{n}"))).collect();

@@ -171,6 +171,14 @@ impl Account {
         }
     }
 
+    /// When whoever is refused now should come back at the earliest: the others who have been refused come back before, at the rate of
+    /// refusals. Otherwise all of them would come back at the same moment.
+    pub fn back_in(&self, now: Instant) -> Duration {
+        let mut usages = self.usages(now);
+        usages.iter_mut().for_each(|usage| _ = usage.refusals.wait(0.0, now));
+        usages.iter().map(|usage| usage.refusals.pause(Duration::ZERO)).max().unwrap_or_default()
+    }
+
     /// Counts a refused frame. Returns how long its connection should not be read.
     pub fn refused(&self, now: Instant) -> Duration {
         let mut usages = self.usages(now);

@@ -33,8 +33,11 @@ impl Session<'_> {
 
     /// Refuses a frame that exceeds a limit.
     pub(super) fn refuse_limit(&mut self, refusal: Refusal, reference: Option<&str>) -> Result<(), End> {
-        let Refusal { limit, wait } = refusal;
+        let Refusal { limit, mut wait } = refusal;
         self.app.limited(limit, self.visitor.address);
+        if limit != Limit::Frames {
+            wait = wait.max(self.visitor.account.back_in(Instant::now()));
+        }
         // Rounded up, so that a client that waits this long is accepted.
         let retry_ms = wait.as_millis() as u64 + 1;
         self.error(ErrorCode::RateLimited, limit.reason(), reference, Some(retry_ms))?;
