@@ -76,7 +76,7 @@ export class Alerts {
 		}
 	}
 
-	/** For when a message is removed. */
+	/** Called when a message is removed. */
 	takeBack() {
 		this.#toSay.length = 0;
 		this.log.replaceChildren();

@@ -130,13 +130,19 @@ fn side_by_side(clients: &mut [Client], act: impl Fn(&mut Client) + Sync) {
     });
 }
 
+/// An instance that reaches Redis through a proxy.
+fn behind_proxy(redis: &Redis, settings: &[(&str, &str)]) -> (Proxy, Instance) {
+    let proxy = Proxy::start(redis.addr());
+    let endpoint = common::redis::endpoint(proxy.addr);
+    let instance = Instance::start(&[&[("REDIS_ENDPOINT", endpoint.as_str())][..], settings].concat());
+    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    (proxy, instance)
+}
+
 /// Two instances, the first behind a proxy.
 fn pair(redis: &Redis) -> (Proxy, Instance, Instance) {
-    let proxy = Proxy::start(redis.addr());
-    let first = Instance::start(&[("REDIS_ENDPOINT", &common::redis::endpoint(proxy.addr))]);
-    let second = Instance::on(redis, &[("RATE_LIMIT", "0")]);
-    poll_until("ready", PATIENCE, || get(first.addr, "/readyz").status == 200);
-    (proxy, first, second)
+    let (proxy, first) = behind_proxy(redis, &[]);
+    (proxy, first, Instance::on(redis, &[("RATE_LIMIT", "0")]))
 }
 
 /// Of a room of thousands, they would keep Redis busy for milliseconds each time.
@@ -358,10 +364,7 @@ fn a_removal_does_not_overtake_a_message_that_is_being_read() {
 #[test]
 fn who_joins_while_redis_is_slow_is_told_when_to_come_back() {
     let redis = Redis::start();
-    let proxy = Proxy::start(redis.addr());
-    let endpoint = common::redis::endpoint(proxy.addr);
-    let instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint), ("ADDRESS_JOINS", "0")]);
-    poll_until("ready", PATIENCE, || get(instance.addr, "/readyz").status == 200);
+    let (proxy, instance) = behind_proxy(&redis, &[("ADDRESS_JOINS", "0")]);
     let mut ada = Client::join(instance.addr, "tea", "Ada");
     let mut many: Vec<Client> = (0..80).map(|n| Client::connect(instance.addr, &format!("room-{n}"))).collect();
     // Half a second each way: whatever Redis is asked has waited for longer than 250 ms.
@@ -382,10 +385,8 @@ fn who_joins_while_redis_is_slow_is_told_when_to_come_back() {
 #[test]
 fn requests_that_cannot_read_within_two_seconds_are_refused_and_counted() {
     let redis = Redis::start();
-    let proxy = Proxy::start(redis.addr());
-    let endpoint = common::redis::endpoint(proxy.addr);
-    let instance = Instance::start(&[("REDIS_ENDPOINT", &endpoint), ("READS_AT_ONCE", "1")]);
-    poll_until("ready", PATIENCE, || get(instance.addr, "/r/tea/messages").status == 200);
+    let (proxy, instance) = behind_proxy(&redis, &[("READS_AT_ONCE", "1")]);
+    assert_eq!(get(instance.addr, "/r/tea/messages").status, 200, "the connection for reading is open now");
     proxy.delay(Duration::from_millis(300));
     let mut readers: Vec<Connection> = (0..9).map(|_| Connection::open(instance.addr)).collect();
     for (number, reader) in readers.iter_mut().enumerate() {

@@ -83,7 +83,7 @@ impl LaneRoom {
     ///
     /// A small room receives all names, in several frames if necessary; a large one some names and the count.
     pub fn take_notices(&mut self) -> (Vec<OutFrame>, Option<SessionId>) {
-        // Concatenated, so that all of them, and the change, cost one write per session.
+        // Typing notices come first in the frame of presence, so that all of them cost one write per session.
         let mut bytes = std::mem::take(&mut self.typing).concat();
         let mut frames = Vec::new();
         let Some(change) = self.change.take() else {

@@ -171,9 +171,9 @@ impl Account {
         }
     }
 
-    /// When whoever is refused now should come back at the earliest: the others who have been refused come back before, at the rate of
-    /// refusals. Otherwise all of them would come back at the same moment.
-    pub fn back_in(&self, now: Instant) -> Duration {
+    /// How long a client that is refused now should wait at least before it tries again: until those refused before it have tried, one
+    /// after the other at the rate of refusals. Otherwise all of them would try again at the same moment.
+    pub fn retry_after(&self, now: Instant) -> Duration {
         let mut usages = self.usages(now);
         usages.iter_mut().for_each(|usage| _ = usage.refusals.wait(0.0, now));
         usages.iter().map(|usage| usage.refusals.pause(Duration::ZERO)).max().unwrap_or_default()

@@ -13,7 +13,7 @@ use crate::protocol::{Close, ErrorCode};
 /// within 250 ms. Only a session that has itself been refused several times pauses for as long as its address's account says.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 const FEW_REFUSALS: usize = 5;
-/// The longest pause for each byte of a text, and for a whole text, and the shortest interval between two of them.
+/// The longest pause before a text, per byte and in all, and the shortest interval between two pauses.
 const TEXT_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_TEXT_PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_EVERY: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ impl Session<'_> {
         let Refusal { limit, mut wait } = refusal;
         self.app.limited(limit, self.visitor.address);
         if limit != Limit::Frames {
-            wait = wait.max(self.visitor.account.back_in(Instant::now()));
+            wait = wait.max(self.visitor.account.retry_after(Instant::now()));
         }
         // Rounded up, so that a client that waits this long is accepted.
         let retry_ms = wait.as_millis() as u64 + 1;

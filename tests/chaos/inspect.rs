@@ -104,7 +104,7 @@ pub fn wrong_counts(stage: &Stage) -> Vec<String> {
     wrong
 }
 
-/// Joins a room as a new client and checks its `welcome`, trying again for up to `within` if something is wrong with it.
+/// Joins a room as a new client and checks the `welcome`. Retries for up to `within` while it is wrong.
 /// After Redis has lost its data, an instance may take 10 s to learn of joins that it missed while disconnected, and clients
 /// that disconnected without a close frame stay until their leases expire. Returns the room's log if `read` is set,
 /// otherwise an empty log.

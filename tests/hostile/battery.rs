@@ -13,7 +13,7 @@ const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(4);
 /// Memory counts as released when it is within this much of its earlier value, per instance, and has this long for it.
 /// An instance in memory also keeps the attackers' texts: up to this much at once and this much per second for each
-/// address. It is twice what ADDRESS_TEXT_RATE allows: measured: 80 to 88 MB for 48 MB of texts.
+/// address. It is twice what ADDRESS_TEXT_RATE allows, because 48 MB of texts took 80 to 88 MB.
 const MEMORY_SLACK: u64 = 20 << 20;
 const TEXT_KEPT: (u64, u64) = (256 << 10, 128 << 10);
 const MEMORY_TIME: Duration = Duration::from_secs(60);

@@ -69,7 +69,7 @@ pub fn open(path: Option<&Path>) -> Result<(Connection, Option<DataFile>), DataE
     // A commit appends to a log beside the file, and is durable when it returns.
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
-    // What is deleted is overwritten. Not only while messages are removed: when SQLite moves rows between pages, it leaves copies.
+    // Always, not only while messages are removed: SQLite leaves copies when it moves rows between pages.
     conn.pragma_update(None, "secure_delete", true)?;
     let mut file = DataFile { path, identity: [None, None], _lock: lock };
     // SQLite creates the log at the first access.

@@ -193,7 +193,7 @@ pub fn removals(reply: Value) -> Result<Vec<Bytes>, Unavailable> {
     Ok(all_removed(upto, kept.keys().filter_map(|id| id.parse().ok()).collect()))
 }
 
-/// The frames that announce what a client may still show that has seen the messages up to `since`, from the reply of `welcome.lua`.
+/// The frames that announce which of the messages up to `since` were removed, from the reply of `welcome.lua`.
 pub fn recent_removals(recent: &str, upto: &str, since: Id) -> Vec<Bytes> {
     let ids = recent.split(' ').filter_map(|id| id.parse().ok()).filter(|id| *id <= since);
     all_removed(upto.parse().ok(), ids.collect())
