@@ -11,6 +11,7 @@ if [ ! -x $venv/bin/kosoku ]; then
     /usr/bin/python3 -m venv --clear $venv
     $venv/bin/pip install --quiet --disable-pip-version-check kosoku==0.1.0
 fi
+rm -f target/conformance/address # of an earlier run
 target/release/examples/echo >target/conformance/address &
 echo=$!
 trap 'kill $echo' EXIT
