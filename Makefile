@@ -50,7 +50,8 @@ hostile: ## the hostile test: every attack, from 1 and 32 addresses, on all back
 slow: ## the slow attacks of slowhttptest, with 1,000 connections (about 2 minutes)
 	tests/slow.sh
 
-conformance: ## the Autobahn cases against the server's own session code (Python, about 5 minutes)
+conformance: ## the Autobahn cases against the server's own session code
+	tests/setup.sh
 	tests/conformance/run.sh
 
 chaos: ## the fault test, for SECONDS=60; SEED=… repeats a run, BACKPLANE=file uses a data file

